@@ -1,0 +1,124 @@
+//! Software by content: fetched from the head over mutual TLS, resumed where it broke off, verified, unpacked once.
+//!
+//! Nodes that share a machine share the directory; a lock per artifact lets one fetch while the others wait.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cloudtik_model::goal::Artifact;
+use cloudtik_protocol::wire;
+use cloudtik_protocol::wire::artifacts_client::ArtifactsClient;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+/// Nothing of an artifact for this long: the fetch is given up, to be resumed.
+const STALL: Duration = Duration::from_secs(30);
+/// How long to wait for a link to fetch over.
+const LINK_WAIT: Duration = Duration::from_secs(60);
+
+/// A cheap handle on the node's artifacts.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    directory: PathBuf,
+    channel: watch::Receiver<Option<Channel>>,
+}
+
+impl Artifacts {
+    pub fn new(directory: &Path, channel: watch::Receiver<Option<Channel>>) -> Self {
+        Self { directory: directory.to_owned(), channel }
+    }
+
+    /// Sees to it that the artifact is unpacked in the directory of its digest; says how far it is.
+    pub async fn ensure(&self, artifact: &Artifact, progress: watch::Sender<String>) -> anyhow::Result<()> {
+        if artifact.digest.len() != 64 || !artifact.digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+            bail!("{:?} is no digest", artifact.digest);
+        }
+        let target = self.directory.join(&artifact.digest);
+        if target.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
+        progress.send_replace("waiting for another node of this machine that fetches it".to_owned());
+        let lock = self.directory.join(format!(".{}.lock", artifact.digest));
+        let _lock = tokio::task::spawn_blocking(move || -> io::Result<File> {
+            let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock)?;
+            file.lock()?;
+            Ok(file)
+        })
+        .await?
+        .context("locking the artifact")?;
+        if target.exists() {
+            return Ok(());
+        }
+        let part = self.directory.join(format!(".{}.part", artifact.digest));
+        self.fetch(artifact, &part, &progress).await?;
+        progress.send_replace("verifying and unpacking".to_owned());
+        let (digest, temporary) = (artifact.digest.clone(), self.directory.join(format!(".{}.unpacking", artifact.digest)));
+        tokio::task::spawn_blocking(move || install(&part, &digest, &temporary, &target)).await?
+    }
+
+    async fn fetch(&self, artifact: &Artifact, part: &Path, progress: &watch::Sender<String>) -> anyhow::Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(part).context("opening the partial file")?;
+        let mut have = file.seek(io::SeekFrom::End(0))?;
+        if have > artifact.size {
+            file.set_len(0)?;
+            have = 0;
+        }
+        if have == artifact.size {
+            return Ok(());
+        }
+        let mut channel = self.channel.clone();
+        progress.send_replace("waiting for the link to the head".to_owned());
+        let channel = tokio::time::timeout(LINK_WAIT, channel.wait_for(Option::is_some)).await.context("no link to the head")??.clone();
+        let channel = channel.context("no link to the head")?;
+        let mut client = ArtifactsClient::new(channel);
+        let request = wire::FetchRequest { digest: artifact.digest.clone(), offset: have };
+        let mut chunks = client.fetch(request).await.context("asking the head for it")?.into_inner();
+        let mut file = tokio::fs::File::from_std(file);
+        while let Some(chunk) = tokio::time::timeout(STALL, chunks.message()).await.context("the head sends nothing")?? {
+            have += chunk.data.len() as u64;
+            if have > artifact.size {
+                bail!("the head sends more than {} bytes", artifact.size);
+            }
+            file.write_all(&chunk.data).await.context("writing it")?;
+            progress.send_replace(format!("{} %", have * 100 / artifact.size.max(1)));
+        }
+        file.sync_all().await.context("writing it")?;
+        if have < artifact.size {
+            bail!("the head's answer broke off at {have} of {} bytes", artifact.size);
+        }
+        Ok(())
+    }
+}
+
+fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow::Result<()> {
+    let mut file = File::open(part)?;
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        context.update(&buffer[..n]);
+    }
+    if cloudtik_protocol::pki::hex(context.finish().as_ref()) != digest {
+        fs::remove_file(part)?;
+        bail!("what arrived is not what was promised: its SHA-256 differs; it will be fetched again");
+    }
+    let _ = fs::remove_dir_all(temporary);
+    fs::create_dir(temporary)?;
+    file.rewind()?;
+    let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 20, file));
+    archive.set_preserve_permissions(true);
+    archive.set_overwrite(false);
+    archive.unpack(temporary).context("unpacking")?;
+    fs::rename(temporary, target)?;
+    fs::remove_file(part)?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The node's health: its load for heartbeats, and `/healthz` and `/metrics` over mutual TLS.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cloudtik_protocol::tls::ServerIdentity;
+use cloudtik_protocol::transport::{Caller, serve_tls};
+use cloudtik_protocol::wire;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use sysinfo::System;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics;
+use crate::reports::Reports;
+
+/// The load is measured at most this often.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// A change of the load below this share of the whole is not worth a message.
+const NOTICEABLE: u64 = 20;
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct Health(Arc<Inner>);
+
+struct Inner {
+    home: std::path::PathBuf,
+    started: Instant,
+    linked: AtomicBool,
+    epoch: AtomicU64,
+    refused: AtomicU64,
+    system: Mutex<(Option<Instant>, System, wire::Load)>,
+}
+
+impl Health {
+    pub fn new(home: &Path) -> Self {
+        let system = System::new().expect("a Linux system can be looked at");
+        Self(Arc::new(Inner {
+            home: home.to_owned(),
+            started: Instant::now(),
+            linked: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            system: Mutex::new((None, system, wire::Load::default())),
+        }))
+    }
+
+    pub fn linked(&self, linked: bool) {
+        self.0.linked.store(linked, Ordering::Relaxed);
+    }
+
+    pub fn saw_epoch(&self, epoch: u64) {
+        self.0.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch.load(Ordering::Relaxed)
+    }
+
+    pub fn count_refused(&self) {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The load, if it differs noticeably from `last`.
+    pub fn load_if_changed(&self, last: &mut Option<wire::Load>) -> Option<wire::Load> {
+        let mut guard = self.0.system.lock().expect("nothing panics while holding the lock");
+        let (measured, system, load) = &mut *guard;
+        if measured.is_none_or(|at| at.elapsed() >= LOAD_EVERY) {
+            *measured = Some(Instant::now());
+            system.refresh_cpu_usage();
+            system.refresh_memory();
+            *load = wire::Load {
+                cpu_permille: (system.global_cpu_usage() * 10.0) as u32,
+                memory_used: system.used_memory(),
+                memory_total: system.total_memory(),
+                disk_free: nix::sys::statvfs::statvfs(&self.0.home).map_or(0, |s| s.blocks_available() * s.fragment_size()),
+            };
+        }
+        let differs = |a: u64, b: u64, whole: u64| a.abs_diff(b) * NOTICEABLE > whole;
+        let news = last.as_ref().is_none_or(|last| {
+            differs(last.cpu_permille.into(), load.cpu_permille.into(), 1000)
+                || differs(last.memory_used, load.memory_used, load.memory_total)
+                || differs(last.disk_free, load.disk_free, last.disk_free.max(1))
+        });
+        news.then(|| {
+            *last = Some(*load);
+            *load
+        })
+    }
+
+    /// Serves `/healthz` and `/metrics` to whoever has a certificate of the cluster.
+    pub async fn serve(self, listener: TcpListener, identity: ServerIdentity, reports: Reports, stop: CancellationToken) {
+        let health = self.clone();
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let (health, reports) = (health.clone(), reports.clone());
+            async move { Ok::<_, Infallible>(health.answer(&request, &reports)) }
+        });
+        let refused = move |refused: cloudtik_protocol::transport::Refused| {
+            self.count_refused();
+            tracing::warn!(from = ?refused.from, "refused: {}", refused.reason);
+        };
+        serve_tls(listener, identity, service, refused, stop).await;
+    }
+
+    fn answer(&self, request: &Request<Incoming>, reports: &Reports) -> Response<Full<Bytes>> {
+        if !matches!(request.extensions().get::<Caller>(), Some(Caller::Certified(_))) {
+            self.count_refused();
+            return plain(StatusCode::FORBIDDEN, "a certificate of this cluster is needed\n");
+        }
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/healthz") => plain(StatusCode::OK, "ok\n"),
+            (&Method::GET, "/metrics") => {
+                let agent = metrics::Agent {
+                    uptime: self.0.started.elapsed(),
+                    linked: self.0.linked.load(Ordering::Relaxed),
+                    refused: self.0.refused.load(Ordering::Relaxed),
+                };
+                let mut response = plain(StatusCode::OK, &metrics::render(&agent, &reports.latest()));
+                let kind = header::HeaderValue::from_static(cloudtik_protocol::exposition::CONTENT_TYPE);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            _ => plain(StatusCode::NOT_FOUND, "there is /healthz and /metrics\n"),
+        }
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}

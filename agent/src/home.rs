@@ -1,0 +1,52 @@
+//! The agent's directory on its node.
+
+use std::path::{Path, PathBuf};
+
+use cloudtik_model::ServiceKey;
+
+/// ```text
+/// bootstrap.json              what the node was given when it was made; without the token once it has joined
+/// agent.lock  agent.log       held while an agent runs, with its process id; what it says
+/// identity/                   node.key node.crt ca.crt
+/// goal.json  epoch            the latest goal; the highest epoch seen
+/// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
+/// data/RUNTIME/               what services keep
+/// ```
+#[derive(Debug, Clone)]
+pub struct Home(PathBuf);
+
+impl Home {
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    pub fn bootstrap(&self) -> PathBuf {
+        self.0.join("bootstrap.json")
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("agent.lock")
+    }
+    pub fn log(&self) -> PathBuf {
+        self.0.join("agent.log")
+    }
+    pub fn goal(&self) -> PathBuf {
+        self.0.join("goal.json")
+    }
+    pub fn epoch(&self) -> PathBuf {
+        self.0.join("epoch")
+    }
+    pub fn identity(&self, file: &str) -> PathBuf {
+        self.0.join("identity").join(file)
+    }
+    pub fn services(&self) -> PathBuf {
+        self.0.join("services")
+    }
+    pub fn service(&self, key: &ServiceKey) -> PathBuf {
+        self.services().join(key.runtime.as_str()).join(key.service.as_str())
+    }
+    pub fn artifacts(&self) -> PathBuf {
+        self.0.join("artifacts")
+    }
+}

@@ -1,0 +1,130 @@
+//! Who the node is: a key that is made here and stays here, and the certificate that the head gives for it.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::pki::{self, Identity};
+use cloudtik_protocol::wire::join_client::JoinClient;
+use cloudtik_protocol::{PROTOCOL_VERSION, VERSION, tls, transport, wire};
+use rcgen::KeyPair;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use crate::home::Home;
+
+/// The node's identity as it is now, and how to have another.
+#[derive(Clone)]
+pub struct NodeIdentity {
+    home: Home,
+    bootstrap: Arc<Bootstrap>,
+    key: Arc<KeyPair>,
+    root: CertificateDer<'static>,
+    address: String,
+    current: watch::Sender<Option<Identity>>,
+}
+
+impl NodeIdentity {
+    pub fn load(home: &Home, bootstrap: &Bootstrap, address: &str) -> anyhow::Result<Self> {
+        let directory = home.path().join("identity");
+        create_private_directory(&directory).with_context(|| format!("making {}", directory.display()))?;
+        let key = pki::load_or_generate_key(&home.identity("node.key"))?;
+        let root = pki::parse_chain(bootstrap.ca.as_bytes())?.into_iter().next().context("bootstrap.json has no root certificate")?;
+        write_atomically(&home.identity("ca.crt"), bootstrap.ca.as_bytes(), 0o644).context("writing ca.crt")?;
+        let identity = Self {
+            home: home.clone(),
+            bootstrap: Arc::new(bootstrap.clone()),
+            key: Arc::new(key),
+            root,
+            address: address.to_owned(),
+            current: watch::Sender::new(None),
+        };
+        if let Ok(chain) = pki::load_chain(&home.identity("node.crt"))
+            && !chain.is_empty()
+        {
+            identity.set(chain);
+        }
+        Ok(identity)
+    }
+
+    fn set(&self, chain: Vec<CertificateDer<'static>>) {
+        self.current.send_replace(Some(Identity { chain, key: pki::private_key(&self.key) }));
+    }
+
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    pub fn current(&self) -> Option<Identity> {
+        self.current.borrow().clone()
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Option<Identity>> {
+        self.current.subscribe()
+    }
+
+    /// Seconds until the certificate should be renewed (a third of its life is left), and until it is worth nothing.
+    pub fn remaining(&self) -> Option<(i64, i64)> {
+        let identity = self.current.borrow();
+        let (begins, ends) = pki::validity(identity.as_ref()?.chain.first()?).ok()?;
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        // What was backdated is no part of its life.
+        let life = (ends - begins - pki::BACKDATE.as_secs() as i64).max(0);
+        Some((ends - life / 3 - now, ends - now))
+    }
+
+    /// Whether there is a certificate that still holds.
+    pub fn is_valid(&self) -> bool {
+        self.remaining().is_some_and(|(_, ends)| ends > 0)
+    }
+
+    pub fn request(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(pki::certificate_request(&self.key)?)
+    }
+
+    /// Takes a chain that the head gave.
+    pub fn take(&self, chain: Vec<CertificateDer<'static>>) -> anyhow::Result<()> {
+        if chain.is_empty() {
+            bail!("the head gave an empty chain");
+        }
+        pki::save_chain(&chain, &self.home.identity("node.crt"))?;
+        self.set(chain);
+        Ok(())
+    }
+
+    /// Joins once: with the token, or, if this key has joined before, by the key alone.
+    pub async fn join(&self) -> anyhow::Result<()> {
+        let bootstrap = &self.bootstrap;
+        let config = tls::client_config(&self.root, None)?;
+        let name = tls::server_name(&pki::head_name(&bootstrap.cluster));
+        let channel = transport::dial(&bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", bootstrap.head))?;
+        let request = wire::JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            node: bootstrap.node.to_string(),
+            generation: bootstrap.generation.0,
+            token: bootstrap.token.clone(),
+            certificate_request: self.request()?.into(),
+            address: self.address.clone(),
+            agent_version: VERSION.to_owned(),
+        };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(Duration::from_secs(10));
+        let reply = JoinClient::new(channel).join(request).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
+        self.take(reply.into_inner().chain.into_iter().map(|c| CertificateDer::from(c.to_vec())).collect())?;
+        self.forget_token()
+    }
+
+    /// The token has served; the key is what counts from now on.
+    fn forget_token(&self) -> anyhow::Result<()> {
+        let path = self.home.bootstrap();
+        let mut stored: Bootstrap = serde_json::from_slice(&fs::read(&path)?)?;
+        if !stored.token.is_empty() {
+            stored.token.clear();
+            write_atomically(&path, &serde_json::to_vec(&stored)?, 0o600).context("removing the token")?;
+        }
+        Ok(())
+    }
+}

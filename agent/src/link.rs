@@ -1,0 +1,252 @@
+//! The link to the head: one stream for every topic, opened by the agent, opened again when it breaks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::report::{Facts, ServiceReport};
+use cloudtik_model::{Epoch, ServiceKey, goal};
+use cloudtik_protocol::convert::report_to_wire;
+use cloudtik_protocol::files::write_atomically;
+use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
+use cloudtik_protocol::wire::bus_client::BusClient;
+use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
+use cloudtik_protocol::{MAX_FRAME, PROTOCOL_VERSION, pki, tls, transport, wire};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use crate::converge::Converger;
+use crate::exec;
+use crate::health::Health;
+use crate::home::Home;
+use crate::identity::NodeIdentity;
+use crate::reports::Reports;
+
+/// The first pause before another attempt; it grows to [`LONGEST_PAUSE`], each time with jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Frames that wait to be sent. When the head reads nothing for that long, reports wait; the newest of each is sent.
+const OUTGOING: usize = 32;
+/// Between two looks at whether the certificate should be renewed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+
+/// What the link carries between.
+pub struct Link {
+    pub home: Home,
+    pub bootstrap: Bootstrap,
+    pub facts: Facts,
+    pub identity: NodeIdentity,
+    pub converger: Converger,
+    pub reports: Reports,
+    pub health: Health,
+    pub channel: watch::Sender<Option<Channel>>,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl Link {
+    /// Keeps the link up until the agent stops.
+    pub async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        let mut last_error = String::new();
+        while !self.stop.is_cancelled() {
+            let started = Instant::now();
+            let result = tokio::select! {
+                () = self.stop.cancelled() => break,
+                result = self.connect_once() => result,
+            };
+            self.channel.send_replace(None);
+            self.health.linked(false);
+            if let Err(error) = result {
+                let text = format!("{error:#}");
+                // The same again and again is one line.
+                if text != last_error {
+                    tracing::warn!("no link: {text}");
+                    last_error = text;
+                }
+            }
+            if started.elapsed() > Duration::from_secs(10) {
+                pause = FIRST_PAUSE;
+                last_error.clear();
+            }
+            let jittered = pause.mul_f64(0.5 + f64::from(pki::random::<1>()[0]) / 255.0);
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = sleep(jittered) => {}
+            }
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn connect_once(&self) -> anyhow::Result<()> {
+        if !self.identity.is_valid() {
+            self.identity.join().await.context("joining")?;
+            tracing::info!("joined the cluster");
+        }
+        let identity = self.identity.current().context("there is no certificate")?;
+        let config = tls::client_config(self.identity.root(), Some(&identity))?;
+        let name = tls::server_name(&pki::head_name(&self.bootstrap.cluster));
+        let channel =
+            transport::dial(&self.bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", self.bootstrap.head))?;
+        let (outgoing, frames) = mpsc::channel(OUTGOING);
+        let mut client = BusClient::new(channel.clone()).max_decoding_message_size(MAX_FRAME);
+        let hello = wire::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            node: self.bootstrap.node.to_string(),
+            generation: self.bootstrap.generation.0,
+            epoch: self.seen_epoch().0,
+            goal_version: self.converger.version(),
+            facts: serde_json::to_vec(&self.facts)?.into(),
+        };
+        send(&outgoing, AgentTopic::Hello(hello)).await?;
+        let mut reports = self.reports.subscribe();
+        let mut sent = reports.borrow_and_update().clone();
+        let all = sent.values().map(report_to_wire).collect();
+        send(&outgoing, AgentTopic::Report(wire::Report { complete: true, services: all })).await?;
+        let incoming = client.connect(ReceiverStream::new(frames)).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
+        let mut incoming = pin!(incoming.into_inner());
+        self.channel.send_replace(Some(channel.clone()));
+
+        let mut heartbeat_every = Duration::from_millis(self.bootstrap.heartbeat_ms);
+        let mut heartbeats = ticker(heartbeat_every);
+        let mut renewals = ticker(RENEWAL_CHECK);
+        let (mut sequence, mut last_load) = (0, None);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    let _ = send(&outgoing, AgentTopic::Goodbye(wire::Goodbye { reason: "the agent stops".to_owned() })).await;
+                    // Give the frame a moment to leave.
+                    sleep(Duration::from_millis(20)).await;
+                    return Ok(());
+                }
+                _ = heartbeats.tick() => {
+                    sequence += 1;
+                    let load = self.health.load_if_changed(&mut last_load);
+                    send(&outgoing, AgentTopic::Heartbeat(wire::Heartbeat { sequence, load })).await?;
+                }
+                Ok(()) = reports.changed() => {
+                    let latest = reports.borrow_and_update().clone();
+                    let services = changed(&sent, &latest);
+                    sent = latest;
+                    send(&outgoing, AgentTopic::Report(wire::Report { complete: false, services })).await?;
+                }
+                _ = renewals.tick() => {
+                    if self.identity.remaining().is_some_and(|(renew, _)| renew <= 0) {
+                        let request = wire::IdentityRequest { certificate_request: self.identity.request()?.into() };
+                        send(&outgoing, AgentTopic::Identity(request)).await?;
+                    }
+                }
+                frame = incoming.message() => {
+                    let Some(frame) = frame.map_err(|s| anyhow::anyhow!("the stream broke: {}", s.message()))? else {
+                        bail!("the head ended the stream");
+                    };
+                    self.check_epoch(Epoch(frame.epoch))?;
+                    match frame.topic {
+                        Some(HeadTopic::Welcome(welcome)) => {
+                            if welcome.protocol_version != PROTOCOL_VERSION {
+                                bail!("the head speaks protocol {}, this agent {PROTOCOL_VERSION}", welcome.protocol_version);
+                            }
+                            self.health.linked(true);
+                            tracing::info!(head = welcome.head_version, epoch = frame.epoch, "linked");
+                            let every = Duration::from_millis(u64::from(welcome.heartbeat_ms));
+                            if !every.is_zero() && every != heartbeat_every {
+                                heartbeat_every = every;
+                                heartbeats = ticker(every);
+                            }
+                        }
+                        Some(HeadTopic::Goal(document)) => {
+                            let version = document.version;
+                            let refusal = self.take_goal(&document).await.err().unwrap_or_default();
+                            send(&outgoing, AgentTopic::GoalAck(wire::GoalAck { version, refusal })).await?;
+                        }
+                        Some(HeadTopic::Command(command)) => self.obey(command, &channel, &outgoing),
+                        Some(HeadTopic::Identity(reply)) => {
+                            if reply.refusal.is_empty() {
+                                self.identity.take(reply.chain.into_iter().map(|c| CertificateDer::from(c.to_vec())).collect())?;
+                                tracing::info!("the certificate is renewed");
+                            } else {
+                                tracing::error!("the head refuses to renew the certificate: {}", reply.refusal);
+                            }
+                        }
+                        Some(HeadTopic::Goodbye(goodbye)) => bail!("the head says goodbye: {}", goodbye.reason),
+                        // A newer head's topic.
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take_goal(&self, document: &wire::GoalDocument) -> Result<(), String> {
+        let goal: goal::Goal = serde_json::from_slice(&document.document).map_err(|e| format!("malformed goal: {e}"))?;
+        if goal.node != self.bootstrap.node || goal.generation != self.bootstrap.generation {
+            return Err(format!("the goal is for {}, generation {}", goal.node, goal.generation));
+        }
+        self.converger.take(goal).await
+    }
+
+    fn obey(&self, command: wire::Command, channel: &Channel, outgoing: &mpsc::Sender<wire::AgentFrame>) {
+        let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute) })) = command.kind else {
+            let result = wire::CommandResult { id: command.id, error: "this agent does not know the command".to_owned() };
+            let frame = wire::AgentFrame { topic: Some(AgentTopic::Result(result)) };
+            let _ = outgoing.try_send(frame);
+            return;
+        };
+        let (home, channel, stop) = (self.home.clone(), channel.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                result = exec::serve(&home, channel, command.id, execute) => {
+                    if let Err(error) = result {
+                        tracing::warn!("session: {error:#}");
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Refuses a head whose leadership is over, and remembers the newest.
+    fn check_epoch(&self, epoch: Epoch) -> anyhow::Result<()> {
+        let seen = self.seen_epoch();
+        if epoch < seen {
+            bail!("a message of epoch {} is refused: epoch {} was seen", epoch.0, seen.0);
+        }
+        if epoch > seen {
+            write_atomically(&self.home.epoch(), epoch.0.to_string().as_bytes(), 0o600).context("writing the epoch")?;
+            self.health.saw_epoch(epoch.0);
+        }
+        Ok(())
+    }
+
+    fn seen_epoch(&self) -> Epoch {
+        let known = self.health.epoch();
+        if known > 0 {
+            return Epoch(known);
+        }
+        let stored = fs::read_to_string(self.home.epoch()).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+        self.health.saw_epoch(stored);
+        Epoch(stored)
+    }
+}
+
+fn ticker(every: Duration) -> tokio::time::Interval {
+    let mut ticker = interval_at(Instant::now() + every, every);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+fn changed(sent: &BTreeMap<ServiceKey, ServiceReport>, latest: &BTreeMap<ServiceKey, ServiceReport>) -> Vec<wire::ServiceReport> {
+    latest.iter().filter(|(key, report)| sent.get(*key) != Some(*report)).map(|(_, report)| report_to_wire(report)).collect()
+}
+
+async fn send(outgoing: &mpsc::Sender<wire::AgentFrame>, topic: AgentTopic) -> anyhow::Result<()> {
+    outgoing.send(wire::AgentFrame { topic: Some(topic) }).await.map_err(|_| anyhow::anyhow!("the stream is closed"))
+}

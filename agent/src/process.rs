@@ -1,0 +1,93 @@
+//! Processes that are not our children: recognised by process id and start time, waited for by file descriptor.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+/// A process, which a later one with the same id is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    /// Clock ticks from boot to its start.
+    pub started: u64,
+}
+
+impl Process {
+    /// The process that has this id now.
+    pub fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, started: start_time(pid)? })
+    }
+
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
+    /// Returns when the process has ended.
+    pub async fn ended(&self) -> io::Result<()> {
+        let Some(descriptor) = self.descriptor()? else { return Ok(()) };
+        #[expect(deprecated, reason = "the replacement is unsafe to call; this descriptor stays open as long as it is watched")]
+        let watched = AsyncFd::new(descriptor)?;
+        watched.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Checked after opening: the descriptor means one process, whatever becomes of its id.
+            Ok(descriptor) => Ok(self.is_alive().then_some(descriptor)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        if !self.is_alive() {
+            return Ok(());
+        }
+        ignore_missing(kill(Pid::from_raw(self.pid), signal))
+    }
+
+    /// Kills every process of the group that this one leads.
+    pub fn kill_group(&self) -> io::Result<()> {
+        ignore_missing(killpg(Pid::from_raw(self.pid), Signal::SIGKILL))
+    }
+}
+
+fn ignore_missing(result: nix::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`; a zombie has ended as far as we are concerned.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may contain anything.
+    let rest = stat.get(stat.rfind(')')? + 2..)?;
+    let mut fields = rest.split(' ');
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_not_another_with_its_id() {
+        let me = Process::of(std::process::id() as i32).expect("this process runs");
+        assert!(me.is_alive());
+        assert!(!Process { started: me.started + 1, ..me }.is_alive());
+    }
+}

@@ -1,0 +1,220 @@
+//! The agent's body: everything that one node's agent runs, started and stopped in order.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, Write};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_protocol::tls::ServerIdentity;
+use cloudtik_protocol::{HEALTH_PORT, tls};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::Artifacts;
+use crate::converge::Converger;
+use crate::facts;
+use crate::health::Health;
+use crate::home::Home;
+use crate::identity::NodeIdentity;
+use crate::link::Link;
+use crate::reports::Reports;
+use crate::service::Surroundings;
+
+/// The agent's own log is started afresh beyond this many bytes; the last one is kept.
+const MAX_LOG: u64 = 8 << 20;
+/// How long tasks may take to end when the agent stops.
+const SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// Starts the agent in the background, with its output in its log.
+pub fn detach(home: &Path) -> anyhow::Result<()> {
+    let home = Home::new(&home.canonicalize().with_context(|| format!("there is no directory {}", home.display()))?);
+    if std::fs::metadata(home.log()).is_ok_and(|m| m.len() > MAX_LOG) {
+        std::fs::rename(home.log(), home.log().with_extension("log.1")).context("rotating the log")?;
+    }
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(home.log()).context("opening the log")?;
+    let program = std::env::current_exe().context("finding this program")?;
+    Command::new(program)
+        .args(["run", "--lead-session", "--home"])
+        .arg(home.path())
+        .current_dir(home.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("sharing the log")?)
+        .stderr(log)
+        .spawn()
+        .context("starting the agent")?;
+    Ok(())
+}
+
+pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
+    if lead_session {
+        nix::unistd::setsid().context("leading a session")?;
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CLOUDTIK_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    tls::install_crypto();
+    let home = Home::new(&home.canonicalize().with_context(|| format!("there is no directory {}", home.display()))?);
+    let _lock = match lock(&home)? {
+        Some(lock) => lock,
+        None => {
+            tracing::info!("another agent runs here already");
+            return Ok(());
+        }
+    };
+    // One thread: an agent mostly waits, and what computes (unpacking, writing) has threads of its own for a while.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(serve(home));
+    // A thread that waits for another node's lock must not hold up the end.
+    runtime.shutdown_background();
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+    }
+    result
+}
+
+fn lock(home: &Home) -> anyhow::Result<Option<File>> {
+    let mut file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(home.lock()).context("opening the lock")?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => return Err(error).context("locking"),
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(Some(file))
+}
+
+async fn serve(home: Home) -> anyhow::Result<()> {
+    let text = std::fs::read(home.bootstrap()).with_context(|| format!("reading {}", home.bootstrap().display()))?;
+    let bootstrap: Bootstrap = serde_json::from_slice(&text).context("bootstrap.json is malformed")?;
+    let address = match &bootstrap.address {
+        Some(address) => address.clone(),
+        None => own_address(&bootstrap.head)?,
+    };
+    let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
+    let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
+    let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
+    let health = Health::new(home.path());
+    let reports = Reports::new();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let channel = watch::Sender::new(None);
+    let around = Surroundings {
+        home: home.clone(),
+        reports: reports.clone(),
+        artifacts: Artifacts::new(&artifacts, channel.subscribe()),
+        tasks: tasks.clone(),
+    };
+    let converger = Converger::start(&home, around, bootstrap.pinned.clone());
+    let listen: SocketAddr = SocketAddr::new(address.parse().with_context(|| format!("{address:?} is no address"))?, HEALTH_PORT);
+    tasks.spawn(serve_health(listen, health.clone(), identity.clone(), bootstrap.clone(), reports.clone(), stop.clone()));
+    let link = Link {
+        home: home.clone(),
+        bootstrap: bootstrap.clone(),
+        facts,
+        identity,
+        converger: converger.clone(),
+        reports,
+        health,
+        channel,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn(link.run());
+    tracing::info!(node = %bootstrap.node, generation = bootstrap.generation.0, %address, "agent started");
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+        }
+    }
+    tracing::info!("agent stops; the node's services go on");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    converger.release();
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
+        tracing::warn!("{} tasks did not end in time", tasks.len());
+    }
+    Ok(())
+}
+
+/// Serves the health port once there is a certificate to serve it with.
+async fn serve_health(
+    listen: SocketAddr,
+    health: Health,
+    identity: NodeIdentity,
+    bootstrap: Bootstrap,
+    reports: Reports,
+    stop: CancellationToken,
+) {
+    let mut certificates = identity.subscribe();
+    let first = tokio::select! {
+        () = stop.cancelled() => return,
+        first = certificates.wait_for(Option::is_some) => match first {
+            Ok(first) => first.clone(),
+            Err(_) => return,
+        },
+    };
+    let Some(first) = first else { return };
+    let server = match ServerIdentity::new(&bootstrap.cluster, identity.root(), &first) {
+        Ok(server) => server,
+        Err(error) => return tracing::error!("no health port: {error}"),
+    };
+    let listener = loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => break listener,
+            Err(error) => tracing::error!("cannot listen on {listen}, trying again: {error}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    };
+    let renewing = async {
+        while certificates.changed().await.is_ok() {
+            let renewed = certificates.borrow_and_update().clone();
+            if let Some(Err(error)) = renewed.map(|renewed| server.replace(&renewed)) {
+                tracing::error!("the renewed certificate is unusable: {error}");
+            }
+        }
+    };
+    tokio::select! {
+        () = health.serve(listener, server.clone(), reports, stop.clone()) => {}
+        () = renewing => {}
+    }
+}
+
+/// The address of this machine that the head is reached from.
+fn own_address(head: &str) -> anyhow::Result<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0")).context("opening a socket")?;
+    // Connecting a datagram socket sends nothing; it only chooses the way.
+    socket.connect(head).with_context(|| format!("no way to the head, {head}"))?;
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => bail!("this machine has no address towards {head}"),
+        address => Ok(address.to_string()),
+    }
+}

@@ -1,0 +1,393 @@
+//! One service: prepared, started under a shim, probed, restarted and stopped, as its goal says.
+//!
+//! ```text
+//! Waiting → Fetching → Starting → Ready ⇄ Unhealthy        (held, artifacts, process, readiness, health)
+//!               ↑          └────────┴──→ Backoff ─┐        (the process ended)
+//!               └─────────────────────────────────┘
+//! any → Stopping → Stopped                                 (not in the goal any more, or to be restarted changed)
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
+use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::{ServiceKey, Timestamp, goal};
+use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::pki::sha256_hex;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::Artifacts;
+use crate::home::Home;
+use crate::probe::probe;
+use crate::reports::Reports;
+use crate::shim::{EXIT_FILE, Exit, LOG_FILE, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
+
+/// How long a shim may take to say that the process runs.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// On top of a service's own grace, before its shim is given up.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+/// Failed health probes, in multiples of what makes a service unhealthy, until it is restarted.
+const UNHEALTHY_PATIENCE: u32 = 4;
+/// What a service finds on its path unless its goal says otherwise.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What one service is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// None: not to run any more.
+    pub service: Option<Arc<goal::Service>>,
+    /// What it needs to be fetched.
+    pub artifacts: Vec<goal::Artifact>,
+    /// Of the goal that says so.
+    pub version: u64,
+}
+
+/// What services share.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub home: Home,
+    pub reports: Reports,
+    pub artifacts: Artifacts,
+    /// Reaps the shims that this agent started.
+    pub tasks: TaskTracker,
+}
+
+pub struct ServiceTask {
+    key: ServiceKey,
+    directory: PathBuf,
+    desired: watch::Receiver<Desired>,
+    around: Surroundings,
+    running: Option<Running>,
+    /// Ends in a row.
+    failures: u32,
+    starts: u32,
+    state: ServiceState,
+    since: Timestamp,
+}
+
+struct Running {
+    state: State,
+    started: Instant,
+    ready: bool,
+    failed_probes: u32,
+}
+
+impl ServiceTask {
+    pub fn new(key: ServiceKey, desired: watch::Receiver<Desired>, around: Surroundings) -> Self {
+        let directory = around.home.service(&key);
+        let since = now();
+        Self { key, directory, desired, around, running: None, failures: 0, starts: 0, state: ServiceState::Waiting, since }
+    }
+
+    /// Runs until the service is not to run any more and does not, or until its sender is gone (the agent ends), which
+    /// leaves the process as it is.
+    pub async fn run(mut self) {
+        self.adopt();
+        loop {
+            let desired = self.desired.borrow_and_update().clone();
+            let Some(service) = desired.service else {
+                if self.running.is_some() {
+                    self.stop("not in the goal any more").await;
+                }
+                self.report(ServiceState::Stopped, "");
+                return;
+            };
+            let changed = self.running.as_ref().is_some_and(|r| r.state.identity != identity(&service));
+            let result = if self.running.is_some() && changed && !service.hold {
+                self.stop("its goal changed").await;
+                Ok(())
+            } else if self.running.is_some() {
+                self.attend(&service).await
+            } else if service.hold {
+                self.report(ServiceState::Waiting, &format!("for {}", service.waits_for));
+                self.changed().await
+            } else {
+                self.prepare_and_start(&service, &desired.artifacts).await
+            };
+            if let Err(Ended) = result {
+                return;
+            }
+        }
+    }
+
+    /// Takes over the process that an earlier agent started.
+    fn adopt(&mut self) {
+        let read = fs::read(self.directory.join(STATE_FILE)).ok();
+        let Some(state) = read.and_then(|text| serde_json::from_slice::<State>(&text).ok()) else { return };
+        if state.shim.is_alive() {
+            self.starts = 1;
+            self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
+        } else if state.process.is_alive() {
+            // Its shim was killed: nobody would reap it or see its end. Better a clean start than a ghost.
+            tracing::warn!(service = %self.key, pid = state.process.pid, "a process without its shim is ended");
+            let _ = state.process.kill_group();
+        }
+    }
+
+    /// Waits until the goal changes.
+    async fn changed(&mut self) -> Result<(), Ended> {
+        self.desired.changed().await.map_err(|_| Ended)
+    }
+
+    async fn prepare_and_start(&mut self, service: &goal::Service, artifacts: &[goal::Artifact]) -> Result<(), Ended> {
+        for artifact in artifacts {
+            let progress = watch::Sender::new(String::new());
+            let mut seen = progress.subscribe();
+            let store = self.around.artifacts.clone();
+            let fetch = store.ensure(artifact, progress);
+            tokio::pin!(fetch);
+            self.report(ServiceState::Fetching, &artifact.name);
+            loop {
+                tokio::select! {
+                    result = &mut fetch => {
+                        if let Err(error) = result {
+                            return self.back_off(service, &format!("{}: {error:#}", artifact.name)).await;
+                        }
+                        break;
+                    }
+                    Ok(()) = seen.changed() => {
+                        let far = seen.borrow_and_update().clone();
+                        self.report(ServiceState::Fetching, &format!("{}: {far}", artifact.name));
+                    }
+                    changed = self.desired.changed() => return changed.map_err(|_| Ended),
+                }
+            }
+        }
+        self.report(ServiceState::Starting, "");
+        match self.start(service).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(service = %self.key, "cannot start: {error:#}");
+                self.back_off(service, &format!("{error:#}")).await
+            }
+        }
+    }
+
+    async fn start(&mut self, service: &goal::Service) -> anyhow::Result<()> {
+        let (directory, goal) = (self.directory.clone(), service.clone());
+        let run = Run {
+            command: service.command.clone(),
+            environment: self.environment(service),
+            stop_signal: service.stop.signal,
+            stop_grace_ms: service.stop.grace_ms,
+            log_max_bytes: service.log.max_bytes,
+            log_keep: service.log.keep,
+            identity: identity(service),
+        };
+        tokio::task::spawn_blocking(move || prepare(&directory, &goal, &run)).await.context("preparing")??;
+        // By the running program, not by its path: an upgrade in place may be replacing that just now.
+        let mut shim = std::process::Command::new("/proc/self/exe");
+        shim.arg0("cloudtik-agent").arg("shim").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut shim = tokio::process::Command::from(shim).spawn().context("cannot start the shim")?;
+        let mut said = String::new();
+        let out = shim.stdout.take().context("the shim has no output")?;
+        self.around.tasks.spawn(async move {
+            let _ = shim.wait().await;
+        });
+        tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim says nothing")??;
+        match said.trim() {
+            STARTED | OCCUPIED => {}
+            problem => bail!("{problem}"),
+        }
+        let text = fs::read(self.directory.join(STATE_FILE)).context("reading the shim's state")?;
+        let state: State = serde_json::from_slice(&text).context("reading the shim's state")?;
+        self.starts += 1;
+        tracing::info!(service = %self.key, pid = state.process.pid, "started");
+        self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
+        Ok(())
+    }
+
+    fn environment(&self, service: &goal::Service) -> Vec<(String, String)> {
+        let mut all = BTreeMap::from([
+            ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
+            ("HOME".to_owned(), self.directory.display().to_string()),
+            ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ]);
+        all.extend(service.environment.clone());
+        if let Ok(home) = std::env::var(NODE_HOME_VARIABLE) {
+            all.insert(NODE_HOME_VARIABLE.to_owned(), home);
+        }
+        all.into_iter().collect()
+    }
+
+    /// Probes the running process until it ends or the goal changes.
+    async fn attend(&mut self, service: &goal::Service) -> Result<(), Ended> {
+        let environment = self.environment(service);
+        let Some(running) = &self.running else { return Ok(()) };
+        let shim = running.state.shim;
+        let ended = shim.ended();
+        tokio::pin!(ended);
+        // The report takes the goal's version at once: what runs is what is wanted.
+        let state = match (running.ready, &service.readiness) {
+            (true, _) | (false, None) if running.failed_probes == 0 => ServiceState::Ready,
+            (true, _) => ServiceState::Unhealthy,
+            _ => ServiceState::Starting,
+        };
+        if let Some(running) = &mut self.running {
+            running.ready |= state == ServiceState::Ready;
+        }
+        self.report(state, "");
+        let mut next = Instant::now();
+        loop {
+            let Some(running) = &self.running else { return Ok(()) };
+            let current = if running.ready { service.health.as_ref() } else { service.readiness.as_ref() };
+            let look = async {
+                let Some(current) = current else { return std::future::pending().await };
+                tokio::time::sleep_until(next).await;
+                probe(current, &environment).await
+            };
+            tokio::select! {
+                _ = &mut ended => return self.ended(service).await,
+                changed = self.desired.changed() => return changed.map_err(|_| Ended),
+                result = look => {
+                    let current = current.expect("a probe was made");
+                    next = Instant::now() + Duration::from_millis(current.interval_ms);
+                    let (patience, interval) = (current.failures, current.interval_ms);
+                    if self.judge(result, patience) {
+                        self.stop(&format!("unhealthy for {} probes, {interval} ms apart", patience * UNHEALTHY_PATIENCE)).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a probe's result in; true if the service is to be restarted for it.
+    fn judge(&mut self, result: Result<(), String>, patience: u32) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        match result {
+            Ok(()) => {
+                running.ready = true;
+                running.failed_probes = 0;
+                self.report(ServiceState::Ready, "");
+            }
+            Err(seen) if !running.ready => self.report(ServiceState::Starting, &seen),
+            Err(seen) => {
+                running.failed_probes += 1;
+                let failed = running.failed_probes;
+                if failed >= patience {
+                    self.report(ServiceState::Unhealthy, &seen);
+                }
+                return failed >= patience.saturating_mul(UNHEALTHY_PATIENCE);
+            }
+        }
+        false
+    }
+
+    async fn ended(&mut self, service: &goal::Service) -> Result<(), Ended> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let exit = fs::read(self.directory.join(EXIT_FILE)).ok().and_then(|text| serde_json::from_slice::<Exit>(&text).ok());
+        let how = match exit {
+            Some(exit) => exit.to_string(),
+            None => {
+                let _ = running.state.process.kill_group();
+                "ended with its shim".to_owned()
+            }
+        };
+        if running.started.elapsed() >= Duration::from_millis(service.restart.settled_ms) {
+            self.failures = 0;
+        }
+        tracing::warn!(service = %self.key, "{how}");
+        self.back_off(service, &how).await
+    }
+
+    /// Waits before the next start, longer each time in a row.
+    async fn back_off(&mut self, service: &goal::Service, why: &str) -> Result<(), Ended> {
+        let policy = &service.restart;
+        let delay = policy.first_ms.saturating_mul(1 << self.failures.min(20)).min(policy.longest_ms);
+        self.failures += 1;
+        self.report(ServiceState::Backoff, &format!("{why}; next start in {delay} ms"));
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(delay)) => Ok(()),
+            changed = self.desired.changed() => changed.map_err(|_| Ended),
+        }
+    }
+
+    async fn stop(&mut self, why: &str) {
+        let Some(running) = self.running.take() else { return };
+        self.report(ServiceState::Stopping, why);
+        tracing::info!(service = %self.key, pid = running.state.process.pid, "stopping: {why}");
+        let grace = self.desired.borrow().service.as_ref().map_or(10_000, |s| s.stop.grace_ms);
+        let _ = running.state.shim.signal(Signal::SIGTERM);
+        let patience = Duration::from_millis(grace) + STOP_SLACK;
+        if tokio::time::timeout(patience, running.state.shim.ended()).await.is_err() {
+            tracing::error!(service = %self.key, "its shim does not end; it is killed");
+            let _ = running.state.shim.signal(Signal::SIGKILL);
+            let _ = running.state.process.kill_group();
+        }
+    }
+
+    fn report(&mut self, state: ServiceState, detail: &str) {
+        if state != self.state {
+            self.state = state;
+            self.since = now();
+        }
+        let goal_version = self.desired.borrow().version;
+        self.around.reports.put(ServiceReport {
+            key: self.key.clone(),
+            state,
+            detail: detail.to_owned(),
+            pid: self.running.as_ref().map(|r| r.state.process.pid as u32),
+            restarts: self.starts.saturating_sub(1),
+            since: self.since,
+            goal_version,
+        });
+    }
+}
+
+/// The agent ends; the service goes on without it.
+struct Ended;
+
+/// What a process was started from, in short.
+fn identity(service: &goal::Service) -> String {
+    sha256_hex(service.process_identity().as_bytes())
+}
+
+/// The path of a service's log.
+pub fn log_path(home: &Home, key: &ServiceKey) -> PathBuf {
+    home.service(key).join(LOG_FILE)
+}
+
+fn prepare(directory: &PathBuf, service: &goal::Service, run: &Run) -> anyhow::Result<()> {
+    create_private_directory(directory).with_context(|| format!("making {}", directory.display()))?;
+    for path in &service.directories {
+        fs::create_dir_all(path).with_context(|| format!("making {path}"))?;
+    }
+    for file in &service.files {
+        let relative = std::path::Path::new(&file.path);
+        if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+            bail!("the goal's file {:?} is not inside the service's directory", file.path);
+        }
+        let path = directory.join(relative);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        }
+        write_atomically(&path, file.content.as_bytes(), file.mode).with_context(|| format!("writing {}", path.display()))?;
+        if let Some(owner) = &file.owner {
+            give(&path, owner).with_context(|| format!("giving {} to {owner}", path.display()))?;
+        }
+    }
+    let text = serde_json::to_vec(run).context("describing the run")?;
+    write_atomically(&directory.join(RUN_FILE), &text, 0o600).context("writing run.json")
+}
+
+fn give(path: &std::path::Path, owner: &str) -> io::Result<()> {
+    let user = nix::unistd::User::from_name(owner)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such user"))?;
+    nix::unistd::chown(path, Some(user.uid), Some(user.gid)).map_err(Into::into)
+}
+
+fn now() -> Timestamp {
+    Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64))
+}

@@ -1,0 +1,302 @@
+//! The shim: owns one service's process, its log and its exit status, and outlives the agent.
+//!
+//! It reads `run.json`, starts the process in a group of its own, copies its output to a rotated log, forwards the stop
+//! signal, reaps, and leaves `exit.json`. It tells its starter one line on its standard output: `started` or what went
+//! wrong. One thread, no runtime: it must be small and simple, for it is what cannot be restarted.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use cloudtik_protocol::files::write_atomically;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid};
+use serde::{Deserialize, Serialize};
+
+use crate::process::Process;
+
+pub const RUN_FILE: &str = "run.json";
+pub const STATE_FILE: &str = "shim.json";
+pub const EXIT_FILE: &str = "exit.json";
+pub const LOCK_FILE: &str = "shim.lock";
+pub const LOG_FILE: &str = "log";
+/// What the shim says when the process runs.
+pub const STARTED: &str = "started";
+/// What it says when another shim has the service.
+pub const OCCUPIED: &str = "occupied";
+
+/// What to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Run {
+    pub command: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    pub stop_signal: i32,
+    pub stop_grace_ms: u64,
+    pub log_max_bytes: u64,
+    pub log_keep: u32,
+    /// Of what the process was started from; tells whether a goal still means this process.
+    pub identity: String,
+}
+
+/// What runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    pub shim: Process,
+    pub process: Process,
+    pub identity: String,
+    /// Milliseconds since the Unix epoch.
+    pub started_at: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "ended with status {code}"),
+            (None, Some(signal)) => match Signal::try_from(signal) {
+                Ok(name) => write!(f, "ended by {name}"),
+                Err(_) => write!(f, "ended by signal {signal}"),
+            },
+            (None, None) => f.write_str("ended"),
+        }
+    }
+}
+
+pub fn main(directory: &Path) -> ExitCode {
+    match start(directory) {
+        Ok(Some(shim)) => {
+            say(STARTED);
+            shim.attend()
+        }
+        Ok(None) => {
+            say(OCCUPIED);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(word: &str) {
+    let mut out = io::stdout();
+    // The starter may be gone: that changes nothing here.
+    let _ = writeln!(out, "{word}");
+    let _ = out.flush();
+}
+
+struct Shim {
+    directory: PathBuf,
+    run: Run,
+    process: Process,
+    output: Option<PipeReader>,
+    signals: SignalFd,
+    log: Log,
+    /// Held for the shim's life.
+    _lock: File,
+}
+
+fn start(directory: &Path) -> io::Result<Option<Shim>> {
+    let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(directory.join(LOCK_FILE))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(fs::TryLockError::Error(error)) => return Err(error),
+    }
+    let run: Run = serde_json::from_slice(&fs::read(directory.join(RUN_FILE))?)?;
+    // A session of our own: no terminal's hang-up, no group signal meant for the agent reaches us.
+    setsid()?;
+    // Orphans of the process come to us to be reaped.
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut blocked = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGPIPE] {
+        blocked.add(signal);
+    }
+    blocked.thread_block()?;
+    let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    match fs::remove_file(directory.join(EXIT_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let log = Log::open(directory.join(LOG_FILE), run.log_max_bytes, run.log_keep)?;
+    let (output, input) = io::pipe()?;
+    let (program, arguments) = run.command.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "empty command"))?;
+    let child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(run.environment.iter().map(|(k, v)| (k, v)))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(input.try_clone()?)
+        .stderr(input)
+        .process_group(0)
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot start {program}: {e}")))?;
+    let unknown = || io::Error::other("the process vanished at once");
+    let process = Process { pid: child.id() as i32, started: Process::of(child.id() as i32).map_or(0, |p| p.started) };
+    let shim = Process::of(std::process::id() as i32).ok_or_else(unknown)?;
+    let started_at = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
+    let state = State { shim, process, identity: run.identity.clone(), started_at };
+    if let Err(error) = write_atomically(&directory.join(STATE_FILE), &serde_json::to_vec(&state)?, 0o600) {
+        // Nobody would know of it.
+        let _ = process.kill_group();
+        return Err(error);
+    }
+    Ok(Some(Shim { directory: directory.to_owned(), run, process, output: Some(output), signals, log, _lock: lock }))
+}
+
+impl Shim {
+    fn attend(mut self) -> ExitCode {
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            if let Some(output) = &self.output {
+                descriptors.push(PollFd::new(output.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut descriptors, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+            let has_output = descriptors.get(1).and_then(PollFd::any).unwrap_or(false);
+            if has_output {
+                self.copy_output();
+            }
+            while let Ok(Some(signal)) = self.signals.read_signal() {
+                if signal.ssi_signo == Signal::SIGTERM as u32 && kill_at.is_none() {
+                    let stop = Signal::try_from(self.run.stop_signal).unwrap_or(Signal::SIGTERM);
+                    let _ = killpg(Pid::from_raw(self.process.pid), stop);
+                    kill_at = Some(Instant::now() + Duration::from_millis(self.run.stop_grace_ms));
+                }
+            }
+            if kill_at.is_some_and(|at| at <= Instant::now()) {
+                let _ = self.process.kill_group();
+                kill_at = Some(Instant::now() + Duration::from_secs(1));
+            }
+            if let Some(exit) = self.reap() {
+                return self.finish(exit);
+            }
+        }
+    }
+
+    /// Reaps whatever ended; returns how our process did.
+    fn reap(&self) -> Option<Exit> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.process.pid => return Some(Exit { code: Some(code), signal: None }),
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.process.pid => {
+                    return Some(Exit { code: None, signal: Some(signal as i32) });
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn finish(mut self, exit: Exit) -> ExitCode {
+        // What the process left behind in its group is not a service any more.
+        let _ = self.process.kill_group();
+        if let Some(output) = &self.output {
+            // What it said last, but no waiting for strangers that hold the pipe.
+            let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut ready, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
+                self.copy_output();
+            }
+        }
+        let text = serde_json::to_vec(&exit).unwrap_or_default();
+        let _ = write_atomically(&self.directory.join(EXIT_FILE), &text, 0o600);
+        ExitCode::SUCCESS
+    }
+
+    fn copy_output(&mut self) {
+        let mut buffer = [0; 16 << 10];
+        let Some(output) = &mut self.output else { return };
+        match output.read(&mut buffer) {
+            Ok(0) => self.output = None,
+            // A full disk costs log lines, never the service.
+            Ok(n) => self.log.write(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.output = None,
+        }
+    }
+}
+
+struct Log {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    max: u64,
+    keep: u32,
+}
+
+impl Log {
+    fn open(path: PathBuf, max: u64, keep: u32) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path, file, size, max: max.max(4096), keep })
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.size + bytes.len() as u64 > self.max {
+            self.rotate();
+        }
+        if self.file.write_all(bytes).is_ok() {
+            self.size += bytes.len() as u64;
+        }
+    }
+
+    /// `log` becomes `log.1`, which becomes `log.2`, up to the number that is kept.
+    fn rotate(&mut self) {
+        let numbered = |n: u32| PathBuf::from(format!("{}.{n}", self.path.display()));
+        for n in (1..self.keep).rev() {
+            let _ = fs::rename(numbered(n), numbered(n + 1));
+        }
+        let moved = if self.keep == 0 { fs::remove_file(&self.path) } else { fs::rename(&self.path, numbered(1)) };
+        if moved.is_err() {
+            return;
+        }
+        if let Ok(file) = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path) {
+            self.file = file;
+            self.size = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_rotate_and_old_ones_go() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut log = Log::open(directory.path().join("log"), 4096, 2).expect("opens");
+        for i in 0..10u8 {
+            log.write(&[b'a' + i; 3000]);
+        }
+        let mut names: Vec<_> = fs::read_dir(directory.path()).expect("lists").map(|e| e.expect("entry").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["log", "log.1", "log.2"]);
+        assert_eq!(fs::read(directory.path().join("log")).expect("there"), vec![b'j'; 3000]);
+        assert_eq!(fs::read(directory.path().join("log.1")).expect("there"), vec![b'i'; 3000]);
+    }
+}

@@ -1,0 +1,87 @@
+//! Problems of a file that a person wrote, each with its place in the text.
+
+use std::fmt;
+use std::ops::Range;
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity, SourceCode};
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Bytes of the text.
+    pub span: Range<usize>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// Everything that is wrong with one file.
+#[derive(Debug)]
+pub struct InvalidFile {
+    name: String,
+    text: String,
+    pub problems: Vec<Problem>,
+}
+
+impl InvalidFile {
+    pub fn new(name: impl Into<String>, text: impl Into<String>, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|p| (p.span.start, p.span.end));
+        problems.dedup();
+        Self { name: name.into(), text: text.into(), problems }
+    }
+
+    /// The problems as a person reads them: each with its line, a caret and, where there is one, a suggestion.
+    pub fn render(&self, colour: bool, width: usize) -> String {
+        let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_context_lines(1);
+        let mut out = String::new();
+        for problem in &self.problems {
+            let located = Located { problem, source: NamedSource::new(&self.name, self.text.clone()) };
+            // Writing to a string cannot fail.
+            let _ = handler.render_report(&mut out, &located);
+        }
+        out
+    }
+}
+
+impl fmt::Display for InvalidFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        write!(f, "{} has {count} problem{}", self.name, if count == 1 { "" } else { "s" })?;
+        for problem in &self.problems {
+            let line = self.text[..problem.span.start.min(self.text.len())].matches('\n').count() + 1;
+            write!(f, "; line {line}: {}", problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for InvalidFile {}
+
+#[derive(Debug)]
+struct Located<'a> {
+    problem: &'a Problem,
+    source: NamedSource<String>,
+}
+
+impl fmt::Display for Located<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem.message)
+    }
+}
+
+impl std::error::Error for Located<'_> {}
+
+impl Diagnostic for Located<'_> {
+    fn severity(&self) -> Option<Severity> {
+        Some(Severity::Error)
+    }
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.problem.help.as_ref().map(|h| Box::new(h) as Box<dyn fmt::Display>)
+    }
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.source)
+    }
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(std::iter::once(LabeledSpan::new_with_span(None, self.problem.span.clone()))))
+    }
+}

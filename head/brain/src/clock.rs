@@ -1,0 +1,83 @@
+//! What counts as time. The head that was paused, starved or swapped out was deaf, not its nodes dumb: the time that it
+//! slept through is taken out of every deadline, by running the brain on a clock that stood still meanwhile.
+
+use cloudtik_model::{Moment, Timestamp};
+
+/// The brain asks to be called at least this often, in milliseconds, so that a pause shows.
+const PULSE: u64 = 500;
+/// Lateness up to this, in milliseconds, is ordinary scheduling.
+const TOLERANCE: u64 = 250;
+
+#[derive(Debug)]
+pub struct Clock {
+    mono: u64,
+    wall: Timestamp,
+    /// Milliseconds that the head slept through since it started.
+    slept: u64,
+    wake: u64,
+}
+
+impl Clock {
+    pub fn new(now: Moment) -> Self {
+        Self { mono: now.mono, wall: now.wall, slept: 0, wake: now.mono + PULSE }
+    }
+
+    /// Takes the time in; returns by how many milliseconds the call was late, if that is worth noticing.
+    pub fn advance(&mut self, now: Moment) -> u64 {
+        self.mono = self.mono.max(now.mono);
+        self.wall = now.wall;
+        let late = self.mono.saturating_sub(self.wake);
+        if late <= TOLERANCE {
+            return 0;
+        }
+        self.slept += late;
+        late
+    }
+
+    /// Milliseconds of the brain's own time.
+    pub fn now(&self) -> u64 {
+        self.mono - self.slept
+    }
+
+    pub fn wall(&self) -> Timestamp {
+        self.wall
+    }
+
+    pub fn plan_wake(&mut self, timer: Option<u64>, other: Option<u64>) {
+        let earliest = [timer, other].into_iter().flatten().min().map_or(u64::MAX, |at| at.saturating_add(self.slept));
+        self.wake = earliest.clamp(self.mono + 1, self.mono + PULSE);
+    }
+
+    pub fn next_wake(&self) -> u64 {
+        self.wake
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono: u64) -> Moment {
+        Moment { mono, wall: Timestamp(0) }
+    }
+
+    #[test]
+    fn a_pause_does_not_count() {
+        let mut clock = Clock::new(at(1_000));
+        assert_eq!(clock.advance(at(1_400)), 0);
+        clock.plan_wake(None, None);
+        let before = clock.now();
+        let lag = clock.advance(at(61_400));
+        assert!(lag > 59_000, "{lag}");
+        assert!(clock.now() - before <= PULSE);
+        clock.plan_wake(Some(clock.now() + 100), None);
+        assert_eq!(clock.next_wake(), 61_500, "deadlines are given back on the caller's clock");
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_stands_still() {
+        let mut clock = Clock::new(at(1_000));
+        clock.advance(at(500));
+        assert_eq!(clock.now(), 1_000);
+    }
+}

@@ -1,0 +1,128 @@
+//! What the cluster is, as the brain sees it: for `status`, for the planner and for what `ready` waits for.
+
+use std::collections::BTreeMap;
+
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
+use cloudtik_model::spec::Spec;
+use cloudtik_model::status::Phase;
+use cloudtik_model::{Epoch, NodeId, NodeTypeName, ServiceKey};
+
+use crate::{Brain, ClusterRecord, Node, Session};
+
+/// Everything that is known, at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    pub epoch: Epoch,
+    pub phase: Phase,
+    pub cluster: ClusterRecord,
+    pub nodes: Vec<NodeView>,
+    /// What `ready` waits for, by name.
+    pub waiting_for: Vec<String>,
+    pub alarms: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    pub record: NodeRecord,
+    pub link: Option<Session>,
+    pub facts: Option<Facts>,
+    pub services: BTreeMap<ServiceKey, ServiceReport>,
+    /// Milliseconds since the agent was last heard; absent if it never was in this head's life.
+    pub silent_for: Option<u64>,
+}
+
+impl Brain {
+    pub fn snapshot(&self) -> Snapshot {
+        let waiting_for = self.waiting_for();
+        Snapshot {
+            epoch: self.epoch,
+            phase: self.phase(&waiting_for),
+            cluster: self.cluster.clone(),
+            nodes: self.nodes.values().map(|n| self.view(n)).collect(),
+            waiting_for,
+            alarms: if self.is_braking() { vec!["many workers are silent together; terminations are held".to_owned()] } else { Vec::new() },
+        }
+    }
+
+    fn view(&self, node: &Node) -> NodeView {
+        NodeView {
+            record: node.record.clone(),
+            link: node.link,
+            facts: node.facts.clone(),
+            services: node.services.clone(),
+            silent_for: node.facts.as_ref().map(|_| self.clock.now().saturating_sub(node.watch.last_heard())),
+        }
+    }
+
+    pub fn node(&self, id: &NodeId) -> Option<NodeView> {
+        self.nodes.get(id).map(|n| self.view(n))
+    }
+
+    pub fn spec(&self) -> Option<&Spec> {
+        self.cluster.spec.as_ref()
+    }
+
+    fn phase(&self, waiting_for: &[String]) -> Phase {
+        let workers_exist = self.nodes.values().any(|n| n.is_worker() && n.record.life.may_exist());
+        match (&self.cluster.spec, self.cluster.stopping) {
+            (None, _) => Phase::Empty,
+            (Some(_), true) if workers_exist => Phase::Stopping,
+            (Some(_), true) => Phase::Stopped,
+            (Some(_), false) if waiting_for.is_empty() => Phase::Ready,
+            (Some(_), false) => Phase::Converging,
+        }
+    }
+
+    fn waiting_for(&self) -> Vec<String> {
+        let Some(spec) = &self.cluster.spec else { return vec!["a specification".to_owned()] };
+        let mut waits = Vec::new();
+        for name in spec.workers.keys() {
+            let target = self.target(spec, name) as usize;
+            let of_type = || self.nodes.values().filter(|n| n.record.node_type == *name && n.is_worker());
+            let wanted = of_type().filter(|n| !n.record.life.is_leaving()).count();
+            if wanted < target {
+                let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
+                waits.push(format!("{} more {} of type {name}{}", target - wanted, plural(target - wanted, "worker"), blocked(spec, name, leaving)));
+            }
+        }
+        for node in self.nodes.values() {
+            let id = &node.record.id;
+            match &node.record.life {
+                NodeState::Gone => continue,
+                NodeState::Ready => {}
+                life if life.is_leaving() => {
+                    waits.push(format!("{id} to be gone ({})", life.name()));
+                    continue;
+                }
+                life => waits.push(format!("{id} ({})", life.name())),
+            }
+            for placement in spec.services_on(&node.record.node_type) {
+                let report = node.services.get(&placement.key);
+                if node.link.is_some() && report.is_none_or(|r| r.state != ServiceState::Ready) {
+                    let state = report.map_or("unknown", |r| r.state.name());
+                    let detail = report.map(|r| r.detail.as_str()).filter(|d| !d.is_empty()).map(|d| format!(": {d}")).unwrap_or_default();
+                    waits.push(format!("{} on {id} ({state}{detail})", placement.key));
+                }
+            }
+            if node.record.revision < spec.revision {
+                waits.push(format!("{id} to take revision {}", spec.revision));
+            }
+        }
+        waits
+    }
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+fn blocked(spec: &Spec, name: &NodeTypeName, leaving: usize) -> String {
+    if leaving > 0 {
+        return format!(" ({leaving} still leaving)");
+    }
+    match (&spec.budget, spec.workers.get(name).and_then(|w| w.price)) {
+        (Some(budget), Some(price)) => format!(" (the budget of {budget} is spent; one costs {price})"),
+        _ => " (the cluster's maximum is reached)".to_owned(),
+    }
+}

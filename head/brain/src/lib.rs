@@ -1,0 +1,445 @@
+//! The head's mind: `handle(now, input) -> step`.
+//!
+//! Owns every decision about the cluster: who belongs to it, which nodes to make, mend and let go, what each node is to
+//! run and when. Pure and deterministic: time comes in, actions and records go out. Must never: read a clock, use
+//! randomness, files, network or threads. The body (`head/src`) commits a step's records and only then executes its
+//! actions; their results come back as inputs. After a restart the brain is rebuilt from the stored records.
+//!
+//! | module | decides |
+//! |---|---|
+//! | `clock` | what counts as time: the head's own lag is taken out of every deadline |
+//! | `lifecycle` | a node's way from requested to gone, joining included |
+//! | `membership` | suspicion, verdicts, the recovery ladder and the brake on mass loss |
+//! | `scaling` | how many workers there are to be, and which to make or let go |
+//! | `rollout` | what each node is to run, in order of needs and readiness |
+//! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
+//! | `explain` | what the cluster is, for people and for the planner |
+
+mod clock;
+mod explain;
+mod lifecycle;
+mod membership;
+mod rollout;
+mod scaling;
+mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::node::{DialOutcome, Evidence, Instance, NodeRecord, NodeState};
+use cloudtik_model::report::{Facts, ServiceReport};
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{Epoch, Generation, InstanceId, Moment, NodeId, NodeTypeName, ServiceKey};
+use serde::{Deserialize, Serialize};
+
+use clock::Clock;
+pub use explain::{NodeView, Snapshot};
+use membership::Watch;
+
+/// Timings and what the provider can do. All times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Between two heartbeats of an agent.
+    pub heartbeat: u64,
+    /// A node that is silent this long is suspect.
+    pub suspect_after: u64,
+    /// A suspect that is silent this long, and does not answer a dial-back, is down.
+    pub down_after: u64,
+    /// A suspect whose agent answers the dial-back but opens no link is down after this.
+    pub deaf_after: u64,
+    /// From the verdict to the replacement, for the gentler rungs to work.
+    pub replace_after: u64,
+    /// From the launch to the join.
+    pub join_deadline: u64,
+    /// Until a node's services must have stopped when it is drained.
+    pub drain_deadline: u64,
+    /// Between two looks at the provider's list.
+    pub list_every: u64,
+    /// How long the provider may hide an instance that exists.
+    pub visibility: u64,
+    /// The provider can start a node's agent again.
+    pub can_restart_agent: bool,
+    /// The machines are the user's own: never deleted for being unreachable.
+    pub machines_are_owned: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: 1_000,
+            // Two heartbeats may be lost, and the third be half a second late.
+            suspect_after: 2_500,
+            // Leaves time for a dial-back of a second within the promise of a verdict in 5 s.
+            down_after: 4_000,
+            deaf_after: 15_000,
+            replace_after: 10_000,
+            join_deadline: 300_000,
+            drain_deadline: 60_000,
+            list_every: 30_000,
+            visibility: 60_000,
+            can_restart_agent: false,
+            machines_are_owned: false,
+        }
+    }
+}
+
+/// The number of one bus connection, unique within a head's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Session(pub u64);
+
+/// The number of a question that waits for [`Action::Reply`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Request(pub u64);
+
+/// What the brain hears.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "input", rename_all = "kebab-case")]
+pub enum Input {
+    /// The head started: records are loaded, nothing else is known.
+    Started,
+    /// A deadline came, or time simply passes.
+    Tick,
+    /// A new description of the cluster was accepted.
+    Specified { spec: Spec },
+    /// Somebody wants so many workers of a type.
+    Scale { request: Request, node_type: NodeTypeName, workers: u32 },
+    /// Somebody wants a node gone at once.
+    Kill { request: Request, node: NodeId },
+    /// Somebody wants a node let go gently.
+    Drain { request: Request, node: NodeId },
+    /// Somebody wants every worker gone.
+    Shutdown { request: Request },
+    /// An agent asks for a certificate. `token` says whether its join token is right.
+    JoinAsked { request: Request, node: NodeId, generation: Generation, key: String, token: bool, address: String },
+    /// An agent's stream is open, and its certificate says who it is.
+    LinkOpened { session: Session, node: NodeId, generation: Generation, facts: Facts },
+    LinkClosed { session: Session, node: NodeId, cause: String },
+    Heartbeat { session: Session, node: NodeId },
+    Reported { session: Session, node: NodeId, complete: bool, services: Vec<ServiceReport> },
+    GoalAcknowledged { session: Session, node: NodeId, version: u64, refusal: Option<String> },
+    DialedBack { node: NodeId, generation: Generation, outcome: DialOutcome },
+    Created { node: NodeId, generation: Generation, result: Result<Instance, Failure> },
+    Deleted { node: NodeId, generation: Generation, result: Result<(), Failure> },
+    AgentRestarted { node: NodeId, generation: Generation, result: Result<(), Failure> },
+    Listed { result: Result<Vec<Instance>, Failure> },
+}
+
+/// How a provider's call failed, as far as deciding goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub message: String,
+    /// Milliseconds to wait, if the provider said.
+    pub retry_after: Option<u64>,
+    /// Asking again the same will fail the same.
+    pub permanent: bool,
+}
+
+/// What the body is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// Make an instance; node and generation are the idempotency key.
+    Create { node: NodeId, generation: Generation, node_type: NodeTypeName },
+    /// Delete an instance; all three must match.
+    Delete { node: NodeId, generation: Generation, instance: InstanceId },
+    RestartAgent { node: NodeId, generation: Generation, instance: InstanceId },
+    ListInstances,
+    DialBack { node: NodeId, generation: Generation, address: String, port: u16 },
+    /// Make the node's goal from `revision` and send it: of the node's services, those in `start` may start.
+    SendGoal { node: NodeId, session: Session, version: u64, revision: u64, start: BTreeSet<ServiceKey>, drain: bool },
+    CloseLink { session: Session, reason: String },
+    Reply { request: Request, result: Result<Reply, String> },
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    Done { message: String },
+    /// Certify the node's key, for this address.
+    Admit { node: NodeId, generation: Generation, address: String },
+}
+
+/// What is to be stored before any action of the same step is executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    Node(NodeRecord),
+    Cluster(ClusterRecord),
+    Event(Event),
+}
+
+/// What is stored of the cluster as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    pub spec: Option<Spec>,
+    /// How many workers of a type somebody asked for, where it differs from the type's minimum.
+    #[serde(default)]
+    pub targets: BTreeMap<NodeTypeName, u32>,
+    #[serde(default)]
+    pub stopping: bool,
+}
+
+/// What one input led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    pub records: Vec<Record>,
+    pub actions: Vec<Action>,
+}
+
+/// The mind of one head.
+#[derive(Debug)]
+pub struct Brain {
+    config: Config,
+    epoch: Epoch,
+    clock: Clock,
+    cluster: ClusterRecord,
+    nodes: BTreeMap<NodeId, Node>,
+    /// When to look at a node again.
+    timers: BTreeSet<(u64, NodeId)>,
+    brake: bool,
+    listing: Listing,
+    /// A service became ready or stopped being so: others may wait for it.
+    services_changed: bool,
+    next_version: u64,
+    step: Step,
+}
+
+#[derive(Debug, Default)]
+struct Listing {
+    in_flight: bool,
+    /// When the list in flight was asked for.
+    asked: u64,
+    next: u64,
+    wanted_now: bool,
+    /// Orphans that the last list showed: a second look confirms them.
+    suspects: BTreeSet<InstanceId>,
+}
+
+#[derive(Debug)]
+struct Node {
+    record: NodeRecord,
+    link: Option<Session>,
+    facts: Option<Facts>,
+    services: BTreeMap<ServiceKey, ServiceReport>,
+    sent: Option<SentGoal>,
+    acknowledged: u64,
+    watch: Watch,
+    /// A provider call of this node that has not come back.
+    in_flight: bool,
+    /// Failed calls in a row.
+    failures: u32,
+    /// Not before this is the next call made.
+    not_before: u64,
+    /// When it entered its state, on the brain's clock.
+    entered: u64,
+    /// Since when lists have not shown its instance.
+    unlisted_since: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SentGoal {
+    session: Session,
+    version: u64,
+    revision: u64,
+    start: BTreeSet<ServiceKey>,
+    drain: bool,
+}
+
+impl Node {
+    fn new(record: NodeRecord, now: u64) -> Self {
+        Self {
+            record,
+            link: None,
+            facts: None,
+            services: BTreeMap::new(),
+            sent: None,
+            acknowledged: 0,
+            watch: Watch::since(now),
+            in_flight: false,
+            failures: 0,
+            not_before: 0,
+            entered: now,
+            unlisted_since: None,
+        }
+    }
+
+    fn is_worker(&self) -> bool {
+        !self.record.id.is_head()
+    }
+}
+
+impl Brain {
+    /// A brain from what the store holds.
+    pub fn restore(config: Config, epoch: Epoch, cluster: ClusterRecord, nodes: Vec<NodeRecord>, now: Moment) -> Self {
+        let clock = Clock::new(now);
+        let nodes = nodes.into_iter().map(|record| (record.id.clone(), Node::new(record, clock.now()))).collect();
+        Self {
+            config,
+            epoch,
+            clock,
+            cluster,
+            nodes,
+            timers: BTreeSet::new(),
+            brake: false,
+            listing: Listing::default(),
+            services_changed: false,
+            next_version: 0,
+            step: Step::default(),
+        }
+    }
+
+    /// Decides. The caller stores the step's records before it executes any of its actions.
+    pub fn handle(&mut self, now: Moment, input: Input) -> Step {
+        let lag = self.clock.advance(now);
+        if lag > 0 {
+            self.notice_lag(lag);
+        }
+        let touched = self.take(input);
+        if let Some(node) = touched {
+            self.look_at(&node);
+        }
+        self.run_timers();
+        self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), self.listing_due());
+        self.look_at_list();
+        std::mem::take(&mut self.step)
+    }
+
+    /// When the brain wants to be called with [`Input::Tick`] at the latest, on the monotonic clock in milliseconds.
+    pub fn next_wake(&self) -> u64 {
+        self.clock.next_wake()
+    }
+
+    /// Takes an input in, and names the node that it concerns.
+    fn take(&mut self, input: Input) -> Option<NodeId> {
+        match input {
+            Input::Started => {
+                self.listing.wanted_now = true;
+                self.event(None, EventKind::Head, format!("head started, epoch {}", self.epoch.0));
+                for node in self.nodes.keys().cloned().collect::<Vec<_>>() {
+                    self.look_at(&node);
+                }
+                self.reconsider_scale();
+                None
+            }
+            Input::Tick => None,
+            Input::Specified { spec } => {
+                self.take_spec(spec);
+                None
+            }
+            Input::Scale { request, node_type, workers } => {
+                self.take_scale(request, node_type, workers);
+                None
+            }
+            Input::Kill { request, node } => self.take_kill(request, node),
+            Input::Drain { request, node } => self.take_drain(request, node),
+            Input::Shutdown { request } => {
+                self.take_shutdown(request);
+                None
+            }
+            Input::JoinAsked { request, node, generation, key, token, address } => {
+                self.take_join(request, node, generation, key, token, address)
+            }
+            Input::LinkOpened { session, node, generation, facts } => self.take_link(session, node, generation, facts),
+            Input::LinkClosed { session, node, cause } => self.take_link_closed(session, node, cause),
+            Input::Heartbeat { session, node } => self.take_heartbeat(session, node),
+            Input::Reported { session, node, complete, services } => self.take_report(session, node, complete, services),
+            Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
+            Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),
+            Input::Created { node, generation, result } => self.take_created(node, generation, result),
+            Input::Deleted { node, generation, result } => self.take_deleted(node, generation, result),
+            Input::AgentRestarted { node, generation, result } => self.take_restarted(node, generation, result),
+            Input::Listed { result } => {
+                self.take_list(result);
+                None
+            }
+        }
+    }
+
+    /// Moves a node as far as what is known allows.
+    fn look_at(&mut self, id: &NodeId) {
+        self.drive(id);
+        if std::mem::take(&mut self.services_changed) {
+            self.reconsider_goals();
+        }
+    }
+
+    fn run_timers(&mut self) {
+        let now = self.clock.now();
+        // Each node once: looking at it sets its next timer, which may be due already only after the clock moved.
+        let mut due = Vec::new();
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+        {
+            due.extend(self.timers.pop_first());
+        }
+        let due: BTreeSet<NodeId> = due.into_iter().map(|(_, node)| node).collect();
+        for node in due {
+            self.look_at(&node);
+        }
+    }
+
+    fn wake_at(&mut self, node: &NodeId, at: u64) {
+        self.timers.insert((at.max(self.clock.now() + 1), node.clone()));
+    }
+
+    fn act(&mut self, action: Action) {
+        self.step.actions.push(action);
+    }
+
+    fn reply(&mut self, request: Request, result: Result<Reply, String>) {
+        self.act(Action::Reply { request, result });
+    }
+
+    fn event(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
+        self.event_with(node, kind, message, BTreeMap::new());
+    }
+
+    fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
+        let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
+        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details };
+        self.step.records.push(Record::Event(event));
+    }
+
+    fn store_node(&mut self, id: &NodeId) {
+        if let Some(node) = self.nodes.get(id) {
+            self.step.records.push(Record::Node(node.record.clone()));
+        }
+    }
+
+    fn store_cluster(&mut self) {
+        self.step.records.push(Record::Cluster(self.cluster.clone()));
+    }
+
+    /// Moves a node into another state, stores that and says so.
+    fn enter(&mut self, id: &NodeId, life: NodeState, why: &str) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let (from, to) = (node.record.life.name(), life.name());
+        let was_leaving = node.record.life.is_leaving();
+        // Suspicion is soft: after a restart the evidence is collected afresh.
+        let is_soft = matches!(life, NodeState::Suspect { .. });
+        node.record.life = life;
+        node.record.since = wall;
+        node.entered = now;
+        let leaving = node.record.life.is_leaving();
+        let gone = node.record.life == NodeState::Gone;
+        if !is_soft {
+            self.store_node(id);
+        }
+        if from != to {
+            let message = if why.is_empty() { format!("{from} → {to}") } else { format!("{from} → {to}: {why}") };
+            self.event(Some(id), EventKind::Node, message);
+        }
+        if gone || leaving != was_leaving {
+            self.reconsider_scale();
+        }
+        self.wake_at(id, now);
+    }
+
+    fn evidence_details(evidence: &[Evidence]) -> BTreeMap<String, String> {
+        evidence.iter().enumerate().map(|(i, e)| (format!("evidence {}", i + 1), e.kind.to_string())).collect()
+    }
+}

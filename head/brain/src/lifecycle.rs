@@ -1,0 +1,346 @@
+//! A node's way from requested to gone: joining, launching, deleting, and what each state waits for.
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::{Instance, NodeState};
+use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
+use cloudtik_model::{Generation, NodeId};
+
+use crate::{Action, Brain, Failure, Reply, Request, Session};
+
+/// The first pause after a failed provider call, in milliseconds; it doubles with each failure in a row.
+const FIRST_PAUSE: u64 = 500;
+/// The longest pause, in milliseconds.
+const LONGEST_PAUSE: u64 = 60_000;
+
+impl Brain {
+    /// What a node's state waits for, and what follows when it has come.
+    pub(crate) fn drive(&mut self, id: &NodeId) {
+        // A node may pass through several states at once; each step strictly moves on, so the bound is never met.
+        for _ in 0..8 {
+            let Some(node) = self.nodes.get(id) else { return };
+            let before = node.record.life.clone();
+            match &before {
+                NodeState::Requested => self.drive_requested(id),
+                NodeState::Launched | NodeState::Joined => self.drive_joining(id),
+                NodeState::Preparing => self.drive_preparing(id),
+                NodeState::Ready => self.drive_present(id),
+                NodeState::Suspect { .. } => self.drive_suspect(id),
+                NodeState::Down { .. } => self.drive_down(id),
+                NodeState::Draining { .. } => self.drive_draining(id),
+                NodeState::Failed { reason } => {
+                    let reason = reason.clone();
+                    self.enter(id, NodeState::Terminating { reason }, "removing what there is of it");
+                }
+                NodeState::Terminating { .. } => self.drive_terminating(id),
+                NodeState::Gone | NodeState::Quarantined { .. } => {}
+            }
+            if self.nodes.get(id).is_none_or(|n| n.record.life == before) {
+                return;
+            }
+        }
+    }
+
+    fn drive_requested(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.in_flight {
+            return;
+        }
+        if node.not_before > now {
+            let at = node.not_before;
+            return self.wake_at(id, at);
+        }
+        node.in_flight = true;
+        let (generation, node_type) = (node.record.generation, node.record.node_type.clone());
+        self.act(Action::Create { node: id.clone(), generation, node_type });
+    }
+
+    pub(crate) fn take_created(&mut self, id: NodeId, generation: Generation, result: Result<Instance, Failure>) -> Option<NodeId> {
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        node.in_flight = false;
+        match result {
+            Ok(instance) => {
+                node.failures = 0;
+                node.not_before = 0;
+                self.adopt(&id, instance, "created");
+            }
+            Err(failure) => {
+                node.failures += 1;
+                node.not_before = now + pause(node.failures, failure.retry_after);
+                let message = format!("create failed: {}", failure.message);
+                let is_requested = node.record.life == NodeState::Requested;
+                self.event(Some(&id), EventKind::Decision, message.clone());
+                if failure.permanent && is_requested {
+                    self.enter(&id, NodeState::Failed { reason: message }, &failure.message);
+                }
+            }
+        }
+        Some(id)
+    }
+
+    /// Takes an instance as the node's own.
+    pub(crate) fn adopt(&mut self, id: &NodeId, instance: Instance, how: &str) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        node.record.instance = Some(instance.id.clone());
+        if instance.address.is_some() {
+            node.record.address = instance.address;
+        }
+        node.unlisted_since = None;
+        if node.record.life == NodeState::Requested {
+            self.enter(id, NodeState::Launched, &format!("{how} as {}", instance.id));
+        } else {
+            self.store_node(id);
+        }
+    }
+
+    fn drive_joining(&mut self, id: &NodeId) {
+        let deadline = self.config.join_deadline;
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get(id) else { return };
+        if node.link.is_some() {
+            return self.enter(id, NodeState::Preparing, "its link is up");
+        }
+        let due = node.entered + deadline;
+        if now < due {
+            return self.wake_at(id, due);
+        }
+        if node.is_worker() {
+            let reason = format!("no link within {} s of its launch", deadline / 1000);
+            self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
+        }
+    }
+
+    pub(crate) fn take_join(
+        &mut self,
+        request: Request,
+        id: NodeId,
+        generation: Generation,
+        key: String,
+        token: bool,
+        address: String,
+    ) -> Option<NodeId> {
+        let refusal = match self.nodes.get(&id) {
+            None => Some("no such node in this cluster".to_owned()),
+            Some(n) if n.record.generation != generation => {
+                Some(format!("generation {generation} of {id} is not the present one, {}", n.record.generation))
+            }
+            Some(n) if n.record.life.is_leaving() => Some(format!("{id} is {}", n.record.life.name())),
+            Some(n) => match &n.record.key {
+                // The key that joined before proves itself by the request's signature: a certificate that ran out, or an
+                // answer that was lost, costs the node nothing.
+                Some(known) if *known == key => None,
+                Some(_) => Some("the join token was used by another key".to_owned()),
+                None if !token => Some("the join token is wrong".to_owned()),
+                None => None,
+            },
+        };
+        if let Some(reason) = refusal {
+            self.event(None, EventKind::Refusal, format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
+            self.reply(request, Err(reason));
+            return None;
+        }
+        let node = self.nodes.get_mut(&id)?;
+        let address = node.record.address.clone().unwrap_or(address);
+        node.record.address = Some(address.clone());
+        if node.record.key.is_none() {
+            node.record.key = Some(key);
+            if matches!(node.record.life, NodeState::Requested | NodeState::Launched) {
+                self.enter(&id, NodeState::Joined, "its token is right");
+            } else {
+                self.store_node(&id);
+            }
+        }
+        self.reply(request, Ok(Reply::Admit { node: id.clone(), generation, address }));
+        Some(id)
+    }
+
+    pub(crate) fn take_link(&mut self, session: Session, id: NodeId, generation: Generation, facts: Facts) -> Option<NodeId> {
+        let refusal = match self.nodes.get(&id) {
+            None => Some("no such node in this cluster".to_owned()),
+            Some(n) if n.record.generation != generation => Some(format!("generation {generation} is not the present one")),
+            Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone | NodeState::Failed { .. }) => {
+                Some(format!("the node is {}", n.record.life.name()))
+            }
+            Some(_) => None,
+        };
+        if let Some(reason) = refusal {
+            self.event(None, EventKind::Refusal, format!("refused the link of {id} (generation {generation}): {reason}"));
+            self.act(Action::CloseLink { session, reason });
+            return None;
+        }
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id)?;
+        let older = node.link.replace(session);
+        node.facts = Some(facts);
+        node.sent = None;
+        node.watch.heard(now);
+        if let Some(older) = older {
+            self.act(Action::CloseLink { session: older, reason: "the agent opened a newer link".to_owned() });
+        }
+        if matches!(self.nodes[&id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined) {
+            self.enter(&id, NodeState::Preparing, "its link is up");
+        }
+        Some(id)
+    }
+
+    pub(crate) fn take_report(
+        &mut self,
+        session: Session,
+        id: NodeId,
+        complete: bool,
+        services: Vec<ServiceReport>,
+    ) -> Option<NodeId> {
+        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
+        if complete {
+            let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
+            node.services.retain(|key, _| kept.contains(key));
+        }
+        let mut changes = Vec::new();
+        for report in services {
+            let before = node.services.insert(report.key.clone(), report.clone());
+            if before.as_ref().map(|b| b.state) != Some(report.state) {
+                changes.push(report);
+            }
+        }
+        for report in changes {
+            self.services_changed = true;
+            if matches!(report.state, ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff | ServiceState::Stopped) {
+                let detail = if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) };
+                self.event(Some(&id), EventKind::Service, format!("{} is {}{detail}", report.key, report.state.name()));
+            }
+        }
+        Some(id)
+    }
+
+    fn drive_preparing(&mut self, id: &NodeId) {
+        self.update_goal(id);
+        if self.has_what_it_is_to_run(id) {
+            self.enter(id, NodeState::Ready, "everything on it is ready");
+            self.services_changed = true;
+        } else {
+            self.watch_presence(id);
+        }
+    }
+
+    fn drive_present(&mut self, id: &NodeId) {
+        self.update_goal(id);
+        self.watch_presence(id);
+    }
+
+    fn drive_draining(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        self.update_goal(id);
+        let Some(node) = self.nodes.get(id) else { return };
+        let due = node.entered + self.config.drain_deadline;
+        let drained = node.sent.as_ref().is_some_and(|s| s.drain && node.acknowledged >= s.version)
+            && node.services.values().all(|s| s.state == ServiceState::Stopped);
+        let why = if node.link.is_none() {
+            "it has no link to drain over"
+        } else if drained {
+            "drained"
+        } else if now >= due {
+            "its services did not stop in time"
+        } else {
+            return self.wake_at(id, due);
+        };
+        let NodeState::Draining { reason } = node.record.life.clone() else { return };
+        self.enter(id, NodeState::Terminating { reason }, why);
+    }
+
+    fn drive_terminating(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.in_flight {
+            return;
+        }
+        if node.not_before > now {
+            let at = node.not_before;
+            return self.wake_at(id, at);
+        }
+        let Some(instance) = node.record.instance.clone() else {
+            // A launch whose outcome is unknown: only lists can say whether an instance exists.
+            return self.drive_unknown_launch(id);
+        };
+        node.in_flight = true;
+        let generation = node.record.generation;
+        self.act(Action::Delete { node: id.clone(), generation, instance });
+    }
+
+    pub(crate) fn take_deleted(&mut self, id: NodeId, generation: Generation, result: Result<(), Failure>) -> Option<NodeId> {
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        node.in_flight = false;
+        if !matches!(node.record.life, NodeState::Terminating { .. }) {
+            return None;
+        }
+        match result {
+            Ok(()) => self.forget(&id, "the provider deleted it"),
+            Err(failure) => {
+                node.failures += 1;
+                node.not_before = now + pause(node.failures, failure.retry_after);
+                self.event(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
+            }
+        }
+        Some(id)
+    }
+
+    /// No instance of the node exists any more.
+    pub(crate) fn forget(&mut self, id: &NodeId, why: &str) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        node.record.instance = None;
+        node.record.address = None;
+        node.record.key = None;
+        node.services.clear();
+        node.facts = None;
+        node.sent = None;
+        let link = node.link.take();
+        if let Some(session) = link {
+            self.act(Action::CloseLink { session, reason: "the node is gone".to_owned() });
+        }
+        self.services_changed = true;
+        self.enter(id, NodeState::Gone, why);
+    }
+
+    pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
+        if let Err(refusal) = self.may_let_go(&id) {
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        self.event(Some(&id), EventKind::Request, "kill-node".to_owned());
+        self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is being killed; it will be replaced if the cluster needs it") }));
+        Some(id)
+    }
+
+    pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
+        if let Err(refusal) = self.may_let_go(&id) {
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        self.event(Some(&id), EventKind::Request, "drain".to_owned());
+        let node_type = self.nodes[&id].record.node_type.clone();
+        let lowered = self.lower_target(&node_type);
+        self.enter(&id, NodeState::Draining { reason: "drained on request".to_owned() }, "drained on request");
+        let then = if lowered { "the cluster shrinks by one" } else { "it will be replaced, because its type is at its minimum" };
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
+        Some(id)
+    }
+
+    fn may_let_go(&self, id: &NodeId) -> Result<(), String> {
+        match self.nodes.get(id) {
+            None => Err(format!("there is no node {id}")),
+            Some(_) if id.is_head() => Err("the head cannot be let go: `down` ends the whole cluster".to_owned()),
+            Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
+                Err(format!("{id} is {} already", n.record.life.name()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// The pause before a call is repeated, in milliseconds.
+fn pause(failures: u32, asked: Option<u64>) -> u64 {
+    let own = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
+    asked.map_or(own, |asked| asked.max(FIRST_PAUSE))
+}

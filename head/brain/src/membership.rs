@@ -1,0 +1,266 @@
+//! Who is there: suspicion from missing heartbeats and ended streams, evidence from dialling back and from the provider,
+//! verdicts, the recovery ladder (wait for the link, restart the agent, replace), and the brake on mass loss.
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
+use cloudtik_model::{Generation, NodeId};
+
+use crate::{Action, Brain, Failure, Session};
+
+/// Between two dial-backs of a suspect, in milliseconds.
+const REDIAL_EVERY: u64 = 1_000;
+/// A dial-back that has not come back after this, in milliseconds, is asked for again.
+const DIAL_LOST_AFTER: u64 = 3_000;
+/// Evidence kept per suspicion: the first, which tell why, and the last.
+const EVIDENCE_KEPT: usize = 12;
+/// Between two restarts of the same agent, in milliseconds.
+const RESTART_EVERY: u64 = 5_000;
+
+/// What is known of a node's presence.
+#[derive(Debug)]
+pub struct Watch {
+    /// When the agent was last heard.
+    heard: u64,
+    dialing_since: Option<u64>,
+    last_dial: Option<(u64, DialOutcome)>,
+    restarted: Option<u64>,
+    /// When the clock of the destructive rung started: at the verdict, and again when the brake lets go.
+    condemned: Option<u64>,
+    stream_closed: bool,
+}
+
+impl Watch {
+    pub fn since(now: u64) -> Self {
+        Self { heard: now, dialing_since: None, last_dial: None, restarted: None, condemned: None, stream_closed: false }
+    }
+
+    pub fn heard(&mut self, now: u64) {
+        *self = Self { restarted: self.restarted, ..Self::since(now) };
+    }
+
+    pub fn last_heard(&self) -> u64 {
+        self.heard
+    }
+}
+
+impl Brain {
+    pub(crate) fn take_heartbeat(&mut self, session: Session, id: NodeId) -> Option<NodeId> {
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
+        node.watch.heard(now);
+        matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. }).then_some(id)
+    }
+
+    pub(crate) fn take_link_closed(&mut self, session: Session, id: NodeId, cause: String) -> Option<NodeId> {
+        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
+        node.link = None;
+        node.sent = None;
+        node.watch.stream_closed = true;
+        if matches!(node.record.life, NodeState::Preparing | NodeState::Ready) {
+            self.suspect(&id, EvidenceKind::StreamClosed { cause });
+        } else {
+            self.add_evidence(&id, EvidenceKind::StreamClosed { cause });
+        }
+        Some(id)
+    }
+
+    /// For a node that should be heard: sees to it that silence is noticed.
+    pub(crate) fn watch_presence(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get(id) else { return };
+        let silent = now.saturating_sub(node.watch.heard);
+        // Without a link (after a restart of the head) the agent may still be on its way back.
+        let patience = if node.link.is_some() { self.config.suspect_after } else { self.config.suspect_after + self.config.replace_after };
+        if silent >= patience {
+            self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
+        } else {
+            let at = node.watch.heard + patience;
+            self.wake_at(id, at);
+        }
+    }
+
+    fn suspect(&mut self, id: &NodeId, kind: EvidenceKind) {
+        let why = kind.to_string();
+        let evidence = vec![Evidence { at: self.clock.wall(), kind }];
+        self.enter(id, NodeState::Suspect { evidence }, &why);
+        self.update_brake();
+    }
+
+    pub(crate) fn add_evidence(&mut self, id: &NodeId, kind: EvidenceKind) {
+        let at = self.clock.wall();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if let NodeState::Suspect { evidence } | NodeState::Down { evidence } = &mut node.record.life {
+            if evidence.len() >= EVIDENCE_KEPT {
+                evidence.remove(EVIDENCE_KEPT / 2);
+            }
+            evidence.push(Evidence { at, kind });
+        }
+    }
+
+    pub(crate) fn notice_lag(&mut self, by_ms: u64) {
+        let suspects: Vec<NodeId> =
+            self.nodes.values().filter(|n| matches!(n.record.life, NodeState::Suspect { .. })).map(|n| n.record.id.clone()).collect();
+        for id in &suspects {
+            self.add_evidence(id, EvidenceKind::HeadLag { by_ms });
+        }
+        self.event(None, EventKind::Head, format!("the head was late by {by_ms} ms; every deadline is stretched by that"));
+    }
+
+    pub(crate) fn drive_suspect(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get(id) else { return };
+        if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
+            return self.welcome_back(id, "it is heard again");
+        }
+        self.dial(id);
+        let Some(node) = self.nodes.get(id) else { return };
+        let silent = now.saturating_sub(node.watch.heard);
+        let agent_is_dead = node.watch.stream_closed && matches!(node.watch.last_dial, Some((_, DialOutcome::Refused)));
+        let answered = matches!(node.watch.last_dial, Some((at, DialOutcome::Answered)) if now.saturating_sub(at) < 2 * REDIAL_EVERY);
+        let was_dialed = node.watch.last_dial.is_some();
+        if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
+            // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
+            self.restart_agent(id, "the machine answers and its agent does not");
+        }
+        let limit = if answered { self.config.deaf_after } else { self.config.down_after };
+        if silent >= limit && was_dialed {
+            return self.condemn(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
+        }
+        let node = &self.nodes[id];
+        let at = (node.watch.heard + limit).min(now + REDIAL_EVERY);
+        self.wake_at(id, at);
+    }
+
+    fn condemn(&mut self, id: &NodeId, kind: EvidenceKind) {
+        self.add_evidence(id, kind);
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let NodeState::Suspect { evidence } = node.record.life.clone() else { return };
+        node.watch.condemned = Some(now);
+        let details = Self::evidence_details(&evidence);
+        self.event_with(Some(id), EventKind::Verdict, "the node is down".to_owned(), details);
+        self.enter(id, NodeState::Down { evidence }, "nothing is heard of it");
+        self.update_brake();
+        self.listing.wanted_now = true;
+    }
+
+    pub(crate) fn drive_down(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get(id) else { return };
+        if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
+            return self.welcome_back(id, "it is heard again");
+        }
+        self.dial(id);
+        if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
+            self.restart_agent(id, "the node is down");
+        }
+        let is_worker = self.nodes[id].is_worker();
+        if self.config.machines_are_owned || !is_worker {
+            // Nothing destructive is left for such a node; keep trying.
+            return self.wake_at(id, now + RESTART_EVERY);
+        }
+        if self.brake {
+            return self.wake_at(id, now + REDIAL_EVERY);
+        }
+        let node = self.nodes.get_mut(id).expect("looked up above");
+        let due = *node.watch.condemned.get_or_insert(now) + self.config.replace_after;
+        if now < due {
+            return self.wake_at(id, due.min(now + REDIAL_EVERY));
+        }
+        self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
+        self.enter(id, NodeState::Terminating { reason: "down, and not brought back".to_owned() }, "to be replaced");
+    }
+
+    fn welcome_back(&mut self, id: &NodeId, why: &str) {
+        let life = if self.has_what_it_is_to_run(id) { NodeState::Ready } else { NodeState::Preparing };
+        self.enter(id, life, why);
+        self.services_changed = true;
+        self.update_brake();
+    }
+
+    fn dial(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let (Some(address), Some(facts)) = (node.record.address.clone(), &node.facts) else {
+            // Never linked in this head's life: the address may be known all the same, the port is the usual one.
+            node.watch.last_dial.get_or_insert((now, DialOutcome::TimedOut));
+            return;
+        };
+        if node.watch.dialing_since.is_some_and(|since| now.saturating_sub(since) < DIAL_LOST_AFTER) {
+            return;
+        }
+        // A machine whose agent is gone answers at once: look again soon, since it may be back.
+        if node.watch.last_dial.is_some_and(|(at, _)| now.saturating_sub(at) < REDIAL_EVERY / 2) {
+            return;
+        }
+        node.watch.dialing_since = Some(now);
+        let (generation, port) = (node.record.generation, facts.health_port);
+        self.act(Action::DialBack { node: id.clone(), generation, address, port });
+    }
+
+    pub(crate) fn take_dial(&mut self, id: NodeId, generation: Generation, outcome: DialOutcome) -> Option<NodeId> {
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        node.watch.dialing_since = None;
+        node.watch.last_dial = Some((now, outcome));
+        self.add_evidence(&id, EvidenceKind::DialBack { outcome });
+        Some(id)
+    }
+
+    fn restart_agent(&mut self, id: &NodeId, why: &str) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let recently = node.watch.restarted.is_some_and(|at| now.saturating_sub(at) < RESTART_EVERY);
+        let Some(instance) = node.record.instance.clone().filter(|_| !recently && !node.in_flight) else { return };
+        node.watch.restarted = Some(now);
+        node.in_flight = true;
+        let generation = node.record.generation;
+        self.event(Some(id), EventKind::Decision, format!("restart the agent: {why}"));
+        self.act(Action::RestartAgent { node: id.clone(), generation, instance });
+    }
+
+    pub(crate) fn take_restarted(&mut self, id: NodeId, generation: Generation, result: Result<(), Failure>) -> Option<NodeId> {
+        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        node.in_flight = false;
+        if let Err(failure) = result {
+            self.event(Some(&id), EventKind::Node, format!("the agent could not be restarted: {}", failure.message));
+            self.listing.wanted_now = true;
+        }
+        Some(id)
+    }
+
+    /// The provider itself says that the instance does not run: no guess, so no brake.
+    pub(crate) fn provider_says_lost(&mut self, id: &NodeId, says: &str) {
+        let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
+        let details = Self::evidence_details(&evidence);
+        self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
+        self.enter(id, NodeState::Terminating { reason: format!("the provider says: {says}") }, "its instance is lost");
+        self.update_brake();
+    }
+
+    /// Many nodes silent together point at the head or its network, not at the nodes: nothing is terminated meanwhile.
+    fn update_brake(&mut self) {
+        let workers = || self.nodes.values().filter(|n| n.is_worker() && !n.record.life.is_leaving());
+        let all = workers().count();
+        let silent = workers().filter(|n| matches!(n.record.life, NodeState::Suspect { .. } | NodeState::Down { .. })).count();
+        let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all);
+        if brake == self.brake {
+            return;
+        }
+        self.brake = brake;
+        if brake {
+            let message = format!("{silent} of {all} workers are silent together: no node is terminated for silence until that ends");
+            self.event(None, EventKind::Alarm, message);
+        } else {
+            self.event(None, EventKind::Decision, "the brake is released: too few workers are silent for a common cause".to_owned());
+            // Verdicts made under the brake get their full time again.
+            for node in self.nodes.values_mut() {
+                node.watch.condemned = None;
+            }
+        }
+    }
+
+    pub(crate) fn is_braking(&self) -> bool {
+        self.brake
+    }
+}

@@ -1,0 +1,127 @@
+//! What each node is to run: services start when what they come after is ready, and a change that restarts processes
+//! goes from node to node.
+
+use std::collections::BTreeSet;
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
+use cloudtik_model::report::ServiceState;
+use cloudtik_model::{NodeId, ServiceKey};
+
+use crate::{Action, Brain, Node, SentGoal, Session};
+
+impl Brain {
+    /// Sends the node its goal if it differs from what was sent over this link.
+    pub(crate) fn update_goal(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let Some(session) = node.link else { return };
+        let drain = matches!(node.record.life, NodeState::Draining { .. });
+        let start = if drain { BTreeSet::new() } else { self.may_start(node) };
+        let revision = node.record.revision;
+        if node.sent.as_ref().is_some_and(|s| {
+            s.session == session && s.revision == revision && s.start == start && s.drain == drain
+        }) {
+            return;
+        }
+        self.next_version += 1;
+        // Higher than any version of an earlier head, whose epoch was lower.
+        let version = (self.epoch.0 << 32) | self.next_version;
+        let sent = SentGoal { session, version, revision, start: start.clone(), drain };
+        self.nodes.get_mut(id).expect("looked up above").sent = Some(sent);
+        self.act(Action::SendGoal { node: id.clone(), session, version, revision, start, drain });
+    }
+
+    /// The services of a node that may start: those whose predecessors are ready, and those that run already.
+    fn may_start(&self, node: &Node) -> BTreeSet<ServiceKey> {
+        let Some(spec) = &self.cluster.spec else { return BTreeSet::new() };
+        spec.services_on(&node.record.node_type)
+            .filter(|placement| {
+                let runs = node.services.get(&placement.key).is_some_and(|s| {
+                    matches!(s.state, ServiceState::Starting | ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff)
+                });
+                runs || placement.after.iter().all(|key| self.is_ready_everywhere(key))
+            })
+            .map(|placement| placement.key.clone())
+            .collect()
+    }
+
+    /// Whether a service runs, and is ready on every node that is there and is to run it.
+    fn is_ready_everywhere(&self, key: &ServiceKey) -> bool {
+        let Some(placement) = self.cluster.spec.iter().flat_map(|s| &s.services).find(|s| s.key == *key) else { return false };
+        let mut ready = 0;
+        for node in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && !n.record.life.is_leaving()) {
+            match node.services.get(key).map(|s| s.state) {
+                Some(ServiceState::Ready) => ready += 1,
+                // A node that is not there cannot hold up the others.
+                _ if node.link.is_none() => {}
+                _ => return false,
+            }
+        }
+        ready > 0
+    }
+
+    pub(crate) fn has_what_it_is_to_run(&self, id: &NodeId) -> bool {
+        let Some(node) = self.nodes.get(id) else { return false };
+        let Some(spec) = &self.cluster.spec else { return false };
+        let Some(sent) = node.sent.as_ref().filter(|s| node.acknowledged >= s.version) else { return false };
+        spec.services_on(&node.record.node_type).all(|placement| {
+            node.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version)
+        })
+    }
+
+    pub(crate) fn take_goal_ack(&mut self, session: Session, id: NodeId, version: u64, refusal: Option<String>) -> Option<NodeId> {
+        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
+        match refusal {
+            None => node.acknowledged = node.acknowledged.max(version),
+            Some(refusal) => self.event(Some(&id), EventKind::Alarm, format!("the agent refused its goal: {refusal}")),
+        }
+        Some(id)
+    }
+
+    /// A service changed somewhere, or the specification did: goals may change anywhere.
+    pub(crate) fn reconsider_goals(&mut self) {
+        self.advance_revisions();
+        let linked: Vec<NodeId> = self.nodes.values().filter(|n| n.link.is_some()).map(|n| n.record.id.clone()).collect();
+        for id in linked {
+            match self.nodes[&id].record.life {
+                NodeState::Preparing | NodeState::Ready | NodeState::Draining { .. } => self.drive(&id),
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets nodes take the newest revision: all at once where no process restarts, else one when the last has settled.
+    pub(crate) fn advance_revisions(&mut self) {
+        let Some(spec) = &self.cluster.spec else { return };
+        let (newest, rolling) = (spec.revision, spec.rolling);
+        let mut behind: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|n| n.record.revision < newest && !n.record.life.is_leaving())
+            .map(|n| n.record.id.clone())
+            .collect();
+        if behind.is_empty() {
+            return;
+        }
+        if rolling {
+            let unsettled = self.nodes.values().any(|n| {
+                n.record.revision == newest
+                    && !n.record.life.is_leaving()
+                    && !(n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id))
+            });
+            // Nodes that run nothing yet have nothing to keep up: they need not wait.
+            behind.retain(|id| self.nodes[id].services.is_empty() || !unsettled);
+            let mut took_one = false;
+            behind.sort_by_key(|id| !id.is_head());
+            behind.retain(|id| self.nodes[id].services.is_empty() || !std::mem::replace(&mut took_one, true));
+        }
+        for id in behind {
+            self.nodes.get_mut(&id).expect("listed above").record.revision = newest;
+            self.store_node(&id);
+            let life = self.nodes[&id].record.life.clone();
+            if life == NodeState::Ready {
+                self.enter(&id, NodeState::Preparing, &format!("taking revision {newest}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What the provider's list means: an instance that a launch left behind is adopted, one that nobody knows is deleted,
+//! one that is missing is lost, but only once "not visible yet" is no explanation any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::{Instance, InstanceState, NodeState};
+use cloudtik_model::NodeId;
+
+use crate::{Action, Brain, Failure};
+
+/// The least time between two lists, in milliseconds.
+const LIST_PAUSE: u64 = 1_000;
+/// A list that has not come back after this, in milliseconds, is asked for again.
+const LIST_LOST_AFTER: u64 = 60_000;
+
+impl Brain {
+    pub(crate) fn listing_due(&self) -> Option<u64> {
+        let listing = &self.listing;
+        Some(if listing.in_flight {
+            listing.asked + LIST_LOST_AFTER
+        } else if listing.wanted_now {
+            listing.next.saturating_sub(self.config.list_every.saturating_sub(LIST_PAUSE))
+        } else {
+            listing.next
+        })
+    }
+
+    pub(crate) fn look_at_list(&mut self) {
+        let now = self.clock.now();
+        if self.listing_due().is_some_and(|due| due <= now) {
+            self.listing.in_flight = true;
+            self.listing.wanted_now = false;
+            self.listing.asked = now;
+            self.listing.next = now + self.config.list_every;
+            self.act(Action::ListInstances);
+        }
+    }
+
+    pub(crate) fn take_list(&mut self, result: Result<Vec<Instance>, Failure>) {
+        let asked = self.listing.asked;
+        self.listing.in_flight = false;
+        let instances = match result {
+            Ok(instances) => instances,
+            Err(failure) => {
+                // Unknown is not gone: nothing follows from a list that failed.
+                self.event(None, EventKind::Node, format!("the provider's list failed: {}", failure.message));
+                return;
+            }
+        };
+        let mut orphans = BTreeSet::new();
+        let mut listed: BTreeMap<NodeId, Instance> = BTreeMap::new();
+        for instance in instances {
+            if instance.state == InstanceState::Terminated {
+                continue;
+            }
+            match self.nodes.get(&instance.node) {
+                Some(n) if n.record.generation == instance.generation && n.record.life != NodeState::Gone => {
+                    match &n.record.instance {
+                        Some(known) if *known != instance.id => {
+                            orphans.insert(instance.id.clone());
+                            self.sweep(&instance);
+                        }
+                        _ => {
+                            listed.insert(instance.node.clone(), instance);
+                        }
+                    }
+                }
+                // A generation that this head never made up cannot be: the store is ahead of every launch.
+                _ => {
+                    orphans.insert(instance.id.clone());
+                    self.sweep(&instance);
+                }
+            }
+        }
+        self.listing.suspects = orphans;
+        if !self.listing.suspects.is_empty() {
+            self.listing.wanted_now = true;
+        }
+        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.compare(&id, listed.remove(&id), asked);
+            self.look_at(&id);
+        }
+    }
+
+    /// An instance that no node of ours has. The head's own node is never swept: its maker is the launcher.
+    fn sweep(&mut self, instance: &Instance) {
+        if instance.node.is_head() {
+            return;
+        }
+        if !self.listing.suspects.contains(&instance.id) {
+            return;
+        }
+        let message = format!("delete the orphan {} ({}, generation {})", instance.id, instance.node, instance.generation);
+        self.event(None, EventKind::Decision, message);
+        self.act(Action::Delete { node: instance.node.clone(), generation: instance.generation, instance: instance.id.clone() });
+    }
+
+    /// What a list that was asked for at `asked` says of one node.
+    fn compare(&mut self, id: &NodeId, listed: Option<Instance>, asked: u64) {
+        let visibility = self.config.visibility;
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        match listed {
+            Some(instance) => {
+                node.unlisted_since = None;
+                let running = matches!(instance.state, InstanceState::Running | InstanceState::Starting);
+                let state = instance.state;
+                if node.record.instance.is_none() {
+                    self.adopt(id, instance, "found");
+                } else if node.record.address.is_none() && instance.address.is_some() {
+                    node.record.address = instance.address;
+                    self.store_node(id);
+                }
+                let node = &self.nodes[id];
+                if !running && node.is_worker() && !node.record.life.is_leaving() && node.entered < asked {
+                    self.provider_says_lost(id, state.name());
+                }
+            }
+            None if !node.record.life.may_exist() || id.is_head() => {}
+            None => {
+                let since = *node.unlisted_since.get_or_insert(asked);
+                let silent = node.link.is_none();
+                // Entered before the list was asked for, and missing for as long as the provider may hide an instance.
+                let sure = node.entered < asked && asked.saturating_sub(since) >= visibility && since > node.entered;
+                if !sure || !silent {
+                    return;
+                }
+                match &node.record.life {
+                    NodeState::Terminating { .. } => self.forget(id, "the provider lists no instance of it"),
+                    NodeState::Launched | NodeState::Joined | NodeState::Down { .. } | NodeState::Suspect { .. } => {
+                        self.provider_says_lost(id, "it lists no such instance");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// A launch whose outcome is unknown is over when the provider, asked for long enough, lists nothing of it.
+    pub(crate) fn drive_unknown_launch(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        self.listing.wanted_now = true;
+        let Some(node) = self.nodes.get(id) else { return };
+        let since = node.unlisted_since.unwrap_or(now);
+        if self.config.visibility == 0 && node.unlisted_since.is_some_and(|since| since > node.entered) {
+            return self.forget(id, "the provider lists no instance of it");
+        }
+        self.wake_at(id, (since + self.config.visibility).max(now + LIST_PAUSE));
+    }
+}

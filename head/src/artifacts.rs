@@ -1,0 +1,190 @@
+//! Software by content: fetched once through the ecosystem's own client, packed into an archive that is the same
+//! wherever it is made, kept under its SHA-256, served to agents.
+//!
+//! ```text
+//! DIGEST.tar            an archive
+//! index/KEY.json        what a source (by its own SHA-256) became
+//! .fetch-KEY/           a fetch under way; .fetch-KEY.lock is held meanwhile, also against other heads of this user
+//! ```
+
+mod fetch;
+mod pack;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use cloudtik_model::goal::Artifact;
+use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::pki::sha256_hex;
+use cloudtik_runtimes::planner::{Availability, Wanted};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// The first pause after a fetch that failed; it doubles with each failure in a row.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+
+/// A cheap handle.
+#[derive(Clone)]
+pub struct ArtifactStore {
+    directory: PathBuf,
+    state: Arc<Mutex<BTreeMap<String, State>>>,
+    /// Grows when an artifact has arrived.
+    arrivals: watch::Sender<u64>,
+    tasks: TaskTracker,
+}
+
+enum State {
+    Here(Artifact),
+    Fetching { name: String, progress: String },
+    Failed { name: String, error: String, again: Instant, failures: u32 },
+}
+
+impl ArtifactStore {
+    pub fn open(directory: &Path, tasks: TaskTracker) -> anyhow::Result<Self> {
+        create_private_directory(&directory.join("index")).with_context(|| format!("making {}", directory.display()))?;
+        Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals: watch::Sender::new(0), tasks })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
+        self.state.lock().expect("nothing panics while holding the lock")
+    }
+
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
+    }
+
+    /// The archive of a digest, if it is here.
+    pub fn archive(&self, digest: &str) -> Option<PathBuf> {
+        if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let path = self.directory.join(format!("{digest}.tar"));
+        path.exists().then_some(path)
+    }
+
+    /// What there is of some software.
+    pub fn availability(&self, wanted: &Wanted) -> Availability {
+        let key = key(wanted);
+        let mut state = self.state();
+        if let Some(State::Here(artifact)) = state.get(&key) {
+            return Availability::Here(artifact.clone());
+        }
+        if let Some(artifact) = self.indexed(&key) {
+            state.insert(key, State::Here(artifact.clone()));
+            return Availability::Here(artifact);
+        }
+        Availability::Coming("fetched by the head".to_owned())
+    }
+
+    fn indexed(&self, key: &str) -> Option<Artifact> {
+        let artifact: Artifact = serde_json::from_slice(&fs::read(self.index(key)).ok()?).ok()?;
+        // An index without its archive (somebody cleaned up) is fetched again.
+        (fs::metadata(self.archive(&artifact.digest)?).ok()?.len() == artifact.size).then_some(artifact)
+    }
+
+    fn index(&self, key: &str) -> PathBuf {
+        self.directory.join("index").join(format!("{key}.json"))
+    }
+
+    /// What is being fetched, and what failed, for people.
+    pub fn progress(&self) -> Vec<String> {
+        let describe = |state: &State| match state {
+            State::Here(_) => None,
+            State::Fetching { name, progress } => Some(format!("{name}: {progress}")),
+            State::Failed { name, error, again, .. } => {
+                let seconds = again.saturating_duration_since(Instant::now()).as_secs();
+                Some(format!("{name}: {error} (next try in {seconds} s)"))
+            }
+        };
+        self.state().values().filter_map(describe).collect()
+    }
+
+    /// Begins to fetch what is missing and not being fetched.
+    pub fn fetch(&self, wanted: &Wanted) {
+        let key = key(wanted);
+        let failures = match self.state().get(&key) {
+            Some(State::Here(_) | State::Fetching { .. }) => return,
+            Some(State::Failed { failures, .. }) => *failures,
+            None => 0,
+        };
+        self.state().insert(key.clone(), State::Fetching { name: wanted.name.clone(), progress: "starting".to_owned() });
+        let (own, wanted) = (self.clone(), wanted.clone());
+        self.tasks.spawn(async move { own.fetch_until_here(&key, &wanted, failures).await });
+    }
+
+    async fn fetch_until_here(&self, key: &str, wanted: &Wanted, mut failures: u32) {
+        loop {
+            let started = Instant::now();
+            match self.fetch_once(key, wanted).await {
+                Ok(artifact) => {
+                    tracing::info!(artifact = wanted.name, digest = artifact.digest, size = artifact.size, seconds = started.elapsed().as_secs(), "fetched");
+                    self.state().insert(key.to_owned(), State::Here(artifact));
+                    self.arrivals.send_modify(|n| *n += 1);
+                    return;
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(artifact = wanted.name, "cannot fetch: {error}");
+                    failures += 1;
+                    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, failures };
+                    self.state().insert(key.to_owned(), failed);
+                    self.arrivals.send_modify(|n| *n += 1);
+                    tokio::time::sleep(pause).await;
+                    self.say(key, &wanted.name, "trying again");
+                }
+            }
+        }
+    }
+
+    fn say(&self, key: &str, name: &str, progress: &str) {
+        self.state().insert(key.to_owned(), State::Fetching { name: name.to_owned(), progress: progress.to_owned() });
+    }
+
+    async fn fetch_once(&self, key: &str, wanted: &Wanted) -> anyhow::Result<Artifact> {
+        let lock_path = self.directory.join(format!(".fetch-{key}.lock"));
+        self.say(key, &wanted.name, "waiting for another cluster that fetches it");
+        let _lock = tokio::task::spawn_blocking(move || -> std::io::Result<File> {
+            let lock = File::create(lock_path)?;
+            lock.lock()?;
+            Ok(lock)
+        })
+        .await?
+        .context("locking the fetch")?;
+        if let Some(artifact) = self.indexed(key) {
+            return Ok(artifact);
+        }
+        let work = self.directory.join(format!(".fetch-{key}"));
+        let _ = fs::remove_dir_all(&work);
+        create_private_directory(&work).with_context(|| format!("making {}", work.display()))?;
+        let tree = work.join("tree");
+        fs::create_dir(&tree)?;
+        let said = |progress: &str| self.say(key, &wanted.name, progress);
+        let result = fetch::fetch(&wanted.source, &work, &tree, &said).await;
+        if let Err(error) = result {
+            let _ = fs::remove_dir_all(&work);
+            return Err(error);
+        }
+        said("packing");
+        let (directory, name, work_path) = (self.directory.clone(), wanted.name.clone(), work.clone());
+        let artifact = tokio::task::spawn_blocking(move || -> anyhow::Result<Artifact> {
+            let archive = work_path.join("archive.tar");
+            let (digest, size) = pack::pack(&tree, &archive).context("packing")?;
+            fs::rename(&archive, directory.join(format!("{digest}.tar")))?;
+            fs::remove_dir_all(&work_path)?;
+            Ok(Artifact { name, digest, size })
+        })
+        .await??;
+        write_atomically(&self.index(key), &serde_json::to_vec(&artifact)?, 0o600).context("writing the index")?;
+        Ok(artifact)
+    }
+}
+
+fn key(wanted: &Wanted) -> String {
+    sha256_hex(format!("{:?}", wanted.source).as_bytes())
+}

@@ -1,0 +1,245 @@
+//! The services for agents: joining, the bus, sessions' far ends and artifacts.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use cloudtik_brain::{Input, Reply, Session};
+use cloudtik_model::report::Facts;
+use cloudtik_model::{Generation, NodeId};
+use cloudtik_protocol::convert::report_from_wire;
+use cloudtik_protocol::pki::{self, Peer};
+use cloudtik_protocol::transport::Caller;
+use cloudtik_protocol::wire::agent_frame::Topic;
+use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
+use cloudtik_protocol::wire::session_frame::Frame;
+use cloudtik_protocol::{PROTOCOL_VERSION, VERSION, wire};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::artifacts::ArtifactStore;
+use crate::hub::Hub;
+use crate::identity::Authority;
+use crate::mind::Mind;
+use crate::sessions::Sessions;
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+
+/// Bytes of an archive in one message.
+const CHUNK: usize = 256 << 10;
+/// Messages of an archive that wait to be sent.
+const CHUNKS: usize = 4;
+
+/// What the services for agents share.
+#[derive(Clone)]
+pub struct BusService {
+    pub settings: Arc<Settings>,
+    pub join_secret: Arc<Vec<u8>>,
+    pub authority: Arc<Authority>,
+    pub mind: Mind,
+    pub hub: Hub,
+    pub sessions: Sessions,
+    pub artifacts: ArtifactStore,
+    pub telemetry: Telemetry,
+    pub tasks: tokio_util::task::TaskTracker,
+}
+
+type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl BusService {
+    fn refuse(&self, reason: &'static str, status: Status) -> Status {
+        self.telemetry.refuse(reason);
+        tracing::warn!(reason, "refused: {}", status.message());
+        status
+    }
+
+    /// The node that called, by its certificate.
+    fn node<T>(&self, request: &Request<T>) -> Result<(NodeId, Generation), Status> {
+        match request.extensions().get::<Caller>() {
+            Some(Caller::Certified(Peer::Node { id, generation })) => Ok((id.clone(), *generation)),
+            _ => Err(self.refuse("not-a-node", Status::unauthenticated("a node's certificate is needed"))),
+        }
+    }
+
+    fn check_version(&self, version: u32) -> Result<(), Status> {
+        if version == PROTOCOL_VERSION {
+            return Ok(());
+        }
+        let advice = if version < PROTOCOL_VERSION { "upgrade the agent" } else { "upgrade the head" };
+        let message = format!("the agent speaks protocol {version}, the head {PROTOCOL_VERSION}: {advice}");
+        Err(self.refuse("protocol-version", Status::failed_precondition(message)))
+    }
+
+    fn token_is_right(&self, node: &NodeId, generation: Generation, token: &str) -> bool {
+        if token.is_empty() {
+            return false;
+        }
+        if node.is_head() {
+            return generation == self.settings.generation
+                && pki::secrets_match(&pki::sha256_hex(token.as_bytes()), &self.settings.head_token_sha256);
+        }
+        pki::secrets_match(token, &pki::join_token(&self.join_secret, node, generation))
+    }
+
+    /// Brings the frames of one link to the brain until it ends; says why.
+    async fn listen(&self, session: Session, node: &NodeId, generation: Generation, mut frames: Streaming<wire::AgentFrame>) -> String {
+        loop {
+            let frame = match frames.message().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return "the agent ended it".to_owned(),
+                Err(status) => return format!("it broke: {}", status.message()),
+            };
+            match frame.topic {
+                Some(Topic::Heartbeat(_)) => self.mind.tell_if_idle(Input::Heartbeat { session, node: node.clone() }),
+                Some(Topic::Report(report)) => {
+                    let mut services = Vec::new();
+                    for service in &report.services {
+                        match report_from_wire(service) {
+                            Ok(service) => services.extend(service),
+                            Err(error) => {
+                                self.telemetry.refuse("malformed-frame");
+                                return format!("the agent sent nonsense: {error}");
+                            }
+                        }
+                    }
+                    self.mind.tell(Input::Reported { session, node: node.clone(), complete: report.complete, services }).await;
+                }
+                Some(Topic::GoalAck(ack)) => {
+                    let refusal = (!ack.refusal.is_empty()).then_some(ack.refusal);
+                    self.mind.tell(Input::GoalAcknowledged { session, node: node.clone(), version: ack.version, refusal }).await;
+                }
+                Some(Topic::Identity(request)) => self.renew(session, node, generation, &request.certificate_request).await,
+                Some(Topic::Result(result)) => self.sessions.refused(&result.id, &result.error),
+                Some(Topic::Goodbye(goodbye)) => return goodbye.reason,
+                Some(Topic::Hello(_)) => return "the agent said hello twice".to_owned(),
+                // A newer agent's topic.
+                None => {}
+            }
+        }
+    }
+
+    /// Renews a node's certificate: for the key that it joined with and no other.
+    async fn renew(&self, session: Session, node: &NodeId, generation: Generation, request: &[u8]) {
+        let address = self.mind.ask({
+            let node = node.clone();
+            move |brain| brain.node(&node).map(|n| (n.record.key, n.record.generation, n.record.address))
+        });
+        let granted = match (pki::request_fingerprint(request), address.await) {
+            (Ok(key), Ok(Some((known, present, address)))) if known.as_ref() == Some(&key) && present == generation => {
+                self.authority.certify(request, node, generation, &address.unwrap_or_default()).map_err(|e| e.to_string())
+            }
+            (Err(error), _) => Err(error.to_string()),
+            _ => Err("the key is not the one that the node joined with".to_owned()),
+        };
+        let reply = match granted {
+            Ok(chain) => wire::IdentityReply { chain: chain.iter().map(|c| c.to_vec().into()).collect(), refusal: String::new() },
+            Err(refusal) => {
+                self.telemetry.refuse("renewal");
+                tracing::warn!(%node, "refused to renew a certificate: {refusal}");
+                wire::IdentityReply { chain: Vec::new(), refusal }
+            }
+        };
+        self.hub.send(session, HeadTopic::Identity(reply));
+    }
+}
+
+#[tonic::async_trait]
+impl wire::join_server::Join for BusService {
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
+        let join = request.into_inner();
+        self.check_version(join.protocol_version)?;
+        let invalid = |error: &dyn std::fmt::Display| self.refuse("malformed-join", Status::invalid_argument(error.to_string()));
+        let node: NodeId = join.node.parse().map_err(|e| invalid(&e))?;
+        let generation = Generation(join.generation);
+        let key = pki::request_fingerprint(&join.certificate_request).map_err(|e| invalid(&e))?;
+        let token = self.token_is_right(&node, generation, &join.token);
+        let address = join.address.clone();
+        let asked = self.mind.request(|request| Input::JoinAsked { request, node, generation, key, token, address }).await;
+        match asked {
+            Ok(Ok(Reply::Admit { node, generation, address })) => {
+                let chain = self.authority.certify(&join.certificate_request, &node, generation, &address);
+                let chain = chain.map_err(|e| Status::internal(e.to_string()))?;
+                tracing::info!(%node, %generation, address, version = join.agent_version, "joined");
+                Ok(Response::new(wire::JoinReply { chain: chain.iter().map(|c| c.to_vec().into()).collect() }))
+            }
+            Ok(Err(reason)) => Err(self.refuse("join", Status::permission_denied(reason))),
+            Ok(Ok(Reply::Done { .. })) | Err(_) => Err(Status::unavailable("the head is stopping")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl wire::bus_server::Bus for BusService {
+    type ConnectStream = Frames<wire::HeadFrame>;
+    type SessionStream = Frames<wire::SessionFrame>;
+
+    async fn connect(&self, request: Request<Streaming<wire::AgentFrame>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let (node, generation) = self.node(&request)?;
+        let mut frames = request.into_inner();
+        let Some(wire::AgentFrame { topic: Some(Topic::Hello(hello)) }) = frames.message().await? else {
+            return Err(self.refuse("no-hello", Status::invalid_argument("the first frame must be a hello")));
+        };
+        self.check_version(hello.protocol_version)?;
+        if hello.node != node.as_str() || hello.generation != generation.0 {
+            let message = format!("{node}, generation {generation}, says that it is {}, generation {}", hello.node, hello.generation);
+            return Err(self.refuse("foreign-id", Status::permission_denied(message)));
+        }
+        let facts: Facts = serde_json::from_slice(&hello.facts)
+            .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;
+        let (session, outgoing) = self.hub.open(&node);
+        let heartbeat_ms = self.settings.heartbeat_ms as u32;
+        let welcome = wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms };
+        self.hub.send(session, HeadTopic::Welcome(welcome));
+        self.mind.tell(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
+        let own = self.clone();
+        self.tasks.spawn(async move {
+            let cause = own.listen(session, &node, generation, frames).await;
+            own.hub.close(session);
+            own.mind.tell(Input::LinkClosed { session, node, cause }).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (node, _) = self.node(&request)?;
+        let mut frames = request.into_inner();
+        let Some(wire::SessionFrame { frame: Some(Frame::Attach(id)) }) = frames.message().await? else {
+            return Err(self.refuse("malformed-frame", Status::invalid_argument("the first frame must attach")));
+        };
+        let Some(outgoing) = self.sessions.attach(&id, &node, frames) else {
+            return Err(self.refuse("foreign-session", Status::not_found("nobody waits for this session")));
+        };
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing).map(Ok))))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::artifacts_server::Artifacts for BusService {
+    type FetchStream = Frames<wire::Chunk>;
+
+    async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        self.node(&request)?;
+        let request = request.into_inner();
+        let path = self.artifacts.archive(&request.digest).ok_or_else(|| Status::not_found("there is no such artifact"))?;
+        let mut file = tokio::fs::File::open(path).await.map_err(|e| Status::internal(format!("cannot read the artifact: {e}")))?;
+        file.seek(std::io::SeekFrom::Start(request.offset)).await.map_err(|e| Status::internal(e.to_string()))?;
+        let (sender, receiver) = mpsc::channel(CHUNKS);
+        self.tasks.spawn(async move {
+            loop {
+                let mut data = Vec::with_capacity(CHUNK);
+                let chunk = match (&mut file).take(CHUNK as u64).read_to_end(&mut data).await {
+                    Ok(0) => return,
+                    Ok(_) => Ok(wire::Chunk { data: data.into() }),
+                    Err(error) => Err(Status::internal(format!("cannot read the artifact: {error}"))),
+                };
+                let failed = chunk.is_err();
+                if sender.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

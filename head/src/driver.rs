@@ -1,0 +1,253 @@
+//! Executes the brain's actions. It has no choice to make: what cannot be done comes back to the brain as an input.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloudtik_brain::{Action, Failure, Input, NodeView, Session};
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::node::DialOutcome;
+use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_protocol::wire::GoalDocument;
+use cloudtik_protocol::wire::head_frame::Topic;
+use cloudtik_protocol::{pki, tls};
+use cloudtik_providers::{CreateNode, Error, NodeProvider};
+use cloudtik_runtimes::{NodeContext, View};
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::artifacts::ArtifactStore;
+use crate::hub::Hub;
+use crate::mind::{Deed, Mind};
+use crate::revisions::Revisions;
+use crate::settings::Settings;
+use crate::telemetry::Telemetry;
+
+/// A dial-back that takes longer is no answer.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
+/// Creations and deletions under way at once.
+const PARALLEL_CALLS: usize = 32;
+
+/// What executing needs.
+pub struct Driver {
+    pub settings: Arc<Settings>,
+    pub epoch: Epoch,
+    pub join_secret: Vec<u8>,
+    pub provider: Arc<dyn NodeProvider>,
+    pub mind: Mind,
+    pub hub: Hub,
+    pub revisions: Revisions,
+    pub artifacts: ArtifactStore,
+    pub view: View,
+    pub telemetry: Telemetry,
+    pub tasks: TaskTracker,
+    /// For dialling back: the head's identity as it is now.
+    pub client: watch::Receiver<Arc<rustls::ClientConfig>>,
+}
+
+/// The last goal that the brain wanted a node to have.
+struct Wish {
+    session: Session,
+    version: u64,
+    revision: u64,
+    start: std::collections::BTreeSet<ServiceKey>,
+    drain: bool,
+    node: Box<NodeView>,
+    sent: Vec<u8>,
+}
+
+impl Driver {
+    /// Executes deeds until the mind stops.
+    pub async fn run(self, mut deeds: mpsc::Receiver<Deed>) {
+        let calls = Arc::new(tokio::sync::Semaphore::new(PARALLEL_CALLS));
+        let mut wishes: BTreeMap<NodeId, Wish> = BTreeMap::new();
+        let mut arrivals = self.artifacts.arrivals();
+        loop {
+            tokio::select! {
+                deed = deeds.recv() => match deed {
+                    Some(deed) => self.execute(deed, &mut wishes, &calls),
+                    None => return,
+                },
+                Ok(()) = arrivals.changed() => {
+                    // What waited for software may go on.
+                    for wish in wishes.values_mut() {
+                        self.send_goal(wish);
+                    }
+                }
+            }
+        }
+    }
+
+    fn execute(&self, deed: Deed, wishes: &mut BTreeMap<NodeId, Wish>, calls: &Arc<tokio::sync::Semaphore>) {
+        match deed.action {
+            Action::Create { node, generation, node_type } => {
+                let request = self.create_request(&node, generation, &node_type);
+                self.call("create", calls, move |provider| async move {
+                    let result = provider.create(&request).await;
+                    (result.is_ok(), Input::Created { node, generation, result: result.map_err(failure) })
+                });
+            }
+            Action::Delete { node, generation, instance } => self.call("delete", calls, move |provider| async move {
+                let result = provider.delete(&node, generation, &instance).await;
+                (result.is_ok(), Input::Deleted { node, generation, result: result.map_err(failure) })
+            }),
+            Action::RestartAgent { node, generation, instance } => self.call("restart-agent", calls, move |provider| async move {
+                let result = provider.restart_agent(&node, generation, &instance).await;
+                (result.is_ok(), Input::AgentRestarted { node, generation, result: result.map_err(failure) })
+            }),
+            Action::ListInstances => self.call("list", calls, |provider| async move {
+                let result = provider.list().await;
+                (result.is_ok(), Input::Listed { result: result.map_err(failure) })
+            }),
+            Action::DialBack { node, generation, address, port } => {
+                let (mind, tls) = (self.mind.clone(), self.client.borrow().clone());
+                let name = tls::server_name(&pki::node_name(&self.settings.cluster, &node));
+                self.tasks.spawn(async move {
+                    let outcome = dial_back(&address, port, &name, tls).await;
+                    mind.tell(Input::DialedBack { node, generation, outcome }).await;
+                });
+            }
+            Action::SendGoal { node, session, version, revision, start, drain } => {
+                let Some(view) = deed.node else { return };
+                let mut wish = Wish { session, version, revision, start, drain, node: view, sent: Vec::new() };
+                self.send_goal(&mut wish);
+                wishes.insert(node, wish);
+            }
+            Action::CloseLink { session, reason } => self.hub.dismiss(session, &reason),
+            // Answered by the mind itself.
+            Action::Reply { request, result } => self.mind.answer(request, result),
+        }
+    }
+
+    fn call<F, W>(&self, operation: &'static str, calls: &Arc<tokio::sync::Semaphore>, work: F)
+    where
+        F: FnOnce(Arc<dyn NodeProvider>) -> W + Send + 'static,
+        W: Future<Output = (bool, Input)> + Send,
+    {
+        let (provider, mind, telemetry, calls) = (self.provider.clone(), self.mind.clone(), self.telemetry.clone(), calls.clone());
+        self.tasks.spawn(async move {
+            let _permit = calls.acquire().await;
+            let (worked, input) = work(provider).await;
+            telemetry.call(operation, worked);
+            mind.tell(input).await;
+        });
+    }
+
+    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName) -> CreateNode {
+        let workers = self.revisions.latest().and_then(|(_, _, planner)| planner.cluster().workers.get(node_type).cloned());
+        let resources = self.settings.default_resources().map(|default| Resources {
+            cpus: workers.as_ref().and_then(|w| w.cpus).unwrap_or(default.cpus),
+            memory: workers.as_ref().and_then(|w| w.memory).unwrap_or(default.memory),
+        });
+        CreateNode {
+            node_type: node_type.clone(),
+            bootstrap: Bootstrap {
+                cluster: self.settings.cluster.clone(),
+                node: node.clone(),
+                generation,
+                node_type: node_type.clone(),
+                head: self.view.bus.clone(),
+                ca: self.settings.ca.clone(),
+                token: pki::join_token(&self.join_secret, node, generation),
+                address: None,
+                resources,
+                pinned: Vec::new(),
+                artifacts: self.settings.unpacked.as_ref().map(|p| p.display().to_string()),
+                heartbeat_ms: self.settings.heartbeat_ms,
+            },
+        }
+    }
+
+    fn send_goal(&self, wish: &mut Wish) {
+        let Some(document) = self.goal(wish) else { return };
+        let text = serde_json::to_vec(&document).expect("goals become JSON");
+        if text == wish.sent {
+            return;
+        }
+        wish.sent.clone_from(&text);
+        self.hub.send(wish.session, Topic::Goal(GoalDocument { version: wish.version, document: text.into() }));
+    }
+
+    fn goal(&self, wish: &Wish) -> Option<goal::Goal> {
+        let (record, facts) = (&wish.node.record, wish.node.facts.as_ref()?);
+        let mut document = goal::Goal {
+            node: record.id.clone(),
+            generation: record.generation,
+            epoch: self.epoch,
+            version: wish.version,
+            artifacts: Vec::new(),
+            services: Vec::new(),
+        };
+        if wish.drain {
+            return Some(document);
+        }
+        let Some(planner) = self.revisions.get(wish.revision) else {
+            tracing::error!(node = %record.id, revision = wish.revision, "there is no such revision; the node's goal is left as it is");
+            return None;
+        };
+        let context = NodeContext {
+            id: record.id.clone(),
+            node_type: record.node_type.clone(),
+            address: facts.address.clone(),
+            resources: Resources { cpus: facts.cpus, memory: facts.memory },
+            home: facts.home.clone(),
+            artifacts: facts.artifacts.clone(),
+            javas: facts.javas.clone(),
+        };
+        match planner.plan(&self.view, &context, &wish.start, &|wanted| self.artifacts.availability(wanted)) {
+            Ok(plan) => {
+                for wanted in &plan.missing {
+                    self.artifacts.fetch(wanted);
+                }
+                document.artifacts = plan.artifacts;
+                document.services = plan.services;
+                Some(document)
+            }
+            Err(error) => {
+                tracing::error!(node = %record.id, "cannot plan: {error}");
+                None
+            }
+        }
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    let mut message = error.to_string();
+    let mut next = std::error::Error::source(&error);
+    while let Some(source) = next {
+        message = format!("{message}: {source}");
+        next = source.source();
+    }
+    let retry_after = error.retry_after().map(|d| d.as_millis() as u64);
+    Failure { message, retry_after, permanent: error.is_permanent() }
+}
+
+/// Asks a node's health port whether its agent answers.
+async fn dial_back(
+    address: &str,
+    port: u16,
+    name: &rustls::pki_types::ServerName<'static>,
+    tls: Arc<rustls::ClientConfig>,
+) -> DialOutcome {
+    let ask = async {
+        let stream = TcpStream::connect((address, port)).await?;
+        let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name.clone(), stream).await?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    match tokio::time::timeout(DIAL_TIMEOUT, ask).await {
+        Ok(Ok(true)) => DialOutcome::Answered,
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => DialOutcome::Refused,
+        _ => DialOutcome::TimedOut,
+    }
+}
+
+/// The client side of an identity.
+pub fn client_config(root: &CertificateDer<'static>, identity: &pki::Identity) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    Ok(tls::client_config(root, Some(identity))?)
+}

@@ -1,0 +1,37 @@
+//! The head's body: everything that acts.
+//!
+//! Owns: the bus, the store, provider calls, artifacts, the gRPC and HTTP services. Must never: decide what the cluster
+//! should do; that is the brain's (`head/brain`), whose actions it executes and to whom it brings what came of them.
+//!
+//! | module | does |
+//! |---|---|
+//! | `mind` | the thread on which the brain runs: inputs in, one commit, actions out |
+//! | `driver` | executes actions: provider calls, dial-backs, goals |
+//! | `store` | records, events and revisions in one embedded database |
+//! | `hub` | the agents' links |
+//! | `bus` | the gRPC services for agents: join, bus, artifacts |
+//! | `admin` | the gRPC services for people: setup, administration |
+//! | `sessions` | programs run on nodes for somebody |
+//! | `artifacts` | software by content, fetched once |
+//! | `revisions` | descriptions of the cluster as they were accepted, and their planners |
+//! | `http` | `/metrics`, `/healthz`, `/readyz`, discovery for Prometheus |
+//! | `serve` | puts all of it together |
+
+pub mod settings;
+
+mod admin;
+mod artifacts;
+mod bus;
+mod driver;
+mod http;
+mod hub;
+mod identity;
+mod mind;
+mod revisions;
+mod serve;
+mod sessions;
+mod status;
+mod store;
+mod telemetry;
+
+pub use serve::serve;

@@ -1,0 +1,90 @@
+//! Descriptions of the cluster as they were accepted, by revision, and the planner of each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use cloudtik_config::diagnostics::InvalidFile;
+use cloudtik_config::Cluster;
+use cloudtik_model::RuntimeName;
+use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
+
+/// A description as somebody sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    pub cluster_file: String,
+    /// `<runtime>/<path>` → text.
+    #[serde(default)]
+    pub runtime_files: BTreeMap<String, String>,
+}
+
+impl Description {
+    /// Reads and checks everything; problems are as a person reads them.
+    pub fn planner(&self) -> Result<Planner, String> {
+        let name = "the cluster file";
+        let cluster = Cluster::read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
+        let mut folders: BTreeMap<RuntimeName, Folder> = BTreeMap::new();
+        for (path, text) in &self.runtime_files {
+            let Some((runtime, file)) = path.split_once('/') else { return Err(format!("{path:?} names no file of a runtime")) };
+            let runtime = RuntimeName::new(runtime).map_err(|e| e.to_string())?;
+            folders.entry(runtime).or_default().insert(file.to_owned(), text.clone());
+        }
+        let catalog = Catalog::of_cluster(&cluster, &folders, name, &self.cluster_file)
+            .map_err(|errors| errors.iter().map(|e: &InvalidFile| e.render(false, 100)).collect::<Vec<_>>().join("\n"))?;
+        let planner = Planner::new(cluster, catalog);
+        // Templates that cannot be filled in show here, not on a node.
+        changes::check(&planner).map_err(|e| chain(&e))?;
+        Ok(planner)
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+/// A cheap handle on every revision that may still be in use.
+#[derive(Clone)]
+pub struct Revisions(Arc<Mutex<BTreeMap<u64, (Description, Arc<Planner>)>>>);
+
+impl Revisions {
+    pub fn load(store: &Store) -> anyhow::Result<Self> {
+        let mut all = BTreeMap::new();
+        for (revision, document) in store.revisions()? {
+            let description: Description = serde_json::from_slice(&document)?;
+            // One that this version cannot read any more is no use; nodes that have it keep running what they run.
+            match description.planner() {
+                Ok(planner) => {
+                    all.insert(revision, (description, Arc::new(planner)));
+                }
+                Err(error) => tracing::warn!("revision {revision} is not readable any more: {error}"),
+            }
+        }
+        Ok(Self(Arc::new(Mutex::new(all))))
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (Description, Arc<Planner>)>> {
+        self.0.lock().expect("nothing panics while holding the lock")
+    }
+
+    pub fn put(&self, revision: u64, description: Description, planner: Planner) {
+        self.all().insert(revision, (description, Arc::new(planner)));
+    }
+
+    /// The planner of a revision.
+    pub fn get(&self, revision: u64) -> Option<Arc<Planner>> {
+        self.all().get(&revision).map(|(_, planner)| planner.clone())
+    }
+
+    /// The latest revision, if there is any.
+    pub fn latest(&self) -> Option<(u64, Description, Arc<Planner>)> {
+        self.all().iter().next_back().map(|(n, (d, p))| (*n, d.clone(), p.clone()))
+    }
+}

@@ -1,0 +1,227 @@
+//! Puts a head together, and takes it apart in order.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use cloudtik_brain::{Brain, Config, Input};
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
+use cloudtik_protocol::tls::ServerIdentity;
+use cloudtik_protocol::transport::{Refused, listen_unix, serve_tls, serve_unix};
+use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_server, setup_server};
+use cloudtik_protocol::{BUS_PORT, MAX_FRAME, pki};
+use cloudtik_providers::NodeProvider;
+use cloudtik_providers::local::{LocalProvider, instance_id};
+use cloudtik_runtimes::View;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::admin::{AdminService, Head, SetupService};
+use crate::artifacts::ArtifactStore;
+use crate::bus::BusService;
+use crate::driver::{self, Driver};
+use crate::hub::Hub;
+use crate::identity::{Authority, Keys};
+use crate::mind::Mind;
+use crate::revisions::Revisions;
+use crate::sessions::Sessions;
+use crate::settings::{Provider, Settings};
+use crate::store::{Remembered, Store};
+use crate::telemetry::Telemetry;
+use crate::http;
+
+/// The head's Unix socket in its directory.
+pub const SOCKET: &str = "admin.sock";
+/// Deeds that wait to be begun.
+const DEEDS: usize = 1024;
+/// How often the head renews its own certificate: well within its life.
+const RENEW_EVERY: Duration = Duration::from_secs(8 * 3600);
+/// How long what runs may take to end when the head stops.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Runs a head until it is told to stop.
+pub async fn serve(state: &Path) -> anyhow::Result<()> {
+    let settings = Arc::new(Settings::read(state)?);
+    let root = pki::parse_chain(settings.ca.as_bytes())?.into_iter().next().context("head.json has no root certificate")?;
+    let store = Arc::new(Store::open(&state.join("store.redb")).context("opening the store")?);
+    let remembered = store.begin(&pki::random::<32>())?;
+    let keys = Arc::new(Keys::open(state)?);
+    let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
+
+    let ready = watch::Sender::new(None);
+    let admin = AdminService { head: ready.subscribe(), telemetry: telemetry.clone() };
+    let setup = SetupService { keys: keys.clone(), root: root.clone() };
+    let local = Routes::new(admin_server::AdminServer::new(admin.clone()).max_decoding_message_size(MAX_FRAME))
+        .add_service(setup_server::SetupServer::new(setup));
+    let socket = listen_unix(&state.join(SOCKET)).context("listening on the Unix socket")?;
+    tasks.spawn(serve_unix(socket, local.into_axum_router(), stop.clone()));
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let authority = tokio::select! {
+        authority = keys.authority(&settings.cluster) => Arc::new(authority.context("loading the head's identity")?),
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
+    let own = authority.own(address)?;
+    let identity = ServerIdentity::new(&settings.cluster, &root, &own)?;
+    let client = watch::Sender::new(driver::client_config(&root, &own)?);
+    let listener = TcpListener::bind((address, BUS_PORT)).await.with_context(|| format!("listening on {address}:{BUS_PORT}"))?;
+
+    let view = View { head_address: settings.address.clone(), bus: format!("{address}:{BUS_PORT}") };
+    let provider: Arc<dyn NodeProvider> = match &settings.provider {
+        Provider::Local(local) => Arc::new(LocalProvider::new(local.clone())),
+    };
+    let (epoch, join_secret) = (remembered.epoch, remembered.join_secret.clone());
+    tracing::info!(cluster = %settings.cluster, epoch = epoch.0, address = view.bus, "head starts");
+    let hub = Hub::new(epoch, telemetry.clone());
+    let sessions = Sessions::new(hub.clone(), tasks.clone());
+    let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
+    let revisions = Revisions::load(&store)?;
+    let (deeds_in, deeds) = mpsc::channel(DEEDS);
+    let config = brain_config(&settings, provider.as_ref());
+    let records = own_node(&settings, remembered);
+    let (mind, mut failed) =
+        Mind::start(move |now| Brain::restore(config, epoch, records.0, records.1, now), store.clone(), deeds_in, telemetry.clone());
+    let driver = Driver {
+        settings: settings.clone(),
+        epoch,
+        join_secret: join_secret.clone(),
+        provider,
+        mind: mind.clone(),
+        hub: hub.clone(),
+        revisions: revisions.clone(),
+        artifacts: artifacts.clone(),
+        view: view.clone(),
+        telemetry: telemetry.clone(),
+        tasks: tasks.clone(),
+        client: client.subscribe(),
+    };
+    tasks.spawn(driver.run(deeds));
+    mind.tell(Input::Started).await;
+
+    let head = Head {
+        settings: settings.clone(),
+        started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
+        mind: mind.clone(),
+        store,
+        revisions,
+        artifacts: artifacts.clone(),
+        sessions: sessions.clone(),
+        telemetry: telemetry.clone(),
+        view,
+        tasks: tasks.clone(),
+        applying: Arc::new(Mutex::new(())),
+    };
+    let bus = BusService {
+        settings,
+        join_secret: Arc::new(join_secret),
+        authority: authority.clone(),
+        mind,
+        hub: hub.clone(),
+        sessions,
+        artifacts,
+        telemetry: telemetry.clone(),
+        tasks: tasks.clone(),
+    };
+    let routes = Routes::new(bus_server::BusServer::new(bus.clone()).max_decoding_message_size(MAX_FRAME))
+        .add_service(join_server::JoinServer::new(bus.clone()))
+        .add_service(artifacts_server::ArtifactsServer::new(bus))
+        .add_service(admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_FRAME));
+    let router = routes.into_axum_router().merge(http::router(head.clone()));
+    let refused = move |refused: Refused| {
+        telemetry.refuse("handshake");
+        tracing::warn!(from = ?refused.from, "refused: {}", refused.reason);
+    };
+    tasks.spawn(serve_tls(listener, identity.clone(), router, refused, stop.clone()));
+    tasks.spawn(renew(authority, address, root, identity, client, stop.clone()));
+    ready.send_replace(Some(head));
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
+
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            error = &mut failed => {
+                // What was decided is not stored, so nothing may be done in its name: start again from what is.
+                break match error {
+                    Ok(error) => Err(anyhow::Error::new(error)),
+                    Err(_) => Err(anyhow::anyhow!("the brain's thread ended")),
+                };
+            }
+            () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+        }
+    };
+    tracing::info!("head stops; nodes go on");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    hub.dismiss_all("the head stops");
+    ready.send_replace(None);
+    stop.cancel();
+    tasks.close();
+    let _ = tokio::time::timeout(SHUTDOWN, tasks.wait()).await;
+    result
+}
+
+fn brain_config(settings: &Settings, provider: &dyn NodeProvider) -> Config {
+    let capabilities = provider.capabilities();
+    Config {
+        heartbeat: settings.heartbeat_ms,
+        visibility: capabilities.visibility.as_millis() as u64,
+        can_restart_agent: capabilities.restart_agent,
+        machines_are_owned: capabilities.owned_machines,
+        ..Config::default()
+    }
+}
+
+/// The records to start from. The head's own node was made by the launcher, so it is launched from the beginning.
+fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::ClusterRecord, Vec<NodeRecord>) {
+    let Remembered { cluster, mut nodes, .. } = remembered;
+    let id = NodeId::head();
+    let known = nodes.iter().any(|n| n.id == id && n.generation == settings.generation);
+    if !known {
+        nodes.retain(|n| n.id != id);
+        let now = Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64));
+        let mut record = NodeRecord::requested(id.clone(), settings.generation, NodeTypeName::head(), now);
+        record.life = NodeState::Launched;
+        record.address = Some(settings.address.clone());
+        record.instance = Some(instance_id(&id, settings.generation));
+        nodes.push(record);
+    }
+    (cluster, nodes)
+}
+
+/// Renews the head's own certificate while it serves.
+async fn renew(
+    authority: Arc<Authority>,
+    address: IpAddr,
+    root: rustls::pki_types::CertificateDer<'static>,
+    identity: ServerIdentity,
+    client: watch::Sender<Arc<rustls::ClientConfig>>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+        }
+        let renewed = authority.own(address).and_then(|own| {
+            identity.replace(&own)?;
+            client.send_replace(driver::client_config(&root, &own)?);
+            Ok(())
+        });
+        if let Err(error) = renewed {
+            tracing::error!("cannot renew the head's certificate: {error:#}");
+        }
+    }
+}

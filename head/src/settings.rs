@@ -1,0 +1,55 @@
+//! What a head is given when it is made: `head.json` in its state directory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use cloudtik_model::{Bytes, ClusterName, Generation, Resources};
+use cloudtik_providers::local;
+use serde::{Deserialize, Serialize};
+
+/// What a worker of the local provider may use, unless its type says otherwise.
+pub const LOCAL_MEMORY: Bytes = Bytes(2 << 30);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    pub cluster: ClusterName,
+    /// The address that the head listens on.
+    pub address: String,
+    /// The cluster's root certificate in PEM.
+    pub ca: String,
+    /// SHA-256 of the join token of the head's own node, which the launcher made.
+    pub head_token_sha256: String,
+    /// Of the head's own node.
+    pub generation: Generation,
+    /// Archives of software, shared by the user's clusters on this machine.
+    pub artifacts: PathBuf,
+    /// Where nodes of this machine unpack artifacts, if they share it.
+    #[serde(default)]
+    pub unpacked: Option<PathBuf>,
+    pub provider: Provider,
+    /// Milliseconds between heartbeats.
+    pub heartbeat_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Provider {
+    Local(local::Settings),
+}
+
+impl Settings {
+    pub const FILE: &str = "head.json";
+
+    pub fn read(state: &Path) -> anyhow::Result<Self> {
+        let path = state.join(Self::FILE);
+        let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
+    }
+
+    /// What a node may use by default.
+    pub fn default_resources(&self) -> Option<Resources> {
+        let Provider::Local(_) = self.provider;
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Some(Resources { cpus, memory: LOCAL_MEMORY })
+    }
+}

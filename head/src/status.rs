@@ -1,0 +1,139 @@
+//! The status document, from what the brain sees and what the planner and the artifact store know.
+
+use std::collections::BTreeMap;
+
+use cloudtik_brain::{NodeView, Snapshot};
+use cloudtik_model::node::NodeState;
+use cloudtik_model::report::ServiceState;
+use cloudtik_model::spec::Spec;
+use cloudtik_model::status::{Agent, Head, Node, Phase, Runtime, Service, Status};
+use cloudtik_model::{Resources, RuntimeName, Timestamp};
+use cloudtik_protocol::VERSION;
+use cloudtik_runtimes::{NodeContext, Planner, View};
+
+use crate::settings::Settings;
+
+/// What a status is made from.
+pub struct Sources<'a> {
+    pub settings: &'a Settings,
+    pub started: Timestamp,
+    pub snapshot: &'a Snapshot,
+    pub planner: Option<&'a Planner>,
+    pub view: &'a View,
+    /// What is being fetched.
+    pub fetching: Vec<String>,
+}
+
+pub fn compose(sources: &Sources<'_>) -> Status {
+    let snapshot = sources.snapshot;
+    let mut waiting_for = sources.fetching.clone();
+    waiting_for.extend(snapshot.waiting_for.iter().cloned());
+    let spec = snapshot.cluster.spec.as_ref();
+    Status {
+        cluster: sources.settings.cluster.clone(),
+        phase: snapshot.phase,
+        ready: snapshot.phase == Phase::Ready,
+        revision: spec.map_or(0, |s| s.revision),
+        waiting_for,
+        alarms: snapshot.alarms.clone(),
+        head: Head {
+            address: sources.view.bus.clone(),
+            epoch: snapshot.epoch,
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            started: sources.started,
+        },
+        nodes: snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone).map(|n| node(n, spec)).collect(),
+        runtimes: runtimes(sources, spec),
+    }
+}
+
+fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
+    let record = &view.record;
+    let placed: Vec<_> = spec.iter().flat_map(|s| s.services_on(&record.node_type)).map(|p| p.key.clone()).collect();
+    let services: Vec<_> = view.services.values().filter(|s| placed.contains(&s.key) || s.state != ServiceState::Stopped).collect();
+    let mut runtimes: BTreeMap<RuntimeName, ServiceState> = BTreeMap::new();
+    for service in services.iter().filter(|s| placed.contains(&s.key)) {
+        let worst = runtimes.entry(service.key.runtime.clone()).or_insert(service.state);
+        if *worst == ServiceState::Ready {
+            *worst = service.state;
+        }
+    }
+    Node {
+        id: record.id.clone(),
+        kind: if record.id.is_head() { "head" } else { "worker" }.to_owned(),
+        node_type: record.node_type.clone(),
+        generation: record.generation,
+        state: record.life.name().to_owned(),
+        reason: reason(&record.life),
+        address: record.address.clone(),
+        instance: record.instance.clone(),
+        since: record.since,
+        heartbeat_age_ms: view.silent_for,
+        agent: view.facts.as_ref().map(|f| Agent {
+            version: f.agent_version.clone(),
+            pid: f.agent_pid,
+            home: f.home.clone(),
+            health_port: f.health_port,
+        }),
+        cpus: view.facts.as_ref().map(|f| f.cpus),
+        memory: view.facts.as_ref().map(|f| f.memory.0),
+        runtimes: runtimes.into_iter().map(|(name, state)| (name, state.name().to_owned())).collect(),
+        services: services
+            .iter()
+            .map(|s| Service {
+                name: s.key.to_string(),
+                state: s.state.name().to_owned(),
+                detail: s.detail.clone(),
+                pid: s.pid,
+                restarts: s.restarts,
+                since: s.since,
+            })
+            .collect(),
+    }
+}
+
+fn reason(life: &NodeState) -> Option<String> {
+    match life {
+        NodeState::Suspect { evidence } | NodeState::Down { evidence } => evidence.last().map(|e| e.kind.to_string()),
+        NodeState::Draining { reason }
+        | NodeState::Terminating { reason }
+        | NodeState::Failed { reason }
+        | NodeState::Quarantined { reason } => Some(reason.clone()),
+        NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Preparing | NodeState::Ready | NodeState::Gone => None,
+    }
+}
+
+fn runtimes(sources: &Sources<'_>, spec: Option<&Spec>) -> Vec<Runtime> {
+    let (Some(planner), Some(spec)) = (sources.planner, spec) else { return Vec::new() };
+    let nodes: Vec<NodeContext> = sources.snapshot.nodes.iter().filter(|n| !n.record.life.is_leaving()).filter_map(context).collect();
+    planner
+        .versions()
+        .map(|(name, version)| {
+            let (mut placed, mut ready) = (0, 0);
+            for node in sources.snapshot.nodes.iter().filter(|n| !n.record.life.is_leaving()) {
+                for placement in spec.services_on(&node.record.node_type).filter(|p| p.key.runtime == *name) {
+                    placed += 1;
+                    ready += usize::from(node.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready));
+                }
+            }
+            let state = if ready == placed { "ready".to_owned() } else { format!("{ready} of {placed} ready") };
+            let endpoints = planner.endpoints(name, sources.view, &nodes);
+            Runtime { name: name.clone(), version: version.to_owned(), state, endpoints }
+        })
+        .collect()
+}
+
+/// A linked node as the planner sees it.
+pub fn context(node: &NodeView) -> Option<NodeContext> {
+    let facts = node.facts.as_ref()?;
+    Some(NodeContext {
+        id: node.record.id.clone(),
+        node_type: node.record.node_type.clone(),
+        address: facts.address.clone(),
+        resources: Resources { cpus: facts.cpus, memory: facts.memory },
+        home: facts.home.clone(),
+        artifacts: facts.artifacts.clone(),
+        javas: facts.javas.clone(),
+    })
+}

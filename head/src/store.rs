@@ -1,0 +1,207 @@
+//! What the head remembers, in one embedded database. A step of the brain is one transaction: after a crash it happened
+//! whole or not at all, and what was acknowledged is on the disk.
+
+use std::path::Path;
+
+use cloudtik_brain::{ClusterRecord, Record};
+use cloudtik_model::event::Event;
+use cloudtik_model::node::NodeRecord;
+use cloudtik_model::{Epoch, NodeId};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use serde::de::DeserializeOwned;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
+
+/// Events that are kept; older ones go.
+const KEPT_EVENTS: u64 = 100_000;
+/// The layout of what is stored. A head refuses a store of a newer one.
+const FORMAT: u64 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{operation} the store failed")]
+    Database { operation: &'static str, source: Box<redb::Error> },
+    #[error("the stored {what} is unreadable")]
+    Corrupt { what: &'static str, source: serde_json::Error },
+    #[error("the store has format {0}, newer than this head understands ({FORMAT}); run a newer cloudtik-head")]
+    Newer(u64),
+}
+
+fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::Database { operation, source: Box::new(source.into()) }
+}
+
+/// The database of one head.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+/// Everything that a brain is rebuilt from.
+#[derive(Debug)]
+pub struct Remembered {
+    pub epoch: Epoch,
+    pub cluster: ClusterRecord,
+    pub nodes: Vec<NodeRecord>,
+    pub join_secret: Vec<u8>,
+}
+
+impl Store {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let database = Database::create(path).map_err(failed("opening"))?;
+        Ok(Self { database })
+    }
+
+    /// Begins a new leadership: the epoch grows before anything is said in its name. `secret` is kept if there is none.
+    pub fn begin(&self, secret: &[u8]) -> Result<Remembered, Error> {
+        let operation = "starting";
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        let remembered = {
+            let mut meta = write.open_table(META).map_err(failed(operation))?;
+            let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_be_bytes);
+            let format = meta.get("format").map_err(failed(operation))?.map_or(FORMAT, |v| number(v.value()));
+            if format > FORMAT {
+                return Err(Error::Newer(format));
+            }
+            let epoch = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())) + 1;
+            let known = meta.get("join-secret").map_err(failed(operation))?.map(|v| v.value().to_vec());
+            let join_secret = known.unwrap_or_else(|| secret.to_vec());
+            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(failed(operation))?;
+            meta.insert("epoch", epoch.to_be_bytes().as_slice()).map_err(failed(operation))?;
+            meta.insert("join-secret", join_secret.as_slice()).map_err(failed(operation))?;
+            let cluster = match meta.get("cluster").map_err(failed(operation))? {
+                Some(value) => parse("cluster record", value.value())?,
+                None => ClusterRecord::default(),
+            };
+            let table = write.open_table(NODES).map_err(failed(operation))?;
+            let mut nodes = Vec::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (_, value) = entry.map_err(failed(operation))?;
+                nodes.push(parse("node record", value.value())?);
+            }
+            write.open_table(EVENTS).map_err(failed(operation))?;
+            write.open_table(REVISIONS).map_err(failed(operation))?;
+            Remembered { epoch: Epoch(epoch), cluster, nodes, join_secret }
+        };
+        write.commit().map_err(failed(operation))?;
+        Ok(remembered)
+    }
+
+    /// Stores the records of a step, all or none. Returns the position of the last event.
+    pub fn commit(&self, records: &[Record]) -> Result<u64, Error> {
+        let operation = "writing to";
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        let last = {
+            let mut meta = write.open_table(META).map_err(failed(operation))?;
+            let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
+            let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
+            let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
+            for record in records {
+                match record {
+                    Record::Node(node) => {
+                        nodes.insert(node.id.as_str(), text(node).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Cluster(cluster) => {
+                        meta.insert("cluster", text(cluster).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Event(event) => {
+                        last += 1;
+                        let event = Event { position: last, ..event.clone() };
+                        events.insert(last, text(&event).as_slice()).map_err(failed(operation))?;
+                    }
+                }
+            }
+            while events.len().map_err(failed(operation))? > KEPT_EVENTS {
+                events.pop_first().map_err(failed(operation))?;
+            }
+            last
+        };
+        write.commit().map_err(failed(operation))?;
+        Ok(last)
+    }
+
+    /// Events from a position on, at most `limit`, of one node if it is given.
+    pub fn events(&self, from: u64, limit: usize, node: Option<&NodeId>) -> Result<Vec<Event>, Error> {
+        let operation = "reading";
+        let read = self.database.begin_read().map_err(failed(operation))?;
+        let table = read.open_table(EVENTS).map_err(failed(operation))?;
+        let mut events = Vec::new();
+        for entry in table.range(from..).map_err(failed(operation))? {
+            let (_, value) = entry.map_err(failed(operation))?;
+            let event: Event = parse("event", value.value())?;
+            if node.is_none_or(|node| event.node.as_ref() == Some(node)) {
+                events.push(event);
+                if events.len() == limit {
+                    break;
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// Keeps a description of the cluster under its revision.
+    pub fn put_revision(&self, revision: u64, document: &[u8]) -> Result<(), Error> {
+        let operation = "writing to";
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        write.open_table(REVISIONS).map_err(failed(operation))?.insert(revision, document).map_err(failed(operation))?;
+        write.commit().map_err(failed(operation))
+    }
+
+    pub fn revisions(&self) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let operation = "reading";
+        let read = self.database.begin_read().map_err(failed(operation))?;
+        let table = read.open_table(REVISIONS).map_err(failed(operation))?;
+        let mut all = Vec::new();
+        for entry in table.iter().map_err(failed(operation))? {
+            let (revision, document) = entry.map_err(failed(operation))?;
+            all.push((revision.value(), document.value().to_vec()));
+        }
+        Ok(all)
+    }
+}
+
+fn text(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records become JSON")
+}
+
+fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Corrupt { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloudtik_model::event::EventKind;
+    use cloudtik_model::{Generation, NodeTypeName, Timestamp};
+
+    #[test]
+    fn what_was_committed_is_remembered() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("store");
+        let id = NodeId::new("w1").expect("valid");
+        let node = NodeRecord::requested(id.clone(), Generation(1), NodeTypeName::new("default").expect("valid"), Timestamp(1));
+        let event = Event {
+            position: 0,
+            at: Timestamp(1),
+            node: Some(id.clone()),
+            generation: Some(Generation(1)),
+            kind: EventKind::Decision,
+            message: "request".to_owned(),
+            details: Default::default(),
+        };
+        {
+            let store = Store::open(&path).expect("opens");
+            let first = store.begin(b"secret").expect("begins");
+            assert_eq!(first.epoch, Epoch(1));
+            assert_eq!(store.commit(&[Record::Node(node.clone()), Record::Event(event.clone()), Record::Event(event)]).expect("commits"), 2);
+        }
+        let store = Store::open(&path).expect("opens");
+        let again = store.begin(b"other").expect("begins");
+        assert_eq!((again.epoch, again.nodes, again.join_secret.as_slice()), (Epoch(2), vec![node], b"secret".as_slice()));
+        assert_eq!(store.events(2, 10, Some(&id)).expect("reads").len(), 1);
+        assert_eq!(store.events(0, 10, Some(&NodeId::head())).expect("reads").len(), 0);
+    }
+}

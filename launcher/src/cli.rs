@@ -1,0 +1,303 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: stable and documented.
+    Json,
+}
+
+const EXIT_CODES: &str = "\
+Exit status: 0 done, 1 failed, 2 usage, 3 invalid configuration, 4 not found, 5 provider refused,
+             6 timed out or not healthy, 7 not authorised.
+
+Get started:
+  cloudtik up examples/quickstart.toml
+  cloudtik status quickstart";
+
+/// Turn a short description into a running, self-recovering cluster of analytics and AI services.
+#[derive(Parser)]
+#[command(name = "cloudtik", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Arguments {
+    /// How data is printed.
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring a cluster up, or make a running one what its file says now
+    #[command(after_help = "\
+Examples:
+  cloudtik up cluster.toml             bring it up and wait until it is ready
+  cloudtik up cluster.toml --plan      only show what would be made, changed or destroyed
+  cloudtik up cluster.toml --timings   say where the time goes")]
+    Up(Up),
+    /// Take a cluster down; nothing is left behind
+    #[command(after_help = "\
+Examples:
+  cloudtik down demo           asks first
+  cloudtik down demo --yes")]
+    Down(Down),
+    /// Show a cluster: its phase, nodes and runtimes
+    #[command(after_help = "\
+Examples:
+  cloudtik status demo
+  cloudtik status demo --wait --timeout 60     wait until it is ready, else end with status 6
+  cloudtik status demo -o json | jq .ready")]
+    Status {
+        /// A cluster's name, or the path of its file
+        cluster: String,
+        /// Wait until the cluster is ready
+        #[arg(long)]
+        wait: bool,
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 300, value_name = "SECONDS", requires = "wait")]
+        timeout: u64,
+    },
+    /// Show how to reach a cluster: head, consoles, directories
+    #[command(after_help = "Example:\n  cloudtik info demo")]
+    Info { cluster: String },
+    /// List the nodes of a cluster
+    #[command(after_help = "Example:\n  cloudtik nodes demo -o json")]
+    Nodes { cluster: String },
+    /// List the runtimes of a cluster and their consoles
+    #[command(after_help = "Example:\n  cloudtik runtimes demo")]
+    Runtimes { cluster: String },
+    /// List the clusters of this user on this machine
+    #[command(after_help = "Example:\n  cloudtik list")]
+    List,
+    /// Show what happened
+    #[command(after_help = "\
+Examples:
+  cloudtik events demo --node w1
+  cloudtik events demo -f               follow until Ctrl-C
+  cloudtik events demo -f -o json       one event a line")]
+    Events {
+        cluster: String,
+        /// Go on with what happens next
+        #[arg(short, long)]
+        follow: bool,
+        /// Only of this node
+        #[arg(long)]
+        node: Option<String>,
+        /// Start at this position
+        #[arg(long, default_value_t = 0, value_name = "POSITION")]
+        from: u64,
+    },
+    /// Explain why a node is what it is: evidence, verdicts, decisions
+    #[command(after_help = "Example:\n  cloudtik why demo w1")]
+    Why { cluster: String, node: String },
+    /// Set how many workers there are to be
+    #[command(after_help = "\
+Examples:
+  cloudtik scale demo --workers 4
+  cloudtik scale demo --workers 2 --type gpu")]
+    Scale {
+        cluster: String,
+        /// How many, between the type's min and max
+        #[arg(long, value_name = "N")]
+        workers: u32,
+        /// The node type
+        #[arg(long = "type", value_name = "TYPE", default_value = "default")]
+        node_type: String,
+    },
+    /// Kill a node the hard way; it is replaced if the cluster needs it
+    #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
+    KillNode {
+        cluster: String,
+        node: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Let a node go gently: stop its services, then delete it
+    #[command(after_help = "Example:\n  cloudtik drain demo w2 --yes")]
+    Drain {
+        cluster: String,
+        node: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Run a command on a node, or on all
+    #[command(after_help = "\
+Examples:
+  cloudtik exec demo -- hostname                on the head's node; the exit status is carried
+  cloudtik exec demo --node w1 -t -- top        with a terminal
+  cloudtik exec demo --all -- uptime            on every node at once")]
+    Exec(Exec),
+    /// Open a shell on a node
+    #[command(after_help = "Example:\n  cloudtik attach demo w1")]
+    Attach {
+        cluster: String,
+        /// The node; the head's if left out
+        node: Option<String>,
+    },
+    /// Run a job on the cluster and follow it; Ctrl-C cancels it
+    #[command(after_help = "\
+Examples:
+  cloudtik submit demo wordcount.py /usr/share/common-licenses/GPL-3
+  cloudtik submit demo --runtime spark job.py -- --date 2026-01-01")]
+    Submit(Submit),
+    /// Show the logs of services
+    #[command(after_help = "\
+Examples:
+  cloudtik logs demo                          of the head
+  cloudtik logs demo --runtime spark -f       of all of Spark's services, on every node, as they grow
+  cloudtik logs demo --node w1                of a node's agent")]
+    Logs(Logs),
+    /// Copy a file or folder to a node
+    #[command(after_help = "Example:\n  cloudtik upload demo ./data /tmp/in --node w1")]
+    Upload {
+        cluster: String,
+        /// A file or folder here
+        from: PathBuf,
+        /// A folder there; made if it is missing
+        to: String,
+        /// The node; the head's if left out
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Copy a file or folder from a node
+    #[command(after_help = "Example:\n  cloudtik download demo /tmp/out ./results --node w1")]
+    Download {
+        cluster: String,
+        /// A file or folder there
+        from: String,
+        /// A folder here; made if it is missing
+        to: PathBuf,
+        /// The node; the head's if left out
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Look for what is missing or broken, here or in a cluster
+    #[command(after_help = "Examples:\n  cloudtik doctor\n  cloudtik doctor demo")]
+    Doctor { cluster: Option<String> },
+    /// Print everything that the head knows, without secrets, as JSON
+    #[command(after_help = "Example:\n  cloudtik dump demo > demo.json")]
+    Dump { cluster: String },
+    /// Work with runtimes: what is shipped, and your own
+    Runtime {
+        #[command(subcommand)]
+        command: Runtime,
+    },
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  cloudtik completions bash > ~/.local/share/bash-completion/completions/cloudtik")]
+    Completions { shell: clap_complete::Shell },
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+pub struct Up {
+    /// The cluster's file
+    pub file: PathBuf,
+    /// Only show what would be made, changed or destroyed
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask before something is destroyed or restarted
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Return once the head has the description, without waiting for the cluster
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Say where the time went
+    #[arg(long)]
+    pub timings: bool,
+    /// Seconds to wait at most
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Args)]
+pub struct Down {
+    /// A cluster's name, or the path of its file
+    pub cluster: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Seconds for the workers to go gently; then they are deleted as they are
+    #[arg(long, default_value_t = 90, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+#[derive(Args)]
+pub struct Exec {
+    pub cluster: String,
+    /// The node; the head's if left out
+    #[arg(long)]
+    pub node: Option<String>,
+    /// On every node at once; the exit status is the highest
+    #[arg(long, conflicts_with_all = ["node", "terminal"])]
+    pub all: bool,
+    /// With a terminal
+    #[arg(short, long)]
+    pub terminal: bool,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Submit {
+    pub cluster: String,
+    /// The runtime that is to run it, if several take jobs
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// The job's file here; it is uploaded
+    pub file: PathBuf,
+    /// Arguments of the job
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Logs {
+    pub cluster: String,
+    /// Go on as they grow
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only of this node
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Of this runtime's services
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// Lines from the end of each
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
+    pub lines: u32,
+}
+
+#[derive(Subcommand)]
+pub enum Runtime {
+    /// List the runtimes that are shipped
+    #[command(after_help = "Example:\n  cloudtik runtime list")]
+    List,
+    /// Check a runtime's folder
+    #[command(after_help = "Example:\n  cloudtik runtime check ./my-runtime")]
+    Check { folder: PathBuf },
+    /// Show the exact files and commands of a cluster's runtime on a node, with nothing running
+    #[command(after_help = "Example:\n  cloudtik runtime render cluster.toml --runtime spark --node w1")]
+    Render {
+        /// The cluster's file
+        file: PathBuf,
+        /// Only of this runtime
+        #[arg(long)]
+        runtime: Option<String>,
+        /// `head`, or a worker such as `w1`
+        #[arg(long, default_value = "head")]
+        node: String,
+    },
+    /// Make a folder to start a runtime of one's own from
+    #[command(after_help = "Example:\n  cloudtik runtime new my-runtime")]
+    New { name: String },
+}

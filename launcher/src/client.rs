@@ -1,0 +1,58 @@
+//! Talking to a head.
+
+use std::time::Duration;
+
+use cloudtik_model::status::Status;
+use cloudtik_protocol::wire::admin_client::AdminClient;
+use cloudtik_protocol::{MAX_FRAME, transport, wire};
+use serde::de::DeserializeOwned;
+use tonic::transport::Channel;
+
+use crate::clusters::{Place, find};
+use crate::failure::{FAILED, Failure, chain};
+
+/// How long a head that is being restarted by its agent is waited for.
+const RESTART_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A head, by its Unix socket.
+#[derive(Clone)]
+pub struct Client {
+    pub place: Place,
+    pub channel: Channel,
+}
+
+impl Client {
+    /// The head of a cluster that a person named.
+    pub async fn connect(cluster: &str) -> Result<Self, Failure> {
+        let place = find(cluster)?;
+        if !place.exists() {
+            let hint = format!("bring it up with `cloudtik up {cluster}`");
+            return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name)).hint(hint));
+        }
+        let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
+        let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
+        dialled.map_err(|error| {
+            let file = place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
+            Failure::new(FAILED, format!("the head of {} does not answer: {}", place.name, error.message))
+                .hint(format!("`cloudtik up {file}` brings it back; its log is below {}", place.nodes().display()))
+        })
+    }
+
+    pub async fn dial(place: &Place) -> Result<Self, Failure> {
+        let channel = transport::dial_unix(&place.socket()).await.map_err(|e| Failure::failed(chain(&e)))?;
+        Ok(Self { place: place.clone(), channel })
+    }
+
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel.clone()).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME)
+    }
+
+    pub async fn status(&self) -> Result<Status, Failure> {
+        document(self.admin().status(wire::Empty {}).await?.into_inner())
+    }
+}
+
+pub fn document<T: DeserializeOwned>(document: wire::Document) -> Result<T, Failure> {
+    serde_json::from_slice(&document.json)
+        .map_err(|e| Failure::failed(format!("the head's answer is not understood: {e}")).hint("this cloudtik and the head may differ in version"))
+}

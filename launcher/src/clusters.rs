@@ -1,0 +1,190 @@
+//! Where clusters keep themselves on this machine, and how a person names one.
+//!
+//! ```text
+//! $CLOUDTIK_HOME/
+//!   artifacts/                                  software, shared by clusters
+//!   workspaces/WORKSPACE/clusters/CLUSTER/
+//!     cluster.json                              what the launcher remembers
+//!     ca/                                       the cluster's root, which stays with the user
+//!     head/                                     the head's state; its Unix socket
+//!     nodes/INSTANCE/                           one directory per node
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use cloudtik_config::{Cluster, Provider};
+use cloudtik_model::ClusterName;
+use cloudtik_providers::local::{LocalProvider, LocalWorkspace, Settings};
+use cloudtik_runtimes::catalog;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, INVALID, NOT_FOUND};
+
+/// What the launcher remembers of a cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Remembered {
+    pub file: PathBuf,
+    pub network: [u8; 3],
+}
+
+/// One cluster's place.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub name: ClusterName,
+    pub workspace: LocalWorkspace,
+    pub directory: PathBuf,
+}
+
+/// The user's directory of state.
+pub fn home() -> Result<PathBuf, Failure> {
+    let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let home = named("CLOUDTIK_HOME")
+        .or_else(|| named("XDG_STATE_HOME").map(|p| p.join("cloudtik")))
+        .or_else(|| named("HOME").map(|p| p.join(".local/state/cloudtik")));
+    let home = home.ok_or_else(|| Failure::failed("neither CLOUDTIK_HOME nor HOME is set").hint("export CLOUDTIK_HOME=/some/directory"))?;
+    std::path::absolute(&home).map_err(|e| Failure::failed(format!("{}: {e}", home.display())))
+}
+
+fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
+    Ok(LocalWorkspace { directory: home()?.join("workspaces").join(name.as_str()) })
+}
+
+impl Place {
+    pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
+        let Provider::Local = cluster.provider;
+        let workspace = workspace(&cluster.workspace)?;
+        let directory = workspace.cluster_directory(&cluster.name);
+        Ok(Self { name: cluster.name.clone(), workspace, directory })
+    }
+
+    pub fn exists(&self) -> bool {
+        self.directory.is_dir()
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.directory.join("ca")
+    }
+
+    pub fn head(&self) -> PathBuf {
+        self.directory.join("head")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.head().join("admin.sock")
+    }
+
+    pub fn nodes(&self) -> PathBuf {
+        self.directory.join("nodes")
+    }
+
+    pub fn remembered(&self) -> Option<Remembered> {
+        serde_json::from_slice(&fs::read(self.directory.join("cluster.json")).ok()?).ok()
+    }
+
+    pub fn remember(&self, remembered: &Remembered) -> Result<(), Failure> {
+        let text = serde_json::to_vec(remembered).map_err(|e| Failure::failed(e.to_string()))?;
+        let path = self.directory.join("cluster.json");
+        cloudtik_protocol::files::write_atomically(&path, &text, 0o600).map_err(|e| Failure::failed(format!("writing {}: {e}", path.display())))
+    }
+
+    pub fn provider(&self, network: [u8; 3]) -> Result<LocalProvider, Failure> {
+        Ok(LocalProvider::new(Settings { nodes: self.nodes(), network, agent: program("cloudtik-agent")? }))
+    }
+
+    /// Keeps two commands from changing the cluster at once.
+    pub fn lock(&self) -> Result<File, Failure> {
+        let clusters = self.directory.parent().expect("a cluster's directory is below its workspace");
+        let path = clusters.join(format!(".{}.lock", self.name));
+        let lock = File::create(&path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(fs::TryLockError::WouldBlock) => {
+                let hint = format!("wait for it, or look with `cloudtik status {}`", self.name);
+                Err(Failure::failed(format!("another command is changing {} just now", self.name)).hint(hint))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(Failure::failed(format!("{}: {error}", path.display()))),
+        }
+    }
+}
+
+/// One of our programs: beside this one, or where CLOUDTIK_BIN says.
+pub fn program(name: &str) -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+    let places = std::env::var_os("CLOUDTIK_BIN").map(PathBuf::from).into_iter().chain(own);
+    let found = places.map(|p| p.join(name)).find(|p| p.is_file());
+    found.ok_or_else(|| {
+        Failure::failed(format!("the program {name} is not beside cloudtik"))
+            .hint("build all of it with `cargo build --release`, or set CLOUDTIK_BIN to the directory of the programs")
+    })
+}
+
+/// A cluster file, read and checked with the runtimes that it names.
+pub struct Described {
+    pub cluster: Cluster,
+    pub planner: cloudtik_runtimes::Planner,
+    pub text: String,
+    pub folders: std::collections::BTreeMap<cloudtik_model::RuntimeName, cloudtik_runtimes::Folder>,
+    pub path: PathBuf,
+}
+
+pub fn describe(file: &Path) -> Result<Described, Failure> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(|e| {
+        let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { INVALID };
+        Failure::new(code, format!("cannot read {name}: {e}")).hint("see examples/quickstart.toml for a file to start from")
+    })?;
+    let cluster = Cluster::read(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
+    let path = std::path::absolute(file)?;
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let folders = catalog::read_folders(&cluster, base);
+    let found = cloudtik_runtimes::Catalog::of_cluster(&cluster, &folders, &name, &text).map_err(Failure::invalid)?;
+    let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
+    cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
+    Ok(Described { cluster, planner, text, folders, path })
+}
+
+/// The cluster that a person means by a name, or by the path of its file.
+pub fn find(named: &str) -> Result<Place, Failure> {
+    if named.contains('/') || named.ends_with(".toml") {
+        let text = fs::read_to_string(named).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {named}: {e}")))?;
+        let cluster = Cluster::read(named, &text).map_err(|e| Failure::invalid(vec![e]))?;
+        return Place::of(&cluster);
+    }
+    let name = ClusterName::new(named).map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?;
+    let all = all()?;
+    let mut matching: Vec<Place> = all.iter().filter(|p| p.name == name).cloned().collect();
+    match (matching.pop(), matching.is_empty()) {
+        (Some(place), true) => Ok(place),
+        (Some(_), false) => {
+            Err(Failure::new(NOT_FOUND, format!("several workspaces have a cluster {name}")).hint("name it by the path of its file"))
+        }
+        (None, _) => {
+            let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
+            let failure = Failure::new(NOT_FOUND, format!("there is no cluster {name} on this machine"));
+            Err(match cloudtik_config::reader::nearest(named, names.iter().copied()) {
+                Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None if names.is_empty() => failure.hint("bring one up with `cloudtik up CLUSTER.toml`"),
+                None => failure.hint(format!("there is: {}", names.join(", "))),
+            })
+        }
+    }
+}
+
+/// Every cluster of this user on this machine.
+pub fn all() -> Result<Vec<Place>, Failure> {
+    let mut places = Vec::new();
+    let Ok(workspaces) = fs::read_dir(home()?.join("workspaces")) else { return Ok(places) };
+    for entry in workspaces.flatten() {
+        let workspace = LocalWorkspace { directory: entry.path() };
+        let Ok(clusters) = fs::read_dir(entry.path().join("clusters")) else { continue };
+        for cluster in clusters.flatten() {
+            if let Ok(name) = ClusterName::new(cluster.file_name().to_string_lossy()) {
+                let directory = cluster.path();
+                places.push(Place { name, workspace: workspace.clone(), directory });
+            }
+        }
+    }
+    places.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(places)
+}

@@ -1,0 +1,136 @@
+//! `cloudtik doctor`: looks for what is missing or broken, and says what to do.
+
+use std::path::Path;
+
+use cloudtik_model::Timestamp;
+use cloudtik_protocol::pki;
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::clusters::{home, program};
+use crate::failure::{FAILED, Failure};
+use crate::output::{Printer, ago, short};
+
+/// The least free space for software and logs, in bytes.
+const ENOUGH_SPACE: u64 = 4 << 30;
+/// A root that ends sooner than this is worth a word.
+const SOON: i64 = 30 * 24 * 3600;
+
+#[derive(Serialize)]
+struct Finding {
+    what: String,
+    ok: bool,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+pub async fn run(printer: &Printer, cluster: Option<&str>) -> Result<u8, Failure> {
+    let mut findings = machine();
+    if let Some(cluster) = cluster {
+        findings.extend(of_cluster(cluster).await);
+    }
+    let healthy = findings.iter().all(|f| f.ok);
+    if printer.is_json() {
+        printer.json(&findings);
+    } else {
+        for finding in &findings {
+            let mark = if finding.ok { "ok  " } else { "MISS" };
+            printer.line(&format!("{mark}  {:<28} {}", finding.what, finding.detail));
+            if let Some(hint) = finding.hint.as_ref().filter(|_| !finding.ok) {
+                printer.line(&format!("      hint: {hint}"));
+            }
+        }
+    }
+    Ok(if healthy { 0 } else { FAILED })
+}
+
+fn machine() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in ["cloudtik-agent", "cloudtik-head"] {
+        findings.push(match program(name) {
+            Ok(path) => found(name, path.display().to_string()),
+            Err(failure) => missing(name, failure.message, failure.hint.unwrap_or_default()),
+        });
+    }
+    let clients = [
+        ("python3", "for runtimes from the Python package index", "apt-get install python3 python3-pip"),
+        ("apt-get", "for runtimes from Debian packages", "use a Debian or Ubuntu machine for such runtimes"),
+        ("dpkg-deb", "for runtimes from Debian packages", "apt-get install dpkg"),
+        ("tar", "to unpack software", "apt-get install tar"),
+    ];
+    for (name, why, hint) in clients {
+        findings.push(match on_path(name) {
+            Some(path) => found(name, path),
+            None => missing(name, format!("not found; needed {why}"), hint.to_owned()),
+        });
+    }
+    findings.push(match home() {
+        Ok(home) => state_directory(&home),
+        Err(failure) => missing("state directory", failure.message, failure.hint.unwrap_or_default()),
+    });
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    findings.push(if limit >= 1024 {
+        found("open files", format!("{limit} allowed"))
+    } else {
+        missing("open files", format!("only {limit} allowed"), "ulimit -n 1024".to_owned())
+    });
+    findings
+}
+
+fn state_directory(home: &Path) -> Finding {
+    let what = "state directory";
+    let probe = home.join(".doctor");
+    let written = std::fs::create_dir_all(home).and_then(|()| std::fs::write(&probe, b"x")).and_then(|()| std::fs::remove_file(&probe));
+    if let Err(error) = written {
+        return missing(what, format!("{}: {error}", home.display()), "set CLOUDTIK_HOME to a directory that you can write".to_owned());
+    }
+    match nix::sys::statvfs::statvfs(home) {
+        Ok(stat) if stat.blocks_available() * stat.fragment_size() < ENOUGH_SPACE => {
+            let free = cloudtik_model::Bytes(stat.blocks_available() * stat.fragment_size());
+            missing(what, format!("{} has only {free} free", home.display()), "make room, or set CLOUDTIK_HOME elsewhere".to_owned())
+        }
+        _ => found(what, home.display().to_string()),
+    }
+}
+
+async fn of_cluster(cluster: &str) -> Vec<Finding> {
+    let client = match Client::connect(cluster).await {
+        Ok(client) => client,
+        Err(failure) => return vec![missing("head", failure.message, failure.hint.unwrap_or_default())],
+    };
+    let mut findings = Vec::new();
+    if let Ok(chain) = pki::load_chain(&client.place.ca().join("root.crt"))
+        && let Some(Ok((_, ends))) = chain.first().map(pki::validity)
+    {
+        let left = ends - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        let detail = format!("good for {}", short(std::time::Duration::from_secs(left.max(0) as u64)));
+        findings.push(if left > SOON { found("root certificate", detail) } else { missing("root certificate", detail, "make a new cluster soon".to_owned()) });
+    }
+    match client.status().await {
+        Ok(status) => {
+            findings.push(found("head", format!("{}, up {}", status.head.address, ago(Timestamp(status.head.started.0)))));
+            for node in &status.nodes {
+                let (what, detail) = (format!("node {}", node.id), node.state.clone());
+                let hint = format!("`cloudtik why {} {}` tells what happened", status.cluster, node.id);
+                findings.push(if node.state == "ready" { found(&what, detail) } else { missing(&what, detail, hint) });
+            }
+            findings.extend(status.alarms.iter().map(|alarm| missing("alarm", alarm.clone(), "see `cloudtik events`".to_owned())));
+        }
+        Err(failure) => findings.push(missing("head", failure.message, failure.hint.unwrap_or_default())),
+    }
+    findings
+}
+
+fn on_path(name: &str) -> Option<String> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file()).map(|p| p.display().to_string())
+}
+
+fn found(what: &str, detail: String) -> Finding {
+    Finding { what: what.to_owned(), ok: true, detail, hint: None }
+}
+
+fn missing(what: &str, detail: String, hint: String) -> Finding {
+    Finding { what: what.to_owned(), ok: false, detail, hint: (!hint.is_empty()).then_some(hint) }
+}

@@ -1,0 +1,89 @@
+//! `cloudtik down`: nothing is left behind.
+
+use std::time::Duration;
+
+use cloudtik_model::node::InstanceState;
+use cloudtik_model::status::{Phase, Status};
+use cloudtik_protocol::wire;
+use cloudtik_providers::NodeProvider;
+
+use crate::cli::Down;
+use crate::client::{Client, document};
+use crate::clusters::{Place, find};
+use crate::failure::Failure;
+use crate::output::Printer;
+use crate::terminal::Progress;
+
+pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
+    let place = find(&arguments.cluster)?;
+    if !place.exists() {
+        printer.say(&format!("{} is not up; nothing to do", place.name));
+        return Ok(());
+    }
+    printer.confirm(&format!("Take {} down, with everything on it?", place.name), arguments.yes)?;
+    let _lock = place.lock()?;
+    let name = &place.name;
+    let work = async {
+        let mut progress = Progress::new();
+        progress.phase(&format!("{name}: asking the head"));
+        match Client::dial(&place).await {
+            Ok(client) => {
+                if let Err(failure) = gently(&client, Duration::from_secs(arguments.timeout), &mut progress).await {
+                    progress.keep(&format!("{name}: not gently, because {}", failure.message));
+                }
+            }
+            Err(_) => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted as they are")),
+        }
+        progress.phase(&format!("{name}: deleting what is left"));
+        delete_everything(&place).await
+    };
+    tokio::select! {
+        result = work => result?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(Failure::failed("interrupted; part of the cluster is still there").hint(format!("go on with `cloudtik down {name}`")));
+        }
+    }
+    printer.say(&format!("{name} is down; nothing is left"));
+    Ok(())
+}
+
+/// Has the head let its workers go, and waits until they are gone.
+async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
+    client.admin().shutdown(wire::Empty {}).await?;
+    let name = client.place.name.clone();
+    let waiting = async {
+        let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
+        while let Some(next) = statuses.message().await? {
+            let status: Status = document(next)?;
+            if status.phase == Phase::Stopped {
+                return Ok(());
+            }
+            let left: Vec<String> =
+                status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();
+            progress.waiting(&format!("{name}: waiting for {} to go", left.join(", ")));
+        }
+        Err(Failure::failed("the head went away"))
+    };
+    tokio::time::timeout(timeout, waiting).await.unwrap_or_else(|_| Err(Failure::failed("the workers took too long")))
+}
+
+/// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
+async fn delete_everything(place: &Place) -> Result<(), Failure> {
+    if let Some(remembered) = place.remembered() {
+        let provider = place.provider(remembered.network)?;
+        // Twice: a head may have been making a node while it was deleted.
+        for _ in 0..2 {
+            let mut instances = provider.list().await?;
+            instances.sort_by_key(|i| !i.node.is_head());
+            for instance in instances.iter().filter(|i| i.state != InstanceState::Terminated) {
+                provider.delete(&instance.node, instance.generation, &instance.id).await?;
+            }
+        }
+    }
+    match std::fs::remove_dir_all(&place.directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::failed(format!("cannot remove {}: {error}", place.directory.display())))
+        }
+        _ => Ok(()),
+    }
+}

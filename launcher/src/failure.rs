@@ -1,0 +1,104 @@
+//! How commands fail, and with which exit status.
+
+use cloudtik_config::diagnostics::InvalidFile;
+use cloudtik_providers as providers;
+use tonic::{Code, Status};
+
+/// What went wrong, and what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status.
+    pub code: u8,
+    pub message: String,
+    pub hint: Option<String>,
+    /// Diagnostics that are printed before the message.
+    pub diagnostics: Vec<InvalidFile>,
+}
+
+pub const FAILED: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const INVALID: u8 = 3;
+pub const NOT_FOUND: u8 = 4;
+pub const REFUSED: u8 = 5;
+pub const TIMED_OUT: u8 = 6;
+pub const NOT_AUTHORISED: u8 = 7;
+
+impl Failure {
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, diagnostics: Vec::new() }
+    }
+
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(FAILED, message)
+    }
+
+    pub fn invalid(diagnostics: Vec<InvalidFile>) -> Self {
+        let count: usize = diagnostics.iter().map(|d| d.problems.len()).sum();
+        let message = format!("{count} problem{} found; nothing was changed", if count == 1 { "" } else { "s" });
+        Self { diagnostics, ..Self::new(INVALID, message) }
+    }
+
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// The one mapping from the head's answers.
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let code = match status.code() {
+            Code::InvalidArgument => INVALID,
+            Code::NotFound => NOT_FOUND,
+            Code::FailedPrecondition | Code::ResourceExhausted => REFUSED,
+            Code::DeadlineExceeded => TIMED_OUT,
+            Code::PermissionDenied | Code::Unauthenticated => NOT_AUTHORISED,
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::AlreadyExists
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => FAILED,
+        };
+        Self::new(code, status.message())
+    }
+}
+
+/// The one mapping from a provider's errors.
+impl From<providers::Error> for Failure {
+    fn from(error: providers::Error) -> Self {
+        let code = match &error {
+            providers::Error::StockOut(_) | providers::Error::Quota(_) | providers::Error::Throttled { .. } => REFUSED,
+            providers::Error::Permission { .. } => NOT_AUTHORISED,
+            providers::Error::NotFound(_) => NOT_FOUND,
+            providers::Error::Mismatch(_) | providers::Error::Transient { .. } | providers::Error::Permanent { .. } => FAILED,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<cloudtik_protocol::pki::Error> for Failure {
+    fn from(error: cloudtik_protocol::pki::Error) -> Self {
+        Self::failed(chain(&error))
+    }
+}
+
+/// An error with everything behind it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}

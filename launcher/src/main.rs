@@ -1,0 +1,90 @@
+//! `cloudtik`, the command line.
+//!
+//! Owns: what a person types and sees, making a workspace and a head, and talking to the head as any other client does.
+//! Must never: decide what a cluster does, or do what the head can do.
+
+mod cli;
+mod client;
+mod clusters;
+mod doctor;
+mod down;
+mod events;
+mod failure;
+mod output;
+mod runtime;
+mod session;
+mod show;
+mod terminal;
+mod transfer;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Arguments, Command};
+use crate::failure::Failure;
+use crate::output::Printer;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let printer = Printer::new(arguments.output);
+    cloudtik_protocol::tls::install_crypto();
+    let result = match arguments.command {
+        // What needs no head needs no runtime either.
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "cloudtik", &mut out);
+            printer.raw(&out);
+            Ok(0)
+        }
+        Command::Version => {
+            printer.version();
+            Ok(0)
+        }
+        Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
+        command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                let result = runtime.block_on(run(&printer, command));
+                // A thread that reads a terminal must not hold up the end.
+                runtime.shutdown_background();
+                result
+            }
+            Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
+        },
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            printer.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Runs a command; the number is the exit status, which some commands carry from elsewhere.
+async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Up(arguments) => up::run(printer, &arguments).await.map(|()| 0),
+        Command::Down(arguments) => down::run(printer, &arguments).await.map(|()| 0),
+        Command::Status { cluster, wait, timeout } => show::status(printer, &cluster, wait, timeout).await.map(|()| 0),
+        Command::Info { cluster } => show::info(printer, &cluster).await.map(|()| 0),
+        Command::Nodes { cluster } => show::nodes(printer, &cluster).await.map(|()| 0),
+        Command::Runtimes { cluster } => show::runtimes(printer, &cluster).await.map(|()| 0),
+        Command::List => show::list(printer).await.map(|()| 0),
+        Command::Events { cluster, follow, node, from } => events::events(printer, &cluster, follow, node, from).await.map(|()| 0),
+        Command::Why { cluster, node } => events::why(printer, &cluster, &node).await.map(|()| 0),
+        Command::Scale { cluster, workers, node_type } => show::scale(printer, &cluster, workers, node_type).await.map(|()| 0),
+        Command::KillNode { cluster, node, yes } => show::kill_node(printer, &cluster, &node, yes).await.map(|()| 0),
+        Command::Drain { cluster, node, yes } => show::drain(printer, &cluster, &node, yes).await.map(|()| 0),
+        Command::Exec(arguments) => session::exec(printer, &arguments).await,
+        Command::Attach { cluster, node } => session::attach(&cluster, node).await,
+        Command::Submit(arguments) => session::submit(&arguments).await,
+        Command::Logs(arguments) => session::logs(printer, &arguments).await.map(|()| 0),
+        Command::Upload { cluster, from, to, node } => transfer::upload(printer, &cluster, &from, &to, node).await.map(|()| 0),
+        Command::Download { cluster, from, to, node } => transfer::download(printer, &cluster, &from, &to, node).await.map(|()| 0),
+        Command::Doctor { cluster } => doctor::run(printer, cluster.as_deref()).await,
+        Command::Dump { cluster } => show::dump(printer, &cluster).await.map(|()| 0),
+        Command::Completions { .. } | Command::Version | Command::Runtime { .. } => Ok(0),
+    }
+}

@@ -1,0 +1,283 @@
+//! Looking at a cluster, and the short commands that change it.
+
+use std::time::Duration;
+
+use cloudtik_model::status::{Phase, Status};
+use cloudtik_model::Bytes;
+use cloudtik_protocol::wire;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Client, document};
+use crate::clusters;
+use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::output::{Printer, ago, short};
+use crate::terminal::Progress;
+
+/// Things that are waited for, on one line.
+const SHOWN_WAITS: usize = 3;
+
+pub async fn status(printer: &Printer, cluster: &str, wait: bool, timeout: u64) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let status = if wait {
+        let mut progress = Progress::new();
+        progress.phase(&format!("{}: waiting for the cluster", client.place.name));
+        wait_until_ready(&client, Duration::from_secs(timeout), &mut progress).await?
+    } else {
+        client.status().await?
+    };
+    if printer.is_json() {
+        printer.json(&status);
+        return Ok(());
+    }
+    print_status(printer, &status);
+    for alarm in &status.alarms {
+        printer.line(&format!("ALARM: {alarm}"));
+    }
+    for wait in &status.waiting_for {
+        printer.line(&format!("waiting for {wait}"));
+    }
+    Ok(())
+}
+
+/// Follows the status until the cluster is ready, saying what it waits for.
+pub async fn wait_until_ready(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<Status, Failure> {
+    let (mut last, name) = (None, client.place.name.clone());
+    let waiting = async {
+        let mut client = client.clone();
+        loop {
+            let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
+            loop {
+                let next = match statuses.message().await {
+                    Ok(Some(next)) => next,
+                    // The head was restarted: look again.
+                    Ok(None) | Err(_) => break,
+                };
+                let status: Status = document(next)?;
+                if status.ready {
+                    return Ok(status);
+                }
+                if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
+                    return Err(Failure::new(FAILED, format!("{name} is being taken down")));
+                }
+                progress.waiting(&format!("{name}: {}", describe_waits(&status)));
+                last = Some(status);
+            }
+            progress.waiting(&format!("{name}: the head is restarting"));
+            client = Client::connect(client.place.name.as_str()).await?;
+        }
+    };
+    match tokio::time::timeout(timeout, waiting).await {
+        Ok(result) => result,
+        Err(_) => {
+            let waits = last.map_or_else(|| "its head".to_owned(), |s| s.waiting_for.join("\n  "));
+            let hint = format!("look further with `cloudtik events {name}` and `cloudtik logs {name} --runtime RUNTIME`");
+            Err(Failure::new(TIMED_OUT, format!("{name} is not ready after {}; it waits for\n  {waits}", short(timeout))).hint(hint))
+        }
+    }
+}
+
+fn describe_waits(status: &Status) -> String {
+    let total = status.nodes.len();
+    let ready = status.nodes.iter().filter(|n| n.state == "ready").count();
+    let mut waits: Vec<&str> = status.waiting_for.iter().take(SHOWN_WAITS).map(String::as_str).collect();
+    let more = status.waiting_for.len().saturating_sub(SHOWN_WAITS);
+    let rest = format!("{more} more");
+    if more > 0 {
+        waits.push(&rest);
+    }
+    format!("{ready} of {total} nodes ready, waiting for {}", waits.join("; "))
+}
+
+pub fn print_status(printer: &Printer, status: &Status) {
+    let ready = if status.ready { "ready".to_owned() } else { status.phase.name().to_owned() };
+    let age = ago(status.head.started);
+    printer.line(&format!(
+        "{}: {ready}, head at {} (epoch {}, up {age}), revision {}",
+        printer.bold(status.cluster.as_str()),
+        status.head.address,
+        status.head.epoch.0,
+        status.revision
+    ));
+    print_nodes(printer, status);
+}
+
+fn print_nodes(printer: &Printer, status: &Status) {
+    let rows: Vec<Vec<String>> = status
+        .nodes
+        .iter()
+        .map(|node| {
+            let state = match &node.reason {
+                Some(reason) => format!("{} ({reason})", node.state),
+                None => node.state.clone(),
+            };
+            let runtimes: Vec<String> =
+                node.runtimes.iter().map(|(name, state)| if state == "ready" { name.to_string() } else { format!("{name} ({state})") }).collect();
+            vec![
+                node.id.to_string(),
+                node.node_type.to_string(),
+                state,
+                node.address.clone().unwrap_or_else(|| "-".to_owned()),
+                node.cpus.map_or_else(|| "-".to_owned(), |c| c.to_string()),
+                node.memory.map_or_else(|| "-".to_owned(), |m| Bytes(m).to_string()),
+                node.heartbeat_age_ms.map_or_else(|| "-".to_owned(), |ms| short(Duration::from_millis(ms))),
+                ago(node.since),
+                runtimes.join(", "),
+            ]
+        })
+        .collect();
+    printer.table(&["NODE", "TYPE", "STATE", "ADDRESS", "CPUS", "MEMORY", "HEARD", "SINCE", "RUNTIMES"], &rows);
+}
+
+pub fn print_endpoints(printer: &Printer, status: &Status) {
+    for endpoint in status.runtimes.iter().flat_map(|r| &r.endpoints) {
+        printer.line(&format!("{}: {}", endpoint.name, endpoint.url));
+    }
+}
+
+pub async fn info(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let status = client.status().await?;
+    let place = &client.place;
+    let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
+    if printer.is_json() {
+        #[derive(Serialize)]
+        struct Info<'a> {
+            cluster: &'a str,
+            file: &'a str,
+            directory: String,
+            socket: String,
+            head: &'a cloudtik_model::status::Head,
+            runtimes: &'a [cloudtik_model::status::Runtime],
+        }
+        printer.json(&Info {
+            cluster: place.name.as_str(),
+            file: &file,
+            directory: place.directory.display().to_string(),
+            socket: place.socket().display().to_string(),
+            head: &status.head,
+            runtimes: &status.runtimes,
+        });
+        return Ok(());
+    }
+    printer.line(&format!("cluster    {}", place.name));
+    printer.line(&format!("file       {file}"));
+    printer.line(&format!("directory  {}", place.directory.display()));
+    printer.line(&format!("head       {} (version {}, process {})", status.head.address, status.head.version, status.head.pid));
+    for runtime in &status.runtimes {
+        printer.line(&format!("{:<10} {} ({})", runtime.name, runtime.version, runtime.state));
+        for endpoint in &runtime.endpoints {
+            printer.line(&format!("           {}: {}", endpoint.name, endpoint.url));
+        }
+    }
+    Ok(())
+}
+
+pub async fn nodes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let status = Client::connect(cluster).await?.status().await?;
+    if printer.is_json() { printer.json(&status.nodes) } else { print_nodes(printer, &status) }
+    Ok(())
+}
+
+pub async fn runtimes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let status = Client::connect(cluster).await?.status().await?;
+    if printer.is_json() {
+        printer.json(&status.runtimes);
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for node in &status.nodes {
+        for service in &node.services {
+            let detail = if service.detail.is_empty() { String::new() } else { format!(" ({})", service.detail) };
+            rows.push(vec![
+                service.name.clone(),
+                node.id.to_string(),
+                format!("{}{detail}", service.state),
+                service.pid.map_or_else(|| "-".to_owned(), |p| p.to_string()),
+                service.restarts.to_string(),
+                ago(service.since),
+            ]);
+        }
+    }
+    printer.table(&["SERVICE", "NODE", "STATE", "PROCESS", "RESTARTS", "SINCE"], &rows);
+    print_endpoints(printer, &status);
+    Ok(())
+}
+
+pub async fn list(printer: &Printer) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Listed {
+        cluster: String,
+        phase: String,
+        nodes: usize,
+        head: Option<String>,
+        file: String,
+    }
+    let mut all = Vec::new();
+    for place in clusters::all()? {
+        let status = match Client::dial(&place).await {
+            Ok(client) => client.status().await.ok(),
+            Err(_) => None,
+        };
+        all.push(Listed {
+            cluster: place.name.to_string(),
+            phase: status.as_ref().map_or_else(|| "unreachable".to_owned(), |s| s.phase.name().to_owned()),
+            nodes: status.as_ref().map_or(0, |s| s.nodes.len()),
+            head: status.map(|s| s.head.address),
+            file: place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default(),
+        });
+    }
+    if printer.is_json() {
+        printer.json(&all);
+        return Ok(());
+    }
+    let rows: Vec<_> = all
+        .into_iter()
+        .map(|l| vec![l.cluster, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file])
+        .collect();
+    printer.table(&["CLUSTER", "PHASE", "NODES", "HEAD", "FILE"], &rows);
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    message: String,
+}
+
+fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
+    let answer: Answer = document(answer)?;
+    if printer.is_json() { printer.json(&answer) } else { printer.line(&answer.message) }
+    Ok(())
+}
+
+pub async fn scale(printer: &Printer, cluster: &str, workers: u32, node_type: String) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let answer = client.admin().scale(wire::ScaleRequest { node_type, workers }).await.map_err(|status| {
+        let failure = Failure::from(status);
+        if failure.message.contains("max") || failure.message.contains("min") {
+            return failure.hint("raise or lower the limit in the cluster's file and run `cloudtik up` again");
+        }
+        failure
+    })?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn kill_node(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    printer.confirm(&format!("Kill {node} of {} with everything on it?", client.place.name), yes)?;
+    let answer = client.admin().kill_node(wire::NodeRequest { node: node.to_owned() }).await?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn drain(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
+    let answer = client.admin().drain_node(wire::NodeRequest { node: node.to_owned() }).await?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn dump(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let dump: serde_json::Value = document(client.admin().dump(wire::Empty {}).await?.into_inner())?;
+    printer.json(&dump);
+    Ok(())
+}

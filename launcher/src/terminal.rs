@@ -1,0 +1,83 @@
+//! The terminal: live progress, and raw mode for programs that want one.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::{self, OptionalActions, Termios};
+
+/// What is being done and waited for: one living line on a terminal, a line per change elsewhere.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    last: String,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}").expect("the template is valid");
+            let bar = ProgressBar::new_spinner().with_style(style);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Self { bar, last: String::new() }
+    }
+
+    /// Another phase began.
+    pub fn phase(&mut self, text: &str) {
+        self.waiting(text);
+    }
+
+    /// What is waited for now.
+    pub fn waiting(&mut self, text: &str) {
+        if text == self.last {
+            return;
+        }
+        self.last = text.to_owned();
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// A line that stays.
+    pub fn keep(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Raw mode of the terminal on standard input, for as long as this lives.
+pub struct RawMode(Termios);
+
+impl RawMode {
+    pub fn enter() -> io::Result<Self> {
+        let before = termios::tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+/// Rows and columns of the terminal.
+pub fn size() -> Option<(u32, u32)> {
+    let size = termios::tcgetwinsize(io::stdout()).ok()?;
+    Some((u32::from(size.ws_row), u32::from(size.ws_col)))
+}

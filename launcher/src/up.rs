@@ -1,0 +1,334 @@
+//! `cloudtik up`: from a file to a running cluster.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::status::{Plan, Status};
+use cloudtik_model::{Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_protocol::wire::setup_client::SetupClient;
+use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
+use cloudtik_providers::local::instance_id;
+use cloudtik_providers::{CreateNode, NodeProvider, WorkspaceProvider};
+use cloudtik_runtimes::changes;
+use serde::Serialize;
+
+use crate::cli::Up;
+use crate::client::{Client, document};
+use crate::clusters::{Described, Place, Remembered, describe, home, program};
+use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::output::Printer;
+use crate::show;
+use crate::terminal::Progress;
+
+/// How long a head may take to open its socket.
+const HEAD_PATIENCE: Duration = Duration::from_secs(20);
+/// Between two heartbeats of an agent.
+const HEARTBEAT_MS: u64 = 1_000;
+
+/// Where the time went.
+#[derive(Default)]
+struct Timings(Vec<(&'static str, Duration)>);
+
+impl Timings {
+    fn note(&mut self, phase: &'static str, since: &mut Instant) {
+        self.0.push((phase, since.elapsed()));
+        *since = Instant::now();
+    }
+}
+
+pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let (mut timings, mut mark) = (Timings::default(), begun);
+    let described = describe(&arguments.file)?;
+    let place = Place::of(&described.cluster)?;
+    timings.note("read and check the file", &mut mark);
+
+    if arguments.plan {
+        let plan = match Client::dial(&place).await {
+            Ok(client) => apply(&client, &described, true).await?,
+            Err(_) => first_plan(&described),
+        };
+        show_plan(printer, &described, &plan);
+        return Ok(());
+    }
+
+    place.workspace.create().await?;
+    let _lock = place.lock()?;
+    let interrupted = tokio::signal::ctrl_c();
+    let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
+    let result = tokio::select! {
+        result = work => result,
+        _ = interrupted => Err(Failure::new(FAILED, "interrupted")),
+    };
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(failure) => return Err(what_is_left(failure, &place, &arguments.file)),
+    };
+    if printer.is_json() {
+        printer.json(&outcome.status);
+    } else if let Some(status) = &outcome.status
+        && !outcome.unchanged
+    {
+        show::print_status(printer, status);
+        show::print_endpoints(printer, status);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let name = &place.name;
+    match (&outcome.status, outcome.unchanged) {
+        (Some(_), true) => printer.say(&format!("{name} is up and is what the file says; nothing to do ({seconds:.2} s)")),
+        (Some(_), false) => printer.say(&format!("{name} is ready ({seconds:.2} s). Look further with `cloudtik status {name}`")),
+        (None, _) => printer.say(&format!("{name} is on its way. Wait for it with `cloudtik status {name} --wait`")),
+    }
+    if arguments.timings {
+        for (phase, took) in &outcome.timings.0 {
+            printer.say(&format!("  {:>8.1} ms  {phase}", took.as_secs_f64() * 1000.0));
+        }
+    }
+    Ok(())
+}
+
+struct Outcome {
+    status: Option<Status>,
+    unchanged: bool,
+    timings: Timings,
+}
+
+async fn bring_up(
+    printer: &Printer,
+    arguments: &Up,
+    described: &Described,
+    place: &Place,
+    timings: &mut Timings,
+    mut mark: Instant,
+) -> Result<Outcome, Failure> {
+    let mut timings = std::mem::take(timings);
+    let running = Client::dial(place).await.ok();
+    let plan = match &running {
+        Some(client) => apply(client, described, true).await?,
+        None => first_plan(described),
+    };
+    let unchanged = running.is_some() && plan.changes.is_empty();
+    if running.is_some() && !unchanged {
+        show_plan(printer, described, &plan);
+        let harmful = plan.changes.iter().any(|c| c.action == "destroy" || c.detail.starts_with("restarts"));
+        if harmful {
+            printer.confirm(&format!("Change {} like this?", place.name), arguments.yes)?;
+        }
+    }
+    let mut progress = Progress::new();
+    let client = match running {
+        Some(client) => client,
+        None => {
+            progress.phase(&format!("{}: making the head", place.name));
+            make_head(described, place).await?;
+            timings.note("make the head's node", &mut mark);
+            progress.phase(&format!("{}: waiting for the head to answer", place.name));
+            let deadline = tokio::time::Instant::now() + HEAD_PATIENCE;
+            let dialled = transport::retry_until(deadline, Duration::from_millis(1), || Client::dial(place)).await;
+            let client = dialled.map_err(|e| head_trouble(place, e))?;
+            timings.note("start the head's agent and the head", &mut mark);
+            client
+        }
+    };
+    install_identity(&client, described, place).await?;
+    timings.note("certify the head", &mut mark);
+    apply(&client, described, false).await?;
+    timings.note("hand the description over", &mut mark);
+    if arguments.no_wait {
+        return Ok(Outcome { status: None, unchanged, timings });
+    }
+    progress.phase(&format!("{}: waiting for the cluster", place.name));
+    let status = show::wait_until_ready(&client, Duration::from_secs(arguments.timeout), &mut progress).await?;
+    timings.note("workers and runtimes", &mut mark);
+    Ok(Outcome { status: Some(status), unchanged, timings })
+}
+
+async fn apply(client: &Client, described: &Described, plan_only: bool) -> Result<Plan, Failure> {
+    let mut runtime_files = std::collections::HashMap::new();
+    for (runtime, folder) in &described.folders {
+        for (path, text) in folder {
+            runtime_files.insert(format!("{runtime}/{path}"), text.clone().into_bytes().into());
+        }
+    }
+    let request = wire::ApplyRequest { cluster_file: described.text.clone(), runtime_files, plan_only };
+    document(client.admin().apply(request).await?.into_inner())
+}
+
+fn first_plan(described: &Described) -> Plan {
+    let (mut plan, _) = changes::compare(None, &described.planner);
+    let head = cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new() };
+    plan.changes.insert(0, head);
+    plan
+}
+
+fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
+    if printer.is_json() {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            cluster: &'a cloudtik_model::ClusterName,
+            #[serde(flatten)]
+            plan: &'a Plan,
+        }
+        return printer.json(&Shown { cluster: &described.cluster.name, plan });
+    }
+    if plan.changes.is_empty() {
+        return printer.line(&format!("{}: nothing to change", described.cluster.name));
+    }
+    printer.line(&format!("{}, provider {}:", printer.bold(described.cluster.name.as_str()), described.cluster.provider.kind()));
+    for change in &plan.changes {
+        let sign = match change.action.as_str() {
+            "create" => "+",
+            "destroy" => "-",
+            _ => "~",
+        };
+        let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };
+        printer.line(&format!("  {sign} {} {}{detail}", change.action, change.what));
+    }
+    if let Some(price) = plan.price {
+        printer.line(&format!("  costs {price} at the minimum, where prices are known"));
+    }
+}
+
+/// Makes the head's node, or starts what is left of it.
+async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> {
+    let (agent, head) = (program("cloudtik-agent")?, program("cloudtik-head")?);
+    let (node, generation) = (NodeId::head(), Generation(1));
+    let head_directory = place.head();
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |e: std::io::Error| Failure::failed(format!("cannot use {path}: {e}"))
+    };
+    cloudtik_protocol::files::create_private_directory(&head_directory).map_err(failed(&head_directory))?;
+    let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
+    let is_made = place.nodes().join(instance_id(&node, generation).as_str()).join("instance.json").exists();
+    let network = match place.remembered() {
+        Some(remembered) if is_made => remembered.network,
+        _ => free_network(&place.directory)?,
+    };
+    place.remember(&Remembered { file: described.path.clone(), network })?;
+    let address = Ipv4Addr::new(network[0], network[1], network[2], 1).to_string();
+    let artifacts = home()?.join("artifacts");
+    let unpacked = artifacts.join("unpacked");
+    let token = pki::hex(&pki::random::<32>());
+    let provider = place.provider(network)?;
+    if !is_made {
+        let settings = serde_json::json!({
+            "cluster": place.name,
+            "address": address,
+            "ca": root.certificate_pem(),
+            "head_token_sha256": pki::sha256_hex(token.as_bytes()),
+            "generation": generation,
+            "artifacts": artifacts,
+            "unpacked": unpacked,
+            "provider": { "kind": "local", "nodes": place.nodes(), "network": network, "agent": agent },
+            "heartbeat_ms": HEARTBEAT_MS,
+        });
+        let path = head_directory.join("head.json");
+        cloudtik_protocol::files::write_atomically(&path, settings.to_string().as_bytes(), 0o600).map_err(failed(&path))?;
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let resources = described.cluster.head.memory.map(|memory| Resources { cpus: described.cluster.head.cpus.unwrap_or(cpus), memory });
+    let bootstrap = Bootstrap {
+        cluster: place.name.clone(),
+        node,
+        generation,
+        node_type: NodeTypeName::head(),
+        head: format!("{address}:{BUS_PORT}"),
+        ca: root.certificate_pem(),
+        token,
+        address: None,
+        resources,
+        pinned: vec![head_service(&head, &head_directory)],
+        artifacts: Some(unpacked.display().to_string()),
+        heartbeat_ms: HEARTBEAT_MS,
+    };
+    provider.create(&CreateNode { node_type: NodeTypeName::head(), bootstrap }).await?;
+    Ok(())
+}
+
+/// The head as a service of its own node: its agent brings it back.
+fn head_service(program: &Path, state: &Path) -> goal::Service {
+    let key: ServiceKey = "cloudtik/head".parse().expect("a valid key");
+    let mut environment = BTreeMap::new();
+    // The head runs the ecosystem's clients, which are configured by the user's environment.
+    for (name, value) in std::env::vars() {
+        let is_secret_or_ours = name.starts_with("CLOUDTIK_") && name != "CLOUDTIK_LOG";
+        if !is_secret_or_ours {
+            environment.insert(name, value);
+        }
+    }
+    goal::Service {
+        key,
+        command: vec![program.display().to_string(), "--state".to_owned(), state.display().to_string()],
+        environment,
+        files: Vec::new(),
+        directories: Vec::new(),
+        artifacts: Vec::new(),
+        hold: false,
+        waits_for: String::new(),
+        readiness: None,
+        health: None,
+        stop: goal::Stop { signal: 15, grace_ms: 3_000 },
+        restart: goal::Restart { first_ms: 20, longest_ms: 5_000, settled_ms: 5_000 },
+        log: goal::Log::default(),
+        limits: goal::Limits::default(),
+    }
+}
+
+/// Loopback addresses that nobody uses: the first guess comes from the cluster's place, so that it is usually the same.
+fn free_network(directory: &Path) -> Result<[u8; 3], Failure> {
+    let digest = pki::sha256_hex(format!("{} {}", nix::unistd::getuid(), directory.display()).as_bytes());
+    let start = u32::from_str_radix(&digest[..8], 16).unwrap_or(0);
+    for attempt in 0..64 {
+        let n = start.wrapping_add(attempt);
+        // 127.0 and 127.1 are used by others: Debian's own host name, resolvers.
+        let network = [127, 16 + (n >> 8) as u8 % 224, n as u8];
+        let address = Ipv4Addr::new(network[0], network[1], network[2], 1);
+        let free = |port| TcpListener::bind(SocketAddr::from((address, port))).is_ok();
+        if free(BUS_PORT) && free(HEALTH_PORT) {
+            return Ok(network);
+        }
+    }
+    Err(Failure::failed(format!("no loopback address has the ports {BUS_PORT} and {HEALTH_PORT} free")))
+}
+
+/// Has the head's intermediate key certified by the root, unless it is.
+async fn install_identity(client: &Client, described: &Described, place: &Place) -> Result<(), Failure> {
+    let mut setup = SetupClient::new(client.channel.clone());
+    let reply = setup.certificate_request(wire::Empty {}).await?.into_inner();
+    if reply.installed {
+        return Ok(());
+    }
+    let root = pki::Root::load_or_generate(&described.cluster.name, &place.ca())?;
+    let certificate = root.sign_intermediate(&reply.certificate_request)?.to_vec().into();
+    setup.install_certificate(wire::InstallCertificateRequest { certificate }).await?;
+    Ok(())
+}
+
+fn head_trouble(place: &Place, failure: Failure) -> Failure {
+    let home = place.nodes().join(instance_id(&NodeId::head(), Generation(1)).as_str());
+    let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
+    let mut message = format!("the head does not answer: {}", failure.message);
+    for path in &logs {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if let Some(line) = text.lines().rev().find(|l| l.contains("ERROR") || l.contains("error")) {
+            message = format!("{message}\n  {}: {line}", path.display());
+        }
+    }
+    Failure::new(TIMED_OUT, message).hint(format!("its logs: {} and {}", logs[0].display(), logs[1].display()))
+}
+
+fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
+    if failure.hint.is_some() || !place.exists() {
+        return failure;
+    }
+    let hint = format!(
+        "what was made is still there and goes on by itself:\n  cloudtik status {name}        see it\n  cloudtik up {file}   go on from here\n  cloudtik down {name}          remove it",
+        name = place.name,
+        file = file.display()
+    );
+    failure.hint(hint)
+}

@@ -1,0 +1,22 @@
+//! What the parts of a cluster talk about, as plain types.
+//!
+//! Owns: names and ids (parsed once, at the border), moments, resources, money, the life of a node, goals, reports,
+//! the specification that the brain decides from, and the documents that people read (`status -o json`).
+//! Must never: do input or output, know a wire format, a provider or a runtime by name, or decide anything.
+
+pub mod bootstrap;
+pub mod event;
+pub mod goal;
+pub mod id;
+pub mod money;
+pub mod node;
+pub mod report;
+pub mod resources;
+pub mod spec;
+pub mod status;
+pub mod time;
+
+pub use id::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
+pub use money::MoneyPerHour;
+pub use resources::{Bytes, Resources};
+pub use time::{Moment, Timestamp};

@@ -1,0 +1,202 @@
+//! A node's life, and what is remembered of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, InstanceId, NodeId, NodeTypeName, Timestamp};
+
+/// Where a node is in its life.
+///
+/// ```text
+/// Requested → Launched → Joined → Preparing → Ready → (Suspect → Down) → Draining → Terminating → Gone
+///      └──────────┴─────────┴─────────┴→ Failed(reason) → Terminating        Quarantined: not ours to kill
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Stored, with its idempotency key, before the provider is called.
+    Requested,
+    /// The provider says that the instance exists.
+    Launched,
+    /// The agent proved who it is and has its certificate.
+    Joined,
+    /// The agent's link is up and it works towards its goal.
+    Preparing,
+    /// Everything that the node is to run is ready.
+    Ready,
+    /// Something speaks against the node; evidence is being collected.
+    Suspect { evidence: Vec<Evidence> },
+    /// The verdict that the node does not answer.
+    Down { evidence: Vec<Evidence> },
+    /// Its services are being stopped before it is let go.
+    Draining { reason: String },
+    /// The provider is asked to delete the instance until it says that it is gone.
+    Terminating { reason: String },
+    /// No instance exists.
+    Gone,
+    /// It could not be made; what there is of it will be deleted.
+    Failed { reason: String },
+    /// Unreachable, and the user's own machine: left alone until somebody looks.
+    Quarantined { reason: String },
+}
+
+impl NodeState {
+    /// The state's name as people read it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Launched => "launched",
+            Self::Joined => "joined",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Suspect { .. } => "suspect",
+            Self::Down { .. } => "down",
+            Self::Draining { .. } => "draining",
+            Self::Terminating { .. } => "terminating",
+            Self::Gone => "gone",
+            Self::Failed { .. } => "failed",
+            Self::Quarantined { .. } => "quarantined",
+        }
+    }
+
+    /// Whether an instance may exist, so that it counts against every maximum and the budget.
+    pub fn may_exist(&self) -> bool {
+        !matches!(self, Self::Gone)
+    }
+
+    /// Whether the node is on its way out.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self, Self::Draining { .. } | Self::Terminating { .. } | Self::Failed { .. } | Self::Gone)
+    }
+}
+
+/// One thing that was seen and speaks for or against a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub at: Timestamp,
+    pub kind: EvidenceKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "seen", rename_all = "kebab-case")]
+pub enum EvidenceKind {
+    /// No heartbeat for so many milliseconds.
+    HeartbeatsMissed { for_ms: u64 },
+    /// The agent's stream ended.
+    StreamClosed { cause: String },
+    /// The node's health port was dialled from the head.
+    DialBack { outcome: DialOutcome },
+    /// What the provider said of the instance.
+    Provider { says: String },
+    /// The head itself was late, so its deadlines were stretched by so many milliseconds.
+    HeadLag { by_ms: u64 },
+}
+
+impl fmt::Display for EvidenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HeartbeatsMissed { for_ms } => write!(f, "no heartbeat for {for_ms} ms"),
+            Self::StreamClosed { cause } => write!(f, "its stream ended: {cause}"),
+            Self::DialBack { outcome } => write!(f, "dial-back: {outcome}"),
+            Self::Provider { says } => write!(f, "the provider says: {says}"),
+            Self::HeadLag { by_ms } => write!(f, "the head was late by {by_ms} ms and stretched its deadlines"),
+        }
+    }
+}
+
+/// What came of dialling a node's health port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DialOutcome {
+    /// The agent answered over mutual TLS.
+    Answered,
+    /// The machine answered, and nothing listens there.
+    Refused,
+    /// Nothing answered in time.
+    TimedOut,
+}
+
+impl fmt::Display for DialOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answered => "the agent answered",
+            Self::Refused => "refused, nothing listens there",
+            Self::TimedOut => "no answer in time",
+        })
+    }
+}
+
+/// What the store remembers of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub id: NodeId,
+    pub generation: Generation,
+    pub node_type: NodeTypeName,
+    pub life: NodeState,
+    /// When it entered that state.
+    pub since: Timestamp,
+    /// When this generation was requested.
+    pub requested_at: Timestamp,
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    #[serde(default)]
+    pub address: Option<String>,
+    /// The fingerprint of the key that this generation joined with: its join token serves no other key.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The revision of the specification that its goal is made from.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+impl NodeRecord {
+    pub fn requested(id: NodeId, generation: Generation, node_type: NodeTypeName, at: Timestamp) -> Self {
+        Self {
+            id,
+            generation,
+            node_type,
+            life: NodeState::Requested,
+            since: at,
+            requested_at: at,
+            instance: None,
+            address: None,
+            key: None,
+            revision: 0,
+        }
+    }
+}
+
+/// A machine as its provider lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    /// From its tags.
+    pub node: NodeId,
+    /// From its tags.
+    pub generation: Generation,
+    pub address: Option<String>,
+    pub state: InstanceState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    Starting,
+    Running,
+    /// It exists but nothing runs on it.
+    Stopped,
+    /// It is being deleted or is gone; providers list such instances for a while.
+    Terminated,
+}
+
+impl InstanceState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Terminated => "terminated",
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node observes of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, ServiceKey, Timestamp};
+
+/// What an agent says of its machine when its link opens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub agent_version: String,
+    pub agent_pid: u32,
+    pub hostname: String,
+    pub kernel: String,
+    pub cpus: u32,
+    pub memory: Bytes,
+    /// The address that the node's services listen on.
+    pub address: String,
+    /// The port of the agent's own `/healthz` and `/metrics`.
+    pub health_port: u16,
+    /// The agent's directory on the node.
+    pub home: String,
+    /// Where artifacts are unpacked, each in a directory named by its digest.
+    pub artifacts: String,
+    /// Java installations of the host: their homes and major versions.
+    #[serde(default)]
+    pub javas: Vec<Java>,
+    /// Limits that the agent can set: `memory`, `cpu`.
+    #[serde(default)]
+    pub can_limit: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Java {
+    pub home: String,
+    pub major: u32,
+}
+
+/// What a service does just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Its goal is known; it is held until what it needs is ready.
+    Waiting,
+    /// Its artifacts are being fetched.
+    Fetching,
+    /// Its process runs and is not ready yet.
+    Starting,
+    Ready,
+    /// It was ready and its health probe fails.
+    Unhealthy,
+    /// Its process ended; it will be started again.
+    Backoff,
+    /// It is being stopped.
+    Stopping,
+    /// It is not to run any more, and does not.
+    Stopped,
+}
+
+impl ServiceState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Fetching => "fetching",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Unhealthy => "unhealthy",
+            Self::Backoff => "backoff",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The latest of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    pub key: ServiceKey,
+    pub state: ServiceState,
+    /// Why, for people: a probe's answer, an exit status, a share of a download.
+    pub detail: String,
+    pub pid: Option<u32>,
+    /// Starts after the first.
+    pub restarts: u32,
+    pub since: Timestamp,
+    /// The version of the goal that this was observed under.
+    pub goal_version: u64,
+}

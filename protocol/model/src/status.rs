@@ -1,0 +1,133 @@
+//! The documents that `-o json` prints. Their shape is stable: fields are added, never renamed or removed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
+
+/// `cloudtik status -o json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub cluster: ClusterName,
+    pub phase: Phase,
+    /// Everything that was asked for is there and ready.
+    pub ready: bool,
+    /// The revision of the specification that the cluster works towards.
+    pub revision: u64,
+    /// What `ready` waits for, by name.
+    pub waiting_for: Vec<String>,
+    pub alarms: Vec<String>,
+    pub head: Head,
+    pub nodes: Vec<Node>,
+    pub runtimes: Vec<Runtime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// No specification yet.
+    Empty,
+    /// Working towards the specification.
+    Converging,
+    Ready,
+    /// `down` was asked for.
+    Stopping,
+    /// No worker is left; the head can be removed.
+    Stopped,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Converging => "converging",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    pub address: String,
+    pub epoch: Epoch,
+    pub version: String,
+    pub pid: u32,
+    pub started: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    /// `head` or `worker`.
+    pub kind: String,
+    #[serde(rename = "type")]
+    pub node_type: NodeTypeName,
+    pub generation: Generation,
+    pub state: String,
+    /// Why it is in that state, where there is a reason.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    pub address: Option<String>,
+    pub instance: Option<InstanceId>,
+    pub since: Timestamp,
+    pub heartbeat_age_ms: Option<u64>,
+    pub agent: Option<Agent>,
+    pub cpus: Option<u32>,
+    pub memory: Option<u64>,
+    pub runtimes: BTreeMap<RuntimeName, String>,
+    pub services: Vec<Service>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub pid: u32,
+    pub home: String,
+    pub health_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub state: String,
+    pub detail: String,
+    pub pid: Option<u32>,
+    pub restarts: u32,
+    pub since: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    pub name: RuntimeName,
+    pub version: String,
+    pub state: String,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Where a runtime can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub name: String,
+    pub url: String,
+}
+
+/// What `up` or `up --plan` would change, in the order in which people read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub changes: Vec<Change>,
+    /// Money per hour of the cluster after the change, at the nodes' written prices; absent when no price is known.
+    #[serde(default)]
+    pub price: Option<crate::MoneyPerHour>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `create`, `change` or `destroy`.
+    pub action: String,
+    pub what: String,
+    #[serde(default)]
+    pub detail: String,
+}

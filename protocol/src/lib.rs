@@ -1,0 +1,33 @@
+//! How the parts of a cluster talk.
+//!
+//! Owns: the wire contract (`proto/cloudtik.proto`) and its conversion to and from the plain types, the public key
+//! infrastructure of a cluster, mutual TLS with identities that can be replaced while serving, and small files that
+//! survive a crash. Must never: decide anything, or keep state of a head or an agent.
+
+pub mod convert;
+pub mod exposition;
+pub mod files;
+pub mod pki;
+pub mod tls;
+pub mod transport;
+
+/// The generated types of the contract. They stay at the edges of the head, the agent and the launcher.
+#[allow(clippy::all, reason = "generated code")]
+pub mod wire {
+    tonic::include_proto!("cloudtik.v1");
+}
+
+/// Peers of another version than this refuse each other with a word on which of them to upgrade.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest frame on the bus or the admin service, in bytes. Goals and cluster files are the largest.
+pub const MAX_FRAME: usize = 4 << 20;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The port of the head's bus, joins, artifacts and administration.
+pub const BUS_PORT: u16 = 7070;
+
+/// The port of an agent's `/healthz` and `/metrics`.
+pub const HEALTH_PORT: u16 = 7071;

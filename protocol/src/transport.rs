@@ -1,0 +1,264 @@
+//! Connections: dialling a head by TCP with TLS or by Unix socket, and serving HTTP over TLS with the caller's identity.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, Uri};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::pki::Peer;
+use crate::tls::ServerIdentity;
+
+/// A peer that has not finished its handshake by then is not one of ours.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 pings on connections that are silent: a dead peer is noticed within twice this.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Connections that a server holds at once; the file limit of a service is well above.
+const MAX_CONNECTIONS: usize = 16_384;
+
+/// Dials a head's bus.
+pub async fn dial(address: &str, name: &ServerName<'static>, tls: Arc<rustls::ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+    let name = name.clone();
+    let connector = TlsConnector::from(with_h2(tls));
+    let target = address.to_owned();
+    // The scheme is plain because TLS happens inside the connector.
+    endpoint(&format!("http://{address}"))
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let (connector, name, target) = (connector.clone(), name.clone(), target.clone());
+            async move {
+                let stream = TcpStream::connect(target).await?;
+                stream.set_nodelay(true)?;
+                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+            }
+        }))
+        .await
+}
+
+/// Dials a Unix socket, however long its path is.
+pub async fn dial_unix(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = path.to_owned();
+    endpoint("http://local")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move {
+                let (_directory, short) = short_path(&path)?;
+                Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(short).await?))
+            }
+        }))
+        .await
+}
+
+fn endpoint(uri: &str) -> Endpoint {
+    Endpoint::from_shared(uri.to_owned())
+        .expect("the address is a valid authority")
+        .connect_timeout(HANDSHAKE_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+}
+
+fn with_h2(tls: Arc<rustls::ClientConfig>) -> Arc<rustls::ClientConfig> {
+    let mut config = (*tls).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
+/// A Unix socket's path may have 107 bytes; through its directory's file descriptor any path is short enough. The file
+/// must stay open while the path is used.
+fn short_path(path: &Path) -> io::Result<(std::fs::File, PathBuf)> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "socket path has no file name"))?;
+    let directory = std::fs::File::open(parent)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+    Ok((directory, short))
+}
+
+/// Listens on a Unix socket that only this user can open. An abandoned socket file is replaced.
+pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if std::fs::symlink_metadata(path).is_ok() {
+        std::fs::remove_file(path)?;
+    }
+    let (_directory, short) = short_path(path)?;
+    let listener = UnixListener::bind(short)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Who called, as an extension of each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Over a Unix socket: the user that the file permissions let in.
+    LocalUser,
+    /// Over mutual TLS.
+    Certified(Peer),
+    /// Over TLS without a certificate: may join and nothing else.
+    Nobody,
+}
+
+/// Why a connection came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub from: Option<SocketAddr>,
+    pub reason: String,
+}
+
+/// Serves HTTP/1.1 and HTTP/2 over TLS until `stop`; then connections are told to finish and, after `grace`, cut.
+/// `refused` hears of every connection that did not get through its handshake.
+pub async fn serve_tls<S, B>(
+    listener: TcpListener,
+    identity: ServerIdentity,
+    service: S,
+    refused: impl Fn(Refused) + Clone + Send + 'static,
+    stop: CancellationToken,
+) where
+    S: tower::Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tasks = TaskTracker::new();
+    loop {
+        let permit = tokio::select! {
+            () = stop.cancelled() => break,
+            permit = connections.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+        };
+        let (stream, from) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    refused(Refused { from: None, reason: format!("cannot accept: {error}") });
+                    // Out of file descriptors: accepting again at once would only spin.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (identity, service, refused, stop) = (identity.clone(), service.clone(), refused.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            let _ = stream.set_nodelay(true);
+            let handshake = TlsAcceptor::from(identity.current()).accept(stream);
+            let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return refused(Refused { from: Some(from), reason: format!("handshake failed: {error}") }),
+                Err(_) => return refused(Refused { from: Some(from), reason: "no handshake in time".to_owned() }),
+            };
+            let certified = stream.get_ref().1.peer_certificates().is_some();
+            let caller = match (identity.peer(stream.get_ref().1), certified) {
+                (Some(peer), _) => Caller::Certified(peer),
+                (None, false) => Caller::Nobody,
+                (None, true) => {
+                    return refused(Refused { from: Some(from), reason: "the certificate names nobody of this cluster".to_owned() });
+                }
+            };
+            serve_connection(TokioIo::new(stream), service, caller, Some(from), stop).await;
+        });
+    }
+    drain(tasks).await;
+}
+
+/// Serves HTTP/2 on a Unix socket until `stop`.
+pub async fn serve_unix<S, B>(listener: UnixListener, service: S, stop: CancellationToken)
+where
+    S: tower::Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let tasks = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        tasks.spawn(serve_connection(TokioIo::new(stream), service.clone(), Caller::LocalUser, None, stop.clone()));
+    }
+    drain(tasks).await;
+}
+
+/// Connections get this long to finish when a server stops.
+const DRAIN: Duration = Duration::from_millis(500);
+
+async fn drain(tasks: TaskTracker) {
+    tasks.close();
+    let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
+}
+
+/// The address that a caller dialled from, as an extension of each request.
+#[derive(Debug, Clone, Copy)]
+pub struct CallerAddress(pub SocketAddr);
+
+async fn serve_connection<I, S, B>(io: I, service: S, caller: Caller, from: Option<SocketAddr>, stop: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let with_caller = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        if let Some(from) = from {
+            request.extensions_mut().insert(CallerAddress(from));
+        }
+        let mut service = service.clone();
+        async move {
+            std::future::poll_fn(|context| service.poll_ready(context)).await?;
+            service.call(request).await
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE)).keep_alive_timeout(KEEP_ALIVE);
+    let connection = builder.serve_connection(io, with_caller);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// Runs `attempt` until it succeeds or `deadline` passes, pausing between attempts.
+pub async fn retry_until<T, E, F: Future<Output = Result<T, E>>>(
+    deadline: tokio::time::Instant,
+    pause: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, E> {
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+    }
+}

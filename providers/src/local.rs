@@ -1,0 +1,281 @@
+//! Nodes as plain processes of this user on this machine, each in a directory and on a loopback address of its own.
+//!
+//! An instance is its directory `<node>.<generation>` under the cluster's node directory; it is made under another name
+//! and renamed, so that it is there whole or not at all. The machine that it stands for is always running: what can end
+//! is its agent, which can be started again. Every process of a node carries the instance's directory in its environment
+//! ([`MARK`]), which is how all of them are found when the node is deleted.
+
+mod processes;
+mod workspace;
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::node::{Instance, InstanceState};
+use cloudtik_model::{Generation, InstanceId, NodeId};
+use serde::{Deserialize, Serialize};
+
+pub use processes::MARK;
+pub use workspace::LocalWorkspace;
+
+use crate::{Capabilities, CreateNode, Error, NodeProvider};
+
+/// The file that marks a directory as an instance.
+const INSTANCE_FILE: &str = "instance.json";
+/// The bootstrap payload, which the agent reads and removes once it has joined.
+pub const BOOTSTRAP_FILE: &str = "bootstrap.json";
+/// Held locked by an agent while it runs; contains its process id.
+pub const AGENT_LOCK: &str = "agent.lock";
+/// How long processes may take to vanish after SIGKILL before the delete fails (to be repeated).
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where and how nodes are made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    /// The directory of the cluster's instances.
+    pub nodes: PathBuf,
+    /// The first three octets of the cluster's loopback addresses; the head is `.1`.
+    pub network: [u8; 3],
+    /// The agent's program.
+    pub agent: PathBuf,
+}
+
+impl Settings {
+    /// The address of the head.
+    pub fn head_address(&self) -> Ipv4Addr {
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, 1)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct LocalProvider {
+    settings: Settings,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct InstanceFile {
+    node: NodeId,
+    generation: Generation,
+    address: Ipv4Addr,
+}
+
+impl LocalProvider {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// The directory of an instance.
+    pub fn home(&self, instance: &InstanceId) -> PathBuf {
+        self.settings.nodes.join(instance.as_str())
+    }
+
+    /// Starts the agent of an instance unless it runs.
+    pub fn start_agent(&self, instance: &InstanceId) -> Result<(), Error> {
+        let home = self.home(instance);
+        let failed = |source: io::Error| Error::transient(format!("starting {}", self.settings.agent.display()), source);
+        let status = Command::new(&self.settings.agent)
+            .args(["run", "--detach", "--home"])
+            .arg(&home)
+            .env(MARK, &home)
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(failed(io::Error::other(format!("it ended with {status}; see {}/agent.log", home.display())))) }
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        let failed = |source| Error::transient("locking the node directory", source);
+        fs::create_dir_all(&self.settings.nodes).map_err(failed)?;
+        let lock = File::create(self.settings.nodes.join(".lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(lock)
+    }
+
+    fn instances(&self) -> Result<Vec<(InstanceId, InstanceFile)>, Error> {
+        let failed = |source| Error::transient("reading the node directory", source);
+        let entries = match fs::read_dir(&self.settings.nodes) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(id) = InstanceId::new(entry.file_name().to_string_lossy()) else { continue };
+            match fs::read(entry.path().join(INSTANCE_FILE)) {
+                Ok(text) => {
+                    let file = serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?;
+                    found.push((id, file));
+                }
+                // Being deleted: its processes are gone, its files go.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
+    fn free_address(&self, node: &NodeId) -> Result<Ipv4Addr, Error> {
+        let [a, b, c] = self.settings.network;
+        if node.is_head() {
+            return Ok(self.settings.head_address());
+        }
+        let used: Vec<u8> = self.instances()?.iter().map(|(_, i)| i.address.octets()[3]).collect();
+        let free = (2..=254).find(|last| !used.contains(last));
+        free.map(|last| Ipv4Addr::new(a, b, c, last)).ok_or_else(|| Error::Quota("a local cluster has at most 253 workers".to_owned()))
+    }
+
+    fn create_now(&self, request: &CreateNode) -> Result<Instance, Error> {
+        let Bootstrap { node, generation, .. } = &request.bootstrap;
+        let generation = *generation;
+        let id = instance_id(node, generation);
+        let home = self.home(&id);
+        let _lock = self.lock()?;
+        let file = match fs::read(home.join(INSTANCE_FILE)) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?,
+            Err(_) => {
+                let file = InstanceFile { node: node.clone(), generation, address: self.free_address(node)? };
+                self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("making {}", home.display()), e))?;
+                file
+            }
+        };
+        self.start_agent(&id)?;
+        Ok(describe(id, &file))
+    }
+
+    fn make_directory(&self, home: &Path, file: &InstanceFile, request: &CreateNode) -> io::Result<()> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        let temporary = self.settings.nodes.join(format!(".{}.new", instance_id(&file.node, file.generation)));
+        let _ = fs::remove_dir_all(&temporary);
+        let _ = fs::remove_dir_all(home);
+        fs::DirBuilder::new().mode(0o700).create(&temporary)?;
+        let write = |name: &str, content: &[u8]| {
+            let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary.join(name))?;
+            io::Write::write_all(&mut out, content)?;
+            out.sync_all()
+        };
+        write(INSTANCE_FILE, &serde_json::to_vec(file)?)?;
+        let bootstrap = Bootstrap { address: Some(file.address.to_string()), ..request.bootstrap.clone() };
+        write(BOOTSTRAP_FILE, &serde_json::to_vec(&bootstrap)?)?;
+        fs::rename(&temporary, home)?;
+        File::open(&self.settings.nodes)?.sync_all()
+    }
+
+    fn delete_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        if *instance != instance_id(node, generation) {
+            return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
+        }
+        let home = self.home(instance);
+        if !home.exists() {
+            return Ok(());
+        }
+        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
+        let _lock = self.lock()?;
+        let failed = |e| Error::transient(format!("removing {}", home.display()), e);
+        // First what makes it an instance: a removal that breaks off leaves files, never half an instance.
+        match fs::remove_file(home.join(INSTANCE_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        match fs::remove_dir_all(&home) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn restart_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        if *instance != instance_id(node, generation) {
+            return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
+        }
+        let home = self.home(instance);
+        if !home.join(INSTANCE_FILE).exists() {
+            return Err(Error::NotFound(instance.to_string()));
+        }
+        let failed = |e| Error::transient(format!("ending the agent of {instance}"), e);
+        if let Some(pid) = running_agent(&home).map_err(failed)? {
+            processes::kill(pid).map_err(failed)?;
+            let deadline = Instant::now() + KILL_DEADLINE;
+            while running_agent(&home).map_err(failed)?.is_some() {
+                if Instant::now() > deadline {
+                    return Err(failed(io::Error::new(io::ErrorKind::TimedOut, "it does not end")));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        self.start_agent(instance)
+    }
+}
+
+/// The process id of the agent that holds the lock in `home`, if one does.
+pub fn running_agent(home: &Path) -> io::Result<Option<i32>> {
+    let lock = match File::open(home.join(AGENT_LOCK)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(fs::read_to_string(home.join(AGENT_LOCK))?.trim().parse().ok()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The instance of a node's generation: the directory's name, so that the same launch always means the same machine.
+pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
+    InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
+}
+
+fn describe(id: InstanceId, file: &InstanceFile) -> Instance {
+    Instance {
+        id,
+        node: file.node.clone(),
+        generation: file.generation,
+        address: Some(file.address.to_string()),
+        state: InstanceState::Running,
+    }
+}
+
+#[async_trait]
+impl NodeProvider for LocalProvider {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { restart_agent: true, owned_machines: false, visibility: Duration::ZERO }
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, Error> {
+        blocking(self, |p| Ok(p.instances()?.into_iter().map(|(id, file)| describe(id, &file)).collect())).await
+    }
+
+    async fn create(&self, request: &CreateNode) -> Result<Instance, Error> {
+        let request = request.clone();
+        blocking(self, move |p| p.create_now(&request)).await
+    }
+
+    async fn delete(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let (node, instance) = (node.clone(), instance.clone());
+        blocking(self, move |p| p.delete_now(&node, generation, &instance)).await
+    }
+
+    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let (node, instance) = (node.clone(), instance.clone());
+        blocking(self, move |p| p.restart_now(&node, generation, &instance)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    provider: &LocalProvider,
+    work: impl FnOnce(&LocalProvider) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let provider = provider.clone();
+    tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("running a local operation", e))?
+}

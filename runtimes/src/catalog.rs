@@ -1,0 +1,170 @@
+//! The runtimes that are shipped, and the user's own beside them; all are read the same way.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use cloudtik_config::diagnostics::InvalidFile;
+use cloudtik_config::reader::nearest;
+use cloudtik_config::{Cluster, Problem, RuntimeUse};
+use cloudtik_model::RuntimeName;
+
+use crate::manifest::Manifest;
+
+/// The files of a runtime by their path in the folder.
+pub type Folder = BTreeMap<String, String>;
+
+macro_rules! shipped {
+    ($($name:literal: [$($file:literal),* $(,)?]),* $(,)?) => {
+        &[$(($name, &[$(($file, include_str!(concat!("../catalog/", $name, "/", $file)))),*])),*]
+    };
+}
+
+type Shipped = &'static [(&'static str, &'static [(&'static str, &'static str)])];
+
+const SHIPPED: Shipped = shipped! {
+    "prometheus": ["runtime.toml", "prometheus.yml"],
+    "spark": ["runtime.toml", "spark-defaults.conf", "metrics.properties", "log4j2.properties", "driver-log4j2.properties"],
+};
+
+/// The most that a runtime's file may hold, in bytes: it is a template, not an artifact.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The manifests that a cluster uses.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    manifests: BTreeMap<RuntimeName, Manifest>,
+}
+
+impl Catalog {
+    /// Every shipped runtime.
+    pub fn shipped() -> Self {
+        let manifests = SHIPPED.iter().map(|(name, files)| {
+            let folder = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+            let manifest = Manifest::read(name, &folder).unwrap_or_else(|e| panic!("the shipped runtime {name} is valid: {e}"));
+            (manifest.name.clone(), manifest)
+        });
+        Self { manifests: manifests.collect() }
+    }
+
+    /// The manifests of the runtimes of a cluster. `folders` are the user's own by the name in the cluster file. `file`
+    /// and `text` are the cluster file, for problems.
+    pub fn of_cluster(cluster: &Cluster, folders: &BTreeMap<RuntimeName, Folder>, file: &str, text: &str) -> Result<Self, Vec<InvalidFile>> {
+        let shipped = Self::shipped();
+        let (mut manifests, mut problems, mut invalid) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for wanted in &cluster.runtimes {
+            match Self::find(&shipped, wanted, folders) {
+                Ok(manifest) => {
+                    manifests.insert(wanted.name.clone(), manifest);
+                }
+                Err(Missing::Unknown(problem)) => problems.push(problem),
+                Err(Missing::Invalid(error)) => invalid.push(error),
+            }
+        }
+        let catalog = Self { manifests };
+        if invalid.is_empty() {
+            problems.extend(catalog.unmet_needs(cluster));
+        }
+        if !problems.is_empty() {
+            invalid.insert(0, InvalidFile::new(file, text, problems));
+        }
+        if invalid.is_empty() { Ok(catalog) } else { Err(invalid) }
+    }
+
+    fn find(shipped: &Self, wanted: &RuntimeUse, folders: &BTreeMap<RuntimeName, Folder>) -> Result<Manifest, Missing> {
+        let unknown = |message: String, help: Option<String>| Missing::Unknown(Problem { span: wanted.span.clone(), message, help });
+        if let Some(path) = &wanted.path {
+            let Some(folder) = folders.get(&wanted.name) else {
+                return Err(unknown(format!("the folder {path:?} of the runtime {} cannot be read", wanted.name), None));
+            };
+            let manifest = Manifest::read(path, folder).map_err(Missing::Invalid)?;
+            if manifest.name != wanted.name {
+                let help = Some(format!("name the table [runtimes.{}]", manifest.name));
+                return Err(unknown(format!("the folder {path:?} holds the runtime {}, not {}", manifest.name, wanted.name), help));
+            }
+            return Ok(manifest);
+        }
+        shipped.manifests.get(&wanted.name).cloned().ok_or_else(|| {
+            let names = shipped.manifests.keys().map(RuntimeName::as_str);
+            let help = nearest(wanted.name.as_str(), names.clone()).map(|near| format!("did you mean `{near}`?"));
+            let help = help.unwrap_or_else(|| {
+                format!("shipped: {}; one of your own needs path = \"./folder\"", names.collect::<Vec<_>>().join(", "))
+            });
+            unknown(format!("there is no runtime `{}`", wanted.name), Some(help))
+        })
+    }
+
+    /// Predecessors in runtimes that the cluster does not have.
+    fn unmet_needs(&self, cluster: &Cluster) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for wanted in &cluster.runtimes {
+            let Some(manifest) = self.manifests.get(&wanted.name) else { continue };
+            for service in &manifest.services {
+                for key in &service.after {
+                    let known = self.manifests.get(&key.runtime).is_some_and(|m| m.service(&key.service).is_some());
+                    if !known {
+                        problems.push(Problem {
+                            span: wanted.span.clone(),
+                            message: format!("{}/{} comes after {key}, which this cluster does not have", wanted.name, service.name),
+                            help: Some(format!("add [runtimes.{}]", key.runtime)),
+                        });
+                    }
+                }
+            }
+        }
+        problems
+    }
+
+    pub fn get(&self, name: &RuntimeName) -> Option<&Manifest> {
+        self.manifests.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Manifest> {
+        self.manifests.values()
+    }
+}
+
+enum Missing {
+    Unknown(Problem),
+    Invalid(InvalidFile),
+}
+
+/// Reads the user's own runtime folders that a cluster file names, relative to the file's directory. What cannot be
+/// read is left out, and noticed when the catalog is made.
+pub fn read_folders(cluster: &Cluster, base: &Path) -> BTreeMap<RuntimeName, Folder> {
+    let own = cluster.runtimes.iter().filter_map(|r| Some((r.name.clone(), r.path.as_ref()?)));
+    own.filter_map(|(name, path)| Some((name, read_folder(&base.join(path)).ok()?))).collect()
+}
+
+/// Reads a runtime's folder.
+pub fn read_folder(directory: &Path) -> io::Result<Folder> {
+    let mut folder = Folder::new();
+    let mut pending = vec![directory.to_owned()];
+    while let Some(next) = pending.pop() {
+        for entry in std::fs::read_dir(&next)? {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
+                pending.push(path);
+            } else if kind.is_file() && entry.metadata()?.len() <= MAX_FILE {
+                let relative = path.strip_prefix(directory).expect("found below it").to_string_lossy().into_owned();
+                // What is not text is no template; documents beside the manifest do no harm.
+                if let Ok(text) = std::fs::read_to_string(&path) {
+                    folder.insert(relative, text);
+                }
+            }
+        }
+    }
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_runtimes_are_valid() {
+        let names: Vec<_> = Catalog::shipped().iter().map(|m| m.name.to_string()).collect();
+        assert_eq!(names, ["prometheus", "spark"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! What taking one description of a cluster instead of another changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_config::Workers;
+use cloudtik_model::report::Java;
+use cloudtik_model::status::{Change, Plan};
+use cloudtik_model::{Bytes, MoneyPerHour, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
+
+use crate::planner::{Availability, Error, NodeContext, Planner, View, Wanted};
+
+/// Fills in every template for a node of every type: what cannot be planned shows here, not on a node.
+pub fn check(planner: &Planner) -> Result<(), Error> {
+    for node in sample_nodes(planner) {
+        planner.plan(&sample_view(), &node, &BTreeSet::new(), &everything_here)?;
+    }
+    Ok(())
+}
+
+fn sample_view() -> View {
+    View { head_address: "127.0.0.1".to_owned(), bus: "127.0.0.1:7070".to_owned() }
+}
+
+fn sample_nodes(planner: &Planner) -> Vec<NodeContext> {
+    let types = planner.cluster().workers.keys().cloned();
+    let node = |id: NodeId, node_type| NodeContext {
+        id,
+        node_type,
+        address: "127.0.0.2".to_owned(),
+        resources: Resources { cpus: 2, memory: Bytes(2 << 30) },
+        home: "/node".to_owned(),
+        artifacts: "/artifacts".to_owned(),
+        javas: vec![Java { home: "/java".to_owned(), major: 99 }],
+    };
+    std::iter::once(node(NodeId::head(), NodeTypeName::head())).chain(types.map(|t| node(NodeId::worker(&t, 1), t))).collect()
+}
+
+fn everything_here(wanted: &Wanted) -> Availability {
+    let digest = format!("{:?}", wanted.source);
+    Availability::Here(goal::Artifact { name: wanted.name.clone(), digest, size: 0 })
+}
+
+/// Services by node type with what their processes depend on.
+fn processes(planner: &Planner) -> BTreeMap<(NodeTypeName, ServiceKey), String> {
+    let mut all = BTreeMap::new();
+    for node in sample_nodes(planner) {
+        let plan = planner.plan(&sample_view(), &node, &BTreeSet::new(), &everything_here);
+        for service in plan.into_iter().flat_map(|p| p.services) {
+            all.insert((node.node_type.clone(), service.key.clone()), service.process_identity());
+        }
+    }
+    all
+}
+
+/// What taking `new` instead of `old` changes, and whether processes that run are restarted for it.
+pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
+    let mut changes = Vec::new();
+    let mut note = |action: &str, what: String, detail: String| changes.push(Change { action: action.to_owned(), what, detail });
+    let none = BTreeMap::new();
+    let (before, after) = (old.map_or(&none, |p| &p.cluster().workers), &new.cluster().workers);
+    for (name, workers) in after {
+        match before.get(name) {
+            None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
+            Some(known) if known != workers => note("change", format!("node type {name}"), format!("{} → {}", describe(known), describe(workers))),
+            Some(_) => {}
+        }
+    }
+    for (name, workers) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
+        note("destroy", format!("node type {name}"), describe(workers));
+    }
+    let versions = |planner: &Planner| -> BTreeMap<RuntimeName, String> {
+        planner.versions().map(|(name, version)| (name.clone(), version.to_owned())).collect()
+    };
+    let (had, has) = (old.map(versions).unwrap_or_default(), versions(new));
+    let (ran, runs) = (old.map(processes).unwrap_or_default(), processes(new));
+    let restarted: BTreeSet<&ServiceKey> =
+        runs.iter().filter(|(place, identity)| ran.get(*place).is_some_and(|known| known != *identity)).map(|((_, key), _)| key).collect();
+    for (name, version) in &has {
+        let services: Vec<String> = restarted.iter().filter(|key| key.runtime == *name).map(ToString::to_string).collect();
+        match had.get(name) {
+            None => note("create", format!("runtime {name}"), format!("version {version}")),
+            Some(_) if !services.is_empty() => {
+                note("change", format!("runtime {name}"), format!("restarts {}, node by node", services.join(", ")));
+            }
+            Some(known) if known != version => note("change", format!("runtime {name}"), format!("{known} → {version}")),
+            Some(_) => {}
+        }
+    }
+    for name in had.keys().filter(|name| !has.contains_key(*name)) {
+        note("destroy", format!("runtime {name}"), String::new());
+    }
+    if let Some(old) = old {
+        let (a, b) = (old.cluster(), new.cluster());
+        if a.max_workers != b.max_workers {
+            note("change", "max_workers".to_owned(), format!("{} → {}", a.max_workers, b.max_workers));
+        }
+        if a.budget != b.budget {
+            let say = |m: Option<MoneyPerHour>| m.map_or_else(|| "none".to_owned(), |m| m.to_string());
+            note("change", "budget".to_owned(), format!("{} → {}", say(a.budget), say(b.budget)));
+        }
+    }
+    let prices: Vec<u64> = after.values().filter_map(|w| Some(w.price?.0 * u64::from(w.min))).collect();
+    let price = (!prices.is_empty()).then(|| MoneyPerHour(prices.iter().sum()));
+    let rolling = !restarted.is_empty();
+    (Plan { changes, price }, rolling)
+}
+
+fn count(n: u32) -> String {
+    if n == 1 { "1 worker".to_owned() } else { format!("{n} workers") }
+}
+
+fn shape(workers: &Workers) -> String {
+    let mut parts = Vec::new();
+    parts.extend(workers.cpus.map(|c| format!("{c} cpus")));
+    parts.extend(workers.memory.map(|m| m.to_string()));
+    parts.extend(workers.price.map(|p| p.to_string()));
+    parts.join(", ")
+}
+
+fn describe(workers: &Workers) -> String {
+    let range = if workers.min == workers.max { workers.min.to_string() } else { format!("{} to {}", workers.min, workers.max) };
+    let shape = shape(workers);
+    if shape.is_empty() { range } else { format!("{range} ({shape})") }
+}

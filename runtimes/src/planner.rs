@@ -1,0 +1,446 @@
+//! From manifests, cluster, view and node to what the node is to run. Pure: the same inputs give the same goal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_config::reader::Scalar;
+use cloudtik_config::{Cluster, RuntimeUse};
+use cloudtik_model::report::Java;
+use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
+use cloudtik_model::status::Endpoint;
+use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
+use minijinja::{Value, context};
+
+use crate::catalog::Catalog;
+use crate::manifest::{Check, Manifest, Probe, Service, Source};
+use crate::template;
+
+/// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
+/// the operating system, the agent and the page cache.
+pub const DEFAULT_MEMORY_SHARE: f64 = 0.75;
+
+/// The Java that is fetched where the host has none that fits.
+const JAVA_PACKAGES: [(u32, &str); 1] = [(17, "openjdk-17-jre-headless")];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{service}: {what}")]
+    Template { service: ServiceKey, what: &'static str, source: template::Error },
+    #[error("no Java {0} is known to fetch")]
+    NoJava(u32),
+    #[error("the runtime {0} takes no jobs")]
+    NoSubmit(RuntimeName),
+    #[error("{0}")]
+    Ambiguous(String),
+}
+
+/// One node, as far as planning goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeContext {
+    pub id: NodeId,
+    pub node_type: NodeTypeName,
+    pub address: String,
+    pub resources: Resources,
+    /// The agent's directory.
+    pub home: String,
+    /// Where artifacts are unpacked by digest.
+    pub artifacts: String,
+    pub javas: Vec<Java>,
+}
+
+/// Who is in the cluster.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    pub head_address: String,
+    /// `host:port` of the head's bus, where metrics are discovered.
+    pub bus: String,
+}
+
+/// Software that a node needs, before it is known by content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// For people.
+    pub name: String,
+    pub source: Resolved,
+}
+
+/// A [`Source`] whose templates are filled in: the same text means the same software.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resolved {
+    PipSdist { requirement: String, parts: Vec<crate::manifest::Part> },
+    Pip { requirements: Vec<String> },
+    Apt { packages: Vec<String> },
+    Url { url: String, sha256: String },
+}
+
+/// What is known of wanted software.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    Here(goal::Artifact),
+    /// Not yet; the text says how far it is.
+    Coming(String),
+}
+
+/// What a node is to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub artifacts: Vec<goal::Artifact>,
+    pub services: Vec<goal::Service>,
+    /// Software that is not here yet.
+    pub missing: Vec<Wanted>,
+}
+
+/// A job to run on the head's node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    pub command: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub needs: ServiceKey,
+}
+
+/// Plans for one cluster at one revision.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    cluster: Cluster,
+    catalog: Catalog,
+}
+
+impl Planner {
+    pub fn new(cluster: Cluster, catalog: Catalog) -> Self {
+        Self { cluster, catalog }
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// What the brain needs to know.
+    pub fn spec(&self, revision: u64, rolling: bool) -> Spec {
+        let workers = self.cluster.workers.iter().map(|(name, w)| {
+            let resources = w.cpus.zip(w.memory).map(|(cpus, memory)| Resources { cpus, memory });
+            (name.clone(), WorkerType { min: w.min, max: w.max, price: w.price, resources })
+        });
+        Spec {
+            revision,
+            workers: workers.collect(),
+            max_workers: self.cluster.max_workers,
+            budget: self.cluster.budget,
+            services: self.used().flat_map(|(_, m)| m.services.iter().map(|s| placement(m, s))).collect(),
+            rolling,
+        }
+    }
+
+    fn used(&self) -> impl Iterator<Item = (&RuntimeUse, &Manifest)> {
+        self.cluster.runtimes.iter().filter_map(|r| Some((r, self.catalog.get(&r.name)?)))
+    }
+
+    /// The runtimes of the cluster with the versions that it runs.
+    pub fn versions(&self) -> impl Iterator<Item = (&RuntimeName, &str)> {
+        self.used().map(|(r, m)| (&r.name, version(r, m)))
+    }
+
+    /// What `node` is to run. Services outside `start` are held; `available` says what there is of wanted software.
+    pub fn plan(
+        &self,
+        view: &View,
+        node: &NodeContext,
+        start: &BTreeSet<ServiceKey>,
+        available: &dyn Fn(&Wanted) -> Availability,
+    ) -> Result<Plan, Error> {
+        let mut plan = Plan { artifacts: Vec::new(), services: Vec::new(), missing: Vec::new() };
+        for (used, manifest) in self.used() {
+            let placed: Vec<&Service> = manifest.services.iter().filter(|s| s.role.covers(&node.node_type)).collect();
+            if placed.is_empty() {
+                continue;
+            }
+            let software = self.software(used, manifest, node, available)?;
+            for service in placed {
+                let mut planned = self.service(used, manifest, service, view, node, &software)?;
+                let key = &planned.key;
+                let unmet: Vec<String> = service.after.iter().map(ToString::to_string).collect();
+                if let Some(waits_for) = &software.waits_for {
+                    planned.hold = true;
+                    planned.waits_for = waits_for.clone();
+                } else if !start.contains(key) {
+                    planned.hold = true;
+                    planned.waits_for = unmet.join(", ");
+                }
+                plan.services.push(planned);
+            }
+            plan.artifacts.extend(software.artifacts);
+            plan.missing.extend(software.missing);
+        }
+        plan.artifacts.sort_by(|a, b| a.digest.cmp(&b.digest));
+        plan.artifacts.dedup();
+        Ok(plan)
+    }
+
+    fn software(
+        &self,
+        used: &RuntimeUse,
+        manifest: &Manifest,
+        node: &NodeContext,
+        available: &dyn Fn(&Wanted) -> Availability,
+    ) -> Result<Software, Error> {
+        let mut software = Software::default();
+        let values = context! { version => version(used, manifest) };
+        for (name, source) in &manifest.artifacts {
+            let source = resolve(source, &values).map_err(|source| Error::Template {
+                service: ServiceKey::new(manifest.name.clone(), manifest.services[0].name.clone()),
+                what: "an artifact's source",
+                source,
+            })?;
+            let wanted = Wanted { name: format!("{name}-{}", version(used, manifest)), source };
+            software.add(name, wanted, node, available);
+        }
+        if let Some(least) = manifest.java {
+            if let Some(java) = node.javas.iter().filter(|j| j.major >= least).min_by_key(|j| j.major) {
+                software.java = java.home.clone();
+            } else {
+                let (major, package) = JAVA_PACKAGES.iter().find(|(major, _)| *major >= least).ok_or(Error::NoJava(least))?;
+                let wanted = Wanted { name: (*package).to_owned(), source: Resolved::Apt { packages: vec![(*package).to_owned()] } };
+                let root = software.add("java", wanted, node, available);
+                software.java = format!("{root}/usr/lib/jvm/java-{major}-openjdk-amd64");
+            }
+        }
+        Ok(software)
+    }
+
+    fn values(&self, used: &RuntimeUse, manifest: &Manifest, service: &Service, view: &View, node: &NodeContext, software: &Software) -> Value {
+        let mut properties: BTreeMap<&str, Value> = BTreeMap::new();
+        for (key, value) in manifest.properties.iter().chain(&used.properties) {
+            properties.insert(key, scalar(value));
+        }
+        // What the user set and the manifest has no default for: handed through to the runtime's own configuration.
+        let extra: BTreeMap<&str, String> =
+            used.properties.iter().filter(|(k, _)| !manifest.properties.contains_key(*k)).map(|(k, v)| (k.as_str(), v.to_string())).collect();
+        let ports: BTreeMap<&str, &BTreeMap<String, u16>> = manifest.services.iter().map(|s| (s.name.as_str(), &s.ports)).collect();
+        let share = used.memory_share.unwrap_or(DEFAULT_MEMORY_SHARE);
+        let memory = Bytes((node.resources.memory.0 as f64 * share) as u64);
+        let directory = service_directory(node, &manifest.key(service));
+        context! {
+            cluster => context! { name => self.cluster.name.as_str() },
+            head => context! { address => view.head_address, bus => view.bus },
+            node => context! {
+                id => node.id.as_str(),
+                address => node.address,
+                type => node.node_type.as_str(),
+                cpus => node.resources.cpus,
+                memory_mb => node.resources.memory.mebibytes(),
+                certificate => format!("{}/identity/node.crt", node.home),
+                key => format!("{}/identity/node.key", node.home),
+                ca => format!("{}/identity/ca.crt", node.home),
+            },
+            service => context! { directory => directory, data => format!("{}/data/{}", node.home, manifest.name) },
+            version => version(used, manifest),
+            memory_mb => memory.mebibytes(),
+            java => software.java,
+            artifacts => software.roots,
+            ports => ports,
+            properties => properties,
+            extra => extra,
+        }
+    }
+
+    fn service(
+        &self,
+        used: &RuntimeUse,
+        manifest: &Manifest,
+        service: &Service,
+        view: &View,
+        node: &NodeContext,
+        software: &Software,
+    ) -> Result<goal::Service, Error> {
+        let key = manifest.key(service);
+        let values = self.values(used, manifest, service, view, node, software);
+        let fill = |what: &'static str, text: &str| {
+            template::render(what, text, &values).map_err(|source| Error::Template { service: key.clone(), what, source })
+        };
+        let fill_all = |what, texts: &[String]| texts.iter().map(|t| fill(what, t)).collect::<Result<Vec<_>, _>>();
+        let mut environment = BTreeMap::new();
+        for (name, text) in &service.environment {
+            environment.insert(name.clone(), fill("environment", text)?);
+        }
+        let mut files = Vec::new();
+        for (path, template) in &service.files {
+            let text = manifest.templates.get(template).map_or("", String::as_str);
+            let content =
+                template::render(template, text, &values).map_err(|source| Error::Template { service: key.clone(), what: "a file", source })?;
+            files.push(goal::File { path: path.clone(), content, mode: 0o600, owner: None });
+        }
+        let probe = |probe: &Option<Probe>| probe.as_ref().map(|p| render_probe(p, &fill, &fill_all)).transpose();
+        Ok(goal::Service {
+            command: fill_all("command", &service.command)?,
+            environment,
+            files,
+            directories: fill_all("directories", &service.directories)?,
+            artifacts: software.artifacts.iter().map(|a| a.digest.clone()).collect(),
+            hold: false,
+            waits_for: String::new(),
+            readiness: probe(&service.readiness)?,
+            health: probe(&service.health)?,
+            stop: goal::Stop { signal: service.stop_signal, grace_ms: service.stop_grace.as_millis() as u64 },
+            restart: goal::Restart::default(),
+            log: goal::Log::default(),
+            limits: goal::Limits::default(),
+            key,
+        })
+    }
+
+    /// The consoles of the runtimes, as far as `nodes` are known.
+    pub fn endpoints(&self, name: &RuntimeName, view: &View, nodes: &[NodeContext]) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        let Some((used, manifest)) = self.used().find(|(r, _)| r.name == *name) else { return endpoints };
+        for service in &manifest.services {
+            let Some(console) = &service.console else { continue };
+            for node in nodes.iter().filter(|n| service.role.covers(&n.node_type)) {
+                let values = self.values(used, manifest, service, view, node, &Software::default());
+                if let Ok(url) = template::render("console", &console.url, &values) {
+                    let title = if service.role == Role::Head { console.title.clone() } else { format!("{} on {}", console.title, node.id) };
+                    endpoints.push(Endpoint { name: title, url });
+                }
+            }
+        }
+        endpoints
+    }
+
+    /// Where the metrics of a node's services are: service, port and path.
+    pub fn metrics(&self, node_type: &NodeTypeName) -> Vec<(ServiceKey, u16, String)> {
+        let services = self.used().flat_map(|(_, m)| m.services.iter().map(move |s| (m, s)));
+        let placed = services.filter(|(_, s)| s.role.covers(node_type));
+        placed
+            .flat_map(|(m, s)| s.metrics.iter().filter_map(|metrics| Some((m.key(s), *s.ports.get(&metrics.port)?, metrics.path.clone()))))
+            .collect()
+    }
+
+    /// How `file` is run as a job. Without a runtime's name, the only one that takes jobs is meant.
+    pub fn job(
+        &self,
+        runtime: Option<&RuntimeName>,
+        file: &str,
+        arguments: &[String],
+        view: &View,
+        head: &NodeContext,
+        available: &dyn Fn(&Wanted) -> Availability,
+    ) -> Result<Job, Error> {
+        let mut takers = self.used().filter(|(r, m)| m.submit.is_some() && runtime.is_none_or(|name| r.name == *name));
+        let (used, manifest) = match (takers.next(), takers.next(), runtime) {
+            (Some(only), None, _) => only,
+            (Some((a, _)), Some((b, _)), _) => {
+                return Err(Error::Ambiguous(format!("{} and {} both take jobs: say which with --runtime", a.name, b.name)));
+            }
+            (None, _, Some(name)) => return Err(Error::NoSubmit(name.clone())),
+            (None, _, None) => return Err(Error::Ambiguous("no runtime of this cluster takes jobs".to_owned())),
+        };
+        let submit = manifest.submit.as_ref().expect("filtered above");
+        let service = manifest.service(&submit.service).expect("checked when the manifest was read");
+        let key = manifest.key(service);
+        let software = self.software(used, manifest, head, available)?;
+        let values = self.values(used, manifest, service, view, head, &software);
+        let values = context! { job => context! { file => file }, ..values };
+        let fill = |what: &'static str, text: &str| {
+            template::render(what, text, &values).map_err(|source| Error::Template { service: key.clone(), what, source })
+        };
+        let mut command = submit.command.iter().map(|t| fill("the submit command", t)).collect::<Result<Vec<_>, _>>()?;
+        command.extend(arguments.iter().cloned());
+        let mut environment = BTreeMap::new();
+        for (name, text) in &submit.environment {
+            environment.insert(name.clone(), fill("the submit environment", text)?);
+        }
+        Ok(Job { command, environment, needs: key })
+    }
+}
+
+/// The directory of a service on a node; the agent uses the same.
+pub fn service_directory(node: &NodeContext, key: &ServiceKey) -> String {
+    format!("{}/services/{}/{}", node.home, key.runtime, key.service)
+}
+
+#[derive(Debug, Default)]
+struct Software {
+    artifacts: Vec<goal::Artifact>,
+    missing: Vec<Wanted>,
+    /// Artifact name → where it is unpacked on the node.
+    roots: BTreeMap<String, String>,
+    java: String,
+    waits_for: Option<String>,
+}
+
+impl Software {
+    fn add(&mut self, name: &str, wanted: Wanted, node: &NodeContext, available: &dyn Fn(&Wanted) -> Availability) -> String {
+        let root = match available(&wanted) {
+            Availability::Here(artifact) => {
+                let root = format!("{}/{}", node.artifacts, artifact.digest);
+                self.artifacts.push(artifact);
+                root
+            }
+            Availability::Coming(progress) => {
+                self.waits_for.get_or_insert_with(|| format!("{} ({progress})", wanted.name));
+                let root = format!("{}/{}", node.artifacts, wanted.name);
+                self.missing.push(wanted);
+                root
+            }
+        };
+        self.roots.insert(name.to_owned(), root.clone());
+        root
+    }
+}
+
+fn version<'a>(used: &'a RuntimeUse, manifest: &'a Manifest) -> &'a str {
+    used.version.as_deref().unwrap_or(&manifest.version)
+}
+
+fn placement(manifest: &Manifest, service: &Service) -> ServicePlacement {
+    ServicePlacement { key: manifest.key(service), role: service.role.clone(), after: service.after.clone() }
+}
+
+fn scalar(value: &Scalar) -> Value {
+    match value {
+        Scalar::Text(text) => Value::from(text.as_str()),
+        Scalar::Integer(number) => Value::from(*number),
+        Scalar::Float(number) => Value::from(*number),
+        Scalar::Boolean(truth) => Value::from(*truth),
+    }
+}
+
+fn resolve(source: &Source, values: &Value) -> Result<Resolved, template::Error> {
+    let fill = |text: &String| template::render("artifacts", text, values);
+    let fill_all = |texts: &[String]| texts.iter().map(fill).collect::<Result<Vec<_>, _>>();
+    Ok(match source {
+        Source::PipSdist { requirement, parts } => Resolved::PipSdist { requirement: fill(requirement)?, parts: parts.clone() },
+        Source::Pip { requirements } => Resolved::Pip { requirements: fill_all(requirements)? },
+        Source::Apt { packages } => Resolved::Apt { packages: fill_all(packages)? },
+        Source::Url { url, sha256 } => Resolved::Url { url: fill(url)?, sha256: fill(sha256)?.to_ascii_lowercase() },
+    })
+}
+
+fn render_probe(
+    probe: &Probe,
+    fill: &dyn Fn(&'static str, &str) -> Result<String, Error>,
+    fill_all: &dyn Fn(&'static str, &[String]) -> Result<Vec<String>, Error>,
+) -> Result<goal::Probe, Error> {
+    let check = match &probe.check {
+        Check::Tcp { address } => goal::Check::Tcp { address: fill("a probe", address)? },
+        Check::Command { command } => goal::Check::Command { command: fill_all("a probe", command)? },
+        Check::Http { url, status, pointer, equals } => goal::Check::Http {
+            url: fill("a probe", url)?,
+            status: *status,
+            pointer: pointer.clone(),
+            equals: equals.as_ref().map(|e| match e {
+                Scalar::Text(text) => serde_json::Value::from(text.as_str()),
+                Scalar::Integer(number) => serde_json::Value::from(*number),
+                Scalar::Float(number) => serde_json::Value::from(*number),
+                Scalar::Boolean(truth) => serde_json::Value::from(*truth),
+            }),
+        },
+    };
+    Ok(goal::Probe {
+        check,
+        interval_ms: probe.interval.as_millis() as u64,
+        timeout_ms: probe.timeout.as_millis() as u64,
+        failures: probe.failures,
+    })
+}
