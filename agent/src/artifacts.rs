@@ -43,15 +43,16 @@ impl Artifacts {
             return Ok(());
         }
         fs::create_dir_all(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
-        progress.send_replace("waiting for another node of this machine that fetches it".to_owned());
         let lock = self.directory.join(format!(".{}.lock", artifact.digest));
-        let _lock = tokio::task::spawn_blocking(move || -> io::Result<File> {
-            let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock)?;
-            file.lock()?;
-            Ok(file)
-        })
-        .await?
-        .context("locking the artifact")?;
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock).context("locking the artifact")?;
+        let _lock = match lock.try_lock() {
+            Ok(()) => lock,
+            Err(_) => {
+                progress.send_replace("fetched for another service or node of this machine".to_owned());
+                let waiting = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
+                waiting.await?.context("locking the artifact")?
+            }
+        };
         if target.exists() {
             return Ok(());
         }

@@ -32,7 +32,7 @@ use crate::artifacts::Artifacts;
 use crate::home::Home;
 use crate::probe::probe;
 use crate::reports::Reports;
-use crate::shim::{EXIT_FILE, Exit, LOG_FILE, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
+use crate::shim::{EXIT_FILE, Exit, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
 
 /// How long a shim may take to say that the process runs.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -353,11 +353,6 @@ struct Ended;
 /// What a process was started from, in short.
 fn identity(service: &goal::Service) -> String {
     sha256_hex(service.process_identity().as_bytes())
-}
-
-/// The path of a service's log.
-pub fn log_path(home: &Home, key: &ServiceKey) -> PathBuf {
-    home.service(key).join(LOG_FILE)
 }
 
 fn prepare(directory: &PathBuf, service: &goal::Service, run: &Run) -> anyhow::Result<()> {

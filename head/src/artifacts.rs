@@ -148,14 +148,15 @@ impl ArtifactStore {
 
     async fn fetch_once(&self, key: &str, wanted: &Wanted) -> anyhow::Result<Artifact> {
         let lock_path = self.directory.join(format!(".fetch-{key}.lock"));
-        self.say(key, &wanted.name, "waiting for another cluster that fetches it");
-        let _lock = tokio::task::spawn_blocking(move || -> std::io::Result<File> {
-            let lock = File::create(lock_path)?;
-            lock.lock()?;
-            Ok(lock)
-        })
-        .await?
-        .context("locking the fetch")?;
+        let lock = File::create(lock_path).context("locking the fetch")?;
+        let _lock = match lock.try_lock() {
+            Ok(()) => lock,
+            Err(_) => {
+                self.say(key, &wanted.name, "waiting for another cluster that fetches it");
+                let waiting = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
+                waiting.await?.context("locking the fetch")?
+            }
+        };
         if let Some(artifact) = self.indexed(key) {
             return Ok(artifact);
         }

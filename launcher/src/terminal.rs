@@ -1,15 +1,19 @@
 //! The terminal: live progress, and raw mode for programs that want one.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::termios::{self, OptionalActions, Termios};
 
-/// What is being done and waited for: one living line on a terminal, a line per change elsewhere.
+/// Elsewhere than on a terminal, a line at most this often.
+const LINE_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is being done and waited for: one living line on a terminal, a line now and then elsewhere.
 pub struct Progress {
     bar: Option<ProgressBar>,
     last: String,
+    printed: Option<Instant>,
 }
 
 impl Progress {
@@ -20,11 +24,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, last: String::new() }
+        Self { bar, last: String::new(), printed: None }
     }
 
     /// Another phase began.
     pub fn phase(&mut self, text: &str) {
+        self.printed = None;
         self.waiting(text);
     }
 
@@ -36,7 +41,11 @@ impl Progress {
         self.last = text.to_owned();
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => eprintln!("{text}"),
+            None if self.printed.is_some_and(|at| at.elapsed() < LINE_PAUSE) => {}
+            None => {
+                self.printed = Some(Instant::now());
+                eprintln!("{text}");
+            }
         }
     }
 

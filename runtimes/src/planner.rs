@@ -429,12 +429,13 @@ fn render_probe(
             url: fill("a probe", url)?,
             status: *status,
             pointer: pointer.clone(),
-            equals: equals.as_ref().map(|e| match e {
-                Scalar::Text(text) => serde_json::Value::from(text.as_str()),
-                Scalar::Integer(number) => serde_json::Value::from(*number),
-                Scalar::Float(number) => serde_json::Value::from(*number),
-                Scalar::Boolean(truth) => serde_json::Value::from(*truth),
-            }),
+            equals: match equals {
+                None => None,
+                Some(Scalar::Text(text)) => Some(fill("a probe", text)?.into()),
+                Some(Scalar::Integer(number)) => Some((*number).into()),
+                Some(Scalar::Float(number)) => Some((*number).into()),
+                Some(Scalar::Boolean(truth)) => Some((*truth).into()),
+            },
         },
     };
     Ok(goal::Probe {

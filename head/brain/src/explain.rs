@@ -88,9 +88,11 @@ impl Brain {
         }
         for node in self.nodes.values() {
             let id = &node.record.id;
+            let before = waits.len();
             match &node.record.life {
                 NodeState::Gone => continue,
-                NodeState::Ready => {}
+                // What it prepares is said below.
+                NodeState::Ready | NodeState::Preparing => {}
                 life if life.is_leaving() => {
                     waits.push(format!("{id} to be gone ({})", life.name()));
                     continue;
@@ -107,6 +109,9 @@ impl Brain {
             }
             if node.record.revision < spec.revision {
                 waits.push(format!("{id} to take revision {}", spec.revision));
+            }
+            if node.record.life == NodeState::Preparing && waits.len() == before {
+                waits.push(format!("{id} to take its goal"));
             }
         }
         waits
