@@ -39,7 +39,8 @@ pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Exe
         Err(error) => {
             let exit = wire::Exit { code: 127, error: format!("{error:#}") };
             outgoing.send(frame(Frame::Exit(exit))).await?;
-            let _ = incoming.message().await;
+            drop(outgoing);
+            until_closed(&mut incoming).await;
             return Ok(());
         }
     };
@@ -88,9 +89,13 @@ pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Exe
     }
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
     drop(outgoing);
-    // The head closes when it has everything.
-    let _ = tokio::time::timeout(GRACE, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
+    until_closed(&mut incoming).await;
     Ok(())
+}
+
+/// The head closes when it has everything; leaving sooner would take back what is still on its way.
+async fn until_closed(incoming: &mut tonic::Streaming<wire::SessionFrame>) {
+    let _ = tokio::time::timeout(GRACE, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
 }
 
 fn exit_code(status: ExitStatus) -> i32 {

@@ -111,7 +111,8 @@ impl Link {
         let mut sent = reports.borrow_and_update().clone();
         let all = sent.values().map(report_to_wire).collect();
         send(&outgoing, AgentTopic::Report(wire::Report { complete: true, services: all })).await?;
-        let incoming = client.connect(ReceiverStream::new(frames)).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
+        let incoming =
+            client.connect(ReceiverStream::new(frames)).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
         let mut incoming = pin!(incoming.into_inner());
         self.channel.send_replace(Some(channel.clone()));
 

@@ -24,8 +24,28 @@ const TICKS: f64 = 100.0;
 const SECTOR: u64 = 512;
 /// File systems that hold nobody's data.
 const PSEUDO: [&str; 22] = [
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "fusectl", "hugetlbfs", "mqueue",
-    "nsfs", "overlay", "proc", "procfs", "pstore", "rpc_pipefs", "securityfs", "squashfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "procfs",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "squashfs",
+    "sysfs",
+    "tracefs",
 ];
 
 pub fn render(agent: &Agent, services: &BTreeMap<ServiceKey, ServiceReport>) -> String {

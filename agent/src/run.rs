@@ -58,11 +58,7 @@ pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
     if lead_session {
         nix::unistd::setsid().context("leading a session")?;
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("CLOUDTIK_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    cloudtik_protocol::logging::start();
     tls::install_crypto();
     let home = Home::new(&home.canonicalize().with_context(|| format!("there is no directory {}", home.display()))?);
     let _lock = match lock(&home)? {

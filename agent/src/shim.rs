@@ -202,7 +202,9 @@ impl Shim {
     fn reap(&self) -> Option<Exit> {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.process.pid => return Some(Exit { code: Some(code), signal: None }),
+                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.process.pid => {
+                    return Some(Exit { code: Some(code), signal: None });
+                }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.process.pid => {
                     return Some(Exit { code: None, signal: Some(signal as i32) });
                 }

@@ -92,7 +92,10 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let workers = read_workers(root, problems);
     let runtimes = read_runtimes(root);
     for policy in root.tables("scaling") {
-        policy.problem("scaling policies are not part of this version", Some("scale by hand: `cloudtik scale CLUSTER --workers N`".to_owned()));
+        policy.problem(
+            "scaling policies are not part of this version",
+            Some("scale by hand: `cloudtik scale CLUSTER --workers N`".to_owned()),
+        );
         // Its keys are of no interest then.
     }
     let sum: u32 = workers.values().map(|w| w.max).sum();
@@ -139,7 +142,11 @@ fn read_provider(root: &mut Table<'_>, problems: &Problems) -> Option<Provider> 
             Some(Provider::Local)
         }
         other if PROVIDERS.iter().any(|(known, _)| *known == other) => {
-            problems.note(kind.span, format!("the provider `{other}` is not part of this version"), Some("this build has: local".to_owned()));
+            problems.note(
+                kind.span,
+                format!("the provider `{other}` is not part of this version"),
+                Some("this build has: local".to_owned()),
+            );
             None
         }
         other => {
@@ -186,6 +193,9 @@ fn read_runtimes(root: &mut Table<'_>) -> Vec<RuntimeUse> {
     let Some(mut all) = root.table("runtimes") else { return runtimes };
     for name in all.names::<RuntimeName>() {
         let Some(mut table) = all.table(name.value.as_str()) else { continue };
+        if name.value.is_own() {
+            table.problem(format!("no runtime may be called `{}`: that is the cluster itself", name.value), None);
+        }
         let mut properties = BTreeMap::new();
         if let Some(mut inner) = table.table("properties") {
             for key in inner.names::<String>() {
@@ -217,7 +227,8 @@ mod tests {
 
     #[test]
     fn the_smallest_file_is_a_name_a_provider_and_what_to_run() {
-        let cluster = Cluster::read("c.toml", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\n").expect("valid");
+        let cluster =
+            Cluster::read("c.toml", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\n").expect("valid");
         assert_eq!((cluster.name.as_str(), cluster.workspace.as_str(), cluster.max_workers), ("demo", "default", 1));
     }
 

@@ -20,8 +20,8 @@ use cloudtik_runtimes::changes::compare;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -170,12 +170,8 @@ impl Head {
             None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
         }
         self.upload(&directory, &name, frames).await?;
-        let execute = wire::Execute {
-            command: job.command,
-            environment: job.environment.into_iter().collect(),
-            directory,
-            ..Default::default()
-        };
+        let execute =
+            wire::Execute { command: job.command, environment: job.environment.into_iter().collect(), directory, ..Default::default() };
         self.sessions.open(&NodeId::head(), execute)
     }
 

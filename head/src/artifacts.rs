@@ -122,7 +122,13 @@ impl ArtifactStore {
             let started = Instant::now();
             match self.fetch_once(key, wanted).await {
                 Ok(artifact) => {
-                    tracing::info!(artifact = wanted.name, digest = artifact.digest, size = artifact.size, seconds = started.elapsed().as_secs(), "fetched");
+                    tracing::info!(
+                        artifact = wanted.name,
+                        digest = artifact.digest,
+                        size = artifact.size,
+                        seconds = started.elapsed().as_secs(),
+                        "fetched"
+                    );
                     self.state().insert(key.to_owned(), State::Here(artifact));
                     self.arrivals.send_modify(|n| *n += 1);
                     return;

@@ -226,12 +226,7 @@ fn failure(error: Error) -> Failure {
 }
 
 /// Asks a node's health port whether its agent answers.
-async fn dial_back(
-    address: &str,
-    port: u16,
-    name: &rustls::pki_types::ServerName<'static>,
-    tls: Arc<rustls::ClientConfig>,
-) -> DialOutcome {
+async fn dial_back(address: &str, port: u16, name: &rustls::pki_types::ServerName<'static>, tls: Arc<rustls::ClientConfig>) -> DialOutcome {
     let ask = async {
         let stream = TcpStream::connect((address, port)).await?;
         let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name.clone(), stream).await?;

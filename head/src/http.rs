@@ -9,8 +9,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cloudtik_model::status::Phase;
 use cloudtik_model::NodeId;
+use cloudtik_model::status::Phase;
 use cloudtik_protocol::exposition::{CONTENT_TYPE, Exposition};
 use cloudtik_protocol::transport::Caller;
 use serde::Serialize;
@@ -66,7 +66,12 @@ async fn metrics(State(head): State<Head>) -> Response {
             text.sample("cloudtik_nodes", &[("state", state)], count);
         }
         text.single("cloudtik_head_epoch", "gauge", "The number of the head's leadership.", snapshot.epoch.0);
-        text.single("cloudtik_cluster_ready", "gauge", "Whether everything that was asked for is ready.", u8::from(snapshot.phase == Phase::Ready));
+        text.single(
+            "cloudtik_cluster_ready",
+            "gauge",
+            "Whether everything that was asked for is ready.",
+            u8::from(snapshot.phase == Phase::Ready),
+        );
         text.single("cloudtik_alarms", "gauge", "Alarms that hold.", snapshot.alarms.len());
     }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.finish()).into_response()

@@ -40,7 +40,8 @@ impl Keys {
     /// Takes the certificate that the root signed; it must be for our key.
     pub fn install(&self, root: &CertificateDer<'static>, certificate: &[u8]) -> anyhow::Result<()> {
         let certificate = CertificateDer::from(certificate.to_vec());
-        let intermediate = Intermediate::new(&ClusterName::new("check")?, KeyPair::from_pem(&self.key.serialize_pem())?, certificate.clone());
+        let intermediate =
+            Intermediate::new(&ClusterName::new("check")?, KeyPair::from_pem(&self.key.serialize_pem())?, certificate.clone());
         // A chain that would not verify must not replace anything.
         let identity = intermediate.head(&[], Duration::from_secs(60))?;
         cloudtik_protocol::tls::server_config(root, &identity).context("the certificate is not for the head's key")?;

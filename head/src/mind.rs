@@ -64,8 +64,7 @@ impl Mind {
     ) -> (Self, oneshot::Receiver<crate::store::Error>) {
         let (messages, inbox) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
-        let mind =
-            Self { messages, waiting: Arc::default(), changes: watch::Sender::new(0), events: watch::Sender::new(0), telemetry };
+        let mind = Self { messages, waiting: Arc::default(), changes: watch::Sender::new(0), events: watch::Sender::new(0), telemetry };
         let (own, runtime) = (mind.clone(), tokio::runtime::Handle::current());
         std::thread::Builder::new()
             .name("mind".to_owned())

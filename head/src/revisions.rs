@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::Cluster;
+use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_model::RuntimeName;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
 use serde::{Deserialize, Serialize};

@@ -28,6 +28,7 @@ use crate::admin::{AdminService, Head, SetupService};
 use crate::artifacts::ArtifactStore;
 use crate::bus::BusService;
 use crate::driver::{self, Driver};
+use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
 use crate::mind::Mind;
@@ -36,7 +37,6 @@ use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
 use crate::store::{Remembered, Store};
 use crate::telemetry::Telemetry;
-use crate::http;
 
 /// The head's Unix socket in its directory.
 pub const SOCKET: &str = "admin.sock";

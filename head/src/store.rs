@@ -196,7 +196,10 @@ mod tests {
             let store = Store::open(&path).expect("opens");
             let first = store.begin(b"secret").expect("begins");
             assert_eq!(first.epoch, Epoch(1));
-            assert_eq!(store.commit(&[Record::Node(node.clone()), Record::Event(event.clone()), Record::Event(event)]).expect("commits"), 2);
+            assert_eq!(
+                store.commit(&[Record::Node(node.clone()), Record::Event(event.clone()), Record::Event(event)]).expect("commits"),
+                2
+            );
         }
         let store = Store::open(&path).expect("opens");
         let again = store.begin(b"other").expect("begins");

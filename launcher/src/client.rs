@@ -53,6 +53,7 @@ impl Client {
 }
 
 pub fn document<T: DeserializeOwned>(document: wire::Document) -> Result<T, Failure> {
-    serde_json::from_slice(&document.json)
-        .map_err(|e| Failure::failed(format!("the head's answer is not understood: {e}")).hint("this cloudtik and the head may differ in version"))
+    serde_json::from_slice(&document.json).map_err(|e| {
+        Failure::failed(format!("the head's answer is not understood: {e}")).hint("this cloudtik and the head may differ in version")
+    })
 }

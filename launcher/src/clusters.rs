@@ -85,7 +85,8 @@ impl Place {
     pub fn remember(&self, remembered: &Remembered) -> Result<(), Failure> {
         let text = serde_json::to_vec(remembered).map_err(|e| Failure::failed(e.to_string()))?;
         let path = self.directory.join("cluster.json");
-        cloudtik_protocol::files::write_atomically(&path, &text, 0o600).map_err(|e| Failure::failed(format!("writing {}: {e}", path.display())))
+        cloudtik_protocol::files::write_atomically(&path, &text, 0o600)
+            .map_err(|e| Failure::failed(format!("writing {}: {e}", path.display())))
     }
 
     pub fn provider(&self, network: [u8; 3]) -> Result<LocalProvider, Failure> {

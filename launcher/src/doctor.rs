@@ -105,7 +105,11 @@ async fn of_cluster(cluster: &str) -> Vec<Finding> {
     {
         let left = ends - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
         let detail = format!("good for {}", short(std::time::Duration::from_secs(left.max(0) as u64)));
-        findings.push(if left > SOON { found("root certificate", detail) } else { missing("root certificate", detail, "make a new cluster soon".to_owned()) });
+        findings.push(if left > SOON {
+            found("root certificate", detail)
+        } else {
+            missing("root certificate", detail, "make a new cluster soon".to_owned())
+        });
     }
     match client.status().await {
         Ok(status) => {

@@ -58,8 +58,7 @@ async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> 
             if status.phase == Phase::Stopped {
                 return Ok(());
             }
-            let left: Vec<String> =
-                status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();
+            let left: Vec<String> = status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();
             progress.waiting(&format!("{name}: waiting for {} to go", left.join(", ")));
         }
         Err(Failure::failed("the head went away"))

@@ -72,7 +72,8 @@ fn render(printer: &Printer, file: &Path, runtime: Option<String>, node: &str) -
         let of_type = |t: &&NodeTypeName| (1..=10_000).any(|n| NodeId::worker(t, n) == id);
         types.clone().find(of_type).cloned().ok_or_else(|| {
             let example = types.clone().next().map_or_else(|| "head".to_owned(), |t| NodeId::worker(t, 1).to_string());
-            Failure::new(NOT_FOUND, format!("no node type of {} has a node {node}", file.display())).hint(format!("such as --node {example}"))
+            Failure::new(NOT_FOUND, format!("no node type of {} has a node {node}", file.display()))
+                .hint(format!("such as --node {example}"))
         })?
     };
     let shape = described.cluster.workers.get(&node_type);

@@ -44,7 +44,9 @@ impl Session {
     pub async fn next(&mut self) -> Result<Frame, Failure> {
         loop {
             match self.output.message().await? {
-                Some(wire::SessionFrame { frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_))) }) => return Ok(frame),
+                Some(wire::SessionFrame { frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_))) }) => {
+                    return Ok(frame);
+                }
                 Some(_) => {}
                 None => return Err(Failure::failed("the node's end went away")),
             }
@@ -183,11 +185,14 @@ pub async fn attach(cluster: &str, node: Option<String>) -> Result<u8, Failure> 
 
 async fn in_terminal(client: &Client, node: &str, command: Vec<String>) -> Result<u8, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(crate::failure::USAGE, "there is no terminal here").hint("leave out -t, or use `exec` instead of `attach`"));
+        return Err(
+            Failure::new(crate::failure::USAGE, "there is no terminal here").hint("leave out -t, or use `exec` instead of `attach`")
+        );
     }
     let current = || size().map(|(rows, columns)| wire::TerminalSize { rows, columns });
     let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-    let execute = wire::Execute { command, terminal: true, size: current(), environment: [("TERM".to_owned(), term)].into(), ..Default::default() };
+    let execute =
+        wire::Execute { command, terminal: true, size: current(), environment: [("TERM".to_owned(), term)].into(), ..Default::default() };
     let mut session = Session::open(client, node, What::Execute(execute)).await?;
     let raw = RawMode::enter()?;
     forward_input(session.input.clone());

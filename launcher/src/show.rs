@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use cloudtik_model::status::{Phase, Status};
 use cloudtik_model::Bytes;
+use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
@@ -110,8 +110,11 @@ fn print_nodes(printer: &Printer, status: &Status) {
                 Some(reason) => format!("{} ({reason})", node.state),
                 None => node.state.clone(),
             };
-            let runtimes: Vec<String> =
-                node.runtimes.iter().map(|(name, state)| if state == "ready" { name.to_string() } else { format!("{name} ({state})") }).collect();
+            let runtimes: Vec<String> = node
+                .runtimes
+                .iter()
+                .map(|(name, state)| if state == "ready" { name.to_string() } else { format!("{name} ({state})") })
+                .collect();
             vec![
                 node.id.to_string(),
                 node.node_type.to_string(),
@@ -174,7 +177,11 @@ pub async fn info(printer: &Printer, cluster: &str) -> Result<(), Failure> {
 
 pub async fn nodes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
     let status = Client::connect(cluster).await?.status().await?;
-    if printer.is_json() { printer.json(&status.nodes) } else { print_nodes(printer, &status) }
+    if printer.is_json() {
+        printer.json(&status.nodes)
+    } else {
+        print_nodes(printer, &status)
+    }
     Ok(())
 }
 
@@ -230,10 +237,8 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         printer.json(&all);
         return Ok(());
     }
-    let rows: Vec<_> = all
-        .into_iter()
-        .map(|l| vec![l.cluster, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file])
-        .collect();
+    let rows: Vec<_> =
+        all.into_iter().map(|l| vec![l.cluster, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file]).collect();
     printer.table(&["CLUSTER", "PHASE", "NODES", "HEAD", "FILE"], &rows);
     Ok(())
 }
@@ -245,7 +250,11 @@ struct Answer {
 
 fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
     let answer: Answer = document(answer)?;
-    if printer.is_json() { printer.json(&answer) } else { printer.line(&answer.message) }
+    if printer.is_json() {
+        printer.json(&answer)
+    } else {
+        printer.line(&answer.message)
+    }
     Ok(())
 }
 

@@ -88,7 +88,8 @@ pub async fn download(printer: &Printer, cluster: &str, from: &str, to: &Path, n
     let (blocks, receiver) = mpsc::channel(QUEUE);
     let target = to.to_owned();
     std::fs::create_dir_all(&target).map_err(|e| Failure::failed(format!("cannot make {}: {e}", target.display())))?;
-    let unpacking = tokio::task::spawn_blocking(move || tar::Archive::new(Receiver { blocks: receiver, rest: Bytes::new() }).unpack(target));
+    let unpacking =
+        tokio::task::spawn_blocking(move || tar::Archive::new(Receiver { blocks: receiver, rest: Bytes::new() }).unpack(target));
     let mut complaint = String::new();
     loop {
         match session.next().await? {

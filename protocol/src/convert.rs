@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_tens_of_bytes() {
-        let frame = wire::AgentFrame { topic: Some(wire::agent_frame::Topic::Heartbeat(wire::Heartbeat { sequence: u64::MAX, load: None })) };
+        let frame =
+            wire::AgentFrame { topic: Some(wire::agent_frame::Topic::Heartbeat(wire::Heartbeat { sequence: u64::MAX, load: None })) };
         assert!(frame.encoded_len() <= 16, "{}", frame.encoded_len());
     }
 }

@@ -7,6 +7,7 @@
 pub mod convert;
 pub mod exposition;
 pub mod files;
+pub mod logging;
 pub mod pki;
 pub mod tls;
 pub mod transport;

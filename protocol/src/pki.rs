@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use cloudtik_model::{ClusterName, Generation, NodeId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -137,8 +137,7 @@ impl Root {
             let certificate = certificate.ok_or_else(|| Error::Certificate(format!("{} is empty", certificate_path.display())))?;
             return Ok(Self { cluster: cluster.clone(), key, certificate });
         }
-        files::create_private_directory(directory)
-            .map_err(|source| Error::Write { path: directory.display().to_string(), source })?;
+        files::create_private_directory(directory).map_err(|source| Error::Write { path: directory.display().to_string(), source })?;
         let root = Self::generate(cluster)?;
         save_key(&root.key, &key_path)?;
         save_chain(std::slice::from_ref(&root.certificate), &certificate_path)?;
@@ -214,8 +213,7 @@ impl Intermediate {
         let key = KeyPair::generate().map_err(Error::Generate)?;
         let mut names = vec![uri(&format!("spiffe://{}/head", self.cluster))?, dns(&head_name(&self.cluster))?];
         names.extend(addresses.iter().copied().map(SanType::IpAddress));
-        let certificate =
-            leaf_params(subject("head", None), names, lifetime).signed_by(&key, &self.issuer()?).map_err(Error::Generate)?;
+        let certificate = leaf_params(subject("head", None), names, lifetime).signed_by(&key, &self.issuer()?).map_err(Error::Generate)?;
         Ok(Identity { chain: vec![certificate.der().clone(), self.certificate.clone()], key: private_key(&key) })
     }
 }

@@ -51,9 +51,7 @@ pub fn server_config(root: &CertificateDer<'static>, identity: &Identity) -> Res
 pub fn client_config(root: &CertificateDer<'static>, identity: Option<&Identity>) -> Result<Arc<rustls::ClientConfig>, Error> {
     let builder = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13]).with_root_certificates(roots(root)?);
     let mut config = match identity {
-        Some(identity) => {
-            builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(Error::Identity)?
-        }
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(Error::Identity)?,
         None => builder.with_no_client_auth(),
     };
     config.resumption = rustls::client::Resumption::disabled();

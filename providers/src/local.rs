@@ -90,7 +90,11 @@ impl LocalProvider {
             .stderr(Stdio::null())
             .status()
             .map_err(failed)?;
-        if status.success() { Ok(()) } else { Err(failed(io::Error::other(format!("it ended with {status}; see {}/agent.log", home.display())))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(io::Error::other(format!("it ended with {status}; see {}/agent.log", home.display()))))
+        }
     }
 
     fn lock(&self) -> Result<File, Error> {

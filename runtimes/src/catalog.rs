@@ -49,7 +49,12 @@ impl Catalog {
 
     /// The manifests of the runtimes of a cluster. `folders` are the user's own by the name in the cluster file. `file`
     /// and `text` are the cluster file, for problems.
-    pub fn of_cluster(cluster: &Cluster, folders: &BTreeMap<RuntimeName, Folder>, file: &str, text: &str) -> Result<Self, Vec<InvalidFile>> {
+    pub fn of_cluster(
+        cluster: &Cluster,
+        folders: &BTreeMap<RuntimeName, Folder>,
+        file: &str,
+        text: &str,
+    ) -> Result<Self, Vec<InvalidFile>> {
         let shipped = Self::shipped();
         let (mut manifests, mut problems, mut invalid) = (BTreeMap::new(), Vec::new(), Vec::new());
         for wanted in &cluster.runtimes {
@@ -87,9 +92,8 @@ impl Catalog {
         shipped.manifests.get(&wanted.name).cloned().ok_or_else(|| {
             let names = shipped.manifests.keys().map(RuntimeName::as_str);
             let help = nearest(wanted.name.as_str(), names.clone()).map(|near| format!("did you mean `{near}`?"));
-            let help = help.unwrap_or_else(|| {
-                format!("shipped: {}; one of your own needs path = \"./folder\"", names.collect::<Vec<_>>().join(", "))
-            });
+            let help = help
+                .unwrap_or_else(|| format!("shipped: {}; one of your own needs path = \"./folder\"", names.collect::<Vec<_>>().join(", ")));
             unknown(format!("there is no runtime `{}`", wanted.name), Some(help))
         })
     }

@@ -61,7 +61,9 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
     for (name, workers) in after {
         match before.get(name) {
             None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
-            Some(known) if known != workers => note("change", format!("node type {name}"), format!("{} → {}", describe(known), describe(workers))),
+            Some(known) if known != workers => {
+                note("change", format!("node type {name}"), format!("{} → {}", describe(known), describe(workers)))
+            }
             Some(_) => {}
         }
     }

@@ -304,7 +304,10 @@ fn read_services(
             }
         }
         if !table.has("command") {
-            table.problem(format!("`services.{}.command` is missing", name.value), Some("add command = [\"/path/to/program\", \"argument\"]".to_owned()));
+            table.problem(
+                format!("`services.{}.command` is missing", name.value),
+                Some("add command = [\"/path/to/program\", \"argument\"]".to_owned()),
+            );
         }
         let command = checked.texts(table.texts("command"));
         let environment = checked.map(table.table("environment"));
@@ -417,7 +420,11 @@ fn read_stop(table: &mut Table<'_>, problems: &Problems) -> (i32, Duration) {
     let signal = stop.text("signal").and_then(|s| {
         let found = SIGNALS.iter().find(|(name, _)| *name == s.value.trim_start_matches("SIG")).map(|(_, n)| *n);
         if found.is_none() {
-            problems.note(s.span, format!("there is no signal {:?} to stop with", s.value), Some("TERM, INT, QUIT, HUP or KILL".to_owned()));
+            problems.note(
+                s.span,
+                format!("there is no signal {:?} to stop with", s.value),
+                Some("TERM, INT, QUIT, HUP or KILL".to_owned()),
+            );
         }
         found
     });
@@ -441,7 +448,11 @@ fn duration(table: &mut Table<'_>, key: &str, problems: &Problems) -> Option<Dur
     match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|ms| *ms > 0) {
         Some(ms) => Some(Duration::from_millis(ms)),
         None => {
-            problems.note(text.span, format!("{:?} is not a span of time", text.value), Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned()));
+            problems.note(
+                text.span,
+                format!("{:?} is not a span of time", text.value),
+                Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned()),
+            );
             None
         }
     }
@@ -469,7 +480,8 @@ fn check_order(problems: &Problems, runtime: Option<&RuntimeName>, services: &[S
     let own = |key: &ServiceKey| services.iter().find(|s| key.runtime == *runtime && key.service == s.name);
     for (key, span) in spans {
         if key.runtime == *runtime && own(key).is_none() {
-            let help = nearest(key.service.as_str(), services.iter().map(|s| s.name.as_str())).map(|near| format!("did you mean `{near}`?"));
+            let help =
+                nearest(key.service.as_str(), services.iter().map(|s| s.name.as_str())).map(|near| format!("did you mean `{near}`?"));
             problems.note(span.clone(), format!("there is no service {:?}", key.service), help);
         }
     }

@@ -209,14 +209,26 @@ impl Planner {
         Ok(software)
     }
 
-    fn values(&self, used: &RuntimeUse, manifest: &Manifest, service: &Service, view: &View, node: &NodeContext, software: &Software) -> Value {
+    fn values(
+        &self,
+        used: &RuntimeUse,
+        manifest: &Manifest,
+        service: &Service,
+        view: &View,
+        node: &NodeContext,
+        software: &Software,
+    ) -> Value {
         let mut properties: BTreeMap<&str, Value> = BTreeMap::new();
         for (key, value) in manifest.properties.iter().chain(&used.properties) {
             properties.insert(key, scalar(value));
         }
         // What the user set and the manifest has no default for: handed through to the runtime's own configuration.
-        let extra: BTreeMap<&str, String> =
-            used.properties.iter().filter(|(k, _)| !manifest.properties.contains_key(*k)).map(|(k, v)| (k.as_str(), v.to_string())).collect();
+        let extra: BTreeMap<&str, String> = used
+            .properties
+            .iter()
+            .filter(|(k, _)| !manifest.properties.contains_key(*k))
+            .map(|(k, v)| (k.as_str(), v.to_string()))
+            .collect();
         let ports: BTreeMap<&str, &BTreeMap<String, u16>> = manifest.services.iter().map(|s| (s.name.as_str(), &s.ports)).collect();
         let share = used.memory_share.unwrap_or(DEFAULT_MEMORY_SHARE);
         let memory = Bytes((node.resources.memory.0 as f64 * share) as u64);
@@ -267,8 +279,11 @@ impl Planner {
         let mut files = Vec::new();
         for (path, template) in &service.files {
             let text = manifest.templates.get(template).map_or("", String::as_str);
-            let content =
-                template::render(template, text, &values).map_err(|source| Error::Template { service: key.clone(), what: "a file", source })?;
+            let content = template::render(template, text, &values).map_err(|source| Error::Template {
+                service: key.clone(),
+                what: "a file",
+                source,
+            })?;
             files.push(goal::File { path: path.clone(), content, mode: 0o600, owner: None });
         }
         let probe = |probe: &Option<Probe>| probe.as_ref().map(|p| render_probe(p, &fill, &fill_all)).transpose();
@@ -299,7 +314,8 @@ impl Planner {
             for node in nodes.iter().filter(|n| service.role.covers(&n.node_type)) {
                 let values = self.values(used, manifest, service, view, node, &Software::default());
                 if let Ok(url) = template::render("console", &console.url, &values) {
-                    let title = if service.role == Role::Head { console.title.clone() } else { format!("{} on {}", console.title, node.id) };
+                    let title =
+                        if service.role == Role::Head { console.title.clone() } else { format!("{} on {}", console.title, node.id) };
                     endpoints.push(Endpoint { name: title, url });
                 }
             }

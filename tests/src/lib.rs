@@ -1,1 +1,243 @@
-//! x
+//! Real clusters for end-to-end tests: the built programs, a state directory of their own, loopback only.
+//!
+//! Owns: bringing a cluster up and down around a test, looking at it, hurting it. Waits are bounded and say what they saw
+//! last.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cloudtik_model::status::{Node, Status};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// One user's state directory and one cluster in it. Dropping it takes the cluster down, and checks nothing.
+pub struct Cluster {
+    home: TempDir,
+    pub name: String,
+    pub file: PathBuf,
+    /// Where software is kept between tests, if the test needs any.
+    artifacts: Option<PathBuf>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+    pub took: Duration,
+}
+
+impl Ran {
+    /// The output of a command that must have worked.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "the command failed:\n{}{}", self.out, self.err);
+        self
+    }
+}
+
+/// The directory of the built programs: where this test's own program is.
+pub fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows its program");
+    let directory = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned();
+    assert!(directory.join("cloudtik-head").exists(), "build the programs first: cargo build --workspace");
+    directory
+}
+
+/// The root of the checkout.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the checkout").to_owned()
+}
+
+impl Cluster {
+    /// A cluster that is not up yet. `rest` is its file below `[cluster]` and `[provider]`.
+    pub fn new(name: &str, rest: &str) -> Self {
+        let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
+        let file = home.path().join("cluster.toml");
+        let cluster = Self { home, name: name.to_owned(), file, artifacts: None };
+        cluster.write(rest);
+        cluster
+    }
+
+    /// Shares fetched software with other tests and other runs.
+    pub fn with_shared_software(mut self) -> Self {
+        let target = programs().parent().expect("target/PROFILE").join("test-software");
+        fs::create_dir_all(&target).expect("makes the directory");
+        fs::create_dir_all(self.state()).expect("makes the directory");
+        std::os::unix::fs::symlink(&target, self.state().join("artifacts")).expect("links");
+        self.artifacts = Some(target);
+        self
+    }
+
+    pub fn write(&self, rest: &str) {
+        let text = format!("[cluster]\nname = \"{}\"\n[provider]\nkind = \"local\"\n{rest}\n", self.name);
+        fs::write(&self.file, text).expect("writes");
+    }
+
+    /// The user's state directory.
+    pub fn state(&self) -> PathBuf {
+        self.home.path().join("state")
+    }
+
+    pub fn directory(&self) -> PathBuf {
+        self.state().join("workspaces/default/clusters").join(&self.name)
+    }
+
+    pub fn node_home(&self, node: &str) -> PathBuf {
+        let nodes = self.directory().join("nodes");
+        let found = fs::read_dir(&nodes).expect("there are nodes").flatten().map(|e| e.path());
+        let prefix = format!("{node}.");
+        let mut matching: Vec<_> = found.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix))).collect();
+        matching.sort();
+        matching.pop().unwrap_or_else(|| panic!("there is no node {node} in {}", nodes.display()))
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs().join("cloudtik"));
+        command.args(arguments).env("CLOUDTIK_HOME", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        let begun = Instant::now();
+        let Output { status, stdout, stderr } = self.command(arguments).output().expect("cloudtik runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr), took: begun.elapsed() }
+    }
+
+    pub fn up(&self) -> Ran {
+        let file = self.file.display().to_string();
+        let ran = self.run(&["up", &file, "--yes", "--timeout", "600"]);
+        if ran.code != 0 {
+            eprintln!("{}", self.logs());
+        }
+        ran.ok()
+    }
+
+    pub fn down(&self) -> Ran {
+        self.run(&["down", &self.name, "--yes"]).ok()
+    }
+
+    pub fn status(&self) -> Status {
+        serde_json::from_str(&self.run(&["status", &self.name, "-o", "json"]).ok().out).expect("a status document")
+    }
+
+    pub fn node(&self, id: &str) -> Node {
+        let status = self.status();
+        status.nodes.iter().find(|n| n.id.as_str() == id).cloned().unwrap_or_else(|| panic!("there is no node {id}: {status:#?}"))
+    }
+
+    /// Waits until `wanted` holds of the status.
+    #[track_caller]
+    pub fn wait(&self, what: &str, within: Duration, wanted: impl Fn(&Status) -> bool) -> Status {
+        let deadline = Instant::now() + within;
+        loop {
+            let ran = self.run(&["status", &self.name, "-o", "json"]);
+            if let Ok(status) = serde_json::from_str::<Status>(&ran.out)
+                && wanted(&status)
+            {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what} did not come within {within:?}; last seen:\n{}{}\n{}",
+                ran.out,
+                ran.err,
+                self.logs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn wait_ready(&self) -> Status {
+        self.wait("readiness", Duration::from_secs(60), |s| s.ready)
+    }
+
+    /// The events as `kind node message`, oldest first.
+    pub fn events(&self) -> Vec<String> {
+        let out = self.run(&["events", &self.name, "-o", "json"]).ok().out;
+        let line = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).expect("an event a line");
+            let text = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
+            format!("{} {} {}", text("kind"), text("node"), text("message"))
+        };
+        out.lines().map(line).collect()
+    }
+
+    /// What the head and the agents said last, for a test that fails.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        let Ok(nodes) = fs::read_dir(self.directory().join("nodes")) else { return text };
+        for node in nodes.flatten() {
+            for log in ["agent.log", "services/cloudtik/head/log"] {
+                let path = node.path().join(log);
+                if let Ok(content) = fs::read_to_string(&path) {
+                    let lines: Vec<&str> = content.lines().collect();
+                    text.push_str(&format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(25)..].join("\n")));
+                }
+            }
+        }
+        text
+    }
+
+    /// Processes that belong to this cluster's nodes, with their command lines. Dead ones are not counted.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let mark = format!("CLOUDTIK_NODE_HOME={}", self.directory().display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("there is /proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+            if environment.split(|b| *b == 0).any(|v| v.starts_with(mark.as_bytes())) {
+                let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned()));
+            }
+        }
+        found
+    }
+
+    /// After `down`: no process, no file of the cluster.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let processes = self.processes();
+            if processes.is_empty() && !self.directory().exists() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {processes:?}, directory there: {}", self.directory().exists());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.run(&["down", &self.name, "--yes", "--timeout", "10"]);
+        // A test that failed in the middle must leave nothing either; these processes are the cluster's own.
+        for (pid, _) in self.processes() {
+            send(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Sends a signal to a process of the cluster; one that is gone is fine.
+pub fn send(pid: i32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Waits until `look` returns something.
+#[track_caller]
+pub fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come within {within:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

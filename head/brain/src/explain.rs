@@ -83,7 +83,12 @@ impl Brain {
             let wanted = of_type().filter(|n| !n.record.life.is_leaving()).count();
             if wanted < target {
                 let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
-                waits.push(format!("{} more {} of type {name}{}", target - wanted, plural(target - wanted, "worker"), blocked(spec, name, leaving)));
+                waits.push(format!(
+                    "{} more {} of type {name}{}",
+                    target - wanted,
+                    plural(target - wanted, "worker"),
+                    blocked(spec, name, leaving)
+                ));
             }
         }
         for node in self.nodes.values() {
@@ -91,6 +96,8 @@ impl Brain {
             let before = waits.len();
             match &node.record.life {
                 NodeState::Gone => continue,
+                // The store says so; it has not been seen since the head started.
+                NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("{id} to be heard again")),
                 // What it prepares is said below.
                 NodeState::Ready | NodeState::Preparing => {}
                 life if life.is_leaving() => {
@@ -105,6 +112,12 @@ impl Brain {
                     let state = report.map_or("unknown", |r| r.state.name());
                     let detail = report.map(|r| r.detail.as_str()).filter(|d| !d.is_empty()).map(|d| format!(": {d}")).unwrap_or_default();
                     waits.push(format!("{} on {id} ({state}{detail})", placement.key));
+                }
+            }
+            let placed = |key: &ServiceKey| spec.services_on(&node.record.node_type).any(|p| p.key == *key);
+            for left in node.services.values().filter(|s| s.state != ServiceState::Stopped && !s.key.runtime.is_own()) {
+                if !placed(&left.key) {
+                    waits.push(format!("{} on {id} to stop ({})", left.key, left.state.name()));
                 }
             }
             if node.record.revision < spec.revision {

@@ -102,28 +102,89 @@ pub enum Input {
     /// A deadline came, or time simply passes.
     Tick,
     /// A new description of the cluster was accepted.
-    Specified { spec: Spec },
+    Specified {
+        spec: Spec,
+    },
     /// Somebody wants so many workers of a type.
-    Scale { request: Request, node_type: NodeTypeName, workers: u32 },
+    Scale {
+        request: Request,
+        node_type: NodeTypeName,
+        workers: u32,
+    },
     /// Somebody wants a node gone at once.
-    Kill { request: Request, node: NodeId },
+    Kill {
+        request: Request,
+        node: NodeId,
+    },
     /// Somebody wants a node let go gently.
-    Drain { request: Request, node: NodeId },
+    Drain {
+        request: Request,
+        node: NodeId,
+    },
     /// Somebody wants every worker gone.
-    Shutdown { request: Request },
+    Shutdown {
+        request: Request,
+    },
     /// An agent asks for a certificate. `token` says whether its join token is right.
-    JoinAsked { request: Request, node: NodeId, generation: Generation, key: String, token: bool, address: String },
+    JoinAsked {
+        request: Request,
+        node: NodeId,
+        generation: Generation,
+        key: String,
+        token: bool,
+        address: String,
+    },
     /// An agent's stream is open, and its certificate says who it is.
-    LinkOpened { session: Session, node: NodeId, generation: Generation, facts: Facts },
-    LinkClosed { session: Session, node: NodeId, cause: String },
-    Heartbeat { session: Session, node: NodeId },
-    Reported { session: Session, node: NodeId, complete: bool, services: Vec<ServiceReport> },
-    GoalAcknowledged { session: Session, node: NodeId, version: u64, refusal: Option<String> },
-    DialedBack { node: NodeId, generation: Generation, outcome: DialOutcome },
-    Created { node: NodeId, generation: Generation, result: Result<Instance, Failure> },
-    Deleted { node: NodeId, generation: Generation, result: Result<(), Failure> },
-    AgentRestarted { node: NodeId, generation: Generation, result: Result<(), Failure> },
-    Listed { result: Result<Vec<Instance>, Failure> },
+    LinkOpened {
+        session: Session,
+        node: NodeId,
+        generation: Generation,
+        facts: Facts,
+    },
+    LinkClosed {
+        session: Session,
+        node: NodeId,
+        cause: String,
+    },
+    Heartbeat {
+        session: Session,
+        node: NodeId,
+    },
+    Reported {
+        session: Session,
+        node: NodeId,
+        complete: bool,
+        services: Vec<ServiceReport>,
+    },
+    GoalAcknowledged {
+        session: Session,
+        node: NodeId,
+        version: u64,
+        refusal: Option<String>,
+    },
+    DialedBack {
+        node: NodeId,
+        generation: Generation,
+        outcome: DialOutcome,
+    },
+    Created {
+        node: NodeId,
+        generation: Generation,
+        result: Result<Instance, Failure>,
+    },
+    Deleted {
+        node: NodeId,
+        generation: Generation,
+        result: Result<(), Failure>,
+    },
+    AgentRestarted {
+        node: NodeId,
+        generation: Generation,
+        result: Result<(), Failure>,
+    },
+    Listed {
+        result: Result<Vec<Instance>, Failure>,
+    },
 }
 
 /// How a provider's call failed, as far as deciding goes.
@@ -141,25 +202,61 @@ pub struct Failure {
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
     /// Make an instance; node and generation are the idempotency key.
-    Create { node: NodeId, generation: Generation, node_type: NodeTypeName },
+    Create {
+        node: NodeId,
+        generation: Generation,
+        node_type: NodeTypeName,
+    },
     /// Delete an instance; all three must match.
-    Delete { node: NodeId, generation: Generation, instance: InstanceId },
-    RestartAgent { node: NodeId, generation: Generation, instance: InstanceId },
+    Delete {
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
+    RestartAgent {
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
     ListInstances,
-    DialBack { node: NodeId, generation: Generation, address: String, port: u16 },
+    DialBack {
+        node: NodeId,
+        generation: Generation,
+        address: String,
+        port: u16,
+    },
     /// Make the node's goal from `revision` and send it: of the node's services, those in `start` may start.
-    SendGoal { node: NodeId, session: Session, version: u64, revision: u64, start: BTreeSet<ServiceKey>, drain: bool },
-    CloseLink { session: Session, reason: String },
-    Reply { request: Request, result: Result<Reply, String> },
+    SendGoal {
+        node: NodeId,
+        session: Session,
+        version: u64,
+        revision: u64,
+        start: BTreeSet<ServiceKey>,
+        drain: bool,
+    },
+    CloseLink {
+        session: Session,
+        reason: String,
+    },
+    Reply {
+        request: Request,
+        result: Result<Reply, String>,
+    },
 }
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    Done { message: String },
+    Done {
+        message: String,
+    },
     /// Certify the node's key, for this address.
-    Admit { node: NodeId, generation: Generation, address: String },
+    Admit {
+        node: NodeId,
+        generation: Generation,
+        address: String,
+    },
 }
 
 /// What is to be stored before any action of the same step is executed.

@@ -184,13 +184,7 @@ impl Brain {
         Some(id)
     }
 
-    pub(crate) fn take_report(
-        &mut self,
-        session: Session,
-        id: NodeId,
-        complete: bool,
-        services: Vec<ServiceReport>,
-    ) -> Option<NodeId> {
+    pub(crate) fn take_report(&mut self, session: Session, id: NodeId, complete: bool, services: Vec<ServiceReport>) -> Option<NodeId> {
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         if complete {
             let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();

@@ -13,8 +13,12 @@ const REDIAL_EVERY: u64 = 1_000;
 const DIAL_LOST_AFTER: u64 = 3_000;
 /// Evidence kept per suspicion: the first, which tell why, and the last.
 const EVIDENCE_KEPT: usize = 12;
-/// Between two restarts of the same agent, in milliseconds.
-const RESTART_EVERY: u64 = 5_000;
+/// The pause before the second restart of the same agent, in milliseconds; it doubles with each further one.
+const RESTART_PAUSE: u64 = 500;
+/// The longest pause between two restarts of the same agent, in milliseconds.
+const LONGEST_RESTART_PAUSE: u64 = 30_000;
+/// An agent that has run this long, in milliseconds, is restarted at once again.
+const SETTLED: u64 = 60_000;
 
 /// What is known of a node's presence.
 #[derive(Debug)]
@@ -23,7 +27,8 @@ pub struct Watch {
     heard: u64,
     dialing_since: Option<u64>,
     last_dial: Option<(u64, DialOutcome)>,
-    restarted: Option<u64>,
+    /// When the agent was last restarted, and how often in a row.
+    restarted: Option<(u64, u32)>,
     /// When the clock of the destructive rung started: at the verdict, and again when the brake lets go.
     condemned: Option<u64>,
     stream_closed: bool,
@@ -157,7 +162,7 @@ impl Brain {
         let is_worker = self.nodes[id].is_worker();
         if self.config.machines_are_owned || !is_worker {
             // Nothing destructive is left for such a node; keep trying.
-            return self.wake_at(id, now + RESTART_EVERY);
+            return self.wake_at(id, now + REDIAL_EVERY);
         }
         if self.brake {
             return self.wake_at(id, now + REDIAL_EVERY);
@@ -210,9 +215,15 @@ impl Brain {
     fn restart_agent(&mut self, id: &NodeId, why: &str) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
-        let recently = node.watch.restarted.is_some_and(|at| now.saturating_sub(at) < RESTART_EVERY);
-        let Some(instance) = node.record.instance.clone().filter(|_| !recently && !node.in_flight) else { return };
-        node.watch.restarted = Some(now);
+        let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);
+        let due = restarts.map_or(now, |(at, count)| {
+            at + RESTART_PAUSE.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_RESTART_PAUSE)
+        });
+        if now < due {
+            return self.wake_at(id, due);
+        }
+        let Some(instance) = node.record.instance.clone().filter(|_| !node.in_flight) else { return };
+        node.watch.restarted = Some((now, restarts.map_or(0, |(_, count)| count) + 1));
         node.in_flight = true;
         let generation = node.record.generation;
         self.event(Some(id), EventKind::Decision, format!("restart the agent: {why}"));

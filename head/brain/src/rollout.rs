@@ -18,9 +18,7 @@ impl Brain {
         let drain = matches!(node.record.life, NodeState::Draining { .. });
         let start = if drain { BTreeSet::new() } else { self.may_start(node) };
         let revision = node.record.revision;
-        if node.sent.as_ref().is_some_and(|s| {
-            s.session == session && s.revision == revision && s.start == start && s.drain == drain
-        }) {
+        if node.sent.as_ref().is_some_and(|s| s.session == session && s.revision == revision && s.start == start && s.drain == drain) {
             return;
         }
         self.next_version += 1;
@@ -64,9 +62,14 @@ impl Brain {
         let Some(node) = self.nodes.get(id) else { return false };
         let Some(spec) = &self.cluster.spec else { return false };
         let Some(sent) = node.sent.as_ref().filter(|s| node.acknowledged >= s.version) else { return false };
-        spec.services_on(&node.record.node_type).all(|placement| {
-            node.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version)
-        })
+        let placed: Vec<&ServiceKey> = spec.services_on(&node.record.node_type).map(|p| &p.key).collect();
+        let runs_what_it_is_to = placed.iter().all(|key| {
+            node.services.get(*key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version)
+        });
+        let runs_nothing_else = node.services.values().all(|s| {
+            s.state == ServiceState::Stopped || s.key.runtime.is_own() || placed.contains(&&s.key)
+        });
+        runs_what_it_is_to && runs_nothing_else
     }
 
     pub(crate) fn take_goal_ack(&mut self, session: Session, id: NodeId, version: u64, refusal: Option<String>) -> Option<NodeId> {

@@ -44,7 +44,8 @@ impl Brain {
         }
         let others: u32 = spec.workers.keys().filter(|other| **other != name).map(|other| self.target(spec, other)).sum();
         if others + workers > spec.max_workers {
-            let message = format!("{workers} workers of type {name} and {others} of others exceed the cluster's max_workers {}", spec.max_workers);
+            let message =
+                format!("{workers} workers of type {name} and {others} of others exceed the cluster's max_workers {}", spec.max_workers);
             self.event(None, EventKind::Refusal, message.clone());
             return self.reply(request, Err(message));
         }
@@ -145,9 +146,9 @@ impl Brain {
 
     /// The lowest ordinal whose node does not exist.
     fn free_id(&self, name: &NodeTypeName, max: u32) -> Option<NodeId> {
-        (1..=max.saturating_mul(2).max(max)).map(|ordinal| NodeId::worker(name, ordinal)).find(|id| {
-            self.nodes.get(id).is_none_or(|n| n.record.life == NodeState::Gone)
-        })
+        (1..=max.saturating_mul(2).max(max))
+            .map(|ordinal| NodeId::worker(name, ordinal))
+            .find(|id| self.nodes.get(id).is_none_or(|n| n.record.life == NodeState::Gone))
     }
 
     /// Lets the least useful nodes go: those that are not ready before those that are, the youngest first.

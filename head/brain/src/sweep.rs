@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::NodeId;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{Instance, InstanceState, NodeState};
-use cloudtik_model::NodeId;
 
 use crate::{Action, Brain, Failure};
 
@@ -55,17 +55,15 @@ impl Brain {
                 continue;
             }
             match self.nodes.get(&instance.node) {
-                Some(n) if n.record.generation == instance.generation && n.record.life != NodeState::Gone => {
-                    match &n.record.instance {
-                        Some(known) if *known != instance.id => {
-                            orphans.insert(instance.id.clone());
-                            self.sweep(&instance);
-                        }
-                        _ => {
-                            listed.insert(instance.node.clone(), instance);
-                        }
+                Some(n) if n.record.generation == instance.generation && n.record.life != NodeState::Gone => match &n.record.instance {
+                    Some(known) if *known != instance.id => {
+                        orphans.insert(instance.id.clone());
+                        self.sweep(&instance);
                     }
-                }
+                    _ => {
+                        listed.insert(instance.node.clone(), instance);
+                    }
+                },
                 // A generation that this head never made up cannot be: the store is ahead of every launch.
                 _ => {
                     orphans.insert(instance.id.clone());

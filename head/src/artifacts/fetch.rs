@@ -143,7 +143,8 @@ fn relink(root: &Path, directory: &Path) -> anyhow::Result<()> {
 async fn download(url: &str, sha256: &str, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let name = url.rsplit('/').next().filter(|n| !n.is_empty() && *n != "..").context("the URL names no file")?;
     let path = work.join("download");
-    let answer = reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?.get(url).send().await?.error_for_status()?;
+    let answer =
+        reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?.get(url).send().await?.error_for_status()?;
     let total = answer.content_length();
     let (mut file, mut digest, mut have) = (tokio::fs::File::create(&path).await?, Digest::new(&SHA256), 0u64);
     let mut body = answer.bytes_stream();

@@ -106,6 +106,14 @@ impl NodeId {
     }
 }
 
+impl RuntimeName {
+    /// Of the services that belong to a node itself, such as the head on its node. No runtime may be called so.
+    pub const OWN: &'static str = "cloudtik";
+    pub fn is_own(&self) -> bool {
+        self.0 == Self::OWN
+    }
+}
+
 impl NodeTypeName {
     pub const DEFAULT: &'static str = "default";
     pub const HEAD: &'static str = "head";

@@ -50,7 +50,11 @@ impl fmt::Display for Bytes {
             b if b >= 1 << 10 => ("KiB", 1 << 10),
             _ => ("B", 1),
         };
-        if self.0.is_multiple_of(size) { write!(f, "{}{unit}", self.0 / size) } else { write!(f, "{:.1}{unit}", self.0 as f64 / size as f64) }
+        if self.0.is_multiple_of(size) {
+            write!(f, "{}{unit}", self.0 / size)
+        } else {
+            write!(f, "{:.1}{unit}", self.0 as f64 / size as f64)
+        }
     }
 }
 
@@ -74,9 +78,12 @@ mod tests {
 
     #[test]
     fn memory_reads_and_prints() {
-        for (text, bytes, printed) in
-            [("2GiB", 2u64 << 30, "2GiB"), ("512MiB", 512 << 20, "512MiB"), ("1.5GiB", 3 << 29, "1.5GiB"), ("1GB", 1_000_000_000, "953.7MiB")]
-        {
+        for (text, bytes, printed) in [
+            ("2GiB", 2u64 << 30, "2GiB"),
+            ("512MiB", 512 << 20, "512MiB"),
+            ("1.5GiB", 3 << 29, "1.5GiB"),
+            ("1GB", 1_000_000_000, "953.7MiB"),
+        ] {
             let parsed: Bytes = text.parse().expect("valid");
             assert_eq!((parsed.0, parsed.to_string().as_str()), (bytes, printed));
         }

@@ -1,0 +1,89 @@
+//! What dies, hangs or is cut off comes back, and is judged by evidence.
+
+use std::time::{Duration, Instant};
+
+use cloudtik_tests::{Cluster, repository, send};
+use nix::sys::signal::Signal;
+
+fn with_web(name: &str, workers: u32) -> Cluster {
+    let folder = repository().join("examples/runtimes/webserver").display().to_string();
+    Cluster::new(name, &format!("[workers.default]\nmin = {workers}\n[runtimes.webserver]\npath = \"{folder}\""))
+}
+
+fn web_pids(cluster: &Cluster) -> Vec<(String, Option<u32>)> {
+    let status = cluster.status();
+    let web = |n: &cloudtik_model::status::Node| n.services.iter().find(|s| s.name == "webserver/web").map(|s| (n.id.to_string(), s.pid));
+    status.nodes.iter().filter_map(web).collect()
+}
+
+fn agent_pid(cluster: &Cluster, node: &str) -> i32 {
+    cluster.node(node).agent.expect("an agent").pid as i32
+}
+
+#[test]
+fn a_killed_agent_is_restarted_in_place_and_its_services_go_on() {
+    let cluster = with_web("agents", 1);
+    cluster.up();
+    let (services, instance) = (web_pids(&cluster), cluster.node("w1").instance);
+    for round in 0..3 {
+        let agent = agent_pid(&cluster, "w1");
+        send(agent, Signal::SIGKILL);
+        cluster.wait("the agent's return", Duration::from_secs(10), |s| {
+            s.ready && s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.agent.as_ref().is_some_and(|a| a.pid as i32 != agent))
+        });
+        assert_eq!(web_pids(&cluster), services, "round {round}: the service's process is the same");
+    }
+    assert_eq!(cluster.node("w1").instance, instance, "the node was not replaced");
+    // A polite stop is a restart too, as an upgrade in place does it.
+    send(agent_pid(&cluster, "w1"), Signal::SIGTERM);
+    cluster.wait("the agent's return", Duration::from_secs(10), |s| s.ready);
+    assert_eq!(web_pids(&cluster), services);
+    let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
+    assert!(verdicts.is_empty(), "a restart is no death: {verdicts:?}");
+}
+
+#[test]
+fn a_killed_head_is_back_within_a_second_and_nothing_else_notices() {
+    let cluster = with_web("heads", 2);
+    cluster.up();
+    let (services, before) = (web_pids(&cluster), cluster.status());
+    for _ in 0..3 {
+        let head = cluster.status().head;
+        send(head.pid as i32, Signal::SIGKILL);
+        let begun = Instant::now();
+        cluster.wait("the head's return", Duration::from_secs(5), |s| s.head.pid != head.pid);
+        assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+        let status = cluster.wait_ready();
+        assert!(status.head.epoch > head.epoch, "a new leadership has a higher epoch");
+    }
+    assert_eq!(web_pids(&cluster), services);
+    let after = cluster.status();
+    let instances = |s: &cloudtik_model::status::Status| s.nodes.iter().map(|n| n.instance.clone()).collect::<Vec<_>>();
+    assert_eq!(instances(&before), instances(&after), "no node was replaced");
+    assert!(cluster.events().iter().all(|e| !e.starts_with("verdict")), "{:#?}", cluster.events());
+}
+
+#[test]
+fn a_silent_node_gets_a_verdict_with_its_evidence() {
+    let cluster = with_web("silent", 3);
+    cluster.up();
+    let services = web_pids(&cluster);
+    // Stopped and continued within its grace: suspicion, and nothing more.
+    let agent = agent_pid(&cluster, "w1");
+    send(agent, Signal::SIGSTOP);
+    cluster.wait("suspicion", Duration::from_secs(6), |s| s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.state == "suspect"));
+    send(agent, Signal::SIGCONT);
+    cluster.wait_ready();
+    assert_eq!(agent_pid(&cluster, "w1"), agent, "a short pause costs nothing");
+
+    let agent = agent_pid(&cluster, "w2");
+    send(agent, Signal::SIGSTOP);
+    let begun = Instant::now();
+    cluster.wait("the agent's replacement", Duration::from_secs(20), |s| {
+        s.ready && s.nodes.iter().any(|n| n.id.as_str() == "w2" && n.agent.as_ref().is_some_and(|a| a.pid as i32 != agent))
+    });
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(web_pids(&cluster), services, "the agent was replaced, not what it looks after");
+    let why = cluster.run(&["why", "silent", "w2"]).ok().out;
+    assert!(why.contains("concluded") && why.contains("no heartbeat for") && why.contains("dial-back"), "{why}");
+}

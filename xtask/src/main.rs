@@ -1,0 +1,100 @@
+//! Chores: `cargo xtask quickstart | test | bench footprint`.
+//!
+//! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
+//! does. No dependencies, so that it is built in a moment.
+
+mod bench;
+mod setup;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+Chores of the project.
+
+  cargo xtask quickstart        set up, build, bring a cluster with Spark up and count words on it
+  cargo xtask test              set up, check formatting and lints, run every test
+  cargo xtask bench footprint   sizes, memory and processor time of the programs
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["quickstart"] => quickstart(),
+        ["test"] => test(),
+        ["bench", "footprint"] => bench::footprint(),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("there is no chore {:?}\n\n{HELP}", other.join(" "))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the checkout.
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ is in the checkout").to_owned()
+}
+
+/// Runs a command to its end, showing it first.
+fn run(command: &mut Command) -> Result<(), String> {
+    let line = describe(command);
+    eprintln!("+ {line}");
+    let status = command.status().map_err(|e| format!("cannot run {line}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+}
+
+fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(repository());
+    command
+}
+
+fn quickstart() -> Result<(), String> {
+    setup::install(&setup::TO_RUN)?;
+    eprintln!("building the programs (some minutes the first time)");
+    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
+    let cloudtik = repository().join("target/release/cloudtik");
+    let ours = |arguments: &[&str]| {
+        let mut command = Command::new(&cloudtik);
+        command.args(arguments).current_dir(repository());
+        command
+    };
+    eprintln!("the first time, Spark (456 MB) and Prometheus (19 MB) are fetched");
+    run(&mut ours(&["up", "examples/quickstart.toml", "--yes", "--timings"]))?;
+    run(&mut ours(&["submit", "quickstart", "examples/jobs/wordcount.py", "/usr/share/common-licenses/GPL-3"]))?;
+    run(&mut ours(&["status", "quickstart"]))?;
+    let path = "target/release/cloudtik";
+    println!(
+        "
+The cluster is up. Look further:
+  {path} runtimes quickstart           services, and the addresses of the consoles
+  {path} events quickstart -f          what happens, as it happens
+  {path} kill-node quickstart w1       and watch it come back with `status`
+  {path} why quickstart w1             why it is what it is
+  {path} scale quickstart --workers 3
+  {path} down quickstart               nothing is left behind"
+    );
+    Ok(())
+}
+
+fn test() -> Result<(), String> {
+    setup::install(&setup::TO_TEST)?;
+    run(&mut cargo(&["fmt", "--check"]))?;
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]).env("CARGO_TERM_COLOR", "never"))?;
+    run(&mut cargo(&["build", "--workspace", "--quiet"]))?;
+    run(&mut cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]))
+}

@@ -1,0 +1,51 @@
+//! What the machine must have, installed by package name where it is missing.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::run;
+
+/// A Debian package, and how to see that the machine has what is wanted of it.
+pub struct Package {
+    name: &'static str,
+    why: &'static str,
+    is_there: fn() -> bool,
+}
+
+const PYTHON: Package = Package { name: "python3", why: "runs PySpark jobs", is_there: || exists("/usr/bin/python3") };
+const PIP: Package = Package {
+    name: "python3-pip",
+    why: "fetches Spark from the Python package index",
+    is_there: || exists("/usr/lib/python3/dist-packages/pip"),
+};
+const COMPILER: Package = Package { name: "build-essential", why: "compiles the cryptography", is_there: || exists("/usr/bin/cc") };
+const SETSID: Package = Package { name: "util-linux", why: "gives programs a terminal", is_there: || exists("/usr/bin/setsid") };
+
+pub const TO_RUN: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
+pub const TO_TEST: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
+
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+/// Installs what is missing, or says what to install to a user who may not.
+pub fn install(packages: &[Package]) -> Result<(), String> {
+    let missing: Vec<&Package> = packages.iter().filter(|p| !(p.is_there)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|p| p.name).collect();
+    eprintln!("about to install with apt-get:");
+    for package in &missing {
+        eprintln!("  {:<18} {}", package.name, package.why);
+    }
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
+    if !is_root {
+        return Err(format!("this needs root; ask for it, or run: sudo apt-get install {}", names.join(" ")));
+    }
+    run(Command::new("apt-get").args(["-q", "update"]))?;
+    run(Command::new("apt-get")
+        .args(["-q", "install", "--yes", "--no-install-recommends"])
+        .args(&names)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
+}
