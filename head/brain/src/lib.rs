@@ -297,6 +297,8 @@ pub struct Brain {
     /// When to look at a node again.
     timers: BTreeSet<(u64, NodeId)>,
     brake: bool,
+    /// Since when some worker is heard, as far as that was looked at.
+    company_since: Option<u64>,
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
@@ -346,7 +348,11 @@ struct SentGoal {
 }
 
 impl Node {
-    fn new(record: NodeRecord, now: u64) -> Self {
+    fn new(mut record: NodeRecord, now: u64) -> Self {
+        // A verdict of an earlier head counts as suspicion: nothing is done to what was not seen again.
+        if let NodeState::Down { evidence } = record.life {
+            record.life = NodeState::Suspect { evidence };
+        }
         Self {
             record,
             link: None,
@@ -381,6 +387,7 @@ impl Brain {
             nodes,
             timers: BTreeSet::new(),
             brake: false,
+            company_since: None,
             listing: Listing::default(),
             services_changed: false,
             next_version: 0,

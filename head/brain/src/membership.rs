@@ -17,6 +17,8 @@ const EVIDENCE_KEPT: usize = 12;
 const RESTART_PAUSE: u64 = 500;
 /// The longest pause between two restarts of the same agent, in milliseconds.
 const LONGEST_RESTART_PAUSE: u64 = 30_000;
+/// How much longer, as a factor, the only worker may be silent before it is replaced.
+const LONELY: u64 = 5;
 /// An agent that has run this long, in milliseconds, is restarted at once again.
 const SETTLED: u64 = 60_000;
 
@@ -123,11 +125,19 @@ impl Brain {
         let agent_is_dead = node.watch.stream_closed && matches!(node.watch.last_dial, Some((_, DialOutcome::Refused)));
         let answered = matches!(node.watch.last_dial, Some((at, DialOutcome::Answered)) if now.saturating_sub(at) < 2 * REDIAL_EVERY);
         let was_dialed = node.watch.last_dial.is_some();
+        let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
             // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
             self.restart_agent(id, "the machine answers and its agent does not");
         }
-        let limit = if answered { self.config.deaf_after } else { self.config.down_after };
+        let limit = if answered {
+            self.config.deaf_after
+        } else if !was_seen {
+            // Not seen since the head started: it may still be on its way back.
+            self.config.suspect_after + self.config.replace_after
+        } else {
+            self.config.down_after
+        };
         if silent >= limit && was_dialed {
             return self.condemn(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
@@ -164,11 +174,21 @@ impl Brain {
             // Nothing destructive is left for such a node; keep trying.
             return self.wake_at(id, now + REDIAL_EVERY);
         }
+        self.update_brake();
         if self.brake {
             return self.wake_at(id, now + REDIAL_EVERY);
         }
+        // A head that hears of no worker at all, be it only one, doubts itself first.
+        let (all, silent) = self.silence();
+        let company = (all > silent).then(|| *self.company_since.get_or_insert(now));
+        self.company_since = company;
         let node = self.nodes.get_mut(id).expect("looked up above");
-        let due = *node.watch.condemned.get_or_insert(now) + self.config.replace_after;
+        let condemned = *node.watch.condemned.get_or_insert(now);
+        let due = match company {
+            // Whoever comes back first after an outage must not cost the others their time to come back.
+            Some(since) => condemned.max(since) + self.config.replace_after,
+            None => condemned + LONELY * self.config.replace_after,
+        };
         if now < due {
             return self.wake_at(id, due.min(now + REDIAL_EVERY));
         }
@@ -216,9 +236,8 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);
-        let due = restarts.map_or(now, |(at, count)| {
-            at + RESTART_PAUSE.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_RESTART_PAUSE)
-        });
+        let due =
+            restarts.map_or(now, |(at, count)| at + RESTART_PAUSE.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_RESTART_PAUSE));
         if now < due {
             return self.wake_at(id, due);
         }
@@ -249,11 +268,26 @@ impl Brain {
         self.update_brake();
     }
 
+    /// How many workers there should be heard of, and how many of them are not.
+    fn silence(&self) -> (usize, usize) {
+        let now = self.clock.now();
+        let expected = self.nodes.values().filter(|n| {
+            let present =
+                matches!(n.record.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
+            n.is_worker() && present
+        });
+        let (mut all, mut silent) = (0, 0);
+        for node in expected {
+            all += 1;
+            let heard = node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after;
+            silent += usize::from(!heard);
+        }
+        (all, silent)
+    }
+
     /// Many nodes silent together point at the head or its network, not at the nodes: nothing is terminated meanwhile.
     fn update_brake(&mut self) {
-        let workers = || self.nodes.values().filter(|n| n.is_worker() && !n.record.life.is_leaving());
-        let all = workers().count();
-        let silent = workers().filter(|n| matches!(n.record.life, NodeState::Suspect { .. } | NodeState::Down { .. })).count();
+        let (all, silent) = self.silence();
         let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all);
         if brake == self.brake {
             return;

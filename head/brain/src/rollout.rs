@@ -63,12 +63,11 @@ impl Brain {
         let Some(spec) = &self.cluster.spec else { return false };
         let Some(sent) = node.sent.as_ref().filter(|s| node.acknowledged >= s.version) else { return false };
         let placed: Vec<&ServiceKey> = spec.services_on(&node.record.node_type).map(|p| &p.key).collect();
-        let runs_what_it_is_to = placed.iter().all(|key| {
-            node.services.get(*key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version)
-        });
-        let runs_nothing_else = node.services.values().all(|s| {
-            s.state == ServiceState::Stopped || s.key.runtime.is_own() || placed.contains(&&s.key)
-        });
+        let runs_what_it_is_to = placed
+            .iter()
+            .all(|key| node.services.get(*key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version));
+        let runs_nothing_else =
+            node.services.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own() || placed.contains(&&s.key));
         runs_what_it_is_to && runs_nothing_else
     }
 

@@ -116,10 +116,15 @@ impl Brain {
             }
             None if !node.record.life.may_exist() || id.is_head() => {}
             None => {
-                let since = *node.unlisted_since.get_or_insert(asked);
+                if node.entered >= asked {
+                    // The list is older than what it would be compared with.
+                    return;
+                }
+                // Missing, in lists asked for since it entered its state, for as long as the provider may hide it.
+                let since = node.unlisted_since.filter(|since| *since > node.entered).unwrap_or(asked);
+                node.unlisted_since = Some(since);
                 let silent = node.link.is_none();
-                // Entered before the list was asked for, and missing for as long as the provider may hide an instance.
-                let sure = node.entered < asked && asked.saturating_sub(since) >= visibility && since > node.entered;
+                let sure = asked.saturating_sub(since) >= visibility;
                 if !sure || !silent {
                     return;
                 }

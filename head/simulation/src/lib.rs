@@ -1,1 +1,21 @@
-//! x
+//! A world for the brain: simulated agents, a simulated provider that fails and lies, a head that crashes at any moment
+//! and pauses, people who scale and kill. Time is virtual and every choice comes from one seed, so a world happens again
+//! exactly.
+//!
+//! Owns: the world, its faults, and the promises checked at every step. Must never: touch a clock, a file or a network;
+//! decide anything that the brain decides.
+
+mod agent;
+mod promises;
+mod provider;
+mod random;
+mod world;
+
+pub use promises::Violation;
+pub use random::Random;
+pub use world::{Faults, Stats, World};
+
+/// Runs the world of a seed to its end.
+pub fn run(seed: u64) -> Result<Stats, Violation> {
+    World::new(seed, Faults::from_seed(seed)).run()
+}

@@ -1,0 +1,67 @@
+//! Many worlds, each from its seed. A world that breaks a promise prints the command that shows it again.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cloudtik_simulation::{Stats, run};
+
+/// Seeds of the test command; `CLOUDTIK_SEEDS` asks for more.
+const SEEDS: u64 = 1_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let seeds = number("CLOUDTIK_SEEDS").unwrap_or(SEEDS);
+    let (next, violations, total) = (AtomicU64::new(0), Mutex::new(Vec::new()), Mutex::new(Stats::default()));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    match run(seed) {
+                        Ok(stats) => {
+                            let mut total = total.lock().expect("no thread panics");
+                            total.steps += stats.steps;
+                            total.crashes += stats.crashes;
+                            total.creations += stats.creations;
+                            total.deletions += stats.deletions;
+                            total.verdicts += stats.verdicts;
+                        }
+                        Err(violation) => violations.lock().expect("no thread panics").push(violation),
+                    }
+                }
+            });
+        }
+    });
+    let mut violations = violations.into_inner().expect("no thread panics");
+    violations.sort_by_key(|v| v.seed);
+    if let Some(first) = violations.first() {
+        let seeds: Vec<u64> = violations.iter().map(|v| v.seed).collect();
+        panic!("{} of {} seeds break a promise: {seeds:?}\n{first}", violations.len(), next.into_inner().min(SEEDS));
+    }
+    let total = total.into_inner().expect("no thread panics");
+    // Worlds in which nothing happens would prove nothing.
+    assert!(total.crashes > seeds && total.creations > 2 * seeds && total.deletions > seeds && total.verdicts > seeds / 2, "{total:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    let (first, second) = (run(7).expect("holds"), run(7).expect("holds"));
+    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = number("CLOUDTIK_SEED") else { return };
+    match run(seed) {
+        Ok(stats) => println!("seed {seed} holds: {stats:?}"),
+        Err(violation) => panic!("{violation}"),
+    }
+}
