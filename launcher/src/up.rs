@@ -272,7 +272,8 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
         readiness: None,
         health: None,
         stop: goal::Stop { signal: 15, grace_ms: 3_000 },
-        restart: goal::Restart { first_ms: 20, longest_ms: 5_000, settled_ms: 5_000 },
+        // Nothing else can bring it back, so it is never waited for long.
+        restart: goal::Restart { first_ms: 20, longest_ms: 500, settled_ms: 5_000 },
         log: goal::Log::default(),
         limits: goal::Limits::default(),
     }

@@ -462,9 +462,8 @@ impl World {
         let Some(agent) = self.agents.get(instance) else { return Ok(()) };
         let head_was_deaf = self.now < self.all_cut_until + WELL;
         let node_had_no_fault = agent.own_fault_until.saturating_add(WELL) < self.now;
-        // The only worker of a cluster is given up after a minute: there is no other by which the head could tell.
-        let is_alone = self.provider.alive().filter(|m| !m.instance.node.is_head()).count() == 1;
-        let was_waited_for = is_alone && self.now.saturating_sub(agent.unwell_from) >= ALONE;
+        // The only worker that was ever heard is given up after a while: there is no other by which the head could tell.
+        let was_waited_for = self.now.saturating_sub(agent.unwell_from) >= ALONE;
         if head_was_deaf && node_had_no_fault && !was_waited_for {
             return Err(self.broken(3, format!("{node} is deleted ({reason}) because the head was cut off")));
         }
