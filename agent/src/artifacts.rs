@@ -18,6 +18,8 @@ use tonic::transport::Channel;
 
 /// Nothing of an artifact for this long: the fetch is given up, to be resumed.
 const STALL: Duration = Duration::from_secs(30);
+/// Between two attempts at an artifact's lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait for a link to fetch over.
 const LINK_WAIT: Duration = Duration::from_secs(60);
 
@@ -45,14 +47,11 @@ impl Artifacts {
         fs::create_dir_all(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
         let lock = self.directory.join(format!(".{}.lock", artifact.digest));
         let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock).context("locking the artifact")?;
-        let _lock = match lock.try_lock() {
-            Ok(()) => lock,
-            Err(_) => {
-                progress.send_replace("fetched for another service or node of this machine".to_owned());
-                let waiting = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
-                waiting.await?.context("locking the artifact")?
-            }
-        };
+        // Asked again and again rather than waited for on a thread, which would outlive a change of the goal.
+        while lock.try_lock().is_err() {
+            progress.send_replace("fetched for another service or node of this machine".to_owned());
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
         if target.exists() {
             return Ok(());
         }

@@ -51,8 +51,9 @@ impl Health {
         }))
     }
 
-    pub fn linked(&self, linked: bool) {
-        self.0.linked.store(linked, Ordering::Relaxed);
+    /// Notes whether the link is up; returns whether it was.
+    pub fn linked(&self, linked: bool) -> bool {
+        self.0.linked.swap(linked, Ordering::Relaxed)
     }
 
     pub fn saw_epoch(&self, epoch: u64) {

@@ -58,13 +58,13 @@ impl Link {
         let mut pause = FIRST_PAUSE;
         let mut last_error = String::new();
         while !self.stop.is_cancelled() {
-            let started = Instant::now();
             let result = tokio::select! {
                 () = self.stop.cancelled() => break,
                 result = self.connect_once() => result,
             };
             self.channel.send_replace(None);
-            self.health.linked(false);
+            // A head that was there and went away is probably back in a moment; one that never answered may be long gone.
+            let was_linked = self.health.linked(false);
             if let Err(error) = result {
                 let text = format!("{error:#}");
                 // The same again and again is one line.
@@ -73,7 +73,7 @@ impl Link {
                     last_error = text;
                 }
             }
-            if started.elapsed() > Duration::from_secs(10) {
+            if was_linked {
                 pause = FIRST_PAUSE;
                 last_error.clear();
             }

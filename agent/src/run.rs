@@ -71,7 +71,7 @@ pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
     // One thread: an agent mostly waits, and what computes (unpacking, writing) has threads of its own for a while.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(64)
         .thread_keep_alive(Duration::from_secs(1))
         .build()
         .context("starting the runtime")?;

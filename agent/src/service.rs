@@ -100,6 +100,8 @@ impl ServiceTask {
             let Some(service) = desired.service else {
                 if self.running.is_some() {
                     self.stop("not in the goal any more").await;
+                    // It may be in the goal again by now.
+                    continue;
                 }
                 self.report(ServiceState::Stopped, "");
                 return;
@@ -319,7 +321,7 @@ impl ServiceTask {
         let Some(running) = self.running.take() else { return };
         self.report(ServiceState::Stopping, why);
         tracing::info!(service = %self.key, pid = running.state.process.pid, "stopping: {why}");
-        let grace = self.desired.borrow().service.as_ref().map_or(10_000, |s| s.stop.grace_ms);
+        let grace = running.state.stop_grace_ms;
         let _ = running.state.shim.signal(Signal::SIGTERM);
         let patience = Duration::from_millis(grace) + STOP_SLACK;
         if tokio::time::timeout(patience, running.state.shim.ended()).await.is_err() {

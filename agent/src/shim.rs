@@ -53,6 +53,9 @@ pub struct State {
     pub shim: Process,
     pub process: Process,
     pub identity: String,
+    /// Milliseconds from the stop signal to SIGKILL.
+    #[serde(default)]
+    pub stop_grace_ms: u64,
     /// Milliseconds since the Unix epoch.
     pub started_at: u64,
 }
@@ -152,7 +155,7 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
     let process = Process { pid: child.id() as i32, started: Process::of(child.id() as i32).map_or(0, |p| p.started) };
     let shim = Process::of(std::process::id() as i32).ok_or_else(unknown)?;
     let started_at = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
-    let state = State { shim, process, identity: run.identity.clone(), started_at };
+    let state = State { shim, process, identity: run.identity.clone(), stop_grace_ms: run.stop_grace_ms, started_at };
     if let Err(error) = write_atomically(&directory.join(STATE_FILE), &serde_json::to_vec(&state)?, 0o600) {
         // Nobody would know of it.
         let _ = process.kill_group();

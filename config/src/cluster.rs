@@ -14,6 +14,9 @@ pub const DEFAULT_MIN: u32 = 1;
 /// More nodes than any provider gives; a larger number is a slip.
 pub const MOST_WORKERS: u64 = 100_000;
 
+/// Node and instance ids are made of the type's name, an ordinal and a generation.
+const MOST_TYPE_LETTERS: usize = 40;
+
 /// The providers by kind, and whether this build can use them.
 const PROVIDERS: [(&str, bool); 7] =
     [("local", true), ("virtual", false), ("on-premise", false), ("aws", false), ("azure", false), ("gcp", false), ("kubernetes", false)];
@@ -164,6 +167,10 @@ fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeN
     let Some(mut all) = root.table("workers") else { return types };
     for name in all.names::<NodeTypeName>() {
         let Some(mut table) = all.table(name.value.as_str()) else { continue };
+        if name.value.as_str().len() > MOST_TYPE_LETTERS {
+            let help = Some("nodes are named after their type, and node names are host names".to_owned());
+            problems.note(name.span.clone(), format!("a node type has at most {MOST_TYPE_LETTERS} characters"), help);
+        }
         if name.value.as_str() == NodeTypeName::HEAD {
             problems.note(name.span, "`head` is not a type of worker", Some("the head's shape is in the table [head]".to_owned()));
             continue;

@@ -106,7 +106,7 @@ impl Head {
         if plan_only || unchanged {
             return Ok(plan);
         }
-        let revision = latest.as_ref().map_or(1, |(n, _, _)| n + 1);
+        let revision = self.revisions.next();
         let (store, document) = (self.store.clone(), serde_json::to_vec(&description).map_err(|e| Status::internal(e.to_string()))?);
         tokio::task::spawn_blocking(move || store.put_revision(revision, &document))
             .await
@@ -120,11 +120,20 @@ impl Head {
         Ok(plan)
     }
 
+    /// Has a program run on a node, over the link that the brain accepted.
+    async fn open_program(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
+        let wanted = node.clone();
+        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
+        let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} has no link just now")))?;
+        self.sessions.open(session, node, execute)
+    }
+
     /// Starts what a client asked for. A submission's bytes come first, so it reads the client's frames.
     async fn open(&self, request: wire::OpenRequest, frames: &mut Streaming<wire::SessionFrame>) -> Result<Program, Status> {
         let node = if request.node.is_empty() { NodeId::head() } else { parse("node", &request.node)? };
         match request.what {
-            Some(What::Execute(execute)) => self.sessions.open(&node, execute),
+            Some(What::Execute(execute)) => self.open_program(&node, execute).await,
             Some(What::Logs(logs)) => {
                 let home = self.home_of(&node).await?;
                 let path = if logs.service.is_empty() {
@@ -136,7 +145,7 @@ impl Head {
                 let mut command = vec!["tail".to_owned(), "-n".to_owned(), logs.lines.to_string()];
                 command.extend(logs.follow.then(|| "-F".to_owned()));
                 command.push(path);
-                self.sessions.open(&node, wire::Execute { command, ..Default::default() })
+                self.open_program(&node, wire::Execute { command, ..Default::default() }).await
             }
             Some(What::Submit(submit)) => self.submit(submit, frames).await,
             None => Err(Status::invalid_argument("this head does not know what is to be opened; upgrade it")),
@@ -172,14 +181,14 @@ impl Head {
         self.upload(&directory, &name, frames).await?;
         let execute =
             wire::Execute { command: job.command, environment: job.environment.into_iter().collect(), directory, ..Default::default() };
-        self.sessions.open(&NodeId::head(), execute)
+        self.open_program(&NodeId::head(), execute).await
     }
 
     /// Writes the client's bytes to a file on the head's node.
     async fn upload(&self, directory: &str, name: &str, frames: &mut Streaming<wire::SessionFrame>) -> Result<(), Status> {
         let command = ["sh", "-c", "umask 077; exec cat > \"$1\"", "sh", name].map(str::to_owned).to_vec();
         let execute = wire::Execute { command, directory: directory.to_owned(), ..Default::default() };
-        let mut program = self.sessions.open(&NodeId::head(), execute)?;
+        let mut program = self.open_program(&NodeId::head(), execute).await?;
         let mut size = 0;
         loop {
             let frame = frames.message().await?.and_then(|f| f.frame);
@@ -192,6 +201,7 @@ impl Head {
                     program.to_agent.send(frame_of(Frame::Stdin(bytes))).await.map_err(|_| Status::unavailable("the upload broke off"))?;
                 }
                 Some(Frame::EndOfInput(_)) => break,
+                Some(Frame::Signal(_)) => return Err(Status::cancelled("cancelled before the job began")),
                 Some(_) => {}
                 None => return Err(Status::cancelled("the client went away")),
             }

@@ -41,7 +41,7 @@ pub struct ArtifactStore {
 enum State {
     Here(Artifact),
     Fetching { name: String, progress: String },
-    Failed { name: String, error: String, again: Instant, failures: u32 },
+    Failed { name: String, error: String, again: Instant },
 }
 
 impl ArtifactStore {
@@ -96,7 +96,7 @@ impl ArtifactStore {
         let describe = |state: &State| match state {
             State::Here(_) => None,
             State::Fetching { name, progress } => Some(format!("{name}: {progress}")),
-            State::Failed { name, error, again, .. } => {
+            State::Failed { name, error, again } => {
                 let seconds = again.saturating_duration_since(Instant::now()).as_secs();
                 Some(format!("{name}: {error} (next try in {seconds} s)"))
             }
@@ -107,17 +107,17 @@ impl ArtifactStore {
     /// Begins to fetch what is missing and not being fetched.
     pub fn fetch(&self, wanted: &Wanted) {
         let key = key(wanted);
-        let failures = match self.state().get(&key) {
-            Some(State::Here(_) | State::Fetching { .. }) => return,
-            Some(State::Failed { failures, .. }) => *failures,
-            None => 0,
-        };
+        if self.state().contains_key(&key) {
+            // It is here, on its way, or its own task tries again.
+            return;
+        }
         self.state().insert(key.clone(), State::Fetching { name: wanted.name.clone(), progress: "starting".to_owned() });
         let (own, wanted) = (self.clone(), wanted.clone());
-        self.tasks.spawn(async move { own.fetch_until_here(&key, &wanted, failures).await });
+        self.tasks.spawn(async move { own.fetch_until_here(&key, &wanted).await });
     }
 
-    async fn fetch_until_here(&self, key: &str, wanted: &Wanted, mut failures: u32) {
+    async fn fetch_until_here(&self, key: &str, wanted: &Wanted) {
+        let mut failures = 0u32;
         loop {
             let started = Instant::now();
             match self.fetch_once(key, wanted).await {
@@ -138,7 +138,7 @@ impl ArtifactStore {
                     tracing::error!(artifact = wanted.name, "cannot fetch: {error}");
                     failures += 1;
                     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, failures };
+                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause };
                     self.state().insert(key.to_owned(), failed);
                     self.arrivals.send_modify(|n| *n += 1);
                     tokio::time::sleep(pause).await;

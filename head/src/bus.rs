@@ -63,6 +63,18 @@ impl BusService {
         }
     }
 
+    /// The node that called, if it is the present one and not on its way out: a certificate outlives its node.
+    async fn member<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let (node, generation) = self.node(request)?;
+        let wanted = node.clone();
+        let present = self.mind.ask(move |brain| brain.is_member(&wanted, generation)).await;
+        if present.unwrap_or(false) {
+            return Ok(node);
+        }
+        Err(self
+            .refuse("not-a-member", Status::permission_denied(format!("{node}, generation {generation}, is not of this cluster any more"))))
+    }
+
     fn check_version(&self, version: u32) -> Result<(), Status> {
         if version == PROTOCOL_VERSION {
             return Ok(());
@@ -203,7 +215,7 @@ impl wire::bus_server::Bus for BusService {
     }
 
     async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {
-        let (node, _) = self.node(&request)?;
+        let node = self.member(&request).await?;
         let mut frames = request.into_inner();
         let Some(wire::SessionFrame { frame: Some(Frame::Attach(id)) }) = frames.message().await? else {
             return Err(self.refuse("malformed-frame", Status::invalid_argument("the first frame must attach")));
@@ -220,7 +232,7 @@ impl wire::artifacts_server::Artifacts for BusService {
     type FetchStream = Frames<wire::Chunk>;
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        self.node(&request)?;
+        self.member(&request).await?;
         let request = request.into_inner();
         let path = self.artifacts.archive(&request.digest).ok_or_else(|| Status::not_found("there is no such artifact"))?;
         let mut file = tokio::fs::File::open(path).await.map_err(|e| Status::internal(format!("cannot read the artifact: {e}")))?;

@@ -171,6 +171,15 @@ impl Driver {
         self.hub.send(wish.session, Topic::Goal(GoalDocument { version: wish.version, document: text.into() }));
     }
 
+    /// Brings it back to the brain, which says so and tries again later.
+    fn cannot_plan(&self, wish: &Wish, refusal: String) {
+        let (mind, session, version) = (self.mind.clone(), wish.session, wish.version);
+        let node = wish.node.record.id.clone();
+        self.tasks.spawn(async move {
+            mind.tell(Input::GoalAcknowledged { session, node, version, refusal: Some(refusal) }).await;
+        });
+    }
+
     fn goal(&self, wish: &Wish) -> Option<goal::Goal> {
         let (record, facts) = (&wish.node.record, wish.node.facts.as_ref()?);
         let mut document = goal::Goal {
@@ -185,7 +194,7 @@ impl Driver {
             return Some(document);
         }
         let Some(planner) = self.revisions.get(wish.revision) else {
-            tracing::error!(node = %record.id, revision = wish.revision, "there is no such revision; the node's goal is left as it is");
+            self.cannot_plan(wish, format!("there is no revision {}", wish.revision));
             return None;
         };
         let context = NodeContext {
@@ -207,7 +216,7 @@ impl Driver {
                 Some(document)
             }
             Err(error) => {
-                tracing::error!(node = %record.id, "cannot plan: {error}");
+                self.cannot_plan(wish, format!("it cannot be planned: {error}"));
                 None
             }
         }

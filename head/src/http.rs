@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use cloudtik_model::NodeId;
 use cloudtik_model::status::Phase;
 use cloudtik_protocol::exposition::{CONTENT_TYPE, Exposition};
+use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::transport::Caller;
 use serde::Serialize;
 
@@ -33,15 +34,24 @@ pub fn router(head: Head) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/discovery/prometheus", get(discovery))
-        .layer(middleware::from_fn(certified))
+        .layer(middleware::from_fn_with_state(head.clone(), certified))
         .with_state(head)
 }
 
 /// Whoever has a certificate of the cluster, or is let in by the Unix socket.
-async fn certified(request: Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>() {
-        Some(Caller::Certified(_) | Caller::LocalUser) => next.run(request).await,
-        _ => (StatusCode::FORBIDDEN, "a certificate of this cluster is needed\n").into_response(),
+async fn certified(State(head): State<Head>, request: Request, next: Next) -> Response {
+    let admitted = match request.extensions().get::<Caller>() {
+        // A certificate outlives its node.
+        Some(Caller::Certified(Peer::Node { id, generation })) => {
+            let (id, generation) = (id.clone(), *generation);
+            head.mind.ask(move |brain| brain.is_member(&id, generation)).await.unwrap_or(false)
+        }
+        Some(Caller::Certified(_) | Caller::LocalUser) => true,
+        _ => false,
+    };
+    match admitted {
+        true => next.run(request).await,
+        false => (StatusCode::FORBIDDEN, "a certificate of this cluster is needed\n").into_response(),
     }
 }
 

@@ -66,11 +66,6 @@ impl Hub {
         self.close(session);
     }
 
-    /// The newest link of a node.
-    pub fn session_of(&self, node: &NodeId) -> Option<Session> {
-        self.links().iter().rev().find(|(_, (id, _))| id == node).map(|(session, _)| *session)
-    }
-
     pub fn dismiss_all(&self, reason: &str) {
         let all: Vec<Session> = self.links().keys().copied().collect();
         for session in all {

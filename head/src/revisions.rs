@@ -1,6 +1,7 @@
 //! Descriptions of the cluster as they were accepted, by revision, and the planner of each.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cloudtik_config::Cluster;
@@ -52,12 +53,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A cheap handle on every revision that may still be in use.
 #[derive(Clone)]
-pub struct Revisions(Arc<Mutex<BTreeMap<u64, (Description, Arc<Planner>)>>>);
+pub struct Revisions {
+    all: Arc<Mutex<BTreeMap<u64, (Description, Arc<Planner>)>>>,
+    /// The highest number that was ever given away, be it readable or not.
+    highest: Arc<AtomicU64>,
+}
 
 impl Revisions {
     pub fn load(store: &Store) -> anyhow::Result<Self> {
-        let mut all = BTreeMap::new();
+        let (mut all, mut highest) = (BTreeMap::new(), 0);
         for (revision, document) in store.revisions()? {
+            highest = highest.max(revision);
             let description: Description = serde_json::from_slice(&document)?;
             // One that this version cannot read any more is no use; nodes that have it keep running what they run.
             match description.planner() {
@@ -67,20 +73,26 @@ impl Revisions {
                 Err(error) => tracing::warn!("revision {revision} is not readable any more: {error}"),
             }
         }
-        Ok(Self(Arc::new(Mutex::new(all))))
+        Ok(Self { all: Arc::new(Mutex::new(all)), highest: Arc::new(AtomicU64::new(highest)) })
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (Description, Arc<Planner>)>> {
-        self.0.lock().expect("nothing panics while holding the lock")
+        self.all.lock().expect("nothing panics while holding the lock")
     }
 
     pub fn put(&self, revision: u64, description: Description, planner: Planner) {
+        self.highest.fetch_max(revision, Ordering::Relaxed);
         self.all().insert(revision, (description, Arc::new(planner)));
     }
 
     /// The planner of a revision.
     pub fn get(&self, revision: u64) -> Option<Arc<Planner>> {
         self.all().get(&revision).map(|(_, planner)| planner.clone())
+    }
+
+    /// A number that no description has had.
+    pub fn next(&self) -> u64 {
+        self.highest.load(Ordering::Relaxed) + 1
     }
 
     /// The latest revision, if there is any.

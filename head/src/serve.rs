@@ -15,7 +15,7 @@ use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_s
 use cloudtik_protocol::{BUS_PORT, MAX_FRAME, pki};
 use cloudtik_providers::NodeProvider;
 use cloudtik_providers::local::{LocalProvider, instance_id};
-use cloudtik_runtimes::View;
+use cloudtik_runtimes::{View, changes};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,6 +107,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     tasks.spawn(driver.run(deeds));
     mind.tell(Input::Started).await;
+    take_up(&mind, &revisions).await?;
 
     let head = Head {
         settings: settings.clone(),
@@ -171,6 +172,15 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     tasks.close();
     let _ = tokio::time::timeout(SHUTDOWN, tasks.wait()).await;
     result
+}
+
+/// A description that was stored when the head was killed, before the brain took it: it takes it now.
+async fn take_up(mind: &Mind, revisions: &Revisions) -> anyhow::Result<()> {
+    let known = mind.ask(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
+    let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
+    let (_, rolling) = changes::compare(revisions.get(known).as_deref(), &planner);
+    mind.tell(Input::Specified { spec: planner.spec(latest, rolling) }).await;
+    Ok(())
 }
 
 fn brain_config(settings: &Settings, provider: &dyn NodeProvider) -> Config {

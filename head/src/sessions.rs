@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloudtik_brain::Session;
 use cloudtik_model::NodeId;
 use cloudtik_protocol::wire::head_frame::Topic;
 use cloudtik_protocol::wire::session_frame::Frame;
@@ -50,11 +51,8 @@ impl Sessions {
         self.pending.lock().expect("nothing panics while holding the lock")
     }
 
-    /// Has a program run on a node.
-    pub fn open(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
-        let Some(session) = self.hub.session_of(node) else {
-            return Err(Status::unavailable(format!("{node} has no link just now")));
-        };
+    /// Has a program run on a node, over one of its links.
+    pub fn open(&self, session: Session, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
         let id = pki::hex(&pki::random::<16>());
         let (to_agent, outgoing) = mpsc::channel(QUEUE);
         let (incoming, from_agent) = mpsc::channel(QUEUE);

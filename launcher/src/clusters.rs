@@ -43,6 +43,10 @@ pub fn home() -> Result<PathBuf, Failure> {
         .or_else(|| named("XDG_STATE_HOME").map(|p| p.join("cloudtik")))
         .or_else(|| named("HOME").map(|p| p.join(".local/state/cloudtik")));
     let home = home.ok_or_else(|| Failure::failed("neither CLOUDTIK_HOME nor HOME is set").hint("export CLOUDTIK_HOME=/some/directory"))?;
+    // One spelling: processes are recognised by it.
+    if let Ok(known) = home.canonicalize() {
+        return Ok(known);
+    }
     std::path::absolute(&home).map_err(|e| Failure::failed(format!("{}: {e}", home.display())))
 }
 

@@ -47,9 +47,9 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     timings.note("read and check the file", &mut mark);
 
     if arguments.plan {
-        let plan = match Client::dial(&place).await {
-            Ok(client) => apply(&client, &described, true).await?,
-            Err(_) => first_plan(&described),
+        let plan = match running(&place).await? {
+            Some(client) => apply(&client, &described, true).await?,
+            None => first_plan(&described),
         };
         show_plan(printer, &described, &plan);
         return Ok(());
@@ -105,21 +105,9 @@ async fn bring_up(
     mut mark: Instant,
 ) -> Result<Outcome, Failure> {
     let mut timings = std::mem::take(timings);
-    let running = Client::dial(place).await.ok();
-    let plan = match &running {
-        Some(client) => apply(client, described, true).await?,
-        None => first_plan(described),
-    };
-    let unchanged = running.is_some() && plan.changes.is_empty();
-    if running.is_some() && !unchanged {
-        show_plan(printer, described, &plan);
-        let harmful = plan.changes.iter().any(|c| c.action == "destroy" || c.detail.starts_with("restarts"));
-        if harmful {
-            printer.confirm(&format!("Change {} like this?", place.name), arguments.yes)?;
-        }
-    }
+    let is_made = is_made(place);
     let mut progress = Progress::new();
-    let client = match running {
+    let client = match running(place).await.ok().flatten() {
         Some(client) => client,
         None => {
             progress.phase(&format!("{}: making the head", place.name));
@@ -135,6 +123,20 @@ async fn bring_up(
     };
     install_identity(&client, described, place).await?;
     timings.note("certify the head", &mut mark);
+    let mut unchanged = false;
+    if is_made {
+        let plan = apply(&client, described, true).await?;
+        unchanged = plan.changes.is_empty();
+        let harmful = plan.changes.iter().any(|c| c.action == "destroy" || c.detail.starts_with("restarts"));
+        if !unchanged {
+            drop(progress);
+            show_plan(printer, described, &plan);
+            if harmful {
+                printer.confirm(&format!("Change {} like this?", place.name), arguments.yes)?;
+            }
+            progress = Progress::new();
+        }
+    }
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
     if arguments.no_wait {
@@ -144,6 +146,20 @@ async fn bring_up(
     let status = show::wait_until_ready(&client, Duration::from_secs(arguments.timeout), &mut progress).await?;
     timings.note("workers and runtimes", &mut mark);
     Ok(Outcome { status: Some(status), unchanged, timings })
+}
+
+/// Whether the head's node exists, be its head there just now or not.
+fn is_made(place: &Place) -> bool {
+    place.nodes().join(instance_id(&NodeId::head(), Generation(1)).as_str()).join("instance.json").exists()
+}
+
+/// The head, if the cluster has one. A head that is restarting is waited for a little.
+async fn running(place: &Place) -> Result<Option<Client>, Failure> {
+    if !is_made(place) {
+        return Ok(None);
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
+    transport::retry_until(deadline, Duration::from_millis(20), || Client::dial(place)).await.map(Some)
 }
 
 async fn apply(client: &Client, described: &Described, plan_only: bool) -> Result<Plan, Failure> {
@@ -203,7 +219,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     };
     cloudtik_protocol::files::create_private_directory(&head_directory).map_err(failed(&head_directory))?;
     let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
-    let is_made = place.nodes().join(instance_id(&node, generation).as_str()).join("instance.json").exists();
+    let is_made = is_made(place);
     let network = match place.remembered() {
         Some(remembered) if is_made => remembered.network,
         _ => free_network(&place.directory)?,
@@ -254,7 +270,8 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
     let key: ServiceKey = "cloudtik/head".parse().expect("a valid key");
     let mut environment = BTreeMap::new();
     // The head runs the ecosystem's clients, which are configured by the user's environment.
-    for (name, value) in std::env::vars() {
+    let readable = |text: std::ffi::OsString| text.into_string().ok();
+    for (name, value) in std::env::vars_os().filter_map(|(n, v)| Some((readable(n)?, readable(v)?))) {
         let is_secret_or_ours = name.starts_with("CLOUDTIK_") && name != "CLOUDTIK_LOG";
         if !is_secret_or_ours {
             environment.insert(name, value);

@@ -148,6 +148,7 @@ impl LocalProvider {
         let _lock = self.lock()?;
         let file = match fs::read(home.join(INSTANCE_FILE)) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::transient(format!("reading {id}"), error)),
             Err(_) => {
                 let file = InstanceFile { node: node.clone(), generation, address: self.free_address(node)? };
                 self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("making {}", home.display()), e))?;

@@ -286,7 +286,7 @@ impl Planner {
             })?;
             files.push(goal::File { path: path.clone(), content, mode: 0o600, owner: None });
         }
-        let probe = |probe: &Option<Probe>| probe.as_ref().map(|p| render_probe(p, &fill, &fill_all)).transpose();
+        let probe = |probe: &Option<Probe>| probe.as_ref().map(|p| render_probe(p, &fill)).transpose();
         Ok(goal::Service {
             command: fill_all("command", &service.command)?,
             environment,
@@ -433,14 +433,15 @@ fn resolve(source: &Source, values: &Value) -> Result<Resolved, template::Error>
     })
 }
 
-fn render_probe(
-    probe: &Probe,
-    fill: &dyn Fn(&'static str, &str) -> Result<String, Error>,
-    fill_all: &dyn Fn(&'static str, &[String]) -> Result<Vec<String>, Error>,
-) -> Result<goal::Probe, Error> {
+/// Fills a template in; the first text says what it is part of.
+type Fill<'a> = &'a dyn Fn(&'static str, &str) -> Result<String, Error>;
+
+fn render_probe(probe: &Probe, fill: Fill<'_>) -> Result<goal::Probe, Error> {
     let check = match &probe.check {
         Check::Tcp { address } => goal::Check::Tcp { address: fill("a probe", address)? },
-        Check::Command { command } => goal::Check::Command { command: fill_all("a probe", command)? },
+        Check::Command { command } => {
+            goal::Check::Command { command: command.iter().map(|t| fill("a probe", t)).collect::<Result<_, _>>()? }
+        }
         Check::Http { url, status, pointer, equals } => goal::Check::Http {
             url: fill("a probe", url)?,
             status: *status,

@@ -61,7 +61,7 @@ fn programs_and_files_reach_nodes() {
     assert!(all.out.contains("w1: 42") && all.out.contains("head: 42"), "{}", all.out);
     let missing = cluster.run(&["exec", "reach", "--", "/no/such/program"]);
     assert_eq!(missing.code, 127, "{missing:?}");
-    assert_eq!(cluster.run(&["exec", "reach", "--node", "w9", "--", "true"]).code, 1);
+    assert_eq!(cluster.run(&["exec", "reach", "--node", "w9", "--", "true"]).code, 4);
 
     let folder = cluster.state().join("folder");
     fs::create_dir_all(folder.join("deep")).expect("makes");

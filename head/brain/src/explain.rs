@@ -6,7 +6,7 @@ use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
-use cloudtik_model::{Epoch, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, ServiceKey};
 
 use crate::{Brain, ClusterRecord, Node, Session};
 
@@ -57,6 +57,11 @@ impl Brain {
 
     pub fn node(&self, id: &NodeId) -> Option<NodeView> {
         self.nodes.get(id).map(|n| self.view(n))
+    }
+
+    /// Whether this generation of a node is the present one and exists.
+    pub fn is_member(&self, id: &NodeId, generation: Generation) -> bool {
+        self.nodes.get(id).is_some_and(|n| n.record.generation == generation && n.record.life.may_exist())
     }
 
     pub fn spec(&self) -> Option<&Spec> {

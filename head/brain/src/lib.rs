@@ -83,6 +83,9 @@ impl Default for Config {
     }
 }
 
+/// Between two refusals of strangers that are stored, in milliseconds; all are counted by the body.
+const REFUSAL_PAUSE: u64 = 1_000;
+
 /// The number of one bus connection, unique within a head's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -303,6 +306,8 @@ pub struct Brain {
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
     next_version: u64,
+    /// When a refusal was last stored.
+    refused: Option<u64>,
     step: Step,
 }
 
@@ -332,6 +337,8 @@ struct Node {
     failures: u32,
     /// Not before this is the next call made.
     not_before: u64,
+    /// Not before this is a goal sent.
+    goal_not_before: u64,
     /// When it entered its state, on the brain's clock.
     entered: u64,
     /// Since when lists have not shown its instance.
@@ -364,6 +371,7 @@ impl Node {
             in_flight: false,
             failures: 0,
             not_before: 0,
+            goal_not_before: 0,
             entered: now,
             unlisted_since: None,
         }
@@ -391,6 +399,7 @@ impl Brain {
             listing: Listing::default(),
             services_changed: false,
             next_version: 0,
+            refused: None,
             step: Step::default(),
         }
     }
@@ -505,6 +514,15 @@ impl Brain {
         let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
         let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details };
         self.step.records.push(Record::Event(event));
+    }
+
+    /// Stores a refusal, but no flood of them: whoever is refused may try as often as he likes.
+    fn refuse(&mut self, message: String) {
+        let now = self.clock.now();
+        if self.refused.is_none_or(|at| now.saturating_sub(at) >= REFUSAL_PAUSE) {
+            self.refused = Some(now);
+            self.event(None, EventKind::Refusal, message);
+        }
     }
 
     fn store_node(&mut self, id: &NodeId) {

@@ -9,6 +9,8 @@ use crate::{Action, Brain, Failure, Reply, Request, Session};
 
 /// The first pause after a failed provider call, in milliseconds; it doubles with each failure in a row.
 const FIRST_PAUSE: u64 = 500;
+/// An agent that has not linked after this, in milliseconds, is started again where the provider can.
+const JOIN_NUDGE: u64 = 3_000;
 /// The longest pause, in milliseconds.
 const LONGEST_PAUSE: u64 = 60_000;
 
@@ -102,8 +104,16 @@ impl Brain {
             return self.enter(id, NodeState::Preparing, "its link is up");
         }
         let due = node.entered + deadline;
+        let nudge = node.entered + JOIN_NUDGE;
+        if self.config.can_restart_agent && node.record.instance.is_some() {
+            if now < nudge {
+                return self.wake_at(id, nudge.min(due));
+            }
+            self.restart_agent(id, "it has not linked");
+        }
+        let Some(node) = self.nodes.get(id) else { return };
         if now < due {
-            return self.wake_at(id, due);
+            return self.wake_at(id, due.min(now + JOIN_NUDGE));
         }
         if node.is_worker() {
             let reason = format!("no link within {} s of its launch", deadline / 1000);
@@ -136,13 +146,16 @@ impl Brain {
             },
         };
         if let Some(reason) = refusal {
-            self.event(None, EventKind::Refusal, format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
+            self.refuse(format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
             self.reply(request, Err(reason));
             return None;
         }
         let node = self.nodes.get_mut(&id)?;
-        let address = node.record.address.clone().unwrap_or(address);
-        node.record.address = Some(address.clone());
+        // What goes into the certificate is the provider's word, not the caller's; it comes in a moment.
+        let Some(address) = node.record.address.clone() else {
+            self.reply(request, Err(format!("the launch of {id} is not confirmed yet; try again")));
+            return None;
+        };
         if node.record.key.is_none() {
             node.record.key = Some(key);
             if matches!(node.record.life, NodeState::Requested | NodeState::Launched) {
@@ -165,7 +178,7 @@ impl Brain {
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            self.event(None, EventKind::Refusal, format!("refused the link of {id} (generation {generation}): {reason}"));
+            self.refuse(format!("refused the link of {id} (generation {generation}): {reason}"));
             self.act(Action::CloseLink { session, reason });
             return None;
         }
@@ -229,14 +242,16 @@ impl Brain {
         let due = node.entered + self.config.drain_deadline;
         let drained = node.sent.as_ref().is_some_and(|s| s.drain && node.acknowledged >= s.version)
             && node.services.values().all(|s| s.state == ServiceState::Stopped);
-        let why = if node.link.is_none() {
+        // After a restart of the head, or in a blink of the agent, the link is on its way back.
+        let silent = now.saturating_sub(node.watch.last_heard());
+        let why = if node.link.is_none() && silent >= self.config.suspect_after {
             "it has no link to drain over"
         } else if drained {
             "drained"
         } else if now >= due {
             "its services did not stop in time"
         } else {
-            return self.wake_at(id, due);
+            return self.wake_at(id, due.min(now + self.config.suspect_after));
         };
         let NodeState::Draining { reason } = node.record.life.clone() else { return };
         self.enter(id, NodeState::Terminating { reason }, why);
@@ -310,6 +325,10 @@ impl Brain {
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
             self.reply(request, Err(refusal));
+            return None;
+        }
+        if self.nodes[&id].record.life.is_leaving() {
+            self.reply(request, Ok(Reply::Done { message: format!("{id} is {} already", self.nodes[&id].record.life.name()) }));
             return None;
         }
         self.event(Some(&id), EventKind::Request, "drain".to_owned());

@@ -232,7 +232,7 @@ impl Brain {
         Some(id)
     }
 
-    fn restart_agent(&mut self, id: &NodeId, why: &str) {
+    pub(crate) fn restart_agent(&mut self, id: &NodeId, why: &str) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);

@@ -10,11 +10,18 @@ use cloudtik_model::{NodeId, ServiceKey};
 
 use crate::{Action, Brain, Node, SentGoal, Session};
 
+/// Before a goal that was refused is sent again, in milliseconds.
+const GOAL_PAUSE: u64 = 5_000;
+
 impl Brain {
     /// Sends the node its goal if it differs from what was sent over this link.
     pub(crate) fn update_goal(&mut self, id: &NodeId) {
         let Some(node) = self.nodes.get(id) else { return };
         let Some(session) = node.link else { return };
+        if node.goal_not_before > self.clock.now() {
+            let at = node.goal_not_before;
+            return self.wake_at(id, at);
+        }
         let drain = matches!(node.record.life, NodeState::Draining { .. });
         let start = if drain { BTreeSet::new() } else { self.may_start(node) };
         let revision = node.record.revision;
@@ -75,7 +82,11 @@ impl Brain {
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         match refusal {
             None => node.acknowledged = node.acknowledged.max(version),
-            Some(refusal) => self.event(Some(&id), EventKind::Alarm, format!("the agent refused its goal: {refusal}")),
+            Some(refusal) => {
+                node.sent = None;
+                node.goal_not_before = self.clock.now() + GOAL_PAUSE;
+                self.event(Some(&id), EventKind::Alarm, format!("its goal was refused, and will be sent again: {refusal}"));
+            }
         }
         Some(id)
     }
@@ -111,11 +122,14 @@ impl Brain {
                     && !n.record.life.is_leaving()
                     && !(n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id))
             });
-            // Nodes that run nothing yet have nothing to keep up: they need not wait.
-            behind.retain(|id| self.nodes[id].services.is_empty() || !unsettled);
+            // Nodes that never had a link run nothing that would have to be kept up: they need not wait. One that was not
+            // heard since the head started may run anything.
+            let runs_nothing =
+                |id: &NodeId| matches!(self.nodes[id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined);
+            behind.retain(|id| runs_nothing(id) || !unsettled);
             let mut took_one = false;
             behind.sort_by_key(|id| !id.is_head());
-            behind.retain(|id| self.nodes[id].services.is_empty() || !std::mem::replace(&mut took_one, true));
+            behind.retain(|id| runs_nothing(id) || !std::mem::replace(&mut took_one, true));
         }
         for id in behind {
             self.nodes.get_mut(&id).expect("listed above").record.revision = newest;

@@ -21,6 +21,12 @@ impl Brain {
             known.as_ref().and_then(of) == of(&spec)
         });
         self.cluster.stopping = false;
+        // A roll-out that is under way goes on as one, whatever the next change is about.
+        let mut spec = spec;
+        let is_rolling = known.as_ref().is_some_and(|known| {
+            known.rolling && self.nodes.values().any(|n| n.record.revision < known.revision && !n.record.life.is_leaving())
+        });
+        spec.rolling |= is_rolling;
         self.cluster.spec = Some(spec);
         self.store_cluster();
         self.services_changed = false;
