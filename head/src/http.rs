@@ -57,7 +57,7 @@ async fn certified(State(head): State<Head>, request: Request, next: Next) -> Re
 
 async fn readyz(State(head): State<Head>) -> Response {
     match head.mind.ask(|brain| brain.snapshot().phase).await {
-        Ok(phase) if phase == Phase::Ready => (StatusCode::OK, "ready\n").into_response(),
+        Ok(Phase::Ready) => (StatusCode::OK, "ready\n").into_response(),
         Ok(phase) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", phase.name())).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
     }

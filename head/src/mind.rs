@@ -20,7 +20,7 @@ const BATCH: usize = 512;
 type Question = Box<dyn FnOnce(&Brain) + Send>;
 
 enum Message {
-    Input(Input),
+    Input(Box<Input>),
     Ask(Question),
 }
 
@@ -79,12 +79,12 @@ impl Mind {
 
     pub async fn tell(&self, input: Input) {
         // An error means that the head stops: nobody needs to hear it any more.
-        let _ = self.messages.send(Message::Input(input)).await;
+        let _ = self.messages.send(Message::Input(Box::new(input))).await;
     }
 
     /// For what says the same again soon: dropped, and counted, if the mind is behind.
     pub fn tell_if_idle(&self, input: Input) {
-        if self.messages.try_send(Message::Input(input)).is_err() {
+        if self.messages.try_send(Message::Input(Box::new(input))).is_err() {
             self.telemetry.dropped_heartbeat();
         }
     }
@@ -165,12 +165,12 @@ fn think(
         };
         match first {
             None => take(Input::Tick, &mut brain),
-            Some(Message::Input(input)) => take(input, &mut brain),
+            Some(Message::Input(input)) => take(*input, &mut brain),
             Some(Message::Ask(question)) => questions.push(question),
         }
         for _ in 1..BATCH {
             match inbox.try_recv() {
-                Ok(Message::Input(input)) => take(input, &mut brain),
+                Ok(Message::Input(input)) => take(*input, &mut brain),
                 Ok(Message::Ask(question)) => questions.push(question),
                 Err(_) => break,
             }

@@ -51,10 +51,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Descriptions and their planners by revision.
+type Accepted = BTreeMap<u64, (Description, Arc<Planner>)>;
+
 /// A cheap handle on every revision that may still be in use.
 #[derive(Clone)]
 pub struct Revisions {
-    all: Arc<Mutex<BTreeMap<u64, (Description, Arc<Planner>)>>>,
+    all: Arc<Mutex<Accepted>>,
     /// The highest number that was ever given away, be it readable or not.
     highest: Arc<AtomicU64>,
 }
@@ -76,7 +79,7 @@ impl Revisions {
         Ok(Self { all: Arc::new(Mutex::new(all)), highest: Arc::new(AtomicU64::new(highest)) })
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (Description, Arc<Planner>)>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, Accepted> {
         self.all.lock().expect("nothing panics while holding the lock")
     }
 

@@ -93,11 +93,11 @@ pub async fn download(printer: &Printer, cluster: &str, from: &str, to: &Path, n
     let mut complaint = String::new();
     loop {
         match session.next().await? {
-            Frame::Stdout(bytes) => {
-                if blocks.send(bytes).await.is_err() {
-                    break;
-                }
-            }
+            Frame::Stdout(bytes) => match blocks.send(bytes).await {
+                Ok(()) => {}
+                // Unpacking failed; it says why below.
+                Err(_) => break,
+            },
             Frame::Stderr(bytes) => complaint.push_str(&String::from_utf8_lossy(&bytes)),
             Frame::Exit(exit) if exit.code == 0 => break,
             Frame::Exit(exit) => {

@@ -1,0 +1,49 @@
+//! Broken cluster files, and what a person is told about each.
+
+use cloudtik_config::Cluster;
+
+const FILES: [(&str, &str); 26] = [
+    ("empty", ""),
+    ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
+    ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
+    ("misspelt-table", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[worker.default]\nmin = 1\n"),
+    ("name-with-capitals", "[cluster]\nname = \"Demo\"\n[provider]\nkind = \"local\"\n"),
+    ("name-with-path", "[cluster]\nname = \"../demo\"\n[provider]\nkind = \"local\"\n"),
+    (
+        "name-too-long",
+        "[cluster]\nname = \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"\n[provider]\nkind = \"local\"\n",
+    ),
+    ("no-provider", "[cluster]\nname = \"demo\"\n"),
+    ("unknown-provider", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"locla\"\n"),
+    ("provider-not-built-in", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"aws\"\n"),
+    ("provider-without-kind", "[cluster]\nname = \"demo\"\n[provider]\nregion = \"x\"\n"),
+    ("min-above-max", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 3\nmax = 2\n"),
+    ("min-as-text", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = \"2\"\n"),
+    ("min-negative", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = -1\n"),
+    ("min-float", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 1.5\n"),
+    ("memory-without-unit", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmemory = \"2\"\n"),
+    ("price-without-hour", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nprice = \"0.4\"\n"),
+    (
+        "budget-too-small",
+        "[cluster]\nname = \"demo\"\nbudget = \"1/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 3\nprice = \"0.4/h\"\n",
+    ),
+    ("budget-without-prices", "[cluster]\nname = \"demo\"\nbudget = \"1/h\"\n[provider]\nkind = \"local\"\n[workers.default]\n"),
+    ("max-workers-too-small", "[cluster]\nname = \"demo\"\nmax_workers = 1\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 2\n"),
+    ("type-called-head", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.head]\n"),
+    ("runtime-not-a-table", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes]\nspark = true\n"),
+    ("memory-share-too-large", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes.spark]\nmemory_share = 2.0\n"),
+    ("scaling-policy", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[[scaling]]\npolicy = \"load\"\n"),
+    ("no-toml", "[cluster\nname = demo\n"),
+    (
+        "many-at-once",
+        "[cluster]\nname = \"Demo\"\nbugdet = \"1/h\"\n[provider]\nkind = \"lokal\"\n[workers.gpu]\nmin = \"a\"\nmemroy = \"1GiB\"\n",
+    ),
+];
+
+#[test]
+fn each_broken_file_is_explained() {
+    for (name, text) in FILES {
+        let problems = Cluster::read("cluster.toml", text).expect_err(name);
+        insta::assert_snapshot!(name, problems.render(false, 100));
+    }
+}
