@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -357,13 +357,13 @@ fn identity(service: &goal::Service) -> String {
     sha256_hex(service.process_identity().as_bytes())
 }
 
-fn prepare(directory: &PathBuf, service: &goal::Service, run: &Run) -> anyhow::Result<()> {
+fn prepare(directory: &Path, service: &goal::Service, run: &Run) -> anyhow::Result<()> {
     create_private_directory(directory).with_context(|| format!("making {}", directory.display()))?;
     for path in &service.directories {
         fs::create_dir_all(path).with_context(|| format!("making {path}"))?;
     }
     for file in &service.files {
-        let relative = std::path::Path::new(&file.path);
+        let relative = Path::new(&file.path);
         if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
             bail!("the goal's file {:?} is not inside the service's directory", file.path);
         }
@@ -380,7 +380,7 @@ fn prepare(directory: &PathBuf, service: &goal::Service, run: &Run) -> anyhow::R
     write_atomically(&directory.join(RUN_FILE), &text, 0o600).context("writing run.json")
 }
 
-fn give(path: &std::path::Path, owner: &str) -> io::Result<()> {
+fn give(path: &Path, owner: &str) -> io::Result<()> {
     let user = nix::unistd::User::from_name(owner)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such user"))?;
     nix::unistd::chown(path, Some(user.uid), Some(user.gid)).map_err(Into::into)
 }
