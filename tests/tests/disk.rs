@@ -1,0 +1,81 @@
+//! A full disk and a state directory that cannot be written: a clear error, and nothing is lost.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cloudtik_tests::{Cluster, until};
+
+/// A file system of its own with little room, unmounted when dropped.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    /// None, said loudly, where this user may not mount.
+    fn mount(at: &'a Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(at).expect("makes the directory");
+        let options = format!("size={size},mode=700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).output();
+        if mounted.is_ok_and(|o| o.status.success()) {
+            return Some(Self(at));
+        }
+        // Not through the test's captured output: a skipped test must not look like one that ran.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: a full disk needs the right to mount (root)");
+        None
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.0).status().expect("mount runs").success());
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_survived() {
+    let cluster = Cluster::new("full", "[workers.default]\nmin = 1\nmax = 3");
+    let state = cluster.state();
+    let Some(disk) = SmallDisk::mount(&state, "16k") else { return };
+    let file = cluster.file.display().to_string();
+    let ran = cluster.run(&["up", &file, "--timeout", "5"]);
+    assert!(ran.code != 0 && ran.err.contains("No space left"), "{ran:?}");
+
+    // With room, the same command goes on from there.
+    disk.resize("64m");
+    cluster.up();
+    let before = cluster.status();
+
+    // Full while it runs: what cannot be stored is not acknowledged.
+    let filler = state.join("filler");
+    let mut out = fs::File::create(&filler).expect("creates");
+    while out.write_all(&[0; 64 << 10]).is_ok() {}
+    while out.write_all(&[0; 512]).is_ok() {}
+    drop(out);
+    let refused = cluster.run(&["scale", "full", "--workers", "3"]);
+    let acknowledged = refused.code == 0;
+    fs::remove_file(&filler).expect("removes");
+    let status = cluster.wait("its return", Duration::from_secs(60), |s| s.ready);
+    let workers = status.nodes.iter().filter(|n| n.kind == "worker").count();
+    assert_eq!(workers, if acknowledged { 3 } else { 1 }, "what was acknowledged is kept, and only that: {refused:?}");
+    assert_eq!(before.revision, status.revision);
+    cluster.run(&["scale", "full", "--workers", "2"]).ok();
+    cluster.wait("two workers", Duration::from_secs(30), |s| s.ready && s.nodes.len() == 3);
+    cluster.down();
+    until("an empty cluster directory", Duration::from_secs(5), || (!cluster.directory().exists()).then_some(()));
+    drop(disk);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_is_said() {
+    let cluster = Cluster::new("nowhere", "[workers.default]\nmin = 1");
+    let file = cluster.file.display().to_string();
+    let ran = cluster.command(&["up", &file]).env("CLOUDTIK_HOME", "/dev/null/state").output().expect("runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success() && said.contains("/dev/null/state"), "{said}");
+}
