@@ -33,7 +33,6 @@ struct Inner {
     home: std::path::PathBuf,
     started: Instant,
     linked: AtomicBool,
-    epoch: AtomicU64,
     refused: AtomicU64,
     system: Mutex<(Option<Instant>, System, wire::Load)>,
 }
@@ -45,7 +44,6 @@ impl Health {
             home: home.to_owned(),
             started: Instant::now(),
             linked: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             system: Mutex::new((None, system, wire::Load::default())),
         }))
@@ -54,14 +52,6 @@ impl Health {
     /// Notes whether the link is up; returns whether it was.
     pub fn linked(&self, linked: bool) -> bool {
         self.0.linked.swap(linked, Ordering::Relaxed)
-    }
-
-    pub fn saw_epoch(&self, epoch: u64) {
-        self.0.epoch.store(epoch, Ordering::Relaxed);
-    }
-
-    pub fn epoch(&self) -> u64 {
-        self.0.epoch.load(Ordering::Relaxed)
     }
 
     pub fn count_refused(&self) {

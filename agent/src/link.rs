@@ -1,7 +1,6 @@
 //! The link to the head: one stream for every topic, opened by the agent, opened again when it breaks.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::report::{Facts, ServiceReport};
 use cloudtik_model::{Epoch, ServiceKey, goal};
 use cloudtik_protocol::convert::report_to_wire;
-use cloudtik_protocol::files::write_atomically;
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
@@ -24,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use crate::converge::Converger;
+use crate::epoch::Epochs;
 use crate::exec;
 use crate::health::Health;
 use crate::home::Home;
@@ -47,6 +46,7 @@ pub struct Link {
     pub converger: Converger,
     pub reports: Reports,
     pub health: Health,
+    pub epochs: Epochs,
     pub channel: watch::Sender<Option<Channel>>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -102,7 +102,7 @@ impl Link {
             protocol_version: PROTOCOL_VERSION,
             node: self.bootstrap.node.to_string(),
             generation: self.bootstrap.generation.0,
-            epoch: self.seen_epoch().0,
+            epoch: self.epochs.seen().0,
             goal_version: self.converger.version(),
             facts: serde_json::to_vec(&self.facts)?.into(),
         };
@@ -149,7 +149,7 @@ impl Link {
                     let Some(frame) = frame.map_err(|s| anyhow::anyhow!("the stream broke: {}", s.message()))? else {
                         bail!("the head ended the stream");
                     };
-                    self.check_epoch(Epoch(frame.epoch))?;
+                    self.epochs.check(Epoch(frame.epoch))?;
                     match frame.topic {
                         Some(HeadTopic::Welcome(welcome)) => {
                             if welcome.protocol_version != PROTOCOL_VERSION {
@@ -212,29 +212,6 @@ impl Link {
                 () = stop.cancelled() => {}
             }
         });
-    }
-
-    /// Refuses a head whose leadership is over, and remembers the newest.
-    fn check_epoch(&self, epoch: Epoch) -> anyhow::Result<()> {
-        let seen = self.seen_epoch();
-        if epoch < seen {
-            bail!("a message of epoch {} is refused: epoch {} was seen", epoch.0, seen.0);
-        }
-        if epoch > seen {
-            write_atomically(&self.home.epoch(), epoch.0.to_string().as_bytes(), 0o600).context("writing the epoch")?;
-            self.health.saw_epoch(epoch.0);
-        }
-        Ok(())
-    }
-
-    fn seen_epoch(&self) -> Epoch {
-        let known = self.health.epoch();
-        if known > 0 {
-            return Epoch(known);
-        }
-        let stored = fs::read_to_string(self.home.epoch()).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-        self.health.saw_epoch(stored);
-        Epoch(stored)
     }
 }
 

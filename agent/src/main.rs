@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod converge;
+mod epoch;
 mod exec;
 mod facts;
 mod health;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
 use crate::converge::Converger;
+use crate::epoch::Epochs;
 use crate::facts;
 use crate::health::Health;
 use crate::home::Home;
@@ -128,6 +129,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         converger: converger.clone(),
         reports,
         health,
+        epochs: Epochs::load(&home.epoch()),
         channel,
         tasks: tasks.clone(),
         stop: stop.clone(),
