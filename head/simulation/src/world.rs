@@ -463,7 +463,8 @@ impl World {
         let head_was_deaf = self.now < self.all_cut_until + WELL;
         let node_had_no_fault = agent.own_fault_until.saturating_add(WELL) < self.now;
         // The only worker that was ever heard is given up after a while: there is no other by which the head could tell.
-        let was_waited_for = self.now.saturating_sub(agent.unwell_from) >= ALONE;
+        let is_alone = self.agents.values().filter(|a| a.joined && !a.node.is_head()).count() == 1;
+        let was_waited_for = is_alone && self.now.saturating_sub(agent.unwell_from) >= ALONE;
         if head_was_deaf && node_had_no_fault && !was_waited_for {
             return Err(self.broken(3, format!("{node} is deleted ({reason}) because the head was cut off")));
         }
@@ -801,7 +802,7 @@ impl World {
             self.note(|| format!("the head is paused for {pause} ms"));
         }
         if self.random.permille(faults.all_cut) {
-            let dark = self.random.between(3_000, 40_000);
+            let dark = self.random.between(3_000, 150_000);
             self.all_cut_until = self.all_cut_until.max(now + dark);
             for agent in self.agents.values_mut().filter(|a| !a.node.is_head()) {
                 agent.cut_until = agent.cut_until.max(now + dark);

@@ -1,0 +1,122 @@
+//! Guards against acting on silence, each alone: no simulation, one rule at a time.
+
+use std::collections::BTreeMap;
+
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Session};
+use cloudtik_model::node::{DialOutcome, NodeRecord, NodeState};
+use cloudtik_model::report::Facts;
+use cloudtik_model::spec::{Spec, WorkerType};
+use cloudtik_model::{Epoch, Generation, InstanceId, Moment, NodeId, NodeTypeName, Timestamp};
+
+struct Bench {
+    brain: Brain,
+    now: u64,
+    deleted: Vec<NodeId>,
+}
+
+fn node(n: u32) -> NodeId {
+    NodeId::new(format!("w{n}")).expect("valid")
+}
+
+impl Bench {
+    /// A head that starts with so many workers, recorded in the given state.
+    fn new(workers: u32, life: &NodeState) -> Self {
+        let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
+        let shape = WorkerType { min: workers, max: workers, price: None, resources: None };
+        let spec = Spec { revision: 1, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: workers, ..Spec::default() };
+        let records = (1..=workers).map(|n| NodeRecord {
+            life: life.clone(),
+            instance: InstanceId::new(format!("i-{n}")).ok(),
+            address: Some(format!("10.0.0.{n}")),
+            revision: 1,
+            ..NodeRecord::requested(node(n), Generation(1), kind.clone(), Timestamp(0))
+        });
+        let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
+        let config = Config { visibility: 3_600_000, ..Config::default() };
+        let moment = Moment { mono: 1_000, wall: Timestamp(0) };
+        let brain = Brain::restore(config, Epoch(2), cluster, records.collect(), moment);
+        let mut bench = Self { brain, now: 1_000, deleted: Vec::new() };
+        bench.tell(Input::Started);
+        bench
+    }
+
+    fn tell(&mut self, input: Input) {
+        let step = self.brain.handle(Moment { mono: self.now, wall: Timestamp(self.now) }, input);
+        for action in step.actions {
+            match action {
+                Action::Delete { node, .. } => self.deleted.push(node),
+                // Nothing answers.
+                Action::DialBack { node, generation, .. } => {
+                    self.tell(Input::DialedBack { node, generation, outcome: DialOutcome::TimedOut });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn link(&mut self, n: u32) {
+        let (session, facts) = (Session(u64::from(n)), Facts { health_port: 7071, ..Facts::default() });
+        self.tell(Input::LinkOpened { session, node: node(n), generation: Generation(1), facts });
+    }
+
+    /// Time passes, in which only these workers are heard.
+    fn pass(&mut self, milliseconds: u64, heard: &[u32]) {
+        let end = self.now + milliseconds;
+        let mut beat = self.now;
+        while self.now < end {
+            self.now = self.brain.next_wake().min(end).min(beat + 1_000).max(self.now + 1);
+            if self.now >= beat + 1_000 {
+                beat = self.now;
+                for n in heard {
+                    self.tell(Input::Heartbeat { session: Session(u64::from(*n)), node: node(*n) });
+                }
+            }
+            self.tell(Input::Tick);
+        }
+    }
+}
+
+#[test]
+fn one_silent_worker_among_many_is_replaced() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    bench.pass(10_000, &[1, 2, 3]);
+    assert_eq!(bench.deleted, [], "gentler ways come first");
+    bench.pass(10_000, &[1, 2, 3]);
+    assert_eq!(bench.deleted, [node(4)]);
+}
+
+#[test]
+fn many_silent_workers_are_never_replaced_for_silence() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    bench.pass(3_600_000, &[1, 2]);
+    assert_eq!(bench.deleted, [], "two of four silent together point at the head's network");
+    assert_eq!(bench.brain.snapshot().alarms.len(), 1);
+}
+
+#[test]
+fn a_verdict_of_an_earlier_head_is_no_reason_to_act() {
+    let mut bench = Bench::new(3, &NodeState::Down { evidence: Vec::new() });
+    bench.link(1);
+    bench.link(2);
+    bench.pass(15_000, &[1, 2]);
+    assert_eq!(bench.deleted, [], "the third has the time that a restart of the head takes to come back from");
+    bench.link(3);
+    bench.pass(60_000, &[1, 2, 3]);
+    assert_eq!(bench.deleted, []);
+}
+
+#[test]
+fn a_paused_head_blames_nobody() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    // The head sleeps for ten minutes; then it is told first that time passed.
+    bench.now += 600_000;
+    bench.tell(Input::Tick);
+    let states: Vec<_> = bench.brain.snapshot().nodes.iter().map(|n| n.record.life.name()).collect();
+    assert!(states.iter().all(|s| *s == "ready" || *s == "preparing"), "{states:?}");
+}
