@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Session};
-use cloudtik_model::node::{DialOutcome, NodeRecord, NodeState};
+use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{Epoch, Generation, InstanceId, Moment, NodeId, NodeTypeName, Timestamp};
@@ -119,4 +119,27 @@ fn a_paused_head_blames_nobody() {
     bench.tell(Input::Tick);
     let states: Vec<_> = bench.brain.snapshot().nodes.iter().map(|n| n.record.life.name()).collect();
     assert!(states.iter().all(|s| *s == "ready" || *s == "preparing"), "{states:?}");
+}
+
+#[test]
+fn an_instance_that_nobody_knows_is_deleted_at_the_second_look() {
+    let mut bench = Bench::new(1, &NodeState::Ready);
+    bench.link(1);
+    let instance = |id: &str, n: u32, generation| Instance {
+        id: InstanceId::new(id).expect("valid"),
+        node: node(n),
+        generation: Generation(generation),
+        address: None,
+        state: InstanceState::Running,
+    };
+    // The present one, one of a node that there is not, and an older generation that should be gone.
+    let list = vec![instance("i-1", 1, 1), instance("i-9", 9, 1), instance("i-0", 1, 0)];
+    bench.tell(Input::Listed { result: Ok(list.clone()) });
+    assert_eq!(bench.deleted, [], "one look may be a mistake");
+    bench.pass(2_000, &[1]);
+    bench.tell(Input::Listed { result: Ok(list) });
+    bench.deleted.sort();
+    assert_eq!(bench.deleted, [node(1), node(9)]);
+    let life = bench.brain.snapshot().nodes[0].record.life.clone();
+    assert!(!life.is_leaving(), "the present generation goes on: {life:?}");
 }
