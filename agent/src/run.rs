@@ -56,6 +56,8 @@ pub fn detach(home: &Path) -> anyhow::Result<()> {
 }
 
 pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
+    // Whatever started us may have had signals blocked; what we start must not inherit that.
+    nix::sys::signal::SigSet::empty().thread_set_mask().context("unblocking signals")?;
     if lead_session {
         nix::unistd::setsid().context("leading a session")?;
     }

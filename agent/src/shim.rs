@@ -127,12 +127,6 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
     setsid()?;
     // Orphans of the process come to us to be reaped.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let mut blocked = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGPIPE] {
-        blocked.add(signal);
-    }
-    blocked.thread_block()?;
-    let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     match fs::remove_file(directory.join(EXIT_FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -151,6 +145,13 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
         .process_group(0)
         .spawn()
         .map_err(|e| io::Error::new(e.kind(), format!("cannot start {program}: {e}")))?;
+    // Only now: a process inherits what is blocked, and must find every signal as usual.
+    let mut blocked = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGPIPE] {
+        blocked.add(signal);
+    }
+    blocked.thread_block()?;
+    let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let unknown = || io::Error::other("the process vanished at once");
     let process = Process { pid: child.id() as i32, started: Process::of(child.id() as i32).map_or(0, |p| p.started) };
     let shim = Process::of(std::process::id() as i32).ok_or_else(unknown)?;
@@ -167,6 +168,10 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
 impl Shim {
     fn attend(mut self) -> ExitCode {
         let mut kill_at: Option<Instant> = None;
+        // It may have ended before its end could be heard of.
+        if let Some(exit) = self.reap() {
+            return self.finish(exit);
+        }
         loop {
             let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
                 let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

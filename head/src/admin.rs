@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloudtik_brain::{Input, Reply, Request as Question};
 use cloudtik_model::event::Event;
 use cloudtik_model::report::ServiceState;
-use cloudtik_model::status::Plan;
+use cloudtik_model::status::{Change, Plan};
 use cloudtik_model::{NodeId, NodeTypeName, RuntimeName, ServiceKey, Timestamp};
 use cloudtik_protocol::pki::{self, Peer};
 use cloudtik_protocol::transport::Caller;
@@ -101,7 +101,8 @@ impl Head {
         let latest = self.revisions.latest();
         let stopping = self.mind.ask(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
-        let (plan, rolling) = compare(old, &planner);
+        let (mut plan, rolling) = compare(old, &planner);
+        plan.changes.extend(self.workers_to_go(&planner).await?);
         let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
         if plan_only || unchanged {
             return Ok(plan);
@@ -118,6 +119,37 @@ impl Head {
         // Answered once it is stored.
         self.mind.ask(|_| ()).await.map_err(stopped)?;
         Ok(plan)
+    }
+
+    /// The workers that a description would let go, which nobody should learn afterwards.
+    async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
+        let snapshot = self.mind.ask(|brain| brain.snapshot()).await.map_err(stopped)?;
+        let mut present: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
+        for node in snapshot.nodes.iter().filter(|n| !n.record.id.is_head() && !n.record.life.is_leaving()) {
+            present.entry(&node.record.node_type).or_default().push(&node.record.id);
+        }
+        let mut changes = Vec::new();
+        for (name, nodes) in present {
+            let wanted = planner
+                .cluster()
+                .workers
+                .get(name)
+                .map_or(0, |w| snapshot.cluster.targets.get(name).copied().unwrap_or(w.min).clamp(w.min, w.max) as usize);
+            let going = nodes.len().saturating_sub(wanted);
+            if going > 0 {
+                let workers = if going == 1 { "worker" } else { "workers" };
+                let detail = format!("{} are there, {wanted} are wanted", nodes.len());
+                changes.push(Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Refuses what is meant for a node that there is not.
+    async fn must_exist(&self, node: &NodeId) -> Result<(), Status> {
+        let wanted = node.clone();
+        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        view.map(drop).ok_or_else(|| Status::not_found(format!("there is no node {node}")))
     }
 
     /// Has a program run on a node, over the link that the brain accepted.
@@ -374,12 +406,14 @@ impl wire::admin_server::Admin for AdminService {
     async fn kill_node(&self, request: Request<wire::NodeRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         let node = parse("node", &request.into_inner().node)?;
+        head.must_exist(&node).await?;
         head.request(|request| Input::Kill { request, node }).await
     }
 
     async fn drain_node(&self, request: Request<wire::NodeRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         let node = parse("node", &request.into_inner().node)?;
+        head.must_exist(&node).await?;
         head.request(|request| Input::Drain { request, node }).await
     }
 

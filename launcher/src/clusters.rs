@@ -43,6 +43,9 @@ pub fn home() -> Result<PathBuf, Failure> {
         .or_else(|| named("XDG_STATE_HOME").map(|p| p.join("cloudtik")))
         .or_else(|| named("HOME").map(|p| p.join(".local/state/cloudtik")));
     let home = home.ok_or_else(|| Failure::failed("neither CLOUDTIK_HOME nor HOME is set").hint("export CLOUDTIK_HOME=/some/directory"))?;
+    if home.to_str().is_none() {
+        return Err(Failure::failed(format!("the path {home:?} is not UTF-8")).hint("set CLOUDTIK_HOME to one that is"));
+    }
     // One spelling: processes are recognised by it.
     if let Ok(known) = home.canonicalize() {
         return Ok(known);

@@ -47,15 +47,20 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How long the head may take to hear that the cluster goes down.
+const ASKED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Has the head let its workers go, and waits until they are gone.
 async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
-    client.admin().shutdown(wire::Empty {}).await?;
+    let asked = tokio::time::timeout(ASKED_WITHIN, async { client.admin().shutdown(wire::Empty {}).await }).await;
+    asked.map_err(|_| Failure::failed("the head is not set up"))??;
     let name = client.place.name.clone();
     let waiting = async {
         let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
         while let Some(next) = statuses.message().await? {
             let status: Status = document(next)?;
-            if status.phase == Phase::Stopped {
+            // Without a description there never was a worker.
+            if matches!(status.phase, Phase::Stopped | Phase::Empty) {
                 return Ok(());
             }
             let left: Vec<String> = status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();

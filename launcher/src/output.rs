@@ -111,7 +111,7 @@ impl Printer {
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }
-        Err(Failure::failed("not confirmed; nothing was changed"))
+        Err(Failure::failed("not confirmed; nothing was changed").hint("answer `y`, or add --yes"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Programs on nodes, followed from here: exec, attach, submit, logs.
 
 use std::io::{IsTerminal, Read, Write};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cloudtik_protocol::wire;
@@ -20,6 +21,8 @@ use crate::terminal::{RawMode, size};
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
 const SIGTERM: i32 = 15;
+/// From the first interrupt until the program is left to be killed by its agent.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One running program, seen from here.
 pub struct Session {
@@ -58,6 +61,7 @@ impl Session {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut asked = false;
+        let mut give_up = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             let interrupted = tokio::select! {
                 next = self.next() => match next? {
@@ -68,6 +72,10 @@ impl Session {
                 },
                 _ = interrupt.recv(), if cancels => true,
                 _ = terminate.recv(), if cancels => true,
+                () = &mut give_up, if asked => {
+                    eprintln!("it does not end; leaving, which ends it the hard way");
+                    return Ok(130);
+                }
             };
             if interrupted {
                 if asked {
@@ -75,6 +83,7 @@ impl Session {
                     return Ok(130);
                 }
                 asked = true;
+                give_up.as_mut().reset(tokio::time::Instant::now() + CANCEL_PATIENCE);
                 eprintln!("cancelling; once more to leave at once");
                 let _ = self.input.send(frame(Frame::Signal(SIGTERM))).await;
             }

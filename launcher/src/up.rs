@@ -137,6 +137,9 @@ async fn bring_up(
             progress = Progress::new();
         }
     }
+    if let Some(remembered) = place.remembered().filter(|r| r.file != described.path) {
+        place.remember(&Remembered { file: described.path.clone(), ..remembered })?;
+    }
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
     if arguments.no_wait {

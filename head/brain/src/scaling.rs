@@ -14,12 +14,9 @@ impl Brain {
             return;
         }
         self.event(None, EventKind::Head, format!("specification {} accepted", spec.revision));
-        // What somebody asked for by hand holds until the file says otherwise.
+        // What somebody asked for by hand holds, within what the file allows now.
         let known = self.cluster.spec.take();
-        self.cluster.targets.retain(|name, _| {
-            let of = |s: &Spec| s.workers.get(name).map(|w| (w.min, w.max));
-            known.as_ref().and_then(of) == of(&spec)
-        });
+        self.cluster.targets.retain(|name, _| spec.workers.contains_key(name));
         self.cluster.stopping = false;
         // A roll-out that is under way goes on as one, whatever the next change is about.
         let mut spec = spec;
