@@ -123,6 +123,7 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
         Err(fs::TryLockError::Error(error)) => return Err(error),
     }
     let run: Run = serde_json::from_slice(&fs::read(directory.join(RUN_FILE))?)?;
+    let _ = nix::sys::prctl::set_name(c"cloudtik-shim");
     // A session of our own: no terminal's hang-up, no group signal meant for the agent reaches us.
     setsid()?;
     // Orphans of the process come to us to be reaped.

@@ -103,6 +103,15 @@ impl Catalog {
         let mut problems = Vec::new();
         for wanted in &cluster.runtimes {
             let Some(manifest) = self.manifests.get(&wanted.name) else { continue };
+            for key in wanted.properties.keys().filter(|key| !manifest.hands_through && !manifest.properties.contains_key(*key)) {
+                let known = manifest.properties.keys().map(String::as_str);
+                let help = match nearest(key, known.clone()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("it has: {}", known.collect::<Vec<_>>().join(", ")),
+                };
+                let message = format!("the runtime {} has no property `{key}`", wanted.name);
+                problems.push(Problem { span: wanted.span.clone(), message, help: Some(help) });
+            }
             for service in &manifest.services {
                 for key in &service.after {
                     let known = self.manifests.get(&key.runtime).is_some_and(|m| m.service(&key.service).is_some());

@@ -24,6 +24,8 @@ pub struct Manifest {
     pub artifacts: BTreeMap<String, Source>,
     pub services: Vec<Service>,
     pub submit: Option<Submit>,
+    /// Properties that have no default here are handed through to the runtime's own configuration; else they are slips.
+    pub hands_through: bool,
     /// Defaults of the properties that templates use.
     pub properties: BTreeMap<String, Scalar>,
     /// The folder's other files, for templates.
@@ -156,12 +158,13 @@ fn read_manifest(root: &mut Table<'_>, problems: &Problems, templates: BTreeMap<
     let mut table = root.require_table("runtime")?;
     let name = table.require::<RuntimeName>("name", "\"my-runtime\"").map(|n| n.value);
     let version = table.require_text("version", "\"1.0\"").map(|v| v.value);
+    let hands_through = table.boolean("hand_through_properties").unwrap_or(false);
     let summary = table.text("summary").map(|s| s.value).unwrap_or_default();
     table.finish();
     let services = read_services(root, name.as_ref(), &checked, &mut spans);
     check_order(problems, name.as_ref(), &services, &spans);
     let submit = root.table("submit").and_then(|table| read_submit(table, &checked, &services));
-    Some(Manifest { name: name?, version: version?, summary, java, artifacts, services, submit, properties, templates })
+    Some(Manifest { name: name?, version: version?, summary, java, artifacts, services, submit, hands_through, properties, templates })
 }
 
 struct Checked<'a> {

@@ -19,6 +19,8 @@ const RESTART_PAUSE: u64 = 500;
 const LONGEST_RESTART_PAUSE: u64 = 30_000;
 /// How much longer, as a factor, the only worker may be silent before it is replaced.
 const LONELY: u64 = 5;
+/// An agent that lives is back this long after a restart of the head, in milliseconds: its longest pause is shorter.
+const RETURN: u64 = 6_000;
 /// An agent that has run this long, in milliseconds, is restarted at once again.
 const SETTLED: u64 = 60_000;
 
@@ -78,12 +80,15 @@ impl Brain {
         let silent = now.saturating_sub(node.watch.heard);
         // Without a link (after a restart of the head) the agent may still be on its way back.
         let patience = if node.link.is_some() { self.config.suspect_after } else { self.config.suspect_after + self.config.replace_after };
+        let lost = node.link.is_none() && node.facts.is_none() && self.config.can_restart_agent;
+        let at = node.watch.heard + if lost { RETURN.min(patience) } else { patience };
         if silent >= patience {
-            self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
-        } else {
-            let at = node.watch.heard + patience;
-            self.wake_at(id, at);
+            return self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
+        if lost && silent >= RETURN {
+            self.restart_agent(id, "it has not come back since the head started");
+        }
+        self.wake_at(id, if lost { at.max(now + REDIAL_EVERY / 2) } else { at });
     }
 
     fn suspect(&mut self, id: &NodeId, kind: EvidenceKind) {
