@@ -62,7 +62,9 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         match before.get(name) {
             None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
             Some(known) if known != workers => {
-                note("change", format!("node type {name}"), format!("{} → {}", describe(known), describe(workers)))
+                // A machine keeps the shape that it was made with.
+                let reach = if shape(known) == shape(workers) { "" } else { "; the new shape is for new nodes" };
+                note("change", format!("node type {name}"), format!("{} → {}{reach}", describe(known), describe(workers)));
             }
             Some(_) => {}
         }
