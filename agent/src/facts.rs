@@ -27,7 +27,6 @@ pub fn gather(home: &Path, artifacts: &Path, bootstrap: &Bootstrap, address: &st
         home: home.display().to_string(),
         artifacts: artifacts.display().to_string(),
         javas: javas(),
-        can_limit: false,
     }
 }
 

@@ -123,26 +123,16 @@ impl Head {
 
     /// The workers that a description would let go, which nobody should learn afterwards.
     async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
-        let snapshot = self.mind.ask(|brain| brain.snapshot()).await.map_err(stopped)?;
-        let mut present: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
-        for node in snapshot.nodes.iter().filter(|n| !n.record.id.is_head() && !n.record.life.is_leaving()) {
-            present.entry(&node.record.node_type).or_default().push(&node.record.id);
-        }
-        let mut changes = Vec::new();
-        for (name, nodes) in present {
-            let wanted = planner
-                .cluster()
-                .workers
-                .get(name)
-                .map_or(0, |w| snapshot.cluster.targets.get(name).copied().unwrap_or(w.min).clamp(w.min, w.max) as usize);
-            let going = nodes.len().saturating_sub(wanted);
-            if going > 0 {
-                let workers = if going == 1 { "worker" } else { "workers" };
-                let detail = format!("{} are there, {wanted} are wanted", nodes.len());
-                changes.push(Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail });
-            }
-        }
-        Ok(changes)
+        // The revision's number decides nothing here.
+        let spec = planner.spec(0, false);
+        let excess = self.mind.ask(move |brain| brain.excess(&spec)).await.map_err(stopped)?;
+        let change = |(name, present, wanted): (NodeTypeName, usize, usize)| {
+            let going = present - wanted;
+            let workers = if going == 1 { "worker" } else { "workers" };
+            let detail = format!("{present} are there, {wanted} are wanted");
+            Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail }
+        };
+        Ok(excess.into_iter().map(change).collect())
     }
 
     /// Refuses what is meant for a node that there is not.

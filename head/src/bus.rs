@@ -200,7 +200,7 @@ impl wire::bus_server::Bus for BusService {
         }
         let facts: Facts = serde_json::from_slice(&hello.facts)
             .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;
-        let (session, outgoing) = self.hub.open(&node);
+        let (session, outgoing) = self.hub.open();
         let heartbeat_ms = self.settings.heartbeat_ms as u32;
         let welcome = wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms };
         self.hub.send(session, HeadTopic::Welcome(welcome));

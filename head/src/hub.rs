@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cloudtik_brain::Session;
-use cloudtik_model::{Epoch, NodeId};
+use cloudtik_model::Epoch;
 use cloudtik_protocol::wire::head_frame::Topic;
 use cloudtik_protocol::wire::{Goodbye, HeadFrame};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ type Frames = mpsc::Sender<Result<HeadFrame, tonic::Status>>;
 pub struct Hub {
     epoch: Epoch,
     next: Arc<AtomicU64>,
-    links: Arc<Mutex<BTreeMap<Session, (NodeId, Frames)>>>,
+    links: Arc<Mutex<BTreeMap<Session, Frames>>>,
     telemetry: Telemetry,
 }
 
@@ -31,15 +31,15 @@ impl Hub {
         Self { epoch, next: Arc::default(), links: Arc::default(), telemetry }
     }
 
-    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<Session, (NodeId, Frames)>> {
+    fn links(&self) -> std::sync::MutexGuard<'_, BTreeMap<Session, Frames>> {
         self.links.lock().expect("nothing panics while holding the lock")
     }
 
-    /// A new link of a node; its frames come out of the receiver.
-    pub fn open(&self, node: &NodeId) -> (Session, mpsc::Receiver<Result<HeadFrame, tonic::Status>>) {
+    /// A new link; its frames come out of the receiver.
+    pub fn open(&self) -> (Session, mpsc::Receiver<Result<HeadFrame, tonic::Status>>) {
         let session = Session(self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.links().insert(session, (node.clone(), sender));
+        self.links().insert(session, sender);
         self.telemetry.links(1);
         (session, receiver)
     }
@@ -53,7 +53,7 @@ impl Hub {
     /// Sends a frame; false if the link is gone or stuck, which ends it.
     pub fn send(&self, session: Session, topic: Topic) -> bool {
         let frame = HeadFrame { epoch: self.epoch.0, topic: Some(topic) };
-        let sent = self.links().get(&session).is_some_and(|(_, sender)| sender.try_send(Ok(frame)).is_ok());
+        let sent = self.links().get(&session).is_some_and(|sender| sender.try_send(Ok(frame)).is_ok());
         if !sent {
             self.close(session);
         }

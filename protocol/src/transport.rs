@@ -170,7 +170,7 @@ pub async fn serve_tls<S, B>(
                     return refused(Refused { from: Some(from), reason: "the certificate names nobody of this cluster".to_owned() });
                 }
             };
-            serve_connection(TokioIo::new(stream), service, caller, Some(from), stop).await;
+            serve_connection(TokioIo::new(stream), service, caller, stop).await;
         });
     }
     drain(tasks).await;
@@ -197,7 +197,7 @@ where
                 }
             },
         };
-        tasks.spawn(serve_connection(TokioIo::new(stream), service.clone(), Caller::LocalUser, None, stop.clone()));
+        tasks.spawn(serve_connection(TokioIo::new(stream), service.clone(), Caller::LocalUser, stop.clone()));
     }
     drain(tasks).await;
 }
@@ -210,11 +210,7 @@ async fn drain(tasks: TaskTracker) {
     let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
 }
 
-/// The address that a caller dialled from, as an extension of each request.
-#[derive(Debug, Clone, Copy)]
-pub struct CallerAddress(pub SocketAddr);
-
-async fn serve_connection<I, S, B>(io: I, service: S, caller: Caller, from: Option<SocketAddr>, stop: CancellationToken)
+async fn serve_connection<I, S, B>(io: I, service: S, caller: Caller, stop: CancellationToken)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible> + Clone + Send + 'static,
@@ -225,9 +221,6 @@ where
 {
     let with_caller = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        if let Some(from) = from {
-            request.extensions_mut().insert(CallerAddress(from));
-        }
         let mut service = service.clone();
         async move {
             std::future::poll_fn(|context| service.poll_ready(context)).await?;

@@ -64,7 +64,7 @@ fn cargo(arguments: &[&str]) -> Command {
 }
 
 fn quickstart() -> Result<(), String> {
-    setup::install(&setup::TO_RUN)?;
+    setup::install()?;
     eprintln!("building the programs (some minutes the first time)");
     run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
     let cloudtik = repository().join("target/release/cloudtik");
@@ -101,7 +101,7 @@ fn has_component(name: &str) -> bool {
 }
 
 fn test() -> Result<(), String> {
-    setup::install(&setup::TO_TEST)?;
+    setup::install()?;
     if has_component("fmt") {
         run(&mut cargo(&["fmt", "--check"]))?;
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::run;
 
 /// A Debian package, and how to see that the machine has what is wanted of it.
-pub struct Package {
+struct Package {
     name: &'static str,
     why: &'static str,
     is_there: fn() -> bool,
@@ -21,16 +21,16 @@ const PIP: Package = Package {
 const COMPILER: Package = Package { name: "build-essential", why: "compiles the cryptography", is_there: || exists("/usr/bin/cc") };
 const SETSID: Package = Package { name: "util-linux", why: "gives programs a terminal", is_there: || exists("/usr/bin/setsid") };
 
-pub const TO_RUN: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
-pub const TO_TEST: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
+/// To build, run and test.
+const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
 
 fn exists(path: &str) -> bool {
     Path::new(path).exists()
 }
 
 /// Installs what is missing, or says what to install to a user who may not.
-pub fn install(packages: &[Package]) -> Result<(), String> {
-    let missing: Vec<&Package> = packages.iter().filter(|p| !(p.is_there)()).collect();
+pub fn install() -> Result<(), String> {
+    let missing: Vec<&Package> = NEEDED.iter().filter(|p| !(p.is_there)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

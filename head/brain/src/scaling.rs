@@ -1,6 +1,8 @@
 //! How many workers there are to be, and which to make or let go. Never above a type's maximum, the cluster's maximum
 //! or the budget, counting every instance that may exist. The autoscaler's demands will come in here.
 
+use std::collections::BTreeMap;
+
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::spec::{Spec, WorkerType};
@@ -85,8 +87,23 @@ impl Brain {
 
     /// How many workers of a type there are to be.
     pub(crate) fn target(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
+        if self.cluster.stopping { 0 } else { self.wanted(spec, name) }
+    }
+
+    /// How many workers of a type a specification and what somebody asked for by hand want.
+    fn wanted(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
         let Some(WorkerType { min, max, .. }) = spec.workers.get(name) else { return 0 };
-        if self.cluster.stopping { 0 } else { self.cluster.targets.get(name).copied().unwrap_or(*min).clamp(*min, *max) }
+        self.cluster.targets.get(name).copied().unwrap_or(*min).clamp(*min, *max)
+    }
+
+    /// The types of which a specification would let workers go: how many are there, and how many it wants.
+    pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
+        let mut present: BTreeMap<&NodeTypeName, usize> = BTreeMap::new();
+        for node in self.workers().filter(|n| !n.record.life.is_leaving()) {
+            *present.entry(&node.record.node_type).or_default() += 1;
+        }
+        let with_wanted = present.into_iter().map(|(name, count)| (name.clone(), count, self.wanted(spec, name) as usize));
+        with_wanted.filter(|(_, present, wanted)| present > wanted).collect()
     }
 
     /// Compares what is to be with what there is, and asks for or lets go of nodes.

@@ -24,9 +24,6 @@ pub struct Facts {
     /// Java installations of the host: their homes and major versions.
     #[serde(default)]
     pub javas: Vec<Java>,
-    /// Limits that the agent can set: `memory`, `cpu`.
-    #[serde(default)]
-    pub can_limit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
