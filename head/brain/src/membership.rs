@@ -291,9 +291,12 @@ impl Brain {
     }
 
     /// Many nodes silent together point at the head or its network, not at the nodes: nothing is terminated meanwhile.
+    ///
+    /// Silent nodes that somebody takes away say nothing about the others: while nobody at all is heard, it stays.
     fn update_brake(&mut self) {
         let (all, silent) = self.silence();
-        let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all);
+        let nobody_is_heard = all > 0 && silent == all;
+        let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all) || (self.brake && nobody_is_heard);
         if brake == self.brake {
             return;
         }

@@ -140,7 +140,7 @@ impl Brain {
             let wall = self.clock.wall();
             let generation = self.nodes.get(&id).map_or(Generation(1), |n| n.record.generation.next());
             let mut record = NodeRecord::requested(id.clone(), generation, name.clone(), wall);
-            record.revision = spec.revision;
+            (record.revision, record.price) = (spec.revision, kind.price);
             let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
             let mut node = Node::new(record, now);
             (node.failures, node.not_before) = (failures, not_before);
@@ -155,10 +155,11 @@ impl Brain {
     /// How many more nodes of a type the budget allows, with everything that may exist paid for.
     fn affordable(&self, spec: &Spec, kind: &WorkerType) -> usize {
         let (Some(MoneyPerHour(budget)), Some(MoneyPerHour(price))) = (spec.budget, kind.price) else { return usize::MAX };
+        // A node costs what its type cost when it was made, also after the type is gone from the description.
         let spent: u64 = self
             .workers()
             .filter(|n| n.record.life.may_exist())
-            .filter_map(|n| spec.workers.get(&n.record.node_type)?.price)
+            .filter_map(|n| n.record.price.or_else(|| spec.workers.get(&n.record.node_type)?.price))
             .map(|price| price.0)
             .sum();
         budget.saturating_sub(spent).checked_div(price).map_or(usize::MAX, |n| n as usize)

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Session};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Request, Session};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{Epoch, Generation, InstanceId, Moment, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 struct Bench {
     brain: Brain,
     now: u64,
     deleted: Vec<NodeId>,
+    created: usize,
 }
 
 fn node(n: u32) -> NodeId {
@@ -35,7 +36,7 @@ impl Bench {
         let config = Config { visibility: 3_600_000, ..Config::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
         let brain = Brain::restore(config, Epoch(2), cluster, records.collect(), moment);
-        let mut bench = Self { brain, now: 1_000, deleted: Vec::new() };
+        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0 };
         bench.tell(Input::Started);
         bench
     }
@@ -45,6 +46,7 @@ impl Bench {
         for action in step.actions {
             match action {
                 Action::Delete { node, .. } => self.deleted.push(node),
+                Action::Create { .. } => self.created += 1,
                 // Nothing answers.
                 Action::DialBack { node, generation, .. } => {
                     self.tell(Input::DialedBack { node, generation, outcome: DialOutcome::TimedOut });
@@ -95,6 +97,38 @@ fn many_silent_workers_are_never_replaced_for_silence() {
     bench.pass(3_600_000, &[1, 2]);
     assert_eq!(bench.deleted, [], "two of four silent together point at the head's network");
     assert_eq!(bench.brain.snapshot().alarms.len(), 1);
+}
+
+#[test]
+fn taking_a_silent_worker_away_says_nothing_of_the_other() {
+    let mut bench = Bench::new(2, &NodeState::Ready);
+    (1..=2).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2]);
+    bench.pass(30_000, &[]);
+    bench.tell(Input::Kill { request: Request(1), node: node(1) });
+    bench.tell(Input::Deleted { node: node(1), generation: Generation(1), result: Ok(()) });
+    bench.pass(3_600_000, &[]);
+    assert_eq!(bench.deleted, [node(1)], "nobody was heard since both fell silent");
+}
+
+#[test]
+fn a_node_of_a_type_that_is_gone_is_still_paid_for() {
+    let mut bench = Bench::new(1, &NodeState::Ready);
+    let kind = |name: &str, min, price| {
+        (NodeTypeName::new(name).expect("valid"), WorkerType { min, max: min, price: Some(MoneyPerHour(price)), resources: None })
+    };
+    let spec = |revision, workers| Spec {
+        revision,
+        workers: BTreeMap::from([workers]),
+        max_workers: 8,
+        budget: Some(MoneyPerHour(1_000)),
+        ..Spec::default()
+    };
+    bench.tell(Input::Specified { spec: spec(2, kind("large", 2, 400)) });
+    assert_eq!(bench.created, 2);
+    // None of the large ones is gone when the small ones are wanted: 800 of 1,000 are spent.
+    bench.tell(Input::Specified { spec: spec(3, kind("small", 4, 150)) });
+    assert_eq!(bench.created, 3);
 }
 
 #[test]

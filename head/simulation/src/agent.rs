@@ -23,8 +23,8 @@ pub struct Agent {
     pub cut_until: u64,
     /// Since when it has been alive, unpaused and reachable.
     pub well_since: u64,
-    /// When it last stopped being well.
-    pub unwell_from: u64,
+    /// When a head last heard it.
+    pub heard: u64,
     /// Until when something was wrong with the node itself, and not with the head or its network.
     pub own_fault_until: u64,
     pub epoch: Epoch,

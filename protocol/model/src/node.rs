@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, InstanceId, NodeId, NodeTypeName, Timestamp};
+use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 /// Where a node is in its life.
 ///
@@ -148,6 +148,9 @@ pub struct NodeRecord {
     /// The revision of the specification that its goal is made from.
     #[serde(default)]
     pub revision: u64,
+    /// What it costs, as its type said when it was requested; unknown if that did not say.
+    #[serde(default)]
+    pub price: Option<MoneyPerHour>,
 }
 
 impl NodeRecord {
@@ -163,6 +166,7 @@ impl NodeRecord {
             address: None,
             key: None,
             revision: 0,
+            price: None,
         }
     }
 }

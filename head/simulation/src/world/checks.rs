@@ -1,0 +1,108 @@
+//! The promises that hold of single steps, and of the end.
+
+use std::collections::BTreeSet;
+
+use cloudtik_brain::Action;
+use cloudtik_model::InstanceId;
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::status::Phase;
+
+use super::World;
+use crate::promises::{Violation, check_machines};
+use crate::provider::instance_id;
+
+/// A node that was well for this long must not be deleted for silence.
+const WELL: u64 = 12_000;
+/// The only worker must be silent for this long before it may be given up.
+const ALONE: u64 = 50_000;
+
+impl World {
+    /// What the brain may do at all.
+    pub(super) fn check_action(&mut self, action: &Action) -> Result<(), Violation> {
+        match action {
+            Action::Create { node, generation, .. } => {
+                let stored = self.stored.nodes.get(node);
+                if stored.is_none_or(|r| r.generation != *generation || r.life == NodeState::Gone) {
+                    return Err(self.broken(1, format!("{node} is created without being stored as requested: {stored:?}")));
+                }
+            }
+            Action::Delete { node, generation, instance } => {
+                self.stats.deletions += 1;
+                if *instance != instance_id(node, *generation) {
+                    return Err(self.broken(3, format!("{instance} is deleted as {node}, generation {generation}")));
+                }
+                if node.is_head() {
+                    return Err(self.broken(3, "the head's own node is deleted".to_owned()));
+                }
+                let explained = self.stored.events.iter().any(|e| {
+                    (e.node.as_ref() == Some(node) && e.generation == Some(*generation) && e.message.contains("→ terminating"))
+                        || (e.message.contains("orphan") && e.message.contains(instance.as_str()))
+                });
+                if !explained {
+                    return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
+                }
+            }
+            Action::SendGoal { node, drain: true, .. } => {
+                let life = self.stored.nodes.get(node).map(|r| r.life.clone());
+                if !matches!(life, Some(NodeState::Draining { .. })) {
+                    return Err(self.broken(5, format!("{node} is told to stop everything while it is {life:?}")));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Never by guess: a node that was well all the while is given up only because somebody wanted it gone.
+    pub(super) fn check_verdict(&self, record: &NodeRecord) -> Result<(), Violation> {
+        let NodeState::Terminating { reason } = &record.life else { return Ok(()) };
+        let (node, generation) = (&record.id, record.generation);
+        let Some(instance) = &record.instance else { return Ok(()) };
+        let wanted =
+            self.asked_to_go.contains(&(node.clone(), generation)) || reason.contains("not needed") || reason.contains("goes down");
+        let machine = self.provider.machines.get(instance);
+        if wanted || machine.is_none_or(|m| m.broken || m.deleted.is_some()) {
+            return Ok(());
+        }
+        let Some(agent) = self.agents.get(instance) else { return Ok(()) };
+        let head_was_deaf = self.now < self.all_cut_until + WELL;
+        let node_had_no_fault = agent.own_fault_until.saturating_add(WELL) < self.now;
+        // The only worker that the head counts on is given up after a while: there is no other by which it could tell.
+        let counts = |r: &&NodeRecord| {
+            let is_present = matches!(r.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
+            r.id != *node && !r.id.is_head() && is_present
+        };
+        let is_alone = self.stored.nodes.values().filter(counts).count() == 0;
+        let was_waited_for = is_alone && self.now.saturating_sub(agent.heard) >= ALONE;
+        if head_was_deaf && node_had_no_fault && !was_waited_for {
+            return Err(self.broken(3, format!("{node} is deleted ({reason}) because the head was cut off")));
+        }
+        if agent.is_well(self.now) && self.now - agent.well_since > WELL && agent.link.is_some() {
+            return Err(self.broken(3, format!("{node} is deleted ({reason}) though it was well")));
+        }
+        Ok(())
+    }
+
+    /// In the end everything is as it was asked for, and nothing else exists.
+    pub(super) fn check_end(&mut self) -> Result<(), Violation> {
+        let spec = self.spec(1, false);
+        check_machines(&self.provider, &spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        let Some(brain) = &self.brain else { return Err(self.broken(1, "the head is not back".to_owned())) };
+        let snapshot = brain.snapshot();
+        let recorded: BTreeSet<InstanceId> = snapshot.nodes.iter().filter_map(|n| n.record.instance.clone()).collect();
+        let orphan = self.provider.alive().find(|m| !recorded.contains(&m.instance.id)).map(|m| m.instance.id.clone());
+        if let Some(id) = orphan {
+            return Err(self.broken(1, format!("{id} is an orphan")));
+        }
+        if snapshot.phase != Phase::Ready {
+            return Err(self.broken(1, format!("the cluster does not come to rest; it waits for {:?}", snapshot.waiting_for)));
+        }
+        for node in snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone) {
+            let told = self.stored.events.iter().any(|e| e.node.as_ref() == Some(&node.record.id));
+            if !told {
+                return Err(self.broken(10, format!("nothing stored tells of {}", node.record.id)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! What can happen, and its effect on the provider's machines and on the head.
+
+use std::collections::BTreeSet;
+
+use cloudtik_brain::{Input, Session};
+use cloudtik_model::node::DialOutcome;
+use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
+
+use super::World;
+use crate::agent::Agent;
+use crate::promises::{Violation, check_machines};
+use crate::provider::{failure, instance_id};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Happening {
+    /// Something for the brain, in the life of one head.
+    Hear(Epoch, Box<Hear>),
+    HeadStarts,
+    /// The effect of a call, and what is answered.
+    Create {
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+        node_type: NodeTypeName,
+    },
+    Delete {
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
+    RestartAgent {
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
+    List {
+        epoch: Epoch,
+    },
+    Dial {
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+    },
+    Goal {
+        epoch: Epoch,
+        node: NodeId,
+        session: Session,
+        version: u64,
+        revision: u64,
+        start: BTreeSet<ServiceKey>,
+        drain: bool,
+    },
+    Boot(InstanceId),
+    /// The agent tries to join or to open its link.
+    Connect(InstanceId),
+    Beat(InstanceId, Session),
+    ServiceReady(InstanceId, ServiceKey, u32),
+    Trouble,
+}
+
+/// An input that waits, comparable for the queue's sake.
+#[derive(Debug, Clone)]
+pub(super) struct Hear(pub(super) Input);
+
+impl PartialEq for Hear {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for Hear {}
+
+impl World {
+    pub(super) fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
+        match happening {
+            Happening::Hear(epoch, input) => return self.reach_head(epoch, input),
+            Happening::HeadStarts => return self.start_head(),
+            Happening::Create { epoch, node, generation, node_type } => return self.create(epoch, node, generation, &node_type),
+            Happening::Trouble => return self.trouble(),
+            Happening::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
+            Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
+            Happening::List { epoch } => self.list(epoch),
+            Happening::Dial { epoch, node, generation } => self.dial(epoch, node, generation),
+            Happening::Goal { epoch, node, session, version, revision, start, drain } => {
+                self.take_goal(epoch, &node, session, version, revision, &start, drain);
+            }
+            Happening::Boot(id) => self.boot(&id),
+            Happening::Connect(id) => self.connect(&id),
+            Happening::Beat(id, session) => self.beat(&id, session),
+            Happening::ServiceReady(id, service, process) => self.service_ready(&id, &service, process),
+        }
+        Ok(())
+    }
+
+    /// An input arrives at the head, if it is the same head and it listens.
+    fn reach_head(&mut self, epoch: Epoch, input: Box<Hear>) -> Result<(), Violation> {
+        if epoch != self.epoch || self.brain.is_none() {
+            return Ok(());
+        }
+        if self.paused_until > self.now {
+            // It waits in a socket until the head is back.
+            let wait = self.paused_until - self.now;
+            self.after(wait, Happening::Hear(epoch, input));
+            return Ok(());
+        }
+        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = input.0 {
+            let now = self.now;
+            self.agents.values_mut().filter(|a| a.link == Some(session)).for_each(|a| a.heard = now);
+        }
+        self.step(input.0)
+    }
+
+    fn delete(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: &InstanceId) {
+        if self.call_fails() {
+            return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure("delete: try later")) });
+        }
+        self.provider.delete(self.now, instance);
+        self.agents.remove(instance);
+        let result = if self.call_fails_after() { Err(failure("delete: the answer was lost")) } else { Ok(()) };
+        let delay = self.random.between(1, 2_000);
+        self.hear(delay, epoch, Input::Deleted { node, generation, result });
+    }
+
+    fn restart_agent(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: InstanceId) {
+        let now = self.now;
+        let mut result = Err(failure("restart: no such machine"));
+        if let Some(agent) = self.agents.get_mut(&instance) {
+            (agent.dead, agent.frozen_until) = (false, agent.frozen_until.min(now));
+            agent.well_since = now.max(agent.cut_until);
+            agent.own_fault_until = agent.own_fault_until.min(now.max(agent.cut_until));
+            result = Ok(());
+            self.close_link(&instance, "restarted");
+            self.after(50, Happening::Connect(instance));
+        }
+        self.hear(20, epoch, Input::AgentRestarted { node, generation, result });
+    }
+
+    fn list(&mut self, epoch: Epoch) {
+        let result = if self.call_fails() { Err(failure("list: try later")) } else { Ok(self.provider.list(self.now)) };
+        let delay = self.random.between(1, 1_500);
+        self.hear(delay, epoch, Input::Listed { result });
+    }
+
+    fn dial(&mut self, epoch: Epoch, node: NodeId, generation: Generation) {
+        let agent = self.agents.values().find(|a| a.node == node && a.generation == generation && a.cut_until <= self.now);
+        let runs = |a: &&Agent| self.provider.machines.get(&a.instance).is_some_and(|m| m.deleted.is_none() && !m.broken);
+        let (outcome, delay) = match agent.filter(runs) {
+            Some(agent) if agent.dead => (DialOutcome::Refused, 2),
+            Some(agent) if agent.frozen_until <= self.now => (DialOutcome::Answered, 2),
+            _ => (DialOutcome::TimedOut, 800),
+        };
+        self.hear(delay, epoch, Input::DialedBack { node, generation, outcome });
+    }
+
+    fn call_fails(&mut self) -> bool {
+        let chance = self.faults.call_fails;
+        self.random.permille(chance)
+    }
+
+    fn call_fails_after(&mut self) -> bool {
+        let chance = self.faults.call_fails_after;
+        self.random.permille(chance)
+    }
+
+    fn create(&mut self, epoch: Epoch, node: NodeId, generation: Generation, node_type: &NodeTypeName) -> Result<(), Violation> {
+        if self.call_fails() {
+            self.hear(1, epoch, Input::Created { node, generation, result: Err(failure("create: no capacity just now")) });
+            return Ok(());
+        }
+        let is_new = !self.provider.machines.contains_key(&instance_id(&node, generation));
+        let instance = self.provider.create(self.now, &node, generation, node_type, &mut self.random);
+        if is_new {
+            let boots = self.random.between(500, 20_000);
+            self.after(boots, Happening::Boot(instance.id.clone()));
+            let spec = self.spec(1, false);
+            check_machines(&self.provider, &spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        }
+        let result = if self.call_fails_after() { Err(failure("create: the answer was lost")) } else { Ok(instance) };
+        let delay = self.random.between(1, 2_000);
+        self.hear(delay, epoch, Input::Created { node, generation, result });
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! The head: the brain's steps, each committed and then executed, with a crash possible at any point.
+
+use cloudtik_brain::{Action, Brain, Config, Input, Record, Reply};
+use cloudtik_model::node::NodeState;
+use cloudtik_model::{Epoch, InstanceId};
+
+use super::{Happening, World, shorten};
+use crate::promises::Violation;
+use crate::provider::VISIBILITY;
+
+impl World {
+    pub(super) fn start_head(&mut self) -> Result<(), Violation> {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let config = Config { visibility: VISIBILITY, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
+        let nodes = self.stored.nodes.values().cloned().collect();
+        self.brain = Some(Brain::restore(config, self.epoch, self.stored.cluster.clone(), nodes, self.moment()));
+        self.paused_until = self.now;
+        let epoch = self.epoch.0;
+        self.note(|| format!("head starts, epoch {epoch}"));
+        self.step(Input::Started)?;
+        if self.stored.cluster.spec.is_none() {
+            let spec = self.spec(1, false);
+            self.hear(5, self.epoch, Input::Specified { spec });
+        }
+        for id in self.agents.keys().cloned().collect::<Vec<_>>() {
+            let delay = self.random.between(10, 3_000);
+            self.after(delay, Happening::Connect(id));
+        }
+        Ok(())
+    }
+
+    /// One step of the brain, with a crash at any point of it.
+    pub(super) fn step(&mut self, input: Input) -> Result<(), Violation> {
+        let moment = self.moment();
+        let Some(brain) = &mut self.brain else { return Ok(()) };
+        self.stats.steps += 1;
+        let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_) });
+        let text = interesting.then(|| shorten(&format!("{input:?}")));
+        let step = brain.handle(moment, input);
+        if let Some(text) = text {
+            self.note(|| format!("→ {text}"));
+        }
+        if self.crashes() {
+            // Decided, and not stored: it never happened.
+            self.note(|| "head crashes before its commit".to_owned());
+            return Ok(());
+        }
+        for record in step.records {
+            match record {
+                Record::Node(node) => {
+                    let before = self.stored.nodes.insert(node.id.clone(), node.clone());
+                    let was_condemned = before.is_some_and(|b| {
+                        b.generation == node.generation && matches!(b.life, NodeState::Terminating { .. } | NodeState::Failed { .. })
+                    });
+                    if !was_condemned {
+                        self.check_verdict(&node)?;
+                    }
+                }
+                Record::Cluster(cluster) => self.stored.cluster = cluster,
+                Record::Event(event) => {
+                    self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
+                    let line = format!("  {} {:?} {}", event.kind.name(), event.node, event.message);
+                    self.note(|| line);
+                    self.stored.events.push(event);
+                }
+            }
+        }
+        if self.crashes() {
+            self.note(|| "head crashes after its commit".to_owned());
+            return Ok(());
+        }
+        for action in step.actions {
+            self.check_action(&action)?;
+            self.execute(action);
+            if self.crashes() {
+                self.note(|| "head crashes between its actions".to_owned());
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn crashes(&mut self) -> bool {
+        let crash = self.faults.crash;
+        if crash == 0 || !self.random.permille(crash) {
+            return false;
+        }
+        self.stats.crashes += 1;
+        self.brain = None;
+        self.requests.clear();
+        for agent in self.agents.values_mut() {
+            agent.link = None;
+        }
+        let delay = self.random.between(20, 3_000);
+        self.after(delay, Happening::HeadStarts);
+        true
+    }
+
+    fn execute(&mut self, action: Action) {
+        let epoch = self.epoch;
+        let delay = self.random.between(1, 400);
+        let slow = self.random.between(50, 8_000);
+        if !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances | Action::Reply { .. }) {
+            let text = shorten(&format!("{action:?}"));
+            self.note(|| format!("← {text}"));
+        }
+        match action {
+            Action::Create { node, generation, node_type } => self.after(slow, Happening::Create { epoch, node, generation, node_type }),
+            Action::Delete { node, generation, instance } => self.after(slow, Happening::Delete { epoch, node, generation, instance }),
+            Action::RestartAgent { node, generation, instance } => {
+                self.after(delay, Happening::RestartAgent { epoch, node, generation, instance });
+            }
+            Action::ListInstances => self.after(delay, Happening::List { epoch }),
+            Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
+            Action::SendGoal { node, session, version, revision, start, drain } => {
+                self.after(delay, Happening::Goal { epoch, node, session, version, revision, start, drain });
+            }
+            Action::CloseLink { session, .. } => {
+                let closed: Vec<InstanceId> =
+                    self.agents.iter().filter(|(_, a)| a.link == Some(session)).map(|(id, _)| id.clone()).collect();
+                for id in closed {
+                    self.close_link(&id, "closed by the head");
+                    self.after(1_000, Happening::Connect(id));
+                }
+            }
+            Action::Reply { request, result } => {
+                let Some(id) = self.requests.remove(&request) else { return };
+                let admitted = matches!(result, Ok(Reply::Admit { .. }));
+                if let Some(agent) = self.agents.get_mut(&id) {
+                    agent.joined |= admitted;
+                    self.after(if admitted { 20 } else { 5_000 }, Happening::Connect(id));
+                }
+            }
+        }
+    }
+}
