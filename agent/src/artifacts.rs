@@ -118,6 +118,8 @@ fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow
     archive.set_preserve_permissions(true);
     archive.set_overwrite(false);
     archive.unpack(temporary).context("unpacking")?;
+    // Whole on the disk before it has its name: nobody looks inside again.
+    rustix::fs::syncfs(File::open(temporary)?).context("writing it out")?;
     fs::rename(temporary, target)?;
     fs::remove_file(part)?;
     Ok(())

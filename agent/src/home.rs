@@ -9,6 +9,7 @@ use cloudtik_model::ServiceKey;
 /// agent.lock  agent.log       held while an agent runs, with its process id; what it says
 /// identity/                   node.key node.crt ca.crt
 /// goal.json  epoch            the latest goal; the highest epoch seen
+/// cgroups                     the control groups that were made here, a path in each line
 /// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
 /// data/RUNTIME/               what services keep
 /// ```
@@ -36,6 +37,9 @@ impl Home {
     }
     pub fn epoch(&self) -> PathBuf {
         self.0.join("epoch")
+    }
+    pub fn groups(&self) -> PathBuf {
+        self.0.join("cgroups")
     }
     pub fn identity(&self, file: &str) -> PathBuf {
         self.0.join("identity").join(file)

@@ -33,7 +33,11 @@ impl NodeIdentity {
         create_private_directory(&directory).with_context(|| format!("making {}", directory.display()))?;
         let key = pki::load_or_generate_key(&home.identity("node.key"))?;
         let root = pki::parse_chain(bootstrap.ca.as_bytes())?.into_iter().next().context("bootstrap.json has no root certificate")?;
-        write_atomically(&home.identity("ca.crt"), bootstrap.ca.as_bytes(), 0o644).context("writing ca.crt")?;
+        let ca = home.identity("ca.crt");
+        // Not without need: a full disk must not keep an agent from starting.
+        if fs::read(&ca).ok().as_deref() != Some(bootstrap.ca.as_bytes()) {
+            write_atomically(&ca, bootstrap.ca.as_bytes(), 0o644).context("writing ca.crt")?;
+        }
         let identity = Self {
             home: home.clone(),
             bootstrap: Arc::new(bootstrap.clone()),

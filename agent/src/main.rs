@@ -4,6 +4,7 @@
 //! Must never: know a runtime or a provider by name, or decide what the node is to run.
 
 mod artifacts;
+mod cgroup;
 mod converge;
 mod epoch;
 mod exec;

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
+use crate::cgroup::{self, Groups};
 use crate::home::Home;
 use crate::probe::probe;
 use crate::reports::Reports;
@@ -129,7 +130,7 @@ impl ServiceTask {
         let read = fs::read(self.directory.join(STATE_FILE)).ok();
         let Some(state) = read.and_then(|text| serde_json::from_slice::<State>(&text).ok()) else { return };
         if state.shim.is_alive() {
-            self.starts = 1;
+            self.starts = state.starts;
             self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
         } else if state.process.is_alive() {
             // Its shim was killed: nobody would reap it or see its end. Better a clean start than a ghost.
@@ -179,6 +180,7 @@ impl ServiceTask {
 
     async fn start(&mut self, service: &goal::Service) -> anyhow::Result<()> {
         let (directory, goal) = (self.directory.clone(), service.clone());
+        let groups = self.groups(service);
         let run = Run {
             command: service.command.clone(),
             environment: self.environment(service),
@@ -186,6 +188,8 @@ impl ServiceTask {
             stop_grace_ms: service.stop.grace_ms,
             log_max_bytes: service.log.max_bytes,
             log_keep: service.log.keep,
+            groups,
+            starts: self.starts + 1,
             identity: identity(service),
         };
         tokio::task::spawn_blocking(move || prepare(&directory, &goal, &run)).await.context("preparing")??;
@@ -209,6 +213,18 @@ impl ServiceTask {
         tracing::info!(service = %self.key, pid = state.process.pid, "started");
         self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
         Ok(())
+    }
+
+    /// The control groups that hold the service to its limits. Without the right to make them it runs without.
+    fn groups(&self, service: &goal::Service) -> Groups {
+        // Short, and different for every node of a machine.
+        let node = &sha256_hex(self.around.home.path().as_os_str().as_encoded_bytes())[..12];
+        let name = format!("cloudtik-{node}-{}.{}", self.key.runtime, self.key.service);
+        let made = cgroup::make(&name, &service.limits).and_then(|groups| groups.record(&self.around.home.groups()).map(|()| groups));
+        made.unwrap_or_else(|error| {
+            tracing::warn!(service = %self.key, "its limits are not enforced: {error}");
+            Groups::default()
+        })
     }
 
     fn environment(&self, service: &goal::Service) -> Vec<(String, String)> {

@@ -22,6 +22,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Groups;
 use crate::process::Process;
 
 pub const RUN_FILE: &str = "run.json";
@@ -43,6 +44,12 @@ pub struct Run {
     pub stop_grace_ms: u64,
     pub log_max_bytes: u64,
     pub log_keep: u32,
+    /// Control groups that the process is to be in; made by the agent, removed with the process.
+    #[serde(default)]
+    pub groups: Groups,
+    /// How often the service was started, this time included.
+    #[serde(default)]
+    pub starts: u32,
     /// Of what the process was started from; tells whether a goal still means this process.
     pub identity: String,
 }
@@ -56,19 +63,28 @@ pub struct State {
     /// Milliseconds from the stop signal to SIGKILL.
     #[serde(default)]
     pub stop_grace_ms: u64,
+    /// How often the service was started, this time included.
+    #[serde(default)]
+    pub starts: u32,
     /// Milliseconds since the Unix epoch.
     pub started_at: u64,
 }
 
 /// How it ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
+    /// The kernel ended it, or a process of its, because its memory limit was reached.
+    #[serde(default)]
+    pub out_of_memory: bool,
 }
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.out_of_memory {
+            f.write_str("its memory limit was reached: ")?;
+        }
         match (self.code, self.signal) {
             (Some(code), _) => write!(f, "ended with status {code}"),
             (None, Some(signal)) => match Signal::try_from(signal) {
@@ -135,6 +151,8 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
     let log = Log::open(directory.join(LOG_FILE), run.log_max_bytes, run.log_keep)?;
     let (output, input) = io::pipe()?;
     let (program, arguments) = run.command.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "empty command"))?;
+    // Born in its groups, so that nothing that it starts can escape them; the shim itself does not count.
+    run.groups.enter()?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -144,8 +162,9 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
         .stdout(input.try_clone()?)
         .stderr(input)
         .process_group(0)
-        .spawn()
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot start {program}: {e}")))?;
+        .spawn();
+    run.groups.leave();
+    let child = child.map_err(|e| io::Error::new(e.kind(), format!("cannot start {program}: {e}")))?;
     // Only now: a process inherits what is blocked, and must find every signal as usual.
     let mut blocked = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGPIPE] {
@@ -157,7 +176,7 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
     let process = Process { pid: child.id() as i32, started: Process::of(child.id() as i32).map_or(0, |p| p.started) };
     let shim = Process::of(std::process::id() as i32).ok_or_else(unknown)?;
     let started_at = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
-    let state = State { shim, process, identity: run.identity.clone(), stop_grace_ms: run.stop_grace_ms, started_at };
+    let state = State { shim, process, identity: run.identity.clone(), stop_grace_ms: run.stop_grace_ms, starts: run.starts, started_at };
     if let Err(error) = write_atomically(&directory.join(STATE_FILE), &serde_json::to_vec(&state)?, 0o600) {
         // Nobody would know of it.
         let _ = process.kill_group();
@@ -212,10 +231,10 @@ impl Shim {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.process.pid => {
-                    return Some(Exit { code: Some(code), signal: None });
+                    return Some(Exit { code: Some(code), ..Exit::default() });
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.process.pid => {
-                    return Some(Exit { code: None, signal: Some(signal as i32) });
+                    return Some(Exit { signal: Some(signal as i32), ..Exit::default() });
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -224,7 +243,7 @@ impl Shim {
         }
     }
 
-    fn finish(mut self, exit: Exit) -> ExitCode {
+    fn finish(mut self, mut exit: Exit) -> ExitCode {
         // What the process left behind in its group is not a service any more.
         let _ = self.process.kill_group();
         if let Some(output) = &self.output {
@@ -234,6 +253,8 @@ impl Shim {
                 self.copy_output();
             }
         }
+        exit.out_of_memory = self.run.groups.ran_out_of_memory();
+        self.run.groups.remove();
         let text = serde_json::to_vec(&exit).unwrap_or_default();
         let _ = write_atomically(&self.directory.join(EXIT_FILE), &text, 0o600);
         ExitCode::SUCCESS

@@ -186,6 +186,7 @@ impl LocalProvider {
             return Ok(());
         }
         processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
+        processes::remove_groups(&home);
         let _lock = self.lock()?;
         let failed = |e| Error::transient(format!("removing {}", home.display()), e);
         // First what makes it an instance: a removal that breaks off leaves files, never half an instance.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::reader::{At, Problems, Scalar, Table, nearest, read_file};
 use cloudtik_model::spec::Role;
-use cloudtik_model::{NodeTypeName, RuntimeName, ServiceKey, ServiceName};
+use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
 use crate::catalog::Folder;
 use crate::template;
@@ -68,8 +68,18 @@ pub struct Service {
     pub health: Option<Probe>,
     pub stop_signal: i32,
     pub stop_grace: Duration,
+    pub limits: Limits,
     pub metrics: Vec<Metrics>,
     pub console: Option<Console>,
+}
+
+/// What a service may use at most; enforced where the agent may. Texts may be templates.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Such as `512MiB`.
+    pub memory: Option<String>,
+    /// Cores, such as `1.5`.
+    pub cpus: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -319,6 +329,7 @@ fn read_services(
         let readiness = table.table("readiness").and_then(|t| read_probe(t, checked));
         let health = table.table("health").and_then(|t| read_probe(t, checked));
         let (stop_signal, stop_grace) = read_stop(&mut table, checked.problems);
+        let limits = table.table("limits").map(|t| read_limits(t, checked)).unwrap_or_default();
         let metrics = table.tables("metrics").into_iter().filter_map(|mut t| {
             let found = t.require_text("port", "\"web\"").zip(Some(t.text("path").map_or_else(|| "/metrics".to_owned(), |p| p.value)));
             t.finish();
@@ -349,6 +360,7 @@ fn read_services(
                 health,
                 stop_signal,
                 stop_grace,
+                limits,
                 metrics,
                 console,
             });
@@ -416,6 +428,29 @@ fn read_probe(mut table: Table<'_>, checked: &Checked<'_>) -> Option<Probe> {
         table.finish();
     }
     Some(Probe { check: check?, interval, timeout, failures })
+}
+
+fn read_limits(mut table: Table<'_>, checked: &Checked<'_>) -> Limits {
+    let mut read = |key: &str, is_valid: fn(&str) -> bool, example: &str| {
+        let value =
+            if key == "cpus" { table.scalar(key).map(|c| At { span: c.span, value: c.value.to_string() }) } else { table.text(key) };
+        let value = value?;
+        if !value.value.contains("{{") && !is_valid(&value.value) {
+            let message = format!("{:?} is no limit of {key}", value.value);
+            checked.problems.note(value.span.clone(), message, Some(format!("such as {example}")));
+        }
+        Some(checked.text(value))
+    };
+    let memory = read("memory", |text| text.parse::<Bytes>().is_ok_and(|b| b.0 > 0), "\"512MiB\"");
+    let cpus = read("cpus", |text| parse_cpus(text).is_some(), "1.5");
+    table.finish();
+    Limits { memory, cpus }
+}
+
+/// Cores as people write them, in thousandths.
+pub fn parse_cpus(text: &str) -> Option<u64> {
+    let cpus: f64 = text.trim().parse().ok()?;
+    (cpus >= 0.01 && cpus <= 10_000.0).then_some((cpus * 1_000.0) as u64)
 }
 
 fn read_stop(table: &mut Table<'_>, problems: &Problems) -> (i32, Duration) {

@@ -11,7 +11,7 @@ use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, Servic
 use minijinja::{Value, context};
 
 use crate::catalog::Catalog;
-use crate::manifest::{Check, Manifest, Probe, Service, Source};
+use crate::manifest::{Check, Limits, Manifest, Probe, Service, Source, parse_cpus};
 use crate::template;
 
 /// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
@@ -25,6 +25,8 @@ const JAVA_PACKAGES: [(u32, &str); 1] = [(17, "openjdk-17-jre-headless")];
 pub enum Error {
     #[error("{service}: {what}")]
     Template { service: ServiceKey, what: &'static str, source: template::Error },
+    #[error("{service}: {text:?} is no limit")]
+    Limit { service: ServiceKey, text: String },
     #[error("no Java {0} is known to fetch")]
     NoJava(u32),
     #[error("the runtime {0} takes no jobs")]
@@ -300,7 +302,7 @@ impl Planner {
             stop: goal::Stop { signal: service.stop_signal, grace_ms: service.stop_grace.as_millis() as u64 },
             restart: goal::Restart::default(),
             log: goal::Log::default(),
-            limits: goal::Limits::default(),
+            limits: limits(&service.limits, &key, &fill)?,
             key,
         })
     }
@@ -430,6 +432,17 @@ fn resolve(source: &Source, values: &Value) -> Result<Resolved, template::Error>
         Source::Pip { requirements } => Resolved::Pip { requirements: fill_all(requirements)? },
         Source::Apt { packages } => Resolved::Apt { packages: fill_all(packages)? },
         Source::Url { url, sha256 } => Resolved::Url { url: fill(url)?, sha256: fill(sha256)?.to_ascii_lowercase() },
+    })
+}
+
+fn limits(limits: &Limits, service: &ServiceKey, fill: Fill<'_>) -> Result<goal::Limits, Error> {
+    let amount = |text: &Option<String>, parse: fn(&str) -> Option<u64>| {
+        let Some(text) = text.as_ref().map(|text| fill("a limit", text)).transpose()? else { return Ok(None) };
+        parse(&text).map(Some).ok_or_else(|| Error::Limit { service: service.clone(), text })
+    };
+    Ok(goal::Limits {
+        memory: amount(&limits.memory, |text| text.parse::<Bytes>().ok().map(|b| b.0).filter(|b| *b > 0))?,
+        cpu_millis: amount(&limits.cpus, parse_cpus)?,
     })
 }
 
