@@ -16,6 +16,7 @@ pub fn gather(home: &Path, artifacts: &Path, bootstrap: &Bootstrap, address: &st
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let given = bootstrap.resources;
     Facts {
+        clock_offset_s: 0,
         agent_version: VERSION.to_owned(),
         agent_pid: std::process::id(),
         hostname: System::host_name().unwrap_or_default(),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Caller, serve_tls};
 use cloudtik_protocol::wire;
@@ -34,17 +35,19 @@ struct Inner {
     started: Instant,
     linked: AtomicBool,
     refused: AtomicU64,
+    clock: ClusterClock,
     system: Mutex<(Option<Instant>, System, wire::Load)>,
 }
 
 impl Health {
-    pub fn new(home: &Path) -> Self {
+    pub fn new(home: &Path, clock: ClusterClock) -> Self {
         let system = System::new().expect("a Linux system can be looked at");
         Self(Arc::new(Inner {
             home: home.to_owned(),
             started: Instant::now(),
             linked: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            clock,
             system: Mutex::new((None, system, wire::Load::default())),
         }))
     }
@@ -111,6 +114,7 @@ impl Health {
                     uptime: self.0.started.elapsed(),
                     linked: self.0.linked.load(Ordering::Relaxed),
                     refused: self.0.refused.load(Ordering::Relaxed),
+                    clock_offset: self.0.clock.offset() as f64 / 1e3,
                 };
                 let mut response = plain(StatusCode::OK, &metrics::render(&agent, &reports.latest()));
                 let kind = header::HeaderValue::from_static(cloudtik_protocol::exposition::CONTENT_TYPE);

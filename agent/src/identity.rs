@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
 use cloudtik_protocol::pki::{self, Identity};
 use cloudtik_protocol::wire::join_client::JoinClient;
@@ -24,6 +25,9 @@ pub struct NodeIdentity {
     key: Arc<KeyPair>,
     root: CertificateDer<'static>,
     address: String,
+    clock: ClusterClock,
+    /// When to renew, as a share of the certificate's life before its end: nodes made together renew apart.
+    renew_before: f64,
     current: watch::Sender<Option<Identity>>,
 }
 
@@ -44,6 +48,8 @@ impl NodeIdentity {
             key: Arc::new(key),
             root,
             address: address.to_owned(),
+            clock: ClusterClock::default(),
+            renew_before: 1.0 / 3.0 + f64::from(pki::random::<1>()[0]) / 255.0 / 10.0,
             current: watch::Sender::new(None),
         };
         if let Ok(chain) = pki::load_chain(&home.identity("node.crt"))
@@ -70,14 +76,19 @@ impl NodeIdentity {
         self.current.subscribe()
     }
 
-    /// Seconds until the certificate should be renewed (a third of its life is left), and until it is worth nothing.
+    pub fn clock(&self) -> &ClusterClock {
+        &self.clock
+    }
+
+    /// Milliseconds until the certificate should be renewed (a good third of its life is left), and until it is worth
+    /// nothing.
     pub fn remaining(&self) -> Option<(i64, i64)> {
         let identity = self.current.borrow();
         let (begins, ends) = pki::validity(identity.as_ref()?.chain.first()?).ok()?;
-        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
         // What was backdated is no part of its life.
         let life = (ends - begins - pki::BACKDATE.as_secs() as i64).max(0);
-        Some((ends - life / 3 - now, ends - now))
+        let left = ends * 1_000 - self.clock.now();
+        Some((left - (life as f64 * 1_000.0 * self.renew_before) as i64, left))
     }
 
     /// Whether there is a certificate that still holds.
@@ -102,7 +113,7 @@ impl NodeIdentity {
     /// Joins once: with the token, or, if this key has joined before, by the key alone.
     pub async fn join(&self) -> anyhow::Result<()> {
         let bootstrap = &self.bootstrap;
-        let config = tls::client_config(&self.root, None)?;
+        let config = tls::node_client_config(&self.root, None, &self.clock)?;
         let name = tls::server_name(&pki::head_name(&bootstrap.cluster));
         let channel = transport::dial(&bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", bootstrap.head))?;
         let request = wire::JoinRequest {

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::report::{Facts, ServiceReport};
 use cloudtik_model::{Epoch, ServiceKey, goal};
+use cloudtik_protocol::clock::TOLERATED;
 use cloudtik_protocol::convert::report_to_wire;
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
 use cloudtik_protocol::wire::bus_client::BusClient;
@@ -34,8 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Frames that wait to be sent. When the head reads nothing for that long, reports wait; the newest of each is sent.
 const OUTGOING: usize = 32;
-/// Between two looks at whether the certificate should be renewed.
-const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+/// The longest and the shortest time between two looks at whether the certificate should be renewed.
+const RENEWAL_CHECK: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(500));
 
 /// What the link carries between.
 pub struct Link {
@@ -87,24 +88,26 @@ impl Link {
     }
 
     async fn connect_once(&self) -> anyhow::Result<()> {
+        let clock_before = self.identity.clock().offset();
         if !self.identity.is_valid() {
             self.identity.join().await.context("joining")?;
             tracing::info!("joined the cluster");
         }
         let identity = self.identity.current().context("there is no certificate")?;
-        let config = tls::client_config(self.identity.root(), Some(&identity))?;
+        let config = tls::node_client_config(self.identity.root(), Some(&identity), self.identity.clock())?;
         let name = tls::server_name(&pki::head_name(&self.bootstrap.cluster));
         let channel =
             transport::dial(&self.bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", self.bootstrap.head))?;
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let mut client = BusClient::new(channel.clone()).max_decoding_message_size(MAX_FRAME);
+        let facts = Facts { clock_offset_s: self.identity.clock().offset() / 1_000, ..self.facts.clone() };
         let hello = wire::Hello {
             protocol_version: PROTOCOL_VERSION,
             node: self.bootstrap.node.to_string(),
             generation: self.bootstrap.generation.0,
             epoch: self.epochs.seen().0,
             goal_version: self.converger.version(),
-            facts: serde_json::to_vec(&self.facts)?.into(),
+            facts: serde_json::to_vec(&facts)?.into(),
         };
         send(&outgoing, AgentTopic::Hello(hello)).await?;
         let mut reports = self.reports.subscribe();
@@ -118,7 +121,7 @@ impl Link {
 
         let mut heartbeat_every = Duration::from_millis(self.bootstrap.heartbeat_ms);
         let mut heartbeats = ticker(heartbeat_every);
-        let mut renewals = ticker(RENEWAL_CHECK);
+        let mut renewal = pin!(sleep(self.until_renewal()));
         let (mut sequence, mut last_load) = (0, None);
         loop {
             tokio::select! {
@@ -139,11 +142,12 @@ impl Link {
                     sent = latest;
                     send(&outgoing, AgentTopic::Report(wire::Report { complete: false, services })).await?;
                 }
-                _ = renewals.tick() => {
+                () = renewal.as_mut() => {
                     if self.identity.remaining().is_some_and(|(renew, _)| renew <= 0) {
                         let request = wire::IdentityRequest { certificate_request: self.identity.request()?.into() };
                         send(&outgoing, AgentTopic::Identity(request)).await?;
                     }
+                    renewal.set(sleep(self.until_renewal()));
                 }
                 frame = incoming.message() => {
                     let Some(frame) = frame.map_err(|s| anyhow::anyhow!("the stream broke: {}", s.message()))? else {
@@ -154,6 +158,14 @@ impl Link {
                         Some(HeadTopic::Welcome(welcome)) => {
                             if welcome.protocol_version != PROTOCOL_VERSION {
                                 bail!("the head speaks protocol {}, this agent {PROTOCOL_VERSION}", welcome.protocol_version);
+                            }
+                            // An older head does not say.
+                            if welcome.time_ms > 0 {
+                                self.identity.clock().set(welcome.time_ms);
+                            }
+                            let offset = self.identity.clock().offset();
+                            if (offset - clock_before).abs() > TOLERATED {
+                                tracing::warn!("this machine's clock is {} s behind the head's (negative: ahead)", offset / 1_000);
                             }
                             self.health.linked(true);
                             tracing::info!(head = welcome.head_version, epoch = frame.epoch, "linked");
@@ -184,6 +196,12 @@ impl Link {
                 }
             }
         }
+    }
+
+    fn until_renewal(&self) -> Duration {
+        let (longest, shortest) = RENEWAL_CHECK;
+        let due = self.identity.remaining().map_or(0, |(renew, _)| renew.max(0));
+        Duration::from_millis(due as u64).clamp(shortest, longest)
     }
 
     async fn take_goal(&self, document: &wire::GoalDocument) -> Result<(), String> {

@@ -16,6 +16,7 @@ pub struct Agent {
     pub uptime: Duration,
     pub linked: bool,
     pub refused: u64,
+    pub clock_offset: f64,
 }
 
 /// Clock ticks per second in `/proc`: fixed for user space on Linux.
@@ -69,6 +70,8 @@ fn read(path: &str) -> String {
 fn own(text: &mut Exposition, agent: &Agent, services: &BTreeMap<ServiceKey, ServiceReport>) {
     text.family("cloudtik_agent_info", "gauge", "The agent's version.");
     text.sample("cloudtik_agent_info", &[("version", VERSION)], 1);
+    let help = "How far this machine's clock is behind the head's; 0 while that is less than a minute.";
+    text.single("cloudtik_agent_clock_offset_seconds", "gauge", help, agent.clock_offset);
     text.single("cloudtik_agent_uptime_seconds", "gauge", "Seconds since the agent started.", agent.uptime.as_secs_f64());
     text.single("cloudtik_agent_linked", "gauge", "Whether the link to the head is up.", u8::from(agent.linked));
     text.single("cloudtik_agent_refused_total", "counter", "Connections and requests refused.", agent.refused);

@@ -110,7 +110,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
-    let health = Health::new(home.path());
+    let health = Health::new(home.path(), identity.clock().clone());
     let reports = Reports::new();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let channel = watch::Sender::new(None);
@@ -180,7 +180,7 @@ async fn serve_health(
         },
     };
     let Some(first) = first else { return };
-    let server = match ServerIdentity::new(&bootstrap.cluster, identity.root(), &first) {
+    let server = match ServerIdentity::new(&bootstrap.cluster, identity.root(), &first, identity.clock()) {
         Ok(server) => server,
         Err(error) => return tracing::error!("no health port: {error}"),
     };

@@ -1,6 +1,7 @@
 //! Cluster files.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, RuntimeName};
 
@@ -13,6 +14,11 @@ pub const DEFAULT_WORKSPACE: &str = "default";
 pub const DEFAULT_MIN: u32 = 1;
 /// More nodes than any provider gives; a larger number is a slip.
 pub const MOST_WORKERS: u64 = 100_000;
+
+/// A day: a stolen certificate is soon worth nothing, and a head that is away for a night bricks nobody.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Lifetimes that make sense.
+const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(30 * 24 * 3600);
 
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
 const MOST_TYPE_LETTERS: usize = 40;
@@ -48,10 +54,18 @@ impl Provider {
 }
 
 /// The head's own shape.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub cpus: Option<u32>,
     pub memory: Option<Bytes>,
+    /// How long certificates of nodes, and the head's own, are good for; they are renewed when a third of that is left.
+    pub certificate_lifetime: Duration,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME }
+    }
 }
 
 /// One type of worker.
@@ -87,7 +101,16 @@ impl Cluster {
 
 fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let head = root.table("head").map(|mut table| {
-        let head = Head { cpus: integer32(&mut table, "cpus", 1, 4096), memory: table.parse("memory").map(|m| m.value) };
+        let lifetime = table.duration("certificate_lifetime");
+        if let Some(lifetime) = lifetime.as_ref().filter(|l| !LIFETIMES.contains(&l.value)) {
+            let help = Some("from \"10s\" to \"30d\"; shorter ones mean more renewals, longer ones are worth more to a thief".to_owned());
+            problems.note(lifetime.span.clone(), "`head.certificate_lifetime` is out of range", help);
+        }
+        let head = Head {
+            cpus: integer32(&mut table, "cpus", 1, 4096),
+            memory: table.parse("memory").map(|m| m.value),
+            certificate_lifetime: lifetime.map_or(DEFAULT_LIFETIME, |l| l.value),
+        };
         table.finish();
         head
     });

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -188,6 +189,29 @@ impl<'t> Table<'t> {
             Some(number) if (least..=most).contains(&number) => Some(At { value: number, span: value.span() }),
             _ => {
                 self.problems.note(value.span(), format!("`{}` must be between {least} and {most}", self.named(key)), None);
+                None
+            }
+        }
+    }
+
+    /// A span of time such as `500ms`, `10s`, `5m`, `24h` or `30d`; not zero.
+    pub fn duration(&mut self, key: &str) -> Option<At<Duration>> {
+        let text = self.text(key)?;
+        let split = text.value.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.value.len());
+        let (number, unit) = text.value.split_at(split);
+        let unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => 0,
+        };
+        match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|ms| *ms > 0) {
+            Some(ms) => Some(At { value: Duration::from_millis(ms), span: text.span }),
+            None => {
+                let help = Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned());
+                self.problems.note(text.span, format!("{:?} is not a span of time", text.value), help);
                 None
             }
         }

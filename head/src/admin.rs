@@ -17,7 +17,6 @@ use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_runtimes::View;
 use cloudtik_runtimes::changes::compare;
-use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::Stream;
@@ -480,7 +479,6 @@ impl wire::admin_server::Admin for AdminService {
 #[derive(Clone)]
 pub struct SetupService {
     pub keys: Arc<Keys>,
-    pub root: CertificateDer<'static>,
 }
 
 #[tonic::async_trait]
@@ -488,13 +486,18 @@ impl wire::setup_server::Setup for SetupService {
     async fn certificate_request(&self, request: Request<wire::Empty>) -> Result<Response<wire::CertificateRequestReply>, Status> {
         local_only(&request)?;
         let certificate_request = self.keys.request().map_err(|e| Status::internal(format!("{e:#}")))?.into();
-        Ok(Response::new(wire::CertificateRequestReply { certificate_request, installed: self.keys.is_installed() }))
+        let expires_at = self.keys.expires_at();
+        Ok(Response::new(wire::CertificateRequestReply {
+            certificate_request,
+            installed: expires_at.is_some(),
+            expires_at: expires_at.unwrap_or(0),
+        }))
     }
 
     async fn install_certificate(&self, request: Request<wire::InstallCertificateRequest>) -> Result<Response<wire::Empty>, Status> {
         local_only(&request)?;
         let certificate = request.into_inner().certificate;
-        self.keys.install(&self.root, &certificate).map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
+        self.keys.install(&certificate).map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
         Ok(Response::new(wire::Empty {}))
     }
 }

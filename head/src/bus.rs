@@ -13,6 +13,7 @@ use cloudtik_protocol::wire::agent_frame::Topic;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{PROTOCOL_VERSION, VERSION, wire};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +24,7 @@ use crate::artifacts::ArtifactStore;
 use crate::hub::Hub;
 use crate::identity::Authority;
 use crate::mind::Mind;
+use crate::revisions::Revisions;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -37,7 +39,8 @@ const CHUNKS: usize = 4;
 pub struct BusService {
     pub settings: Arc<Settings>,
     pub join_secret: Arc<Vec<u8>>,
-    pub authority: Arc<Authority>,
+    pub authority: Authority,
+    pub revisions: Revisions,
     pub mind: Mind,
     pub hub: Hub,
     pub sessions: Sessions,
@@ -132,6 +135,16 @@ impl BusService {
         }
     }
 
+    fn certify(
+        &self,
+        request: &[u8],
+        node: &NodeId,
+        generation: Generation,
+        address: &str,
+    ) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        self.authority.certify(request, node, generation, address, self.revisions.certificate_lifetime())
+    }
+
     /// Renews a node's certificate: for the key that it joined with and no other.
     async fn renew(&self, session: Session, node: &NodeId, generation: Generation, request: &[u8]) {
         let address = self.mind.ask({
@@ -140,7 +153,7 @@ impl BusService {
         });
         let granted = match (pki::request_fingerprint(request), address.await) {
             (Ok(key), Ok(Some((known, present, address)))) if known.as_ref() == Some(&key) && present == generation => {
-                self.authority.certify(request, node, generation, &address.unwrap_or_default()).map_err(|e| e.to_string())
+                self.certify(request, node, generation, &address.unwrap_or_default()).map_err(|e| format!("{e:#}"))
             }
             (Err(error), _) => Err(error.to_string()),
             _ => Err("the key is not the one that the node joined with".to_owned()),
@@ -157,6 +170,10 @@ impl BusService {
     }
 }
 
+fn now_ms() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64)
+}
+
 #[tonic::async_trait]
 impl wire::join_server::Join for BusService {
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
@@ -171,8 +188,8 @@ impl wire::join_server::Join for BusService {
         let asked = self.mind.request(|request| Input::JoinAsked { request, node, generation, key, token, address }).await;
         match asked {
             Ok(Ok(Reply::Admit { node, generation, address })) => {
-                let chain = self.authority.certify(&join.certificate_request, &node, generation, &address);
-                let chain = chain.map_err(|e| Status::internal(e.to_string()))?;
+                let chain = self.certify(&join.certificate_request, &node, generation, &address);
+                let chain = chain.map_err(|e| Status::internal(format!("{e:#}")))?;
                 tracing::info!(%node, %generation, address, version = join.agent_version, "joined");
                 Ok(Response::new(wire::JoinReply { chain: chain.iter().map(|c| c.to_vec().into()).collect() }))
             }
@@ -202,7 +219,8 @@ impl wire::bus_server::Bus for BusService {
             .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;
         let (session, outgoing) = self.hub.open();
         let heartbeat_ms = self.settings.heartbeat_ms as u32;
-        let welcome = wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms };
+        let welcome =
+            wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms, time_ms: now_ms() };
         self.hub.send(session, HeadTopic::Welcome(welcome));
         self.mind.tell(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
         let own = self.clone();

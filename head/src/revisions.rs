@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cloudtik_config::Cluster;
+use cloudtik_config::cluster::DEFAULT_LIFETIME;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_model::RuntimeName;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
@@ -96,6 +98,11 @@ impl Revisions {
     /// A number that no description has had.
     pub fn next(&self) -> u64 {
         self.highest.load(Ordering::Relaxed) + 1
+    }
+
+    /// How long certificates are good for, as the latest description says.
+    pub fn certificate_lifetime(&self) -> Duration {
+        self.latest().map_or(DEFAULT_LIFETIME, |(_, _, planner)| planner.cluster().head.certificate_lifetime)
     }
 
     /// The latest revision, if there is any.

@@ -9,6 +9,7 @@ use anyhow::Context;
 use cloudtik_brain::{Brain, Config, Input};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
+use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Refused, listen_unix, serve_tls, serve_unix};
 use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_server, setup_server};
@@ -42,8 +43,9 @@ use crate::telemetry::Telemetry;
 pub const SOCKET: &str = "admin.sock";
 /// Deeds that wait to be begun.
 const DEEDS: usize = 1024;
-/// How often the head renews its own certificate: well within its life.
-const RENEW_EVERY: Duration = Duration::from_secs(8 * 3600);
+/// The longest time between two looks at the head's own certificate: short, because a machine may sleep meanwhile and a
+/// description may want shorter lives.
+const RENEWAL_CHECK: Duration = Duration::from_secs(5);
 /// How long what runs may take to end when the head stops.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
@@ -53,12 +55,12 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let root = pki::parse_chain(settings.ca.as_bytes())?.into_iter().next().context("head.json has no root certificate")?;
     let store = Arc::new(Store::open(&state.join("store.redb")).context("opening the store")?);
     let remembered = store.begin(&pki::random::<32>())?;
-    let keys = Arc::new(Keys::open(state)?);
+    let keys = Arc::new(Keys::open(state, &settings.cluster, &root)?);
     let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
 
     let ready = watch::Sender::new(None);
     let admin = AdminService { head: ready.subscribe(), telemetry: telemetry.clone() };
-    let setup = SetupService { keys: keys.clone(), root: root.clone() };
+    let setup = SetupService { keys: keys.clone() };
     let local = Routes::new(admin_server::AdminServer::new(admin.clone()).max_decoding_message_size(MAX_FRAME))
         .add_service(setup_server::SetupServer::new(setup));
     let socket = listen_unix(&state.join(SOCKET)).context("listening on the Unix socket")?;
@@ -66,13 +68,14 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let authority = tokio::select! {
-        authority = keys.authority(&settings.cluster) => Arc::new(authority.context("loading the head's identity")?),
+        authority = keys.authority() => authority.context("loading the head's identity")?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
-    let own = authority.own(address)?;
-    let identity = ServerIdentity::new(&settings.cluster, &root, &own)?;
+    let revisions = Revisions::load(&store)?;
+    let own = authority.own(address, revisions.certificate_lifetime())?;
+    let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);
     let listener = TcpListener::bind((address, BUS_PORT)).await.with_context(|| format!("listening on {address}:{BUS_PORT}"))?;
 
@@ -85,7 +88,6 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let hub = Hub::new(epoch, telemetry.clone());
     let sessions = Sessions::new(hub.clone(), tasks.clone());
     let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
-    let revisions = Revisions::load(&store)?;
     let (deeds_in, deeds) = mpsc::channel(DEEDS);
     let config = brain_config(&settings, provider.as_ref());
     let records = own_node(&settings, remembered);
@@ -114,7 +116,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
         mind: mind.clone(),
         store,
-        revisions,
+        revisions: revisions.clone(),
         artifacts: artifacts.clone(),
         sessions: sessions.clone(),
         telemetry: telemetry.clone(),
@@ -126,6 +128,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         settings,
         join_secret: Arc::new(join_secret),
         authority: authority.clone(),
+        revisions: revisions.clone(),
         mind,
         hub: hub.clone(),
         sessions,
@@ -143,7 +146,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         tracing::warn!(from = ?refused.from, "refused: {}", refused.reason);
     };
     tasks.spawn(serve_tls(listener, identity.clone(), router, refused, stop.clone()));
-    tasks.spawn(renew(authority, address, root, identity, client, stop.clone()));
+    tasks.spawn(Renewal { authority, revisions, address, root, identity, client, own }.run(stop.clone()));
     ready.send_replace(Some(head));
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
@@ -211,27 +214,49 @@ fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::Clu
     (cluster, nodes)
 }
 
-/// Renews the head's own certificate while it serves.
-async fn renew(
-    authority: Arc<Authority>,
+/// Renews the head's own certificate while it serves: when a third of its life is left, and when the root has certified
+/// the head anew.
+struct Renewal {
+    authority: Authority,
+    revisions: Revisions,
     address: IpAddr,
     root: rustls::pki_types::CertificateDer<'static>,
     identity: ServerIdentity,
     client: watch::Sender<Arc<rustls::ClientConfig>>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RENEW_EVERY) => {}
+    own: pki::Identity,
+}
+
+impl Renewal {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let pause = self.until_due().clamp(Duration::from_millis(500), RENEWAL_CHECK);
+            let is_due = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.authority.replaced() => true,
+                () = tokio::time::sleep(pause) => false,
+            };
+            if (is_due || self.until_due().is_zero())
+                && let Err(error) = self.renew()
+            {
+                tracing::error!("cannot renew the head's certificate: {error:#}");
+            }
         }
-        let renewed = authority.own(address).and_then(|own| {
-            identity.replace(&own)?;
-            client.send_replace(driver::client_config(&root, &own)?);
-            Ok(())
-        });
-        if let Err(error) = renewed {
-            tracing::error!("cannot renew the head's certificate: {error:#}");
-        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let Some(Ok((begins, ends))) = self.own.chain.first().map(pki::validity) else { return Duration::ZERO };
+        let made = begins + pki::BACKDATE.as_secs() as i64;
+        // The description may want a shorter life by now.
+        let life = (ends - made).min(self.revisions.certificate_lifetime().as_secs() as i64);
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        Duration::from_secs((made + life * 2 / 3 - now).max(0) as u64)
+    }
+
+    fn renew(&mut self) -> anyhow::Result<()> {
+        let own = self.authority.own(self.address, self.revisions.certificate_lifetime())?;
+        self.identity.replace(&own)?;
+        self.client.send_replace(driver::client_config(&self.root, &own)?);
+        self.own = own;
+        Ok(())
     }
 }

@@ -316,15 +316,18 @@ fn free_network(directory: &Path) -> Result<[u8; 3], Failure> {
     Err(Failure::failed(format!("no loopback address has the ports {BUS_PORT} and {HEALTH_PORT} free")))
 }
 
-/// Has the head's intermediate key certified by the root, unless it is.
+/// Has the head's intermediate key certified by the root, unless it is for a good while.
 async fn install_identity(client: &Client, described: &Described, place: &Place) -> Result<(), Failure> {
     let mut setup = SetupClient::new(client.channel.clone());
     let reply = setup.certificate_request(wire::Empty {}).await?.into_inner();
-    if reply.installed {
+    let left = reply.expires_at - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+    // An older head does not say when its certificate ends.
+    let is_good = reply.expires_at == 0 || left > pki::INTERMEDIATE_LIFETIME.as_secs() as i64 / 3;
+    if reply.installed && is_good {
         return Ok(());
     }
     let root = pki::Root::load_or_generate(&described.cluster.name, &place.ca())?;
-    let certificate = root.sign_intermediate(&reply.certificate_request)?.to_vec().into();
+    let certificate = root.sign_intermediate(&reply.certificate_request, pki::INTERMEDIATE_LIFETIME)?.to_vec().into();
     setup.install_certificate(wire::InstallCertificateRequest { certificate }).await?;
     Ok(())
 }

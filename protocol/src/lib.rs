@@ -4,6 +4,7 @@
 //! infrastructure of a cluster, mutual TLS with identities that can be replaced while serving, and small files that
 //! survive a crash. Must never: decide anything, or keep state of a head or an agent.
 
+pub mod clock;
 pub mod convert;
 pub mod exposition;
 pub mod files;

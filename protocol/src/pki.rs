@@ -22,10 +22,10 @@ use crate::files;
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the head's intermediate is good for.
 pub const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long a node's certificate is good for; it is renewed when a third of that is left.
-pub const NODE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Certificates are valid this long before they were made, for machines whose clocks are behind.
 pub const BACKDATE: Duration = Duration::from_secs(3600);
+/// Roots and intermediates are valid even longer before: the user's clock and the head's need not agree.
+pub const AUTHORITY_BACKDATE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,9 +81,9 @@ fn subject(name: &str, unit: Option<String>) -> DistinguishedName {
     subject
 }
 
-fn dated(mut params: CertificateParams, lifetime: Duration) -> CertificateParams {
+fn dated(mut params: CertificateParams, backdate: Duration, lifetime: Duration) -> CertificateParams {
     let now = std::time::SystemTime::now();
-    params.not_before = (now - BACKDATE).into();
+    params.not_before = (now - backdate).into();
     params.not_after = (now + lifetime).into();
     params
 }
@@ -93,7 +93,7 @@ fn ca_params(name: &str, path_length: u8, lifetime: Duration) -> CertificatePara
     params.distinguished_name = subject(name, None);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    dated(params, lifetime)
+    dated(params, AUTHORITY_BACKDATE, lifetime)
 }
 
 fn uri(text: &str) -> Result<SanType, Error> {
@@ -111,7 +111,7 @@ fn leaf_params(subject: DistinguishedName, names: Vec<SanType>, lifetime: Durati
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    dated(params, lifetime)
+    dated(params, BACKDATE, lifetime)
 }
 
 /// The cluster's root, in the user's hands.
@@ -157,10 +157,9 @@ impl Root {
     }
 
     /// Certifies a head's intermediate key.
-    pub fn sign_intermediate(&self, request: &[u8]) -> Result<CertificateDer<'static>, Error> {
+    pub fn sign_intermediate(&self, request: &[u8], lifetime: Duration) -> Result<CertificateDer<'static>, Error> {
         let request = parse_request(request)?;
-        let params = ca_params(&format!("{} head", self.cluster), 0, INTERMEDIATE_LIFETIME);
-        let mut params = params;
+        let mut params = ca_params(&format!("{} head", self.cluster), 0, lifetime);
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&request.public_key, &self.issuer()?).map_err(Error::Generate)?;
         Ok(certificate.der().clone())
@@ -348,7 +347,7 @@ mod tests {
 
     fn intermediate(root: &Root) -> Intermediate {
         let key = KeyPair::generate().expect("key");
-        let certificate = root.sign_intermediate(&certificate_request(&key).expect("request")).expect("signs");
+        let certificate = root.sign_intermediate(&certificate_request(&key).expect("request"), INTERMEDIATE_LIFETIME).expect("signs");
         Intermediate::new(&cluster(), key, certificate)
     }
 
@@ -358,7 +357,7 @@ mod tests {
         let node = NodeId::new("w1").expect("valid");
         let key = KeyPair::generate().expect("key");
         let request = certificate_request(&key).expect("request");
-        let chain = intermediate(&root).sign_node(&request, &node, Generation(3), None, NODE_LIFETIME).expect("signs");
+        let chain = intermediate(&root).sign_node(&request, &node, Generation(3), None, Duration::from_secs(3600)).expect("signs");
         assert_eq!(peer(&cluster(), &chain), Some(Peer::Node { id: node, generation: Generation(3) }));
         assert_eq!(peer(&ClusterName::new("demo2").expect("valid"), &chain), None, "a name of another cluster is no name");
     }

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use cloudtik_model::ClusterName;
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::sync::watch;
 
+use crate::clock::ClusterClock;
 use crate::pki::{self, Identity};
 
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +21,8 @@ pub enum Error {
     Root(#[source] rustls::Error),
     #[error("the verifier of clients cannot be made")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
+    #[error("TLS 1.3 cannot be had")]
+    Version(#[source] rustls::Error),
     #[error("the identity is unusable")]
     Identity(#[source] rustls::Error),
 }
@@ -24,7 +30,11 @@ pub enum Error {
 /// Chooses the cryptography of this process. Called first in every `main` and test: a dependency may bring another.
 pub fn install_crypto() {
     // An error means that it is installed already.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = aws_lc_rs::default_provider().install_default();
+}
+
+fn crypto() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
 }
 
 fn roots(root: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
@@ -35,9 +45,15 @@ fn roots(root: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
 
 /// For a server that knows its clients by their certificates. A client without one is let in as nobody, so that it can
 /// join; a certificate that does not hold ends the handshake.
-pub fn server_config(root: &CertificateDer<'static>, identity: &Identity) -> Result<Arc<rustls::ServerConfig>, Error> {
+pub fn server_config(
+    root: &CertificateDer<'static>,
+    identity: &Identity,
+    clock: &ClusterClock,
+) -> Result<Arc<rustls::ServerConfig>, Error> {
     let verifier = WebPkiClientVerifier::builder(roots(root)?).allow_unauthenticated().build().map_err(Error::Verifier)?;
-    let mut config = rustls::ServerConfig::builder_with_protocol_versions(&[&TLS13])
+    let mut config = rustls::ServerConfig::builder_with_details(crypto(), Arc::new(clock.clone()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Version)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(Error::Identity)?;
@@ -49,7 +65,30 @@ pub fn server_config(root: &CertificateDer<'static>, identity: &Identity) -> Res
 
 /// For a client of the cluster, with its certificate or, to join, without.
 pub fn client_config(root: &CertificateDer<'static>, identity: Option<&Identity>) -> Result<Arc<rustls::ClientConfig>, Error> {
-    let builder = rustls::ClientConfig::builder_with_protocol_versions(&[&TLS13]).with_root_certificates(roots(root)?);
+    client(WebPkiServerVerifier::builder(roots(root)?).build().map_err(Error::Verifier)?, identity, &ClusterClock::default())
+}
+
+/// For a node towards its head: where only the dates of the head's chain do not fit, the machine's clock is taken to be
+/// wrong, and `clock` is set by the head's certificate.
+pub fn node_client_config(
+    root: &CertificateDer<'static>,
+    identity: Option<&Identity>,
+    clock: &ClusterClock,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let inner = WebPkiServerVerifier::builder(roots(root)?).build().map_err(Error::Verifier)?;
+    client(Arc::new(HeadVerifier { inner, clock: clock.clone() }), identity, clock)
+}
+
+fn client(
+    verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<&Identity>,
+    clock: &ClusterClock,
+) -> Result<Arc<rustls::ClientConfig>, Error> {
+    let builder = rustls::ClientConfig::builder_with_details(crypto(), Arc::new(clock.clone()))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Version)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(Error::Identity)?,
         None => builder.with_no_client_auth(),
@@ -58,22 +97,88 @@ pub fn client_config(root: &CertificateDer<'static>, identity: Option<&Identity>
     Ok(Arc::new(config))
 }
 
+/// Verifies like webpki; forgives a machine its clock.
+#[derive(Debug)]
+struct HeadVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+    clock: ClusterClock,
+}
+
+impl ServerCertVerifier for HeadVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verify = |at| self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at);
+        let refused = match verify(now) {
+            Err(error) if is_about_time(&error) => error,
+            other => return other,
+        };
+        // When it was made, which is at most its short life ago.
+        let Ok((begins, _)) = pki::validity(end_entity) else { return Err(refused) };
+        let made = begins + pki::BACKDATE.as_secs() as i64;
+        let verified = verify(UnixTime::since_unix_epoch(std::time::Duration::from_secs(made.max(0) as u64)))?;
+        self.clock.set(made * 1_000);
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn is_about_time(error: &rustls::Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }))
+}
+
+/// Whether `identity` is a head's, with a chain to `root` that holds now.
+pub fn verify_head(root: &CertificateDer<'static>, cluster: &ClusterName, identity: &Identity) -> Result<(), Error> {
+    let verifier = WebPkiServerVerifier::builder(roots(root)?).build().map_err(Error::Verifier)?;
+    let name = server_name(&pki::head_name(cluster));
+    let (leaf, others) = identity.chain.split_first().ok_or(Error::Identity(rustls::Error::NoCertificatesPresented))?;
+    verifier.verify_server_cert(leaf, others, &name, &[], UnixTime::now()).map(|_| ()).map_err(Error::Identity)
+}
+
 /// A server's TLS configuration that can be replaced: connections that stand keep theirs, new ones take the new one.
 #[derive(Clone, Debug)]
 pub struct ServerIdentity {
     cluster: ClusterName,
     root: CertificateDer<'static>,
+    clock: ClusterClock,
     config: watch::Sender<Arc<rustls::ServerConfig>>,
 }
 
 impl ServerIdentity {
-    pub fn new(cluster: &ClusterName, root: &CertificateDer<'static>, identity: &Identity) -> Result<Self, Error> {
-        let config = watch::Sender::new(server_config(root, identity)?);
-        Ok(Self { cluster: cluster.clone(), root: root.clone(), config })
+    pub fn new(cluster: &ClusterName, root: &CertificateDer<'static>, identity: &Identity, clock: &ClusterClock) -> Result<Self, Error> {
+        let config = watch::Sender::new(server_config(root, identity, clock)?);
+        Ok(Self { cluster: cluster.clone(), root: root.clone(), clock: clock.clone(), config })
     }
 
     pub fn replace(&self, identity: &Identity) -> Result<(), Error> {
-        self.config.send_replace(server_config(&self.root, identity)?);
+        self.config.send_replace(server_config(&self.root, identity, &self.clock)?);
         Ok(())
     }
 

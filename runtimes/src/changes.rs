@@ -98,6 +98,11 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         if a.max_workers != b.max_workers {
             note("change", "max_workers".to_owned(), format!("{} → {}", a.max_workers, b.max_workers));
         }
+        if a.head.certificate_lifetime != b.head.certificate_lifetime {
+            let hours = |lifetime: std::time::Duration| format!("{:.1} h", lifetime.as_secs_f64() / 3600.0);
+            let change = format!("{} → {}", hours(a.head.certificate_lifetime), hours(b.head.certificate_lifetime));
+            note("change", "the lifetime of certificates".to_owned(), change);
+        }
         if a.budget != b.budget {
             let say = |m: Option<MoneyPerHour>| m.map_or_else(|| "none".to_owned(), |m| m.to_string());
             note("change", "budget".to_owned(), format!("{} → {}", say(a.budget), say(b.budget)));

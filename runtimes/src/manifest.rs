@@ -421,8 +421,8 @@ fn read_probe(mut table: Table<'_>, checked: &Checked<'_>) -> Option<Probe> {
             None
         }
     };
-    let interval = duration(&mut table, "interval", checked.problems).unwrap_or(Duration::from_secs(1));
-    let timeout = duration(&mut table, "timeout", checked.problems).unwrap_or(Duration::from_secs(2));
+    let interval = table.duration("interval").map_or(Duration::from_secs(1), |d| d.value);
+    let timeout = table.duration("timeout").map_or(Duration::from_secs(2), |d| d.value);
     let failures = table.integer("failures", 1, 1000).map_or(3, |f| f.value as u32);
     if kinds.len() == 1 {
         table.finish();
@@ -466,34 +466,9 @@ fn read_stop(table: &mut Table<'_>, problems: &Problems) -> (i32, Duration) {
         }
         found
     });
-    let grace = duration(&mut stop, "grace", problems).unwrap_or(DEFAULT_GRACE);
+    let grace = stop.duration("grace").map_or(DEFAULT_GRACE, |d| d.value);
     stop.finish();
     (signal.unwrap_or(15), grace)
-}
-
-/// A span of time such as `500ms`, `10s` or `5m`.
-fn duration(table: &mut Table<'_>, key: &str, problems: &Problems) -> Option<Duration> {
-    let text = table.text(key)?;
-    let split = text.value.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.value.len());
-    let (number, unit) = text.value.split_at(split);
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|ms| *ms > 0) {
-        Some(ms) => Some(Duration::from_millis(ms)),
-        None => {
-            problems.note(
-                text.span,
-                format!("{:?} is not a span of time", text.value),
-                Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned()),
-            );
-            None
-        }
-    }
 }
 
 fn read_submit(mut table: Table<'_>, checked: &Checked<'_>, services: &[Service]) -> Option<Submit> {

@@ -20,6 +20,8 @@ pub struct Cluster {
     pub file: PathBuf,
     /// Where software is kept between tests, if the test needs any.
     artifacts: Option<PathBuf>,
+    /// Programs of the cluster's own, instead of those that were built.
+    programs: Option<PathBuf>,
 }
 
 /// What a command printed and how it ended.
@@ -58,7 +60,7 @@ impl Cluster {
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
-        let cluster = Self { home, name: name.to_owned(), file, artifacts: None };
+        let cluster = Self { home, name: name.to_owned(), file, artifacts: None, programs: None };
         cluster.write(rest);
         cluster
     }
@@ -71,6 +73,17 @@ impl Cluster {
         std::os::unix::fs::symlink(&target, self.state().join("artifacts")).expect("links");
         self.artifacts = Some(target);
         self
+    }
+
+    /// Gives the cluster programs of its own, to be replaced; returns their directory.
+    pub fn own_programs(&mut self) -> PathBuf {
+        let own = self.home.path().join("bin");
+        fs::create_dir_all(&own).expect("makes the directory");
+        for name in ["cloudtik-agent", "cloudtik-head"] {
+            fs::copy(programs().join(name), own.join(name)).expect("copies");
+        }
+        self.programs = Some(own.clone());
+        own
     }
 
     pub fn write(&self, rest: &str) {
@@ -99,6 +112,7 @@ impl Cluster {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs().join("cloudtik"));
         command.args(arguments).env("CLOUDTIK_HOME", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.envs(self.programs.iter().map(|own| ("CLOUDTIK_BIN", own)));
         command
     }
 

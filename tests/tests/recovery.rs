@@ -1,5 +1,6 @@
 //! What dies, hangs or is cut off comes back, and is judged by evidence.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use cloudtik_tests::{Cluster, repository, send};
@@ -40,6 +41,38 @@ fn a_killed_agent_is_restarted_in_place_and_its_services_go_on() {
     assert_eq!(web_pids(&cluster), services);
     let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
     assert!(verdicts.is_empty(), "a restart is no death: {verdicts:?}");
+}
+
+#[test]
+fn an_agent_is_upgraded_in_place_under_a_running_service() {
+    let mut cluster = with_web("upgrade", 1);
+    let programs = cluster.own_programs();
+    cluster.up();
+    let (services, before) = (web_pids(&cluster), cluster.node("w1"));
+    // Another program under the same name, as a package manager puts it there: beside it, then renamed over it.
+    let (path, new) = (programs.join("cloudtik-agent"), programs.join("cloudtik-agent.new"));
+    let mut program = fs::read(&path).expect("reads");
+    program.extend_from_slice(b"another build");
+    fs::write(&new, &program).expect("writes");
+    fs::set_permissions(&new, fs::metadata(&path).expect("there").permissions()).expect("sets");
+    fs::rename(&new, &path).expect("renames");
+    for node in ["w1", "head"] {
+        let old = agent_pid(&cluster, node);
+        send(old, Signal::SIGTERM);
+        cluster.wait("the new agent", Duration::from_secs(10), |s| {
+            s.ready && s.nodes.iter().any(|n| n.id.as_str() == node && n.agent.as_ref().is_some_and(|a| a.pid as i32 != old))
+        });
+        let runs = fs::read(format!("/proc/{}/exe", agent_pid(&cluster, node))).expect("reads");
+        assert_eq!(runs.len(), program.len(), "{node}: the new program runs");
+    }
+    assert_eq!(web_pids(&cluster), services, "the service's process is the same");
+    assert_eq!(cluster.node("w1").instance, before.instance);
+    // The old program's shim obeys the new agent, and the new one starts what ends.
+    let web = services[0].1.expect("it runs") as i32;
+    send(web, Signal::SIGKILL);
+    cluster.wait("the service's restart", Duration::from_secs(10), |s| s.ready && web_pids(&cluster) != services);
+    let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
+    assert!(verdicts.is_empty(), "an upgrade is no death: {verdicts:?}");
 }
 
 #[test]

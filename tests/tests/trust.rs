@@ -10,6 +10,7 @@ use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::agent_frame::Topic;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::join_client::JoinClient;
+use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{PROTOCOL_VERSION, tls, transport, wire};
 use cloudtik_tests::{Cluster, until};
 use rcgen::KeyPair;
@@ -192,6 +193,106 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
     assert_eq!((before.head.pid, before.nodes.len()), (after.head.pid, after.nodes.len()), "nothing else was disturbed");
     let agents = |s: &cloudtik_model::status::Status| s.nodes.iter().map(|n| n.agent.clone().map(|a| a.pid)).collect::<Vec<_>>();
     assert_eq!(agents(&before), agents(&after));
+}
+
+/// The beginning of the validity of the certificate that the head serves with.
+async fn head_certificate(stranger: &Stranger) -> i64 {
+    let config = tls::client_config(&stranger.root, None).expect("config");
+    let stream = TcpStream::connect(&stranger.address).await.expect("connects");
+    let name = tls::server_name(&pki::head_name(&stranger.name));
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("handshake");
+    pki::validity(&stream.get_ref().1.peer_certificates().expect("it has one")[0]).expect("parses").0
+}
+
+fn node_certificate(cluster: &Cluster, node: &str) -> Vec<CertificateDer<'static>> {
+    pki::load_chain(&cluster.node_home(node).join("identity/node.crt")).expect("reads")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_renew_over_streams_that_stand() {
+    let cluster = Cluster::new("renewal", "[head]\ncertificate_lifetime = \"10s\"\n[workers.default]\nmin = 1\nmax = 2");
+    cluster.up();
+    let stranger = Stranger::at(&cluster);
+    let (served, events) = (head_certificate(&stranger).await, cluster.events().len());
+    // The ones with which the node joined may be of before the description came; the third is renewed for certain.
+    let mut seen = vec![node_certificate(&cluster, "w1")];
+    until("three renewals", Duration::from_secs(60), || {
+        let now = node_certificate(&cluster, "w1");
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+        (seen.len() > 3).then_some(())
+    });
+    let (begins, ends) = pki::validity(&seen[3][0]).expect("parses");
+    assert_eq!(ends - begins - pki::BACKDATE.as_secs() as i64, 10);
+    assert!(head_certificate(&stranger).await > served, "the head's own was renewed too");
+    // The first ones are long over, and nothing took notice.
+    cluster.run(&["exec", "renewal", "--node", "w1", "--", "true"]).ok();
+    let disturbed: Vec<_> =
+        cluster.events().split_off(events).into_iter().filter(|e| e.starts_with("node") || e.starts_with("verdict")).collect();
+    assert_eq!(disturbed, Vec::<String>::new());
+
+    // The user's root certifies the head anew before a year is over; here, before a minute is.
+    let root = Root::load_or_generate(&stranger.name, &cluster.directory().join("ca")).expect("reads");
+    let channel = transport::dial_unix(&cluster.directory().join("head/admin.sock")).await.expect("connects");
+    let mut setup = SetupClient::new(channel);
+    let asked = setup.certificate_request(wire::Empty {}).await.expect("asks").into_inner();
+    let foreign = Root::generate(&stranger.name).expect("makes").sign_intermediate(&asked.certificate_request, Duration::from_secs(60));
+    let other_key = pki::certificate_request(&KeyPair::generate().expect("key")).expect("request");
+    let for_another = root.sign_intermediate(&other_key, Duration::from_secs(60));
+    for certificate in [foreign, for_another] {
+        let certificate = certificate.expect("signs").to_vec().into();
+        let refused = setup.install_certificate(wire::InstallCertificateRequest { certificate }).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+    let brief = root.sign_intermediate(&asked.certificate_request, Duration::from_secs(60)).expect("signs").to_vec().into();
+    setup.install_certificate(wire::InstallCertificateRequest { certificate: brief }).await.expect("installs");
+    cluster.up();
+    let renewed = setup.certificate_request(wire::Empty {}).await.expect("asks").into_inner();
+    assert!(renewed.expires_at > asked.expires_at - 3600, "`up` had it certified for a year again: {renewed:?}");
+    cluster.run(&["scale", "renewal", "--workers", "2"]).ok();
+    cluster.wait("a node that joins by the new one", Duration::from_secs(20), |s| s.ready && s.nodes.len() == 3);
+    let disturbed: Vec<_> = cluster.events().split_off(events).into_iter().filter(|e| e.starts_with("node w1")).collect();
+    assert_eq!(disturbed, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_wrong_clock_comes_in_and_stays() {
+    let library = "/usr/$LIB/faketime/libfaketime.so.1".replace("$LIB", "lib/x86_64-linux-gnu");
+    if !std::path::Path::new(&library).exists() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: a wrong clock needs the package faketime\n");
+        return;
+    }
+    let mut cluster = Cluster::new("clocks", "[workers.default]\nmin = 2");
+    let programs = cluster.own_programs();
+    // The agent of w1 lives four hundred days ahead, the one of w2 in 1999.
+    let (program, real) = (programs.join("cloudtik-agent"), programs.join("agent"));
+    fs::rename(&program, &real).expect("renames");
+    let script = format!(
+        "#!/bin/sh\nexport FAKETIME_DONT_FAKE_MONOTONIC=1\ncase \"$*\" in\n*/w1.*) export LD_PRELOAD={library} FAKETIME=+400d ;;\n*/w2.*) export LD_PRELOAD={library} FAKETIME='@1999-01-01 00:00:00' ;;\nesac\nexec {} \"$@\"\n",
+        real.display()
+    );
+    fs::write(&program, script).expect("writes");
+    fs::set_permissions(&program, fs::metadata(&real).expect("there").permissions()).expect("sets");
+    cluster.up();
+    let alarms = cluster.events().into_iter().filter(|e| e.starts_with("alarm") && e.contains("its clock is")).collect::<Vec<_>>();
+    assert!(alarms.iter().any(|e| e.contains("w1") && e.contains("ahead of")), "{alarms:?}");
+    assert!(alarms.iter().any(|e| e.contains("w2") && e.contains("behind")), "{alarms:?}");
+    // Again from the certificate on the disk, which that clock finds invalid too.
+    for node in ["w1", "w2"] {
+        let agent = cluster.node(node).agent.expect("an agent").pid;
+        cloudtik_tests::send(agent as i32, nix::sys::signal::Signal::SIGKILL);
+        cluster.wait("its return", Duration::from_secs(20), |s| {
+            s.ready && s.nodes.iter().any(|n| n.id.as_str() == node && n.agent.as_ref().is_some_and(|a| a.pid != agent))
+        });
+        assert_eq!(cluster.node(node).generation, Generation(1), "{node} was not replaced");
+    }
+    // The head finds its health port answering, whatever that clock says of the head's certificate.
+    let agent = cluster.node("w1").agent.expect("an agent").pid as i32;
+    cloudtik_tests::send(agent, nix::sys::signal::Signal::SIGSTOP);
+    cluster.wait("suspicion", Duration::from_secs(6), |s| s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.state == "suspect"));
+    cloudtik_tests::send(agent, nix::sys::signal::Signal::SIGCONT);
+    cluster.wait_ready();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

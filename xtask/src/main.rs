@@ -101,7 +101,7 @@ fn has_component(name: &str) -> bool {
 }
 
 fn test() -> Result<(), String> {
-    setup::install()?;
+    setup::install_for_tests()?;
     if has_component("fmt") {
         run(&mut cargo(&["fmt", "--check"]))?;
     }

@@ -21,16 +21,31 @@ const PIP: Package = Package {
 const COMPILER: Package = Package { name: "build-essential", why: "compiles the cryptography", is_there: || exists("/usr/bin/cc") };
 const SETSID: Package = Package { name: "util-linux", why: "gives programs a terminal", is_there: || exists("/usr/bin/setsid") };
 
-/// To build, run and test.
+const FAKETIME: Package =
+    Package { name: "faketime", why: "gives a node under test a wrong clock", is_there: || exists("/usr/bin/faketime") };
+
+/// To build and run.
 const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
+/// To test, on top.
+const TESTED: [Package; 1] = [FAKETIME];
 
 fn exists(path: &str) -> bool {
     Path::new(path).exists()
 }
 
-/// Installs what is missing, or says what to install to a user who may not.
+/// Installs what running needs and is missing.
 pub fn install() -> Result<(), String> {
-    let missing: Vec<&Package> = NEEDED.iter().filter(|p| !(p.is_there)()).collect();
+    install_missing(NEEDED.iter().collect())
+}
+
+/// Installs what testing needs and is missing.
+pub fn install_for_tests() -> Result<(), String> {
+    install_missing(NEEDED.iter().chain(&TESTED).collect())
+}
+
+/// Installs what is missing, or says what to install to a user who may not.
+fn install_missing(wanted: Vec<&Package>) -> Result<(), String> {
+    let missing: Vec<&Package> = wanted.into_iter().filter(|p| !(p.is_there)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

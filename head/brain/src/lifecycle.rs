@@ -7,6 +7,8 @@ use cloudtik_model::{Generation, NodeId};
 
 use crate::{Action, Brain, Failure, Reply, Request, Session};
 
+/// A clock that is wrong by so many seconds more or less than before is worth a word.
+const CLOCK_NEWS: u64 = 60;
 /// The first pause after a failed provider call, in milliseconds; it doubles with each failure in a row.
 const FIRST_PAUSE: u64 = 500;
 /// An agent that has not linked after this, in milliseconds, is started again where the provider can.
@@ -185,9 +187,16 @@ impl Brain {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id)?;
         let older = node.link.replace(session);
+        let offset = facts.clock_offset_s;
+        let is_news = node.facts.as_ref().map_or(0, |f| f.clock_offset_s).abs_diff(offset) > CLOCK_NEWS;
         node.facts = Some(facts);
         node.sent = None;
         node.watch.heard(now);
+        if is_news {
+            let how = if offset < 0 { "ahead of" } else { "behind" };
+            let message = format!("its clock is {} s {how} the head's; the cluster copes, what runs on it may not", offset.abs());
+            self.event(Some(&id), EventKind::Alarm, message);
+        }
         if let Some(older) = older {
             self.act(Action::CloseLink { session: older, reason: "the agent opened a newer link".to_owned() });
         }

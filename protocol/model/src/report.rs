@@ -24,6 +24,9 @@ pub struct Facts {
     /// Java installations of the host: their homes and major versions.
     #[serde(default)]
     pub javas: Vec<Java>,
+    /// How far the machine's clock is behind the head's, in seconds, where that is known to be much.
+    #[serde(default)]
+    pub clock_offset_s: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
