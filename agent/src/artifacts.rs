@@ -77,6 +77,9 @@ impl Artifacts {
         let channel = tokio::time::timeout(LINK_WAIT, channel.wait_for(Option::is_some)).await.context("no link to the head")??.clone();
         let channel = channel.context("no link to the head")?;
         let mut client = ArtifactsClient::new(channel);
+        if have > 0 {
+            tracing::info!(artifact = artifact.name, "going on from {have} of {} bytes", artifact.size);
+        }
         let request = wire::FetchRequest { digest: artifact.digest.clone(), offset: have };
         let mut chunks = client.fetch(request).await.context("asking the head for it")?.into_inner();
         let mut file = tokio::fs::File::from_std(file);

@@ -156,6 +156,7 @@ impl ServiceTask {
                 tokio::select! {
                     result = &mut fetch => {
                         if let Err(error) = result {
+                            tracing::warn!(service = %self.key, artifact = artifact.name, "cannot have it: {error:#}");
                             return self.back_off(service, &format!("{}: {error:#}", artifact.name)).await;
                         }
                         break;

@@ -4,6 +4,7 @@
 //! ```text
 //! DIGEST.tar            an archive
 //! index/KEY.json        what a source (by its own SHA-256) became
+//! .part-KEY             what came of a download that broke off, to go on from
 //! .fetch-KEY/           a fetch under way; .fetch-KEY.lock is held meanwhile, also against other heads of this user
 //! ```
 
@@ -172,7 +173,7 @@ impl ArtifactStore {
         let tree = work.join("tree");
         fs::create_dir(&tree)?;
         let said = |progress: &str| self.say(key, &wanted.name, progress);
-        let result = fetch::fetch(&wanted.source, &work, &tree, &said).await;
+        let result = fetch::fetch(&wanted.source, &self.directory.join(format!(".part-{key}")), &work, &tree, &said).await;
         if let Err(error) = result {
             let _ = fs::remove_dir_all(&work);
             return Err(error);

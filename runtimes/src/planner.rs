@@ -18,6 +18,9 @@ use crate::template;
 /// the operating system, the agent and the page cache.
 pub const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 
+/// What Debian calls this processor; nodes are taken to have the head's.
+const DEBIAN_ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 /// The Java that is fetched where the host has none that fits.
 const JAVA_PACKAGES: [(u32, &str); 1] = [(17, "openjdk-17-jre-headless")];
 
@@ -205,7 +208,7 @@ impl Planner {
                 let (major, package) = JAVA_PACKAGES.iter().find(|(major, _)| *major >= least).ok_or(Error::NoJava(least))?;
                 let wanted = Wanted { name: (*package).to_owned(), source: Resolved::Apt { packages: vec![(*package).to_owned()] } };
                 let root = software.add("java", wanted, node, available);
-                software.java = format!("{root}/usr/lib/jvm/java-{major}-openjdk-amd64");
+                software.java = format!("{root}/usr/lib/jvm/java-{major}-openjdk-{DEBIAN_ARCHITECTURE}");
             }
         }
         Ok(software)

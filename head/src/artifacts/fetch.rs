@@ -1,6 +1,7 @@
 //! Fetching through the ecosystems' own clients: pip, apt, or a URL with its checksum. None of it needs root.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,13 +24,14 @@ const COMPLAINT: usize = 6;
 
 type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// Fetches `source` into the empty directory `tree`, using `work` for what is not kept.
-pub async fn fetch(source: &Resolved, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
+/// Fetches `source` into the empty directory `tree`, using `work` for what is not kept and the file `kept` for what the
+/// next attempt can go on from.
+pub async fn fetch(source: &Resolved, kept: &Path, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     match source {
         Resolved::PipSdist { requirement, parts } => pip_sdist(requirement, parts, work, tree, say).await,
         Resolved::Pip { requirements } => pip(requirements, work, tree, say).await,
         Resolved::Apt { packages } => apt(packages, work, tree, say).await,
-        Resolved::Url { url, sha256 } => download(url, sha256, work, tree, say).await,
+        Resolved::Url { url, sha256 } => download(url, sha256, kept, work, tree, say).await,
     }
 }
 
@@ -140,26 +142,14 @@ fn relink(root: &Path, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn download(url: &str, sha256: &str, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
+async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let name = url.rsplit('/').next().filter(|n| !n.is_empty() && *n != "..").context("the URL names no file")?;
+    get(url, kept, say).await?;
+    say("verifying");
+    let path = kept.to_owned();
+    let got = tokio::task::spawn_blocking(move || digest(&path)).await??;
     let path = work.join("download");
-    let answer =
-        reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?.get(url).send().await?.error_for_status()?;
-    let total = answer.content_length();
-    let (mut file, mut digest, mut have) = (tokio::fs::File::create(&path).await?, Digest::new(&SHA256), 0u64);
-    let mut body = answer.bytes_stream();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.context("the download broke off")?;
-        file.write_all(&chunk).await.context("writing the download")?;
-        digest.update(&chunk);
-        have += chunk.len() as u64;
-        match total {
-            Some(total) if total > 0 => say(&format!("downloading, {} %", have * 100 / total)),
-            _ => say(&format!("downloading, {} MiB", have >> 20)),
-        }
-    }
-    file.sync_all().await?;
-    let got = hex(digest.finish().as_ref());
+    fs::rename(kept, &path)?;
     if got != sha256 {
         bail!("{url} has the SHA-256 {got}, not {sha256}: it is not what the runtime's author meant");
     }
@@ -173,9 +163,53 @@ async fn download(url: &str, sha256: &str, work: &Path, tree: &Path, say: Say<'_
     run(tar, "tar", work, "unpacking", say).await
 }
 
+/// Downloads to `path`, going on from what an earlier attempt left there if the server can.
+async fn get(url: &str, path: &Path, say: Say<'_>) -> anyhow::Result<()> {
+    let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(path).await?;
+    let mut have = file.metadata().await?.len();
+    let client = reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?;
+    let mut request = client.get(url);
+    if have > 0 {
+        request = request.header(reqwest::header::RANGE, format!("bytes={have}-"));
+    }
+    let answer = request.send().await?;
+    if answer.status() == reqwest::StatusCode::RANGE_NOT_SATISFIABLE {
+        // Everything came already; the checksum has the last word.
+        return Ok(());
+    }
+    let answer = answer.error_for_status()?;
+    if answer.status() != reqwest::StatusCode::PARTIAL_CONTENT && have > 0 {
+        file.set_len(0).await?;
+        have = 0;
+    }
+    let total = answer.content_length().map(|rest| have + rest);
+    let mut body = answer.bytes_stream();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.with_context(|| format!("the download broke off at {have} bytes and will go on from there"))?;
+        file.write_all(&chunk).await.context("writing the download")?;
+        have += chunk.len() as u64;
+        match total {
+            Some(total) if total > 0 => say(&format!("downloading, {} %", have * 100 / total)),
+            _ => say(&format!("downloading, {} MiB", have >> 20)),
+        }
+    }
+    file.sync_all().await.context("writing the download")
+}
+
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let (mut file, mut digest, mut buffer) = (fs::File::open(path)?, Digest::new(&SHA256), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(digest.finish().as_ref())),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}
+
 /// Runs a client to its end; an error carries what it complained of last.
 async fn run(mut command: Command, name: &str, grows: &Path, doing: &str, say: Say<'_>) -> anyhow::Result<()> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+    // In the head's own process group, so that its shim ends them with a head that is killed.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().with_context(|| format!("cannot run {name}; is it installed?"))?;
     let ended = child.wait_with_output();
     tokio::pin!(ended);

@@ -1,0 +1,135 @@
+//! Software reaches nodes by content: fetched once, gone on with where it broke off, verified, and nothing of the host
+//! needed that is not there.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloudtik_protocol::pki::sha256_hex;
+use cloudtik_tests::{Cluster, until};
+
+/// A file server on loopback that breaks its first answer off in the middle. Remembers the ranges it was asked for.
+struct Server {
+    address: String,
+    asked: Arc<Mutex<Vec<Option<u64>>>>,
+}
+
+impl Server {
+    fn start(content: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("bound").to_string();
+        let asked: Arc<Mutex<Vec<Option<u64>>>> = Arc::default();
+        let log = asked.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let is_first = log.lock().expect("no panic").is_empty();
+                let _ = answer(stream, &content, is_first, &log);
+            }
+        });
+        Self { address, asked }
+    }
+}
+
+fn answer(mut stream: TcpStream, content: &[u8], is_first: bool, log: &Mutex<Vec<Option<u64>>>) -> std::io::Result<()> {
+    let mut from = None;
+    for line in BufReader::new(stream.try_clone()?).lines() {
+        let line = line?.to_ascii_lowercase();
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse::<u64>().ok();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    log.lock().expect("no panic").push(from);
+    let rest = &content[from.unwrap_or(0) as usize..];
+    let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len())?;
+    stream.write_all(if is_first { &rest[..rest.len() / 2] } else { rest })
+}
+
+fn runtime(cluster: &Cluster, name: &str, manifest: &str) {
+    let folder = cluster.file.parent().expect("it lies in a directory").join(name);
+    fs::create_dir_all(&folder).expect("makes");
+    fs::write(folder.join("runtime.toml"), format!("[runtime]\nname = \"{name}\"\nversion = \"1\"\n{manifest}")).expect("writes");
+}
+
+fn with_url(address: &str, sha256: &str) -> String {
+    format!(
+        "[artifacts.data]\nurl = \"http://{address}/data.bin\"\nsha256 = \"{sha256}\"\n[services.keeper]\nrole = \"workers\"\ncommand = [\"/bin/sh\", \"-c\", \"sha256sum {{{{ artifacts.data }}}}/data.bin; sleep 100000\"]\n"
+    )
+}
+
+#[test]
+fn a_download_goes_on_where_it_broke_off_and_is_verified_twice() {
+    let content: Vec<u8> = (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (server, sum) = (Server::start(content.clone()), sha256_hex(&content));
+    let cluster = Cluster::new("wares", "[workers.default]\nmin = 1\n[runtimes.wares]\npath = \"./wares\"");
+    let file = cluster.file.display().to_string();
+
+    // Not what the runtime's author meant: said, and nothing is started.
+    runtime(&cluster, "wares", &with_url(&server.address, &"0".repeat(64)));
+    let wrong = cluster.run(&["up", &file, "--yes", "--timeout", "8"]);
+    assert!(wrong.code == 6 && wrong.err.contains(&format!("has the SHA-256 {sum}")), "{wrong:?}");
+    let asked = server.asked.lock().expect("no panic").clone();
+    assert_eq!(asked[..2], [None, Some(content.len() as u64 / 2)], "the second attempt went on from the middle");
+
+    runtime(&cluster, "wares", &with_url(&server.address, &sum));
+    cluster.up();
+    let log = || cluster.run(&["logs", "wares", "--node", "w1", "--runtime", "wares"]).ok().out;
+    until("the file on the worker", Duration::from_secs(10), || log().contains(&sum).then_some(()));
+
+    // On the way to a node: half of it is there, and then half of it is there and broken.
+    let artifacts = cluster.state().join("artifacts");
+    let archive = fs::read_dir(&artifacts).expect("lists").flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "tar"));
+    let archive = archive.expect("the head keeps it");
+    let digest = archive.file_stem().expect("named by digest").to_string_lossy().into_owned();
+    let part = artifacts.join("unpacked").join(format!(".{digest}.part"));
+    for breaks in [false, true] {
+        let mut half = fs::read(&archive).expect("reads");
+        half.truncate(half.len() / 2);
+        half[1_000] ^= u8::from(breaks);
+        fs::remove_dir_all(artifacts.join("unpacked").join(&digest)).expect("was unpacked");
+        fs::write(&part, half).expect("writes");
+        let before = cluster.node("w1").instance;
+        cluster.run(&["kill-node", "wares", "w1", "--yes"]).ok();
+        cluster.wait("its replacement", Duration::from_secs(30), |s| {
+            s.ready && s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.instance != before)
+        });
+        let agent = fs::read_to_string(cluster.node_home("w1").join("agent.log")).expect("reads");
+        assert!(agent.contains("going on from"), "{agent}");
+        assert_eq!(agent.contains("SHA-256 differs"), breaks, "{agent}");
+        until("the file on the worker", Duration::from_secs(10), || log().contains(&sum).then_some(()));
+    }
+}
+
+/// What a machine without Java does: the same in a mount namespace in which the host's Java is hidden.
+#[test]
+fn java_is_an_artifact_where_the_host_has_none() {
+    let hidden = "mount -t tmpfs none /usr/lib/jvm";
+    let may = Command::new("unshare").args(["--mount", "sh", "-c", hidden]).output();
+    let has_java = Path::new("/usr/lib/jvm").is_dir();
+    if has_java && !may.is_ok_and(|o| o.status.success()) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: hiding the host's Java needs the right to mount (root)");
+        return;
+    }
+    let cluster = Cluster::new("beans", "[workers.default]\nmin = 1\n[runtimes.beans]\npath = \"./beans\"").with_shared_software();
+    let manifest = "[needs]\njava = 17\n[services.bean]\nrole = \"workers\"\ncommand = [\"/bin/sh\", \"-c\", \"{{ java }}/bin/java -version && echo it runs from {{ java }}; sleep 100000\"]\n";
+    runtime(&cluster, "beans", manifest);
+    let hide = if has_java { format!("{hidden} && exec") } else { "exec".to_owned() };
+    let up = cluster.command(&["up", &cluster.file.display().to_string(), "--yes", "--timeout", "300"]);
+    let words: Vec<_> = std::iter::once(up.get_program()).chain(up.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
+    let mut unshared = Command::new("unshare");
+    unshared.args(["--mount", "sh", "-c", &format!("{hide} \"$@\""), "sh"]).args(&words);
+    unshared.envs(up.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let output = unshared.output().expect("runs");
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    until("its words", Duration::from_secs(20), || {
+        let log = cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans"]).ok().out;
+        (log.contains("version \"17") && log.contains("/artifacts/unpacked/")).then_some(())
+    });
+}
