@@ -14,7 +14,8 @@ use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::artifacts_client::ArtifactsClient;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tonic::transport::Channel;
+
+use crate::dialer::Dialer;
 
 /// Nothing of an artifact for this long: the fetch is given up, to be resumed.
 const STALL: Duration = Duration::from_secs(30);
@@ -27,12 +28,13 @@ const LINK_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     directory: PathBuf,
-    channel: watch::Receiver<Option<Channel>>,
+    dialer: Dialer,
+    linked: watch::Receiver<bool>,
 }
 
 impl Artifacts {
-    pub fn new(directory: &Path, channel: watch::Receiver<Option<Channel>>) -> Self {
-        Self { directory: directory.to_owned(), channel }
+    pub fn new(directory: &Path, dialer: Dialer, linked: watch::Receiver<bool>) -> Self {
+        Self { directory: directory.to_owned(), dialer, linked }
     }
 
     /// Sees to it that the artifact is unpacked in the directory of its digest; says how far it is.
@@ -72,11 +74,9 @@ impl Artifacts {
         if have == artifact.size {
             return Ok(());
         }
-        let mut channel = self.channel.clone();
         progress.send_replace("waiting for the link to the head".to_owned());
-        let channel = tokio::time::timeout(LINK_WAIT, channel.wait_for(Option::is_some)).await.context("no link to the head")??.clone();
-        let channel = channel.context("no link to the head")?;
-        let mut client = ArtifactsClient::new(channel);
+        tokio::time::timeout(LINK_WAIT, self.linked.clone().wait_for(|linked| *linked)).await.context("no link to the head")??;
+        let mut client = ArtifactsClient::new(self.dialer.dial().await?);
         if have > 0 {
             tracing::info!(artifact = artifact.name, "going on from {have} of {} bytes", artifact.size);
         }

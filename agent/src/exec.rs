@@ -4,23 +4,27 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
-use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::session_frame::Frame;
+use cloudtik_protocol::{STDIN_WINDOW, wire};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tokio_util::sync::CancellationToken;
 
+use crate::dialer::Dialer;
 use crate::home::Home;
 
 /// Frames of output that wait to be sent; when the other end does not read, the program waits.
@@ -30,10 +34,11 @@ const BLOCK: usize = 32 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Opens the session that a command asked for, and runs the program in it.
-pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Execute) -> anyhow::Result<()> {
+pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Execute) -> anyhow::Result<()> {
     let (outgoing, frames) = mpsc::channel(OUTGOING);
     outgoing.send(frame(Frame::Attach(id))).await?;
-    let mut incoming = BusClient::new(channel).session(ReceiverStream::new(frames)).await.context("opening the session")?.into_inner();
+    let mut incoming =
+        BusClient::new(dialer.dial().await?).session(ReceiverStream::new(frames)).await.context("opening the session")?.into_inner();
     let mut program = match Program::start(home.path(), &execute) {
         Ok(program) => program,
         Err(error) => {
@@ -45,8 +50,16 @@ pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Exe
         }
     };
     let group = program.group;
-    let copies: Vec<_> = program.outputs.drain(..).map(|(is_error, from)| tokio::spawn(copy(from, is_error, outgoing.clone()))).collect();
-    let mut input = program.input.take();
+    let ended = CancellationToken::new();
+    let outputs = program.outputs.drain(..);
+    let copies: Vec<_> = outputs.map(|(is_error, from)| tokio::spawn(copy(from, is_error, outgoing.clone(), ended.clone()))).collect();
+    // Written by a task of its own: a program that does not read must not keep us from hearing signals, nor the end.
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let mut input = program.input.take().map(|to| {
+        let (sender, blocks) = mpsc::unbounded_channel();
+        tokio::spawn(feed(to, blocks, waiting.clone(), outgoing.clone()));
+        sender
+    });
     let mut connected = true;
     let status = loop {
         tokio::select! {
@@ -54,12 +67,12 @@ pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Exe
             message = incoming.message(), if connected => match message {
                 Ok(Some(wire::SessionFrame { frame: Some(received) })) => match received {
                     Frame::Stdin(bytes) => {
-                        if let Some(to) = &mut input
-                            && to.write_all(&bytes).await.is_err()
-                        {
-                            // The program does not read any more.
-                            input = None;
+                        if waiting.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > STDIN_WINDOW {
+                            tracing::warn!("a session is ended: its other end sends more than there is room for");
+                            connected = program.end();
                         }
+                        // An error means that the program takes no more.
+                        let _ = input.as_ref().map(|to| to.send(bytes));
                     }
                     Frame::EndOfInput(_) => input = None,
                     Frame::Signal(signal) => {
@@ -68,29 +81,62 @@ pub async fn serve(home: &Home, channel: Channel, id: String, execute: wire::Exe
                         }
                     }
                     Frame::Resize(size) => program.resize(size),
-                    Frame::Attach(_) | Frame::Open(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) => {}
+                    Frame::Attach(_) | Frame::Open(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Taken(_) => {}
                 },
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => {
-                    // Nobody is there any more: the program ends too.
-                    connected = false;
-                    let _ = killpg(group, Signal::SIGTERM);
-                    if tokio::time::timeout(GRACE, program.child.wait()).await.is_err() {
-                        let _ = killpg(group, Signal::SIGKILL);
-                    }
-                }
+                // Nobody is there any more: the program ends too.
+                Ok(None) | Err(_) => connected = program.end(),
             },
+            () = tokio::time::sleep_until(program.kill_at.unwrap_or_else(Instant::now)), if program.kill_at.is_some() => {
+                let _ = killpg(group, Signal::SIGKILL);
+                program.kill_at = None;
+            }
         }
     };
     // What it started and left in its group ends with it.
     let _ = killpg(group, Signal::SIGTERM);
+    ended.cancel();
     for task in copies {
-        let _ = tokio::time::timeout(GRACE, task).await;
+        let _ = task.await;
     }
+    drop(input);
+    remove(home.path(), &execute);
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
     drop(outgoing);
     until_closed(&mut incoming).await;
     Ok(())
+}
+
+/// Hands input to the program until there is no more, and says what it took: that is room for as much again.
+async fn feed(
+    mut to: Box<dyn AsyncWrite + Send + Unpin>,
+    mut blocks: mpsc::UnboundedReceiver<Bytes>,
+    waiting: Arc<AtomicUsize>,
+    outgoing: mpsc::Sender<wire::SessionFrame>,
+) {
+    let mut takes = true;
+    while let Some(block) = blocks.recv().await {
+        // A program that takes no more must not keep the other end waiting for room.
+        takes = takes && to.write_all(&block).await.and(to.flush().await).is_ok();
+        waiting.fetch_sub(block.len(), Ordering::Relaxed);
+        if outgoing.send(frame(Frame::Taken(block.len() as u32))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes what was brought for the program only.
+fn remove(home: &Path, execute: &wire::Execute) {
+    if execute.directory.is_empty() {
+        return;
+    }
+    let directory = home.join(&execute.directory);
+    for name in execute.remove.iter().filter(|name| !name.contains('/') && *name != "..") {
+        let _ = std::fs::remove_file(directory.join(name));
+    }
+    if !execute.remove.is_empty() {
+        let _ = std::fs::remove_dir(directory);
+    }
 }
 
 /// The head closes when it has everything; leaving sooner would take back what is still on its way.
@@ -106,9 +152,11 @@ fn exit_code(status: ExitStatus) -> i32 {
 struct Program {
     child: Child,
     group: Pid,
-    input: Option<Box<dyn tokio::io::AsyncWrite + Send + Unpin>>,
+    input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     outputs: Vec<(bool, Box<dyn AsyncRead + Send + Unpin>)>,
     terminal: Option<OwnedFd>,
+    /// When it is killed, if it was told to end.
+    kill_at: Option<Instant>,
 }
 
 impl Program {
@@ -136,7 +184,7 @@ impl Program {
             let mut outputs: Vec<(bool, Box<dyn AsyncRead + Send + Unpin>)> = Vec::new();
             outputs.extend(child.stdout.take().map(|s| (false, Box::new(s) as Box<_>)));
             outputs.extend(child.stderr.take().map(|s| (true, Box::new(s) as Box<_>)));
-            return Ok(Self { child, group, input, outputs, terminal: None });
+            return Ok(Self { child, group, input, outputs, terminal: None, kill_at: None });
         }
         let size = execute.size.map(|s| Winsize { ws_row: s.rows as u16, ws_col: s.columns as u16, ws_xpixel: 0, ws_ypixel: 0 });
         let pty = openpty(size.as_ref(), None).context("opening a terminal")?;
@@ -148,7 +196,21 @@ impl Program {
         let group = Pid::from_raw(child.id().context("the program ended at once")? as i32);
         let reader = tokio::fs::File::from_std(File::from(pty.master.try_clone()?));
         let writer = tokio::fs::File::from_std(File::from(pty.master.try_clone()?));
-        Ok(Self { child, group, input: Some(Box::new(writer)), outputs: vec![(false, Box::new(reader))], terminal: Some(pty.master) })
+        Ok(Self {
+            child,
+            group,
+            input: Some(Box::new(writer)),
+            outputs: vec![(false, Box::new(reader))],
+            terminal: Some(pty.master),
+            kill_at: None,
+        })
+    }
+
+    /// Tells the program to end, and after a grace makes it. False: nobody is connected any more.
+    fn end(&mut self) -> bool {
+        let _ = killpg(self.group, Signal::SIGTERM);
+        self.kill_at = Some(Instant::now() + GRACE);
+        false
     }
 
     fn resize(&self, size: wire::TerminalSize) {
@@ -158,10 +220,26 @@ impl Program {
     }
 }
 
-async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, is_error: bool, outgoing: mpsc::Sender<wire::SessionFrame>) {
+/// Sends what the program says. Once it has ended, what others of it hold open is not waited for.
+async fn copy(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    is_error: bool,
+    outgoing: mpsc::Sender<wire::SessionFrame>,
+    ended: CancellationToken,
+) {
+    let given_up = async {
+        ended.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::pin!(given_up);
     let mut buffer = vec![0; BLOCK];
     loop {
-        match from.read(&mut buffer).await {
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read,
+            () = &mut given_up => return,
+        };
+        match read {
             // A terminal whose programs are gone answers with an error.
             Ok(0) | Err(_) => return,
             Ok(n) => {

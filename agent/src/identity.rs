@@ -115,7 +115,9 @@ impl NodeIdentity {
         let bootstrap = &self.bootstrap;
         let config = tls::node_client_config(&self.root, None, &self.clock)?;
         let name = tls::server_name(&pki::head_name(&bootstrap.cluster));
-        let channel = transport::dial(&bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", bootstrap.head))?;
+        let channel = transport::dial(&bootstrap.head, bootstrap.address.as_ref().and_then(|a| a.parse().ok()), &name, config)
+            .await
+            .with_context(|| format!("reaching {}", bootstrap.head))?;
         let request = wire::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
             node: bootstrap.node.to_string(),

@@ -13,16 +13,16 @@ use cloudtik_protocol::convert::report_to_wire;
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
-use cloudtik_protocol::{MAX_FRAME, PROTOCOL_VERSION, pki, tls, transport, wire};
+use cloudtik_protocol::{MAX_FRAME, PROTOCOL_VERSION, pki, wire};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
 
 use crate::converge::Converger;
+use crate::dialer::Dialer;
 use crate::epoch::Epochs;
 use crate::exec;
 use crate::health::Health;
@@ -48,7 +48,9 @@ pub struct Link {
     pub reports: Reports,
     pub health: Health,
     pub epochs: Epochs,
-    pub channel: watch::Sender<Option<Channel>>,
+    pub dialer: Dialer,
+    /// Whether there is a head to dial.
+    pub linked: watch::Sender<bool>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -63,7 +65,7 @@ impl Link {
                 () = self.stop.cancelled() => break,
                 result = self.connect_once() => result,
             };
-            self.channel.send_replace(None);
+            self.linked.send_replace(false);
             // A head that was there and went away is probably back in a moment; one that never answered may be long gone.
             let was_linked = self.health.linked(false);
             if let Err(error) = result {
@@ -93,13 +95,9 @@ impl Link {
             self.identity.join().await.context("joining")?;
             tracing::info!("joined the cluster");
         }
-        let identity = self.identity.current().context("there is no certificate")?;
-        let config = tls::node_client_config(self.identity.root(), Some(&identity), self.identity.clock())?;
-        let name = tls::server_name(&pki::head_name(&self.bootstrap.cluster));
-        let channel =
-            transport::dial(&self.bootstrap.head, &name, config).await.with_context(|| format!("reaching {}", self.bootstrap.head))?;
+        let channel = self.dialer.dial().await?;
         let (outgoing, frames) = mpsc::channel(OUTGOING);
-        let mut client = BusClient::new(channel.clone()).max_decoding_message_size(MAX_FRAME);
+        let mut client = BusClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let facts = Facts { clock_offset_s: self.identity.clock().offset() / 1_000, ..self.facts.clone() };
         let hello = wire::Hello {
             protocol_version: PROTOCOL_VERSION,
@@ -117,7 +115,7 @@ impl Link {
         let incoming =
             client.connect(ReceiverStream::new(frames)).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
         let mut incoming = pin!(incoming.into_inner());
-        self.channel.send_replace(Some(channel.clone()));
+        self.linked.send_replace(true);
 
         let mut heartbeat_every = Duration::from_millis(self.bootstrap.heartbeat_ms);
         let mut heartbeats = ticker(heartbeat_every);
@@ -180,7 +178,7 @@ impl Link {
                             let refusal = self.take_goal(&document).await.err().unwrap_or_default();
                             send(&outgoing, AgentTopic::GoalAck(wire::GoalAck { version, refusal })).await?;
                         }
-                        Some(HeadTopic::Command(command)) => self.obey(command, &channel, &outgoing),
+                        Some(HeadTopic::Command(command)) => self.obey(command, &outgoing),
                         Some(HeadTopic::Identity(reply)) => {
                             if reply.refusal.is_empty() {
                                 self.identity.take(reply.chain.into_iter().map(|c| CertificateDer::from(c.to_vec())).collect())?;
@@ -212,17 +210,17 @@ impl Link {
         self.converger.take(goal).await
     }
 
-    fn obey(&self, command: wire::Command, channel: &Channel, outgoing: &mpsc::Sender<wire::AgentFrame>) {
+    fn obey(&self, command: wire::Command, outgoing: &mpsc::Sender<wire::AgentFrame>) {
         let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute) })) = command.kind else {
             let result = wire::CommandResult { id: command.id, error: "this agent does not know the command".to_owned() };
             let frame = wire::AgentFrame { topic: Some(AgentTopic::Result(result)) };
             let _ = outgoing.try_send(frame);
             return;
         };
-        let (home, channel, stop) = (self.home.clone(), channel.clone(), self.stop.clone());
+        let (home, dialer, stop) = (self.home.clone(), self.dialer.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                result = exec::serve(&home, channel, command.id, execute) => {
+                result = exec::serve(&home, &dialer, command.id, execute) => {
                     if let Err(error) = result {
                         tracing::warn!("session: {error:#}");
                     }

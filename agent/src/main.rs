@@ -6,6 +6,7 @@
 mod artifacts;
 mod cgroup;
 mod converge;
+mod dialer;
 mod epoch;
 mod exec;
 mod facts;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
 use crate::converge::Converger;
+use crate::dialer::Dialer;
 use crate::epoch::Epochs;
 use crate::facts;
 use crate::health::Health;
@@ -113,11 +114,13 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let health = Health::new(home.path(), identity.clock().clone());
     let reports = Reports::new();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let channel = watch::Sender::new(None);
+    let linked = watch::Sender::new(false);
+    let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
+    let dialer = Dialer { head: bootstrap.head.clone(), from, cluster: bootstrap.cluster.clone(), identity: identity.clone() };
     let around = Surroundings {
         home: home.clone(),
         reports: reports.clone(),
-        artifacts: Artifacts::new(&artifacts, channel.subscribe()),
+        artifacts: Artifacts::new(&artifacts, dialer.clone(), linked.subscribe()),
         tasks: tasks.clone(),
     };
     let converger = Converger::start(&home, around, bootstrap.pinned.clone());
@@ -132,7 +135,8 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         reports,
         health,
         epochs: Epochs::load(&home.epoch()),
-        channel,
+        dialer,
+        linked,
         tasks: tasks.clone(),
         stop: stop.clone(),
     };

@@ -99,6 +99,19 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// The runtimes that a text asks for, as far as it can be read, so that they can be looked at beside what is wrong.
+    pub fn runtimes_in(text: &str) -> Vec<RuntimeUse> {
+        let mut found = Vec::new();
+        // Its problems are told by `read`.
+        let _ = read_file("", text, |root, _| {
+            found = read_runtimes(root);
+            None::<()>
+        });
+        found
+    }
+}
+
 fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let head = root.table("head").map(|mut table| {
         let lifetime = table.duration("certificate_lifetime");

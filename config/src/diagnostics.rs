@@ -43,13 +43,53 @@ impl InvalidFile {
     }
 }
 
+impl InvalidFile {
+    /// Takes in the problems of the same file; gives back those of another.
+    pub fn absorb(&mut self, other: Self) -> Option<Self> {
+        if other.name != self.name {
+            return Some(other);
+        }
+        let all = std::mem::take(&mut self.problems).into_iter().chain(other.problems).collect();
+        *self = Self::new(std::mem::take(&mut self.name), std::mem::take(&mut self.text), all);
+        None
+    }
+}
+
+/// A problem with its place as programs read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl InvalidFile {
+    pub fn places(&self) -> Vec<Place> {
+        let place = |problem: &Problem| {
+            let before = self.text.get(..problem.span.start).unwrap_or(&self.text);
+            let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+            Place {
+                file: self.name.clone(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                message: problem.message.clone(),
+                help: problem.help.clone(),
+            }
+        };
+        self.problems.iter().map(place).collect()
+    }
+}
+
 impl fmt::Display for InvalidFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
         write!(f, "{} has {count} problem{}", self.name, if count == 1 { "" } else { "s" })?;
-        for problem in &self.problems {
-            let line = self.text[..problem.span.start.min(self.text.len())].matches('\n').count() + 1;
-            write!(f, "; line {line}: {}", problem.message)?;
+        for place in self.places() {
+            write!(f, "; line {}: {}", place.line, place.message)?;
         }
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! The services for people: setting a head up, and administration.
 
+mod apply;
+mod programs;
+mod setup;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,16 +11,12 @@ use std::time::Duration;
 
 use cloudtik_brain::{Input, Reply, Request as Question};
 use cloudtik_model::event::Event;
-use cloudtik_model::report::ServiceState;
-use cloudtik_model::status::{Change, Plan};
-use cloudtik_model::{NodeId, NodeTypeName, RuntimeName, ServiceKey, Timestamp};
-use cloudtik_protocol::pki::{self, Peer};
+use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
+use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire;
-use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_runtimes::View;
-use cloudtik_runtimes::changes::compare;
 use serde::Serialize;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::Stream;
@@ -24,11 +24,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use self::setup::SetupService;
 use crate::artifacts::ArtifactStore;
-use crate::identity::Keys;
 use crate::mind::{Mind, Stopped};
 use crate::revisions::{Description, Revisions};
-use crate::sessions::{Program, Sessions};
+use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::status;
 use crate::store::Store;
@@ -42,8 +42,6 @@ const WATCH_TICK: Duration = Duration::from_millis(500);
 const EVENT_PAGE: usize = 500;
 /// How long a caller waits for a head that is just starting.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// The most that an uploaded job may have, in bytes.
-const MAX_JOB: usize = 256 << 20;
 
 /// What administration works on; a cheap handle.
 #[derive(Clone)]
@@ -90,156 +88,11 @@ impl Head {
         read.await.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
     }
 
-    async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
-        let _one = self.applying.lock().await;
-        let planner = description.planner().map_err(Status::invalid_argument)?;
-        if planner.cluster().name != self.settings.cluster {
-            let message = format!("the file describes the cluster {}, this is {}", planner.cluster().name, self.settings.cluster);
-            return Err(Status::invalid_argument(message));
-        }
-        let latest = self.revisions.latest();
-        let stopping = self.mind.ask(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
-        let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
-        let (mut plan, rolling) = compare(old, &planner);
-        plan.changes.extend(self.workers_to_go(&planner).await?);
-        let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
-        if plan_only || unchanged {
-            return Ok(plan);
-        }
-        let revision = self.revisions.next();
-        let (store, document) = (self.store.clone(), serde_json::to_vec(&description).map_err(|e| Status::internal(e.to_string()))?);
-        tokio::task::spawn_blocking(move || store.put_revision(revision, &document))
-            .await
-            .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(|e| Status::internal(e.to_string()))?;
-        let spec = planner.spec(revision, rolling);
-        self.revisions.put(revision, description, planner);
-        self.mind.tell(Input::Specified { spec }).await;
-        // Answered once it is stored.
-        self.mind.ask(|_| ()).await.map_err(stopped)?;
-        Ok(plan)
-    }
-
-    /// The workers that a description would let go, which nobody should learn afterwards.
-    async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
-        // The revision's number decides nothing here.
-        let spec = planner.spec(0, false);
-        let excess = self.mind.ask(move |brain| brain.excess(&spec)).await.map_err(stopped)?;
-        let change = |(name, present, wanted): (NodeTypeName, usize, usize)| {
-            let going = present - wanted;
-            let workers = if going == 1 { "worker" } else { "workers" };
-            let detail = format!("{present} are there, {wanted} are wanted");
-            Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail }
-        };
-        Ok(excess.into_iter().map(change).collect())
-    }
-
     /// Refuses what is meant for a node that there is not.
     async fn must_exist(&self, node: &NodeId) -> Result<(), Status> {
         let wanted = node.clone();
         let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         view.map(drop).ok_or_else(|| Status::not_found(format!("there is no node {node}")))
-    }
-
-    /// Has a program run on a node, over the link that the brain accepted.
-    async fn open_program(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
-        let wanted = node.clone();
-        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
-        let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
-        let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} has no link just now")))?;
-        self.sessions.open(session, node, execute)
-    }
-
-    /// Starts what a client asked for. A submission's bytes come first, so it reads the client's frames.
-    async fn open(&self, request: wire::OpenRequest, frames: &mut Streaming<wire::SessionFrame>) -> Result<Program, Status> {
-        let node = if request.node.is_empty() { NodeId::head() } else { parse("node", &request.node)? };
-        match request.what {
-            Some(What::Execute(execute)) => self.open_program(&node, execute).await,
-            Some(What::Logs(logs)) => {
-                let home = self.home_of(&node).await?;
-                let path = if logs.service.is_empty() {
-                    format!("{home}/agent.log")
-                } else {
-                    let key: ServiceKey = parse("service", &logs.service)?;
-                    format!("{home}/services/{}/{}/log", key.runtime, key.service)
-                };
-                let mut command = vec!["tail".to_owned(), "-n".to_owned(), logs.lines.to_string()];
-                command.extend(logs.follow.then(|| "-F".to_owned()));
-                command.push(path);
-                self.open_program(&node, wire::Execute { command, ..Default::default() }).await
-            }
-            Some(What::Submit(submit)) => self.submit(submit, frames).await,
-            None => Err(Status::invalid_argument("this head does not know what is to be opened; upgrade it")),
-        }
-    }
-
-    async fn home_of(&self, node: &NodeId) -> Result<String, Status> {
-        let wanted = node.clone();
-        let found = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
-        let view = found.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
-        view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
-    }
-
-    async fn submit(&self, submit: wire::Submit, frames: &mut Streaming<wire::SessionFrame>) -> Result<Program, Status> {
-        let name = submit.file_name.rsplit('/').next().filter(|n| !n.is_empty() && *n != "." && *n != "..").unwrap_or("job").to_owned();
-        let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
-        let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
-        let head = self.mind.ask(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
-        let head = head.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
-        let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not linked yet"))?;
-        let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));
-        let file = format!("{}/{directory}/{name}", context.home);
-        let available = |wanted: &_| self.artifacts.availability(wanted);
-        let job = planner.job(runtime.as_ref(), &file, &submit.arguments, &self.view, &context, &available);
-        let job = job.map_err(|e| Status::failed_precondition(e.to_string()))?;
-        match head.services.get(&job.needs) {
-            Some(service) if service.state == ServiceState::Ready => {}
-            Some(service) => {
-                return Err(Status::unavailable(format!("{} is {}, not ready: {}", job.needs, service.state.name(), service.detail)));
-            }
-            None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
-        }
-        self.upload(&directory, &name, frames).await?;
-        let execute =
-            wire::Execute { command: job.command, environment: job.environment.into_iter().collect(), directory, ..Default::default() };
-        self.open_program(&NodeId::head(), execute).await
-    }
-
-    /// Writes the client's bytes to a file on the head's node.
-    async fn upload(&self, directory: &str, name: &str, frames: &mut Streaming<wire::SessionFrame>) -> Result<(), Status> {
-        let command = ["sh", "-c", "umask 077; exec cat > \"$1\"", "sh", name].map(str::to_owned).to_vec();
-        let execute = wire::Execute { command, directory: directory.to_owned(), ..Default::default() };
-        let mut program = self.open_program(&NodeId::head(), execute).await?;
-        let mut size = 0;
-        loop {
-            let frame = frames.message().await?.and_then(|f| f.frame);
-            match frame {
-                Some(Frame::Stdin(bytes)) => {
-                    size += bytes.len();
-                    if size > MAX_JOB {
-                        return Err(Status::invalid_argument(format!("a job may have at most {} MiB", MAX_JOB >> 20)));
-                    }
-                    program.to_agent.send(frame_of(Frame::Stdin(bytes))).await.map_err(|_| Status::unavailable("the upload broke off"))?;
-                }
-                Some(Frame::EndOfInput(_)) => break,
-                Some(Frame::Signal(_)) => return Err(Status::cancelled("cancelled before the job began")),
-                Some(_) => {}
-                None => return Err(Status::cancelled("the client went away")),
-            }
-        }
-        let _ = program.to_agent.send(frame_of(Frame::EndOfInput(true))).await;
-        let mut complaint = String::new();
-        while let Some(frame) = program.from_agent.recv().await {
-            match frame?.frame {
-                Some(Frame::Stderr(bytes)) => complaint.push_str(&String::from_utf8_lossy(&bytes)),
-                Some(Frame::Exit(wire::Exit { code: 0, .. })) => return Ok(()),
-                Some(Frame::Exit(exit)) => {
-                    return Err(Status::internal(format!("the upload failed with status {}: {}{complaint}", exit.code, exit.error)));
-                }
-                _ => {}
-            }
-        }
-        Err(Status::unavailable("the upload broke off"))
     }
 }
 
@@ -440,10 +293,11 @@ impl wire::admin_server::Admin for AdminService {
             return Err(Status::invalid_argument("the first frame must open something"));
         };
         let (sender, receiver) = mpsc::channel(32);
+        let mut client = programs::Client { frames, answers: sender.clone() };
         let tasks = head.tasks.clone();
         tasks.spawn(async move {
             let opened = tokio::select! {
-                opened = head.open(open, &mut frames) => opened,
+                opened = head.open(open, &mut client) => opened,
                 () = sender.closed() => return,
             };
             let mut program = match opened {
@@ -461,7 +315,7 @@ impl wire::admin_server::Admin for AdminService {
                         None => return,
                     },
                     // While the agent does not take what came before, nothing more is read from the client.
-                    frame = frames.message(), if to_agent.as_ref().is_some_and(|to| to.capacity() > 0) => match (frame, &to_agent) {
+                    frame = client.frames.message(), if to_agent.as_ref().is_some_and(|to| to.capacity() > 0) => match (frame, &to_agent) {
                         (Ok(Some(frame)), Some(to)) => { let _ = to.try_send(frame); }
                         // The client is gone: dropping the sender ends the program.
                         _ => to_agent = None,
@@ -475,53 +329,15 @@ impl wire::admin_server::Admin for AdminService {
     }
 }
 
-/// Setting a head up, on its Unix socket.
-#[derive(Clone)]
-pub struct SetupService {
-    pub keys: Arc<Keys>,
-}
-
-#[tonic::async_trait]
-impl wire::setup_server::Setup for SetupService {
-    async fn certificate_request(&self, request: Request<wire::Empty>) -> Result<Response<wire::CertificateRequestReply>, Status> {
-        local_only(&request)?;
-        let certificate_request = self.keys.request().map_err(|e| Status::internal(format!("{e:#}")))?.into();
-        let expires_at = self.keys.expires_at();
-        Ok(Response::new(wire::CertificateRequestReply {
-            certificate_request,
-            installed: expires_at.is_some(),
-            expires_at: expires_at.unwrap_or(0),
-        }))
-    }
-
-    async fn install_certificate(&self, request: Request<wire::InstallCertificateRequest>) -> Result<Response<wire::Empty>, Status> {
-        local_only(&request)?;
-        let certificate = request.into_inner().certificate;
-        self.keys.install(&certificate).map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
-        Ok(Response::new(wire::Empty {}))
-    }
-}
-
-fn local_only<T>(request: &Request<T>) -> Result<(), Status> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller::LocalUser) => Ok(()),
-        _ => Err(Status::permission_denied("a head is set up on its Unix socket")),
-    }
-}
-
 fn document(value: &impl Serialize) -> Result<Response<wire::Document>, Status> {
     let json = serde_json::to_vec(value).map_err(|e| Status::internal(e.to_string()))?;
     Ok(Response::new(wire::Document { json: json.into() }))
-}
-
-fn frame_of(frame: Frame) -> wire::SessionFrame {
-    wire::SessionFrame { frame: Some(frame) }
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, Status> {
     text.parse().map_err(|e| Status::invalid_argument(format!("{what}: {e}")))
 }
 
-fn stopped(_: Stopped) -> Status {
-    Status::unavailable("the head is stopping")
+fn stopped(stopped: Stopped) -> Status {
+    Status::unavailable(stopped.to_string())
 }

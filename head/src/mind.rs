@@ -2,7 +2,7 @@
 //! its actions handed to the driver and its questions answered.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cloudtik_brain::{Action, Brain, Input, NodeView, Record, Reply, Request};
@@ -41,6 +41,8 @@ pub struct Mind {
     /// The position of the last event.
     events: watch::Sender<u64>,
     telemetry: Telemetry,
+    /// Why the store failed, which ends the mind.
+    failure: Arc<OnceLock<String>>,
 }
 
 #[derive(Default)]
@@ -49,10 +51,14 @@ struct Waiting {
     answers: BTreeMap<Request, oneshot::Sender<Result<Reply, String>>>,
 }
 
-/// The head stops.
+/// The head stops, and why if it is not because it was told to.
 #[derive(Debug, thiserror::Error)]
-#[error("the head is stopping")]
-pub struct Stopped;
+pub enum Stopped {
+    #[error("the head is stopping")]
+    Told,
+    #[error("nothing was changed, because the head cannot store it: {0}")]
+    CannotStore(String),
+}
 
 impl Mind {
     /// Starts the thread. Deeds go to `deeds`; the receiver hears if the store fails, which ends the head.
@@ -64,7 +70,14 @@ impl Mind {
     ) -> (Self, oneshot::Receiver<crate::store::Error>) {
         let (messages, inbox) = mpsc::channel(QUEUE);
         let (failed, failure) = oneshot::channel();
-        let mind = Self { messages, waiting: Arc::default(), changes: watch::Sender::new(0), events: watch::Sender::new(0), telemetry };
+        let mind = Self {
+            messages,
+            waiting: Arc::default(),
+            changes: watch::Sender::new(0),
+            events: watch::Sender::new(0),
+            telemetry,
+            failure: Arc::default(),
+        };
         let (own, runtime) = (mind.clone(), tokio::runtime::Handle::current());
         std::thread::Builder::new()
             .name("mind".to_owned())
@@ -99,8 +112,27 @@ impl Mind {
             waiting.answers.insert(request, sender);
             request
         };
-        self.tell(input(request)).await;
-        receiver.await.map_err(|_| Stopped)
+        let told = self.messages.send(Message::Input(Box::new(input(request)))).await;
+        if told.is_err() {
+            return Err(self.stopped());
+        }
+        receiver.await.map_err(|_| self.stopped())
+    }
+
+    fn stopped(&self) -> Stopped {
+        self.failure.get().map_or(Stopped::Told, |why| Stopped::CannotStore(why.clone()))
+    }
+
+    /// The store failed: whoever waits for an answer hears why, since none will come.
+    fn fail(&self, error: &crate::store::Error) {
+        let mut text = error.to_string();
+        let mut next = std::error::Error::source(error);
+        while let Some(source) = next {
+            text = format!("{text}: {source}");
+            next = source.source();
+        }
+        let _ = self.failure.set(text);
+        self.waiting.lock().expect("nothing panics while holding the lock").answers.clear();
     }
 
     /// Looks at the brain, after everything told before is stored.
@@ -109,8 +141,8 @@ impl Mind {
         let question: Question = Box::new(move |brain| {
             let _ = sender.send(look(brain));
         });
-        self.messages.send(Message::Ask(question)).await.map_err(|_| Stopped)?;
-        receiver.await.map_err(|_| Stopped)
+        self.messages.send(Message::Ask(question)).await.map_err(|_| self.stopped())?;
+        receiver.await.map_err(|_| self.stopped())
     }
 
     pub fn answer(&self, request: Request, result: Result<Reply, String>) {
@@ -177,7 +209,7 @@ fn think(
         }
         // The same node may have changed several times in the batch: only how it is now is stored.
         if !records.is_empty() {
-            let last = store.commit(&latest(records))?;
+            let last = store.commit(&latest(records)).inspect_err(|error| mind.fail(error))?;
             mind.events.send_if_modified(|position| std::mem::replace(position, last) != last);
             mind.telemetry.committed();
             interesting = true;

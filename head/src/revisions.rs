@@ -34,7 +34,7 @@ impl Description {
             let runtime = RuntimeName::new(runtime).map_err(|e| e.to_string())?;
             folders.entry(runtime).or_default().insert(file.to_owned(), text.clone());
         }
-        let catalog = Catalog::of_cluster(&cluster, &folders, name, &self.cluster_file)
+        let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, name, &self.cluster_file)
             .map_err(|errors| errors.iter().map(|e: &InvalidFile| e.render(false, 100)).collect::<Vec<_>>().join("\n"))?;
         let planner = Planner::new(cluster, catalog);
         // Templates that cannot be filled in show here, not on a node.
@@ -93,6 +93,11 @@ impl Revisions {
     /// The planner of a revision.
     pub fn get(&self, revision: u64) -> Option<Arc<Planner>> {
         self.all().get(&revision).map(|(_, planner)| planner.clone())
+    }
+
+    pub fn forget_before(&self, revision: u64) {
+        let mut all = self.all();
+        *all = all.split_off(&revision);
     }
 
     /// A number that no description has had.

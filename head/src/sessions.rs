@@ -88,9 +88,15 @@ impl Sessions {
             all.remove(id)?
         };
         let Pending { outgoing, incoming, .. } = pending;
+        let node = node.clone();
         self.tasks.spawn(async move {
             loop {
-                match frames.message().await {
+                let message = tokio::select! {
+                    message = frames.message() => message,
+                    // Whoever asked is gone: letting go of the stream tells the agent, whatever else waits in it.
+                    () = incoming.closed() => return,
+                };
+                match message {
                     Ok(Some(frame)) => {
                         let is_last = matches!(frame.frame, Some(Frame::Exit(_)));
                         if incoming.send(Ok(frame)).await.is_err() || is_last {
@@ -98,8 +104,9 @@ impl Sessions {
                         }
                     }
                     Ok(None) => return,
-                    Err(status) => {
-                        let _ = incoming.send(Err(Status::unavailable(format!("the node's end broke: {}", status.message())))).await;
+                    Err(_) => {
+                        let message = format!("{node} went away while the program ran");
+                        let _ = incoming.send(Err(Status::unavailable(message))).await;
                         return;
                     }
                 }

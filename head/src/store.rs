@@ -150,6 +150,13 @@ impl Store {
         write.commit().map_err(failed(operation))
     }
 
+    pub fn forget_revisions_before(&self, revision: u64) -> Result<(), Error> {
+        let operation = "forgetting descriptions";
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        write.open_table(REVISIONS).map_err(failed(operation))?.retain_in(..revision, |_, _| false).map_err(failed(operation))?;
+        write.commit().map_err(failed(operation))
+    }
+
     pub fn revisions(&self) -> Result<Vec<(u64, Vec<u8>)>, Error> {
         let operation = "reading";
         let read = self.database.begin_read().map_err(failed(operation))?;

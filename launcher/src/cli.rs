@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::completion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
@@ -55,6 +58,7 @@ Examples:
   cloudtik status demo -o json | jq .ready")]
     Status {
         /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// Wait until the cluster is ready
         #[arg(long)]
@@ -65,13 +69,25 @@ Examples:
     },
     /// Show how to reach a cluster: head, consoles, directories
     #[command(after_help = "Example:\n  cloudtik info demo")]
-    Info { cluster: String },
+    Info {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
     /// List the nodes of a cluster
     #[command(after_help = "Example:\n  cloudtik nodes demo -o json")]
-    Nodes { cluster: String },
+    Nodes {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
     /// List the runtimes of a cluster and their consoles
     #[command(after_help = "Example:\n  cloudtik runtimes demo")]
-    Runtimes { cluster: String },
+    Runtimes {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
     /// List the clusters of this user on this machine
     #[command(after_help = "Example:\n  cloudtik list")]
     List,
@@ -82,12 +98,14 @@ Examples:
   cloudtik events demo -f               follow until Ctrl-C
   cloudtik events demo -f -o json       one event a line")]
     Events {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// Go on with what happens next
         #[arg(short, long)]
         follow: bool,
         /// Only of this node
-        #[arg(long)]
+        #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
         /// Start at this position
         #[arg(long, default_value_t = 0, value_name = "POSITION")]
@@ -95,13 +113,22 @@ Examples:
     },
     /// Explain why a node is what it is: evidence, verdicts, decisions
     #[command(after_help = "Example:\n  cloudtik why demo w1")]
-    Why { cluster: String, node: String },
+    Why {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+        /// A node, such as `w1`
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
+        node: String,
+    },
     /// Set how many workers there are to be
     #[command(after_help = "\
 Examples:
   cloudtik scale demo --workers 4
   cloudtik scale demo --workers 2 --type gpu")]
     Scale {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// How many, between the type's min and max
         #[arg(long, value_name = "N")]
@@ -113,7 +140,11 @@ Examples:
     /// Kill a node the hard way; it is replaced if the cluster needs it
     #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
     KillNode {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
+        /// A node, such as `w1`
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
         /// Do not ask
         #[arg(short, long)]
@@ -122,7 +153,11 @@ Examples:
     /// Let a node go gently: stop its services, then delete it
     #[command(after_help = "Example:\n  cloudtik drain demo w2 --yes")]
     Drain {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
+        /// A node, such as `w1`
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
         /// Do not ask
         #[arg(short, long)]
@@ -133,13 +168,17 @@ Examples:
 Examples:
   cloudtik exec demo -- hostname                on the head's node; the exit status is carried
   cloudtik exec demo --node w1 -t -- top        with a terminal
-  cloudtik exec demo --all -- uptime            on every node at once")]
+  cloudtik exec demo --all -- uptime            on every node at once
+  cloudtik exec demo -o json -- df -h           status and output as JSON")]
     Exec(Exec),
     /// Open a shell on a node
     #[command(after_help = "Example:\n  cloudtik attach demo w1")]
     Attach {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// The node; the head's if left out
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
     /// Run a job on the cluster and follow it; Ctrl-C cancels it
@@ -158,42 +197,64 @@ Examples:
     /// Copy a file or folder to a node
     #[command(after_help = "Example:\n  cloudtik upload demo ./data /tmp/in --node w1")]
     Upload {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// A file or folder here
         from: PathBuf,
         /// A folder there; made if it is missing
         to: String,
         /// The node; the head's if left out
-        #[arg(long)]
+        #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
     /// Copy a file or folder from a node
     #[command(after_help = "Example:\n  cloudtik download demo /tmp/out ./results --node w1")]
     Download {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// A file or folder there
         from: String,
         /// A folder here; made if it is missing
         to: PathBuf,
         /// The node; the head's if left out
-        #[arg(long)]
+        #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
     /// Look for what is missing or broken, here or in a cluster
     #[command(after_help = "Examples:\n  cloudtik doctor\n  cloudtik doctor demo")]
-    Doctor { cluster: Option<String> },
+    Doctor {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: Option<String>,
+    },
     /// Print everything that the head knows, without secrets, as JSON
     #[command(after_help = "Example:\n  cloudtik dump demo > demo.json")]
-    Dump { cluster: String },
+    Dump {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
     /// Work with runtimes: what is shipped, and your own
+    #[command(after_help = "\
+Examples:
+  cloudtik runtime list
+  cloudtik runtime new my-runtime
+  cloudtik runtime render cluster.toml --runtime spark --node w1")]
     Runtime {
         #[command(subcommand)]
         command: Runtime,
     },
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  cloudtik completions bash > ~/.local/share/bash-completion/completions/cloudtik")]
+    #[command(after_help = "\
+Examples:
+  cloudtik completions bash > ~/.local/share/bash-completion/completions/cloudtik
+  cloudtik completions zsh > ~/.zfunc/_cloudtik
+  cloudtik completions fish > ~/.config/fish/completions/cloudtik.fish")]
     Completions { shell: clap_complete::Shell },
     /// Print the version
+    #[command(after_help = "Example:\n  cloudtik version -o json")]
     Version,
 }
 
@@ -221,6 +282,7 @@ pub struct Up {
 #[derive(Args)]
 pub struct Down {
     /// A cluster's name, or the path of its file
+    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
     pub cluster: String,
     /// Do not ask
     #[arg(short, long)]
@@ -232,9 +294,11 @@ pub struct Down {
 
 #[derive(Args)]
 pub struct Exec {
+    /// A cluster's name, or the path of its file
+    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
     pub cluster: String,
     /// The node; the head's if left out
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
     pub node: Option<String>,
     /// On every node at once; the exit status is the highest
     #[arg(long, conflicts_with_all = ["node", "terminal"])]
@@ -249,9 +313,11 @@ pub struct Exec {
 
 #[derive(Args)]
 pub struct Submit {
+    /// A cluster's name, or the path of its file
+    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
     pub cluster: String,
     /// The runtime that is to run it, if several take jobs
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
     pub runtime: Option<String>,
     /// The job's file here; it is uploaded
     pub file: PathBuf,
@@ -262,15 +328,17 @@ pub struct Submit {
 
 #[derive(Args)]
 pub struct Logs {
+    /// A cluster's name, or the path of its file
+    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
     pub cluster: String,
     /// Go on as they grow
     #[arg(short, long)]
     pub follow: bool,
     /// Only of this node
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
     pub node: Option<String>,
     /// Of this runtime's services
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
     pub runtime: Option<String>,
     /// Lines from the end of each
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
@@ -291,7 +359,7 @@ pub enum Runtime {
         /// The cluster's file
         file: PathBuf,
         /// Only of this runtime
-        #[arg(long)]
+        #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
         runtime: Option<String>,
         /// `head`, or a worker such as `w1`
         #[arg(long, default_value = "head")]

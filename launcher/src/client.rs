@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
 use crate::clusters::{Place, find};
-use crate::failure::{FAILED, Failure, chain};
+use crate::failure::{Failure, TIMED_OUT, chain};
 
 /// How long a head that is being restarted by its agent is waited for.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ impl Client {
         let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
         dialled.map_err(|error| {
             let file = place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
-            Failure::new(FAILED, format!("the head of {} does not answer: {}", place.name, error.message))
+            Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message))
                 .hint(format!("`cloudtik up {file}` brings it back; its log is below {}", place.nodes().display()))
         })
     }

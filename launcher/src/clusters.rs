@@ -11,6 +11,7 @@
 //! ```
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cloudtik_config::{Cluster, Provider};
@@ -19,7 +20,7 @@ use cloudtik_providers::local::{LocalProvider, LocalWorkspace, Settings};
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, INVALID, NOT_FOUND};
+use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,11 +47,16 @@ pub fn home() -> Result<PathBuf, Failure> {
     if home.to_str().is_none() {
         return Err(Failure::failed(format!("the path {home:?} is not UTF-8")).hint("set CLOUDTIK_HOME to one that is"));
     }
+    if home.is_relative() {
+        // Another directory to stand in would be another set of clusters.
+        let hint = format!("export CLOUDTIK_HOME=\"$PWD/{}\"", home.display());
+        return Err(Failure::new(USAGE, format!("the state directory {} is not absolute", home.display())).hint(hint));
+    }
     // One spelling: processes are recognised by it.
     if let Ok(known) = home.canonicalize() {
         return Ok(known);
     }
-    std::path::absolute(&home).map_err(|e| Failure::failed(format!("{}: {e}", home.display())))
+    Ok(home)
 }
 
 fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
@@ -101,18 +107,39 @@ impl Place {
     }
 
     /// Keeps two commands from changing the cluster at once.
-    pub fn lock(&self) -> Result<File, Failure> {
+    pub fn lock(&self) -> Result<Lock, Failure> {
         let clusters = self.directory.parent().expect("a cluster's directory is below its workspace");
         let path = clusters.join(format!(".{}.lock", self.name));
-        let lock = File::create(&path).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(lock),
-            Err(fs::TryLockError::WouldBlock) => {
-                let hint = format!("wait for it, or look with `cloudtik status {}`", self.name);
-                Err(Failure::failed(format!("another command is changing {} just now", self.name)).hint(hint))
+        let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", path.display()));
+        loop {
+            let file = File::create(&path).map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => {
+                    let hint = format!("wait for it, or look with `cloudtik status {}`", self.name);
+                    return Err(Failure::failed(format!("another command is changing {} just now", self.name)).hint(hint));
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
             }
-            Err(fs::TryLockError::Error(error)) => Err(Failure::failed(format!("{}: {error}", path.display()))),
+            // Whoever had it may have removed it with the cluster: then this is the lock of nothing.
+            let is_current = fs::metadata(&path).is_ok_and(|m| file.metadata().is_ok_and(|own| own.ino() == m.ino()));
+            if is_current {
+                return Ok(Lock { _file: file, path });
+            }
         }
+    }
+}
+
+/// Held while a command changes a cluster.
+pub struct Lock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Removes the lock with the cluster that it was for.
+    pub fn remove(self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -142,11 +169,24 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
         let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { INVALID };
         Failure::new(code, format!("cannot read {name}: {e}")).hint("see examples/quickstart.toml for a file to start from")
     })?;
-    let cluster = Cluster::read(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
     let path = std::path::absolute(file)?;
     let base = path.parent().unwrap_or(Path::new("/"));
-    let folders = catalog::read_folders(&cluster, base);
-    let found = cloudtik_runtimes::Catalog::of_cluster(&cluster, &folders, &name, &text).map_err(Failure::invalid)?;
+    // Both are looked at even if one is broken: every problem is told at once.
+    let uses = Cluster::runtimes_in(&text);
+    let folders = catalog::read_folders(&uses, base);
+    let found = cloudtik_runtimes::Catalog::of_cluster(&uses, &folders, &name, &text);
+    let (cluster, found) = match (Cluster::read(&name, &text), found) {
+        (Ok(cluster), Ok(found)) => (cluster, found),
+        (Ok(_), Err(invalid)) => return Err(Failure::invalid(invalid)),
+        (Err(invalid), Ok(_)) => return Err(Failure::invalid(vec![invalid])),
+        (Err(invalid), Err(others)) => {
+            let mut all = vec![invalid];
+            for other in others {
+                all[0].absorb(other).into_iter().for_each(|other| all.push(other));
+            }
+            return Err(Failure::invalid(all));
+        }
+    };
     let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
     cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
     Ok(Described { cluster, planner, text, folders, path })

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use cloudtik_model::Timestamp;
-use cloudtik_protocol::pki;
+use cloudtik_protocol::wire::setup_client::SetupClient;
+use cloudtik_protocol::{pki, wire};
 use serde::Serialize;
 
 use crate::client::Client;
@@ -13,7 +14,7 @@ use crate::output::{Printer, ago, short};
 
 /// The least free space for software and logs, in bytes.
 const ENOUGH_SPACE: u64 = 4 << 30;
-/// A root that ends sooner than this is worth a word.
+/// A certificate that ends sooner than this is worth a word.
 const SOON: i64 = 30 * 24 * 3600;
 
 #[derive(Serialize)]
@@ -103,12 +104,23 @@ async fn of_cluster(cluster: &str) -> Vec<Finding> {
     if let Ok(chain) = pki::load_chain(&client.place.ca().join("root.crt"))
         && let Some(Ok((_, ends))) = chain.first().map(pki::validity)
     {
-        let left = ends - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
+        let left = ends - now();
         let detail = format!("good for {}", short(std::time::Duration::from_secs(left.max(0) as u64)));
         findings.push(if left > SOON {
             found("root certificate", detail)
         } else {
             missing("root certificate", detail, "make a new cluster soon".to_owned())
+        });
+    }
+    let mut setup = SetupClient::new(client.channel.clone());
+    if let Ok(reply) = setup.certificate_request(wire::Empty {}).await {
+        let left = reply.into_inner().expires_at - now();
+        let detail = format!("good for {}", short(std::time::Duration::from_secs(left.max(0) as u64)));
+        findings.push(if left > SOON {
+            found("head's certificate", detail)
+        } else {
+            let file = client.place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
+            missing("head's certificate", detail, format!("`cloudtik up {file}` has it certified anew; nothing is restarted"))
         });
     }
     match client.status().await {
@@ -124,6 +136,10 @@ async fn of_cluster(cluster: &str) -> Vec<Finding> {
         Err(failure) => findings.push(missing("head", failure.message, failure.hint.unwrap_or_default())),
     }
     findings
+}
+
+fn now() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64)
 }
 
 fn on_path(name: &str) -> Option<String> {

@@ -21,7 +21,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         return Ok(());
     }
     printer.confirm(&format!("Take {} down, with everything on it?", place.name), arguments.yes)?;
-    let _lock = place.lock()?;
+    let lock = place.lock()?;
     let name = &place.name;
     let work = async {
         let mut progress = Progress::new();
@@ -43,6 +43,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
             return Err(Failure::failed("interrupted; part of the cluster is still there").hint(format!("go on with `cloudtik down {name}`")));
         }
     }
+    lock.remove();
     printer.say(&format!("{name} is down; nothing is left"));
     Ok(())
 }
@@ -73,8 +74,10 @@ async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> 
 
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
 async fn delete_everything(place: &Place) -> Result<(), Failure> {
-    if let Some(remembered) = place.remembered() {
-        let provider = place.provider(remembered.network)?;
+    // Deleting goes by the directories of the nodes; where the launcher's own note is lost, their addresses do not matter.
+    let network = place.remembered().map_or([127, 0, 0], |r| r.network);
+    if place.nodes().is_dir() {
+        let provider = place.provider(network)?;
         // Twice: a head may have been making a node while it was deleted.
         for _ in 0..2 {
             let mut instances = provider.list().await?;

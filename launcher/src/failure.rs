@@ -50,7 +50,7 @@ impl From<Status> for Failure {
             Code::InvalidArgument => INVALID,
             Code::NotFound => NOT_FOUND,
             Code::FailedPrecondition | Code::ResourceExhausted => REFUSED,
-            Code::DeadlineExceeded => TIMED_OUT,
+            Code::DeadlineExceeded | Code::Unavailable => TIMED_OUT,
             Code::PermissionDenied | Code::Unauthenticated => NOT_AUTHORISED,
             Code::Ok
             | Code::Cancelled
@@ -60,10 +60,14 @@ impl From<Status> for Failure {
             | Code::OutOfRange
             | Code::Unimplemented
             | Code::Internal
-            | Code::Unavailable
             | Code::DataLoss => FAILED,
         };
-        Self::new(code, status.message())
+        // Transport errors carry what they are twice over; the innermost says it.
+        let message = match std::error::Error::source(&status) {
+            Some(source) if status.message().is_empty() || status.code() == Code::Unknown => chain(source),
+            _ => status.message().to_owned(),
+        };
+        Self::new(code, message)
     }
 }
 

@@ -6,14 +6,18 @@
 mod cli;
 mod client;
 mod clusters;
+mod completion;
 mod doctor;
 mod down;
 mod events;
+mod exec;
 mod failure;
+mod logs;
 mod output;
 mod runtime;
 mod session;
 mod show;
+mod submit;
 mod terminal;
 mod transfer;
 mod up;
@@ -27,17 +31,14 @@ use crate::failure::Failure;
 use crate::output::Printer;
 
 fn main() -> ExitCode {
+    // Answers a shell that asks how a line can go on, and ends; else nothing.
+    clap_complete::CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = Arguments::parse();
     let printer = Printer::new(arguments.output);
     cloudtik_protocol::tls::install_crypto();
     let result = match arguments.command {
         // What needs no head needs no runtime either.
-        Command::Completions { shell } => {
-            let mut out = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "cloudtik", &mut out);
-            printer.raw(&out);
-            Ok(0)
-        }
+        Command::Completions { shell } => completion::print(&printer, shell).map(|()| 0),
         Command::Version => {
             printer.version();
             Ok(0)
@@ -77,10 +78,10 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Scale { cluster, workers, node_type } => show::scale(printer, &cluster, workers, node_type).await.map(|()| 0),
         Command::KillNode { cluster, node, yes } => show::kill_node(printer, &cluster, &node, yes).await.map(|()| 0),
         Command::Drain { cluster, node, yes } => show::drain(printer, &cluster, &node, yes).await.map(|()| 0),
-        Command::Exec(arguments) => session::exec(printer, &arguments).await,
-        Command::Attach { cluster, node } => session::attach(&cluster, node).await,
-        Command::Submit(arguments) => session::submit(&arguments).await,
-        Command::Logs(arguments) => session::logs(printer, &arguments).await.map(|()| 0),
+        Command::Exec(arguments) => exec::exec(printer, &arguments).await,
+        Command::Attach { cluster, node } => exec::attach(&cluster, node).await,
+        Command::Submit(arguments) => submit::submit(printer, &arguments).await,
+        Command::Logs(arguments) => logs::logs(printer, &arguments).await.map(|()| 0),
         Command::Upload { cluster, from, to, node } => transfer::upload(printer, &cluster, &from, &to, node).await.map(|()| 0),
         Command::Download { cluster, from, to, node } => transfer::download(printer, &cluster, &from, &to, node).await.map(|()| 0),
         Command::Doctor { cluster } => doctor::run(printer, cluster.as_deref()).await,

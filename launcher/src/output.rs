@@ -57,7 +57,16 @@ impl Printer {
         if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// Says what went wrong, on standard error; for programs as one document.
     pub fn failure(&self, failure: &Failure) {
+        if self.is_json() {
+            let place = |p: cloudtik_config::diagnostics::Place| serde_json::json!({ "file": p.file, "line": p.line, "column": p.column, "message": p.message, "help": p.help });
+            let problems: Vec<_> = failure.diagnostics.iter().flat_map(|d| d.places()).map(place).collect();
+            let document = serde_json::json!({
+                "error": failure.message, "hint": failure.hint, "exit_code": failure.code, "problems": problems,
+            });
+            return eprintln!("{document:#}");
+        }
         let width = terminal_width();
         for diagnostics in &failure.diagnostics {
             eprint!("{}", diagnostics.render(self.colour, width));

@@ -58,7 +58,12 @@ fn list(printer: &Printer) {
 fn check(printer: &Printer, folder: &Path) -> Result<(), Failure> {
     let files = catalog::read_folder(folder).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", folder.display())))?;
     let manifest = Manifest::read(&folder.display().to_string(), &files).map_err(|e| Failure::invalid(vec![e]))?;
-    printer.say(&format!("{} {} is a valid runtime with {} services", manifest.name, manifest.version, manifest.services.len()));
+    let services: Vec<&str> = manifest.services.iter().map(|s| s.name.as_str()).collect();
+    if printer.is_json() {
+        printer.json(&serde_json::json!({ "name": manifest.name, "version": manifest.version, "services": services }));
+    } else {
+        printer.line(&format!("{} {} is a valid runtime; its services: {}", manifest.name, manifest.version, services.join(", ")));
+    }
     Ok(())
 }
 
@@ -155,6 +160,10 @@ fn new(printer: &Printer, name: &str) -> Result<(), Failure> {
     fs::create_dir(folder).map_err(|e| Failure::failed(format!("cannot make the folder {name}: {e}")))?;
     fs::write(folder.join("runtime.toml"), NEW_MANIFEST.replace("NAME\"", &format!("{name}\"")))?;
     fs::write(folder.join("index.html"), "{{ properties.greeting }} from {{ node.id }} of {{ cluster.name }}\n")?;
+    if printer.is_json() {
+        printer.json(&serde_json::json!({ "name": name, "folder": format!("./{name}") }));
+        return Ok(());
+    }
     printer.say(&format!("made {name}/runtime.toml; check it with `cloudtik runtime check {name}`, and use it in a cluster's file:"));
     printer.line(&format!("[runtimes.{name}]\npath = \"./{name}\""));
     Ok(())

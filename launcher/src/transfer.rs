@@ -12,18 +12,20 @@ use tokio::sync::mpsc;
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, NOT_FOUND};
 use crate::output::Printer;
-use crate::session::{Session, frame};
+use crate::session::{Input, Session};
 
 /// Blocks of an archive that wait between the network and the disk.
 const QUEUE: usize = 16;
 const BLOCK: usize = 64 << 10;
 
-struct Sender(mpsc::Sender<wire::SessionFrame>);
+struct Sender(Input, tokio::runtime::Handle);
 
 impl Write for Sender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let block = &bytes[..bytes.len().min(BLOCK)];
-        self.0.blocking_send(frame(Frame::Stdin(Bytes::copy_from_slice(block)))).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        if !self.1.block_on(self.0.send(Bytes::copy_from_slice(block))) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(block.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -58,9 +60,10 @@ pub async fn upload(printer: &Printer, cluster: &str, from: &Path, to: &str, nod
     let script = "mkdir -p \"$1\" && exec tar -xf - -C \"$1\" --no-same-owner";
     let command = ["sh", "-c", script, "sh", to].map(str::to_owned).to_vec();
     let mut session = Session::open(&client, &node, What::Execute(wire::Execute { command, ..Default::default() })).await?;
-    let (input, from) = (session.input.clone(), from.to_owned());
+    let (input, from, from_text) = (session.input.clone(), from.to_owned(), from.display().to_string());
+    let runtime = tokio::runtime::Handle::current();
     let packing = tokio::task::spawn_blocking(move || -> io::Result<()> {
-        let mut archive = tar::Builder::new(io::BufWriter::with_capacity(BLOCK, Sender(input.clone())));
+        let mut archive = tar::Builder::new(io::BufWriter::with_capacity(BLOCK, Sender(input.clone(), runtime.clone())));
         archive.follow_symlinks(false);
         if metadata.is_dir() {
             archive.append_dir_all(&name, &from)?;
@@ -68,12 +71,12 @@ pub async fn upload(printer: &Printer, cluster: &str, from: &Path, to: &str, nod
             archive.append_path_with_name(&from, &name)?;
         }
         archive.into_inner()?.flush()?;
-        let _ = input.blocking_send(frame(Frame::EndOfInput(true)));
+        runtime.block_on(input.tell(Frame::EndOfInput(true)));
         Ok(())
     });
     finish(&mut session).await?;
     packing.await.map_err(|e| Failure::failed(e.to_string()))??;
-    printer.say(&format!("uploaded to {node}:{to}"));
+    done(printer, "uploaded", from_text, format!("{node}:{to}"));
     Ok(())
 }
 
@@ -109,8 +112,16 @@ pub async fn download(printer: &Printer, cluster: &str, from: &str, to: &Path, n
     }
     drop(blocks);
     unpacking.await.map_err(|e| Failure::failed(e.to_string()))??;
-    printer.say(&format!("downloaded to {}", to.display()));
+    done(printer, "downloaded", format!("{node}:{from}"), to.display().to_string());
     Ok(())
+}
+
+fn done(printer: &Printer, what: &str, from: String, to: String) {
+    if printer.is_json() {
+        printer.json(&serde_json::json!({ "done": what, "from": from, "to": to }));
+    } else {
+        printer.say(&format!("{what} to {to}"));
+    }
 }
 
 async fn finish(session: &mut Session) -> Result<(), Failure> {

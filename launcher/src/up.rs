@@ -69,18 +69,16 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     };
     if printer.is_json() {
         printer.json(&outcome.status);
-    } else if let Some(status) = &outcome.status
-        && !outcome.unchanged
-    {
-        show::print_status(printer, status);
-        show::print_endpoints(printer, status);
+    } else if outcome.waited == Waited::ForReadiness {
+        show::print_status(printer, &outcome.status);
+        show::print_endpoints(printer, &outcome.status);
     }
     let seconds = begun.elapsed().as_secs_f64();
     let name = &place.name;
-    match (&outcome.status, outcome.unchanged) {
-        (Some(_), true) => printer.say(&format!("{name} is up and is what the file says; nothing to do ({seconds:.2} s)")),
-        (Some(_), false) => printer.say(&format!("{name} is ready ({seconds:.2} s). Look further with `cloudtik status {name}`")),
-        (None, _) => printer.say(&format!("{name} is on its way. Wait for it with `cloudtik status {name} --wait`")),
+    match outcome.waited {
+        Waited::ForNothing => printer.say(&format!("{name} is up and is what the file says; nothing to do ({seconds:.2} s)")),
+        Waited::ForReadiness => printer.say(&format!("{name} is ready ({seconds:.2} s). Look further with `cloudtik status {name}`")),
+        Waited::No => printer.say(&format!("{name} is on its way. Wait for it with `cloudtik status {name} --wait`")),
     }
     if arguments.timings {
         for (phase, took) in &outcome.timings.0 {
@@ -91,9 +89,18 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
 }
 
 struct Outcome {
-    status: Option<Status>,
-    unchanged: bool,
+    status: Status,
+    waited: Waited,
     timings: Timings,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// Nobody wanted to.
+    No,
+    /// Everything was as it is to be.
+    ForNothing,
+    ForReadiness,
 }
 
 async fn bring_up(
@@ -143,12 +150,15 @@ async fn bring_up(
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
     if arguments.no_wait {
-        return Ok(Outcome { status: None, unchanged, timings });
+        let status = client.status().await?;
+        return Ok(Outcome { status, waited: Waited::No, timings });
     }
+    let was_ready = is_made && client.status().await?.ready;
     progress.phase(&format!("{}: waiting for the cluster", place.name));
     let status = show::wait_until_ready(&client, Duration::from_secs(arguments.timeout), &mut progress).await?;
     timings.note("workers and runtimes", &mut mark);
-    Ok(Outcome { status: Some(status), unchanged, timings })
+    let waited = if unchanged && was_ready { Waited::ForNothing } else { Waited::ForReadiness };
+    Ok(Outcome { status, waited, timings })
 }
 
 /// Whether the head's node exists, be its head there just now or not.

@@ -25,6 +25,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The longest frame on the bus or the admin service, in bytes. Goals and cluster files are the largest.
 pub const MAX_FRAME: usize = 4 << 20;
 
+/// Bytes of a session's input that may be on their way to its program.
+pub const STDIN_WINDOW: usize = 1 << 20;
+
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

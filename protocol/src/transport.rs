@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
@@ -30,8 +30,13 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Connections that a server holds at once; the file limit of a service is well above.
 const MAX_CONNECTIONS: usize = 16_384;
 
-/// Dials a head's bus.
-pub async fn dial(address: &str, name: &ServerName<'static>, tls: Arc<rustls::ClientConfig>) -> Result<Channel, tonic::transport::Error> {
+/// Dials a head's bus, from an address of one's own if one has several.
+pub async fn dial(
+    address: &str,
+    from: Option<IpAddr>,
+    name: &ServerName<'static>,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Channel, tonic::transport::Error> {
     let name = name.clone();
     let connector = TlsConnector::from(with_h2(tls));
     let target = address.to_owned();
@@ -40,12 +45,26 @@ pub async fn dial(address: &str, name: &ServerName<'static>, tls: Arc<rustls::Cl
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let (connector, name, target) = (connector.clone(), name.clone(), target.clone());
             async move {
-                let stream = TcpStream::connect(target).await?;
+                let stream = connect(&target, from).await?;
                 stream.set_nodelay(true)?;
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
             }
         }))
         .await
+}
+
+async fn connect(target: &str, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(target).await };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{target} has no address of the kind of {from}"));
+    for address in tokio::net::lookup_host(target).await?.filter(|a| a.is_ipv4() == from.is_ipv4()) {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(from, 0))?;
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Dials a Unix socket, however long its path is.

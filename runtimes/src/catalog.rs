@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::reader::nearest;
-use cloudtik_config::{Cluster, Problem, RuntimeUse};
+use cloudtik_config::{Problem, RuntimeUse};
 use cloudtik_model::RuntimeName;
 
 use crate::manifest::Manifest;
@@ -50,14 +50,14 @@ impl Catalog {
     /// The manifests of the runtimes of a cluster. `folders` are the user's own by the name in the cluster file. `file`
     /// and `text` are the cluster file, for problems.
     pub fn of_cluster(
-        cluster: &Cluster,
+        uses: &[RuntimeUse],
         folders: &BTreeMap<RuntimeName, Folder>,
         file: &str,
         text: &str,
     ) -> Result<Self, Vec<InvalidFile>> {
         let shipped = Self::shipped();
         let (mut manifests, mut problems, mut invalid) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for wanted in &cluster.runtimes {
+        for wanted in uses {
             match Self::find(&shipped, wanted, folders) {
                 Ok(manifest) => {
                     manifests.insert(wanted.name.clone(), manifest);
@@ -68,7 +68,7 @@ impl Catalog {
         }
         let catalog = Self { manifests };
         if invalid.is_empty() {
-            problems.extend(catalog.unmet_needs(cluster));
+            problems.extend(catalog.unmet_needs(uses));
         }
         if !problems.is_empty() {
             invalid.insert(0, InvalidFile::new(file, text, problems));
@@ -99,9 +99,9 @@ impl Catalog {
     }
 
     /// Predecessors in runtimes that the cluster does not have.
-    fn unmet_needs(&self, cluster: &Cluster) -> Vec<Problem> {
+    fn unmet_needs(&self, uses: &[RuntimeUse]) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for wanted in &cluster.runtimes {
+        for wanted in uses {
             let Some(manifest) = self.manifests.get(&wanted.name) else { continue };
             for key in wanted.properties.keys().filter(|key| !manifest.hands_through && !manifest.properties.contains_key(*key)) {
                 let known = manifest.properties.keys().map(String::as_str);
@@ -144,8 +144,8 @@ enum Missing {
 
 /// Reads the user's own runtime folders that a cluster file names, relative to the file's directory. What cannot be
 /// read is left out, and noticed when the catalog is made.
-pub fn read_folders(cluster: &Cluster, base: &Path) -> BTreeMap<RuntimeName, Folder> {
-    let own = cluster.runtimes.iter().filter_map(|r| Some((r.name.clone(), r.path.as_ref()?)));
+pub fn read_folders(uses: &[RuntimeUse], base: &Path) -> BTreeMap<RuntimeName, Folder> {
+    let own = uses.iter().filter_map(|r| Some((r.name.clone(), r.path.as_ref()?)));
     own.filter_map(|(name, path)| Some((name, read_folder(&base.join(path)).ok()?))).collect()
 }
 

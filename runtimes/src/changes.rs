@@ -120,7 +120,7 @@ fn count(n: u32) -> String {
 
 fn shape(workers: &Workers) -> String {
     let mut parts = Vec::new();
-    parts.extend(workers.cpus.map(|c| format!("{c} cpus")));
+    parts.extend(workers.cpus.map(|c| if c == 1 { "1 cpu".to_owned() } else { format!("{c} cpus") }));
     parts.extend(workers.memory.map(|m| m.to_string()));
     parts.extend(workers.price.map(|p| p.to_string()));
     parts.join(", ")

@@ -450,7 +450,7 @@ fn read_limits(mut table: Table<'_>, checked: &Checked<'_>) -> Limits {
 /// Cores as people write them, in thousandths.
 pub fn parse_cpus(text: &str) -> Option<u64> {
     let cpus: f64 = text.trim().parse().ok()?;
-    (cpus >= 0.01 && cpus <= 10_000.0).then_some((cpus * 1_000.0) as u64)
+    (0.01..=10_000.0).contains(&cpus).then_some((cpus * 1_000.0) as u64)
 }
 
 fn read_stop(table: &mut Table<'_>, problems: &Problems) -> (i32, Duration) {

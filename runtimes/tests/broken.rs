@@ -53,7 +53,7 @@ fn each_broken_folder_is_explained() {
 fn a_misspelt_property_is_explained() {
     let text = "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes.prometheus.properties]\nretenton = \"2d\"\n";
     let cluster = Cluster::read("cluster.toml", text).expect("well formed");
-    let problems = Catalog::of_cluster(&cluster, &BTreeMap::new(), "cluster.toml", text).expect_err("no such property");
+    let problems = Catalog::of_cluster(&cluster.runtimes, &BTreeMap::new(), "cluster.toml", text).expect_err("no such property");
     insta::assert_snapshot!("misspelt-property", problems.iter().map(|p| p.render(false, 100)).collect::<String>());
 }
 
@@ -61,6 +61,6 @@ fn a_misspelt_property_is_explained() {
 fn a_runtime_that_the_cluster_cannot_have_is_explained() {
     let text = "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes.sprak]\n[runtimes.mine]\npath = \"./nowhere\"\n";
     let cluster = Cluster::read("cluster.toml", text).expect("well formed");
-    let problems = Catalog::of_cluster(&cluster, &BTreeMap::new(), "cluster.toml", text).expect_err("unknown runtimes");
+    let problems = Catalog::of_cluster(&cluster.runtimes, &BTreeMap::new(), "cluster.toml", text).expect_err("unknown runtimes");
     insta::assert_snapshot!("unknown-runtimes", problems.iter().map(|p| p.render(false, 100)).collect::<String>());
 }

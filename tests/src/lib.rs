@@ -4,8 +4,9 @@
 //! last.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use cloudtik_model::status::{Node, Status};
@@ -22,6 +23,8 @@ pub struct Cluster {
     artifacts: Option<PathBuf>,
     /// Programs of the cluster's own, instead of those that were built.
     programs: Option<PathBuf>,
+    /// A network namespace that `up` runs in, with all that comes of it.
+    network: Option<Child>,
 }
 
 /// What a command printed and how it ended.
@@ -60,7 +63,7 @@ impl Cluster {
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
-        let cluster = Self { home, name: name.to_owned(), file, artifacts: None, programs: None };
+        let cluster = Self { home, name: name.to_owned(), file, artifacts: None, programs: None, network: None };
         cluster.write(rest);
         cluster
     }
@@ -73,6 +76,30 @@ impl Cluster {
         std::os::unix::fs::symlink(&target, self.state().join("artifacts")).expect("links");
         self.artifacts = Some(target);
         self
+    }
+
+    /// Gives the cluster a network namespace of its own, with nothing but loopback in it. False where that may not be.
+    pub fn own_network(&mut self) -> bool {
+        let script = "ip link set lo up && echo up && exec sleep 100000";
+        let holder = Command::new("unshare").args(["--net", "sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let Ok(mut holder) = holder else { return false };
+        let mut said = String::new();
+        let _ = BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut said);
+        if said.trim() != "up" {
+            let _ = holder.wait();
+            return false;
+        }
+        self.network = Some(holder);
+        true
+    }
+
+    /// Runs a command in the cluster's network namespace.
+    #[track_caller]
+    pub fn in_network(&self, program: &str, arguments: &[&str]) {
+        let holder = self.network.as_ref().expect("the cluster has a network of its own");
+        let output = Command::new("nsenter").arg(format!("--net=/proc/{}/ns/net", holder.id())).arg(program).args(arguments).output();
+        let output = output.expect("nsenter runs");
+        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Gives the cluster programs of its own, to be replaced; returns their directory.
@@ -110,7 +137,15 @@ impl Cluster {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(programs().join("cloudtik"));
+        let program = programs().join("cloudtik");
+        let mut command = match &self.network {
+            Some(holder) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/proc/{}/ns/net", holder.id())).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(arguments).env("CLOUDTIK_HOME", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
         command.envs(self.programs.iter().map(|own| ("CLOUDTIK_BIN", own)));
         command
@@ -234,6 +269,10 @@ impl Drop for Cluster {
         // A test that failed in the middle must leave nothing either; these processes are the cluster's own.
         for (pid, _) in self.processes() {
             send(pid, Signal::SIGKILL);
+        }
+        if let Some(holder) = &mut self.network {
+            let _ = holder.kill();
+            let _ = holder.wait();
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A cluster's life as its user sees it.
 
-use std::fs;
 use std::time::Duration;
 
 use cloudtik_tests::{Cluster, repository};
@@ -58,42 +57,6 @@ fn up_scale_kill_drain_down() {
     cluster.down();
     cluster.assert_nothing_left();
     assert_eq!(cluster.run(&["status", "life"]).code, 4);
-}
-
-#[test]
-fn programs_and_files_reach_nodes() {
-    let cluster = Cluster::new("reach", "[workers.default]\nmin = 1");
-    cluster.up();
-    assert_eq!(cluster.run(&["exec", "reach", "--node", "w1", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).code, 7);
-    let all = cluster.run(&["exec", "reach", "--all", "--", "sh", "-c", "echo $((6*7))"]).ok();
-    assert!(all.out.contains("w1: 42") && all.out.contains("head: 42"), "{}", all.out);
-    // Nothing that the agent or a shim needs for itself reaches programs: no signal is blocked.
-    for node in ["head", "w1"] {
-        let mask = cluster.run(&["exec", "reach", "--node", node, "--", "grep", "SigBlk", "/proc/self/status"]).ok().out;
-        assert_eq!(mask.split_whitespace().last(), Some("0000000000000000"), "{node}: {mask}");
-    }
-    let missing = cluster.run(&["exec", "reach", "--", "/no/such/program"]);
-    assert_eq!(missing.code, 127, "{missing:?}");
-    assert_eq!(cluster.run(&["exec", "reach", "--node", "w9", "--", "true"]).code, 4);
-
-    let folder = cluster.state().join("folder");
-    fs::create_dir_all(folder.join("deep")).expect("makes");
-    let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
-    fs::write(folder.join("deep/file"), &content).expect("writes");
-    let there = cluster.state().join("there").display().to_string();
-    cluster.run(&["upload", "reach", &folder.display().to_string(), &there, "--node", "w1"]).ok();
-    let back = cluster.state().join("back").display().to_string();
-    cluster.run(&["download", "reach", &format!("{there}/folder"), &back, "--node", "w1"]).ok();
-    assert_eq!(fs::read(cluster.state().join("back/folder/deep/file")).expect("came back"), content);
-    assert_eq!(cluster.run(&["download", "reach", "/no/such", &back]).code, 4);
-
-    let log = cluster.run(&["logs", "reach", "--node", "w1"]).ok();
-    assert!(log.out.contains("joined the cluster"), "{}", log.out);
-    let dump = cluster.run(&["dump", "reach"]).ok().out;
-    let token = fs::read_to_string(cluster.node_home("w1").join("bootstrap.json")).expect("reads");
-    assert!(token.contains("\"token\":\"\""), "a token that served is gone: {token}");
-    assert!(dump.contains("\"events\"") && !dump.contains("PRIVATE"), "a dump holds no secret");
-    assert_eq!(cluster.run(&["doctor", "reach"]).code, 0);
 }
 
 #[test]
@@ -163,6 +126,16 @@ fn bad_input_is_refused_and_changes_nothing() {
     assert_eq!(cluster.run(&["status", "bda"]).code, 4);
     assert_eq!(cluster.run(&["status"]).code, 2);
     assert_eq!(cluster.run(&["down", &file, "--yes"]).code, 3, "the file is broken, so it names no cluster");
+
+    // A broken cluster file and the runtimes that it asks for are told of at once, to programs too.
+    cluster.write("[workers.default]\nmin = \"1\"\n[runtimes.sprak]\n[runtimes.mine]\npath = \"./nowhere\"");
+    let ran = cluster.run(&["up", &file, "-o", "json"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.err).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+    let lines: Vec<_> = document["problems"].as_array().expect("problems").iter().map(|p| p["line"].as_u64()).collect();
+    assert_eq!((ran.code, lines), (3, vec![Some(6), Some(7), Some(8)]), "{document:#}");
+    assert_eq!(document["exit_code"], 3);
+    let relative = cluster.command(&["list"]).env("CLOUDTIK_HOME", "state").output().expect("runs");
+    assert_eq!(relative.status.code(), Some(2), "the clusters must not depend on where one stands: {relative:?}");
 
     cluster.write("[workers.default]\nmin = 1");
     cluster.up();

@@ -1,6 +1,7 @@
 //! What dies, hangs or is cut off comes back, and is judged by evidence.
 
 use std::fs;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use cloudtik_tests::{Cluster, repository, send};
@@ -41,6 +42,37 @@ fn a_killed_agent_is_restarted_in_place_and_its_services_go_on() {
     assert_eq!(web_pids(&cluster), services);
     let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
     assert!(verdicts.is_empty(), "a restart is no death: {verdicts:?}");
+}
+
+/// Packets of one node are dropped without a word, both ways.
+#[test]
+fn a_node_that_is_cut_off_is_judged_by_evidence_and_comes_back() {
+    let mut cluster = with_web("cut", 4);
+    if !cluster.own_network() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: dropping packets needs a network namespace (root)");
+        return;
+    }
+    cluster.up();
+    let (services, node) = (web_pids(&cluster), cluster.node("w2"));
+    let address = node.address.expect("an address");
+    cluster.in_network("nft", &["add", "table", "inet", "cut"]);
+    cluster.in_network("nft", &["add", "chain", "inet", "cut", "out", "{ type filter hook output priority 0; }"]);
+    let drop = |way: &str| cluster.in_network("nft", &["add", "rule", "inet", "cut", "out", "ip", way, &address, "drop"]);
+    drop("saddr");
+    drop("daddr");
+    let begun = Instant::now();
+    cluster.wait("the verdict", Duration::from_secs(7), |s| s.nodes.iter().any(|n| n.id.as_str() == "w2" && n.state == "down"));
+    let took = begun.elapsed();
+    cluster.in_network("nft", &["delete", "table", "inet", "cut"]);
+    // The last heartbeat may have come up to a second before.
+    assert!(took < Duration::from_millis(5_500), "the verdict took {took:?}");
+    let why = cluster.run(&["why", "cut", "w2"]).ok().out;
+    assert!(why.contains("no heartbeat for") && why.contains("dial-back: no answer in time"), "{why}");
+    cluster.wait_ready();
+    assert_eq!(cluster.node("w2").instance, node.instance, "it came back before it was replaced");
+    assert_eq!(web_pids(&cluster), services);
+    let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
+    assert!(verdicts.iter().all(|e| e.starts_with("verdict w2")), "nobody else was misjudged: {verdicts:?}");
 }
 
 #[test]

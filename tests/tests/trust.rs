@@ -50,7 +50,7 @@ impl Stranger {
 
     async fn dial(&self, identity: Option<&Identity>) -> Result<Channel, String> {
         let config = tls::client_config(&self.root, identity).map_err(|e| e.to_string())?;
-        transport::dial(&self.address, &tls::server_name(&pki::head_name(&self.name)), config).await.map_err(|e| format!("{e:?}"))
+        transport::dial(&self.address, None, &tls::server_name(&pki::head_name(&self.name)), config).await.map_err(|e| format!("{e:?}"))
     }
 
     async fn join(&self, node: &str, generation: u32, token: &str) -> tonic::Status {

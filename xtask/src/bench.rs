@@ -1,11 +1,14 @@
 //! Figures that the project promises, printed: sizes, memory, processor time.
 
+mod detect;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use self::detect::detect;
 use crate::{cargo, repository, run};
 
 /// How long idle programs are watched.
@@ -18,8 +21,7 @@ const PAGE: u64 = 4096;
 /// Sizes of the stripped programs, resident memory and idle processor time of a head with three agents, and the time
 /// from nothing to a ready cluster.
 pub fn footprint() -> Result<(), String> {
-    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
-    let programs = repository().join("target/release");
+    let programs = build()?;
     for name in ["cloudtik", "cloudtik-head", "cloudtik-agent"] {
         let size = fs::metadata(programs.join(name)).map_err(|e| e.to_string())?.len();
         println!("{name:<16} {:>6.2} MB on disk", size as f64 / 1e6);
@@ -38,6 +40,12 @@ pub fn footprint() -> Result<(), String> {
     let _ = ours(&programs, &home, &["down", "bare", "--yes"]).output();
     let _ = fs::remove_dir_all(&home);
     result
+}
+
+/// The released programs' directory, once they are built.
+fn build() -> Result<PathBuf, String> {
+    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
+    Ok(repository().join("target/release"))
 }
 
 fn ours(programs: &Path, home: &Path, arguments: &[&str]) -> Command {

@@ -24,10 +24,14 @@ const SETSID: Package = Package { name: "util-linux", why: "gives programs a ter
 const FAKETIME: Package =
     Package { name: "faketime", why: "gives a node under test a wrong clock", is_there: || exists("/usr/bin/faketime") };
 
+const NFTABLES: Package =
+    Package { name: "nftables", why: "drops a node's packets in a network of the test's own", is_there: || exists("/usr/sbin/nft") };
+const IPROUTE: Package = Package { name: "iproute2", why: "sets that network up", is_there: || exists("/usr/sbin/ip") };
+
 /// To build and run.
 const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
 /// To test, on top.
-const TESTED: [Package; 1] = [FAKETIME];
+const TESTED: [Package; 3] = [FAKETIME, NFTABLES, IPROUTE];
 
 fn exists(path: &str) -> bool {
     Path::new(path).exists()

@@ -124,6 +124,11 @@ pub enum Input {
         request: Request,
         node: NodeId,
     },
+    /// Somebody did something that the log should tell and nothing is decided about.
+    Noted {
+        node: NodeId,
+        what: String,
+    },
     /// Somebody wants every worker gone.
     Shutdown {
         request: Request,
@@ -448,6 +453,10 @@ impl Brain {
             }
             Input::Kill { request, node } => self.take_kill(request, node),
             Input::Drain { request, node } => self.take_drain(request, node),
+            Input::Noted { node, what } => {
+                self.event(Some(&node), EventKind::Request, what);
+                None
+            }
             Input::Shutdown { request } => {
                 self.take_shutdown(request);
                 None

@@ -1,0 +1,71 @@
+//! Taking a description of the cluster, or saying what it would change.
+
+use cloudtik_brain::Input;
+use cloudtik_model::NodeTypeName;
+use cloudtik_model::status::{Change, Plan};
+use cloudtik_runtimes::changes::compare;
+use tonic::Status;
+
+use super::{Head, stopped};
+use crate::revisions::Description;
+
+/// Descriptions that are kept though nobody runs them.
+const REVISIONS_KEPT: u64 = 20;
+
+impl Head {
+    pub(super) async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
+        let _one = self.applying.lock().await;
+        let planner = description.planner().map_err(Status::invalid_argument)?;
+        if planner.cluster().name != self.settings.cluster {
+            let message = format!("the file describes the cluster {}, this is {}", planner.cluster().name, self.settings.cluster);
+            return Err(Status::invalid_argument(message));
+        }
+        let latest = self.revisions.latest();
+        let stopping = self.mind.ask(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
+        let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
+        let (mut plan, rolling) = compare(old, &planner);
+        plan.changes.extend(self.workers_to_go(&planner).await?);
+        let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
+        if plan_only || unchanged {
+            return Ok(plan);
+        }
+        let revision = self.revisions.next();
+        let (store, document) = (self.store.clone(), serde_json::to_vec(&description).map_err(|e| Status::internal(e.to_string()))?);
+        tokio::task::spawn_blocking(move || store.put_revision(revision, &document))
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| Status::internal(e.to_string()))?;
+        let spec = planner.spec(revision, rolling);
+        self.revisions.put(revision, description, planner);
+        self.mind.tell(Input::Specified { spec }).await;
+        self.forget_old_revisions().await?;
+        // Answered once it is stored.
+        self.mind.ask(|_| ()).await.map_err(stopped)?;
+        Ok(plan)
+    }
+
+    /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
+    async fn forget_old_revisions(&self) -> Result<(), Status> {
+        let oldest = self.mind.ask(|brain| brain.snapshot().nodes.iter().map(|n| n.record.revision).min()).await.map_err(stopped)?;
+        let (latest, oldest) = (self.revisions.next().saturating_sub(1), oldest.unwrap_or(0));
+        let before = oldest.min(latest.saturating_sub(REVISIONS_KEPT));
+        self.revisions.forget_before(before);
+        let store = self.store.clone();
+        let forgotten = tokio::task::spawn_blocking(move || store.forget_revisions_before(before)).await;
+        forgotten.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
+    }
+
+    /// The workers that a description would let go, which nobody should learn afterwards.
+    async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
+        // The revision's number decides nothing here.
+        let spec = planner.spec(0, false);
+        let excess = self.mind.ask(move |brain| brain.excess(&spec)).await.map_err(stopped)?;
+        let change = |(name, present, wanted): (NodeTypeName, usize, usize)| {
+            let going = present - wanted;
+            let workers = if going == 1 { "worker" } else { "workers" };
+            let detail = format!("{present} are there, {wanted} are wanted");
+            Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail }
+        };
+        Ok(excess.into_iter().map(change).collect())
+    }
+}

@@ -1,0 +1,150 @@
+//! Programs on nodes for people: commands, logs and jobs.
+
+use cloudtik_brain::Input;
+use cloudtik_model::report::ServiceState;
+use cloudtik_model::{NodeId, RuntimeName, ServiceKey};
+use cloudtik_protocol::pki;
+use cloudtik_protocol::wire;
+use cloudtik_protocol::wire::open_request::What;
+use cloudtik_protocol::wire::session_frame::Frame;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::{Head, parse, stopped};
+use crate::sessions::Program;
+use crate::status;
+
+/// The most that an uploaded job may have, in bytes.
+const MAX_JOB: usize = 256 << 20;
+
+/// Whoever asked for a program: what comes from them, and the way back.
+pub(super) struct Client {
+    pub frames: Streaming<wire::SessionFrame>,
+    pub answers: mpsc::Sender<Result<wire::SessionFrame, Status>>,
+}
+
+fn broken() -> Status {
+    Status::unavailable("the upload broke off")
+}
+
+impl Head {
+    /// Has a program run on a node, over the link that the brain accepted.
+    async fn open_program(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
+        let wanted = node.clone();
+        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
+        let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} has no link just now")))?;
+        self.sessions.open(session, node, execute)
+    }
+
+    /// Starts what a client asked for. A submission's bytes come first, so it reads the client's frames.
+    pub(super) async fn open(&self, request: wire::OpenRequest, client: &mut Client) -> Result<Program, Status> {
+        let node = if request.node.is_empty() { NodeId::head() } else { parse("node", &request.node)? };
+        match request.what {
+            Some(What::Execute(execute)) => {
+                // Not the arguments: they may hold secrets.
+                let what = execute.command.first().map_or_else(String::new, |program| format!("exec {program}"));
+                let program = self.open_program(&node, execute).await?;
+                self.note(node, what).await;
+                Ok(program)
+            }
+            Some(What::Logs(logs)) => {
+                let home = self.home_of(&node).await?;
+                let path = if logs.service.is_empty() {
+                    format!("{home}/agent.log")
+                } else {
+                    let key: ServiceKey = parse("service", &logs.service)?;
+                    format!("{home}/services/{}/{}/log", key.runtime, key.service)
+                };
+                let mut command = vec!["tail".to_owned(), "-n".to_owned(), logs.lines.to_string()];
+                command.extend(logs.follow.then(|| "-F".to_owned()));
+                command.push(path);
+                self.open_program(&node, wire::Execute { command, ..Default::default() }).await
+            }
+            Some(What::Submit(submit)) => self.submit(submit, client).await,
+            None => Err(Status::invalid_argument("this head does not know what is to be opened; upgrade it")),
+        }
+    }
+
+    /// Leaves a line of what somebody did in the log.
+    async fn note(&self, node: NodeId, what: String) {
+        self.mind.tell(Input::Noted { node, what }).await;
+    }
+
+    async fn home_of(&self, node: &NodeId) -> Result<String, Status> {
+        let wanted = node.clone();
+        let found = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = found.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
+        view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
+    }
+
+    async fn submit(&self, submit: wire::Submit, client: &mut Client) -> Result<Program, Status> {
+        let name = submit.file_name.rsplit('/').next().filter(|n| !n.is_empty() && *n != "." && *n != "..").unwrap_or("job").to_owned();
+        let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
+        let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
+        let head = self.mind.ask(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
+        let head = head.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
+        let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not linked yet"))?;
+        let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));
+        let file = format!("{}/{directory}/{name}", context.home);
+        let available = |wanted: &_| self.artifacts.availability(wanted);
+        let job = planner.job(runtime.as_ref(), &file, &submit.arguments, &self.view, &context, &available);
+        let job = job.map_err(|e| Status::failed_precondition(e.to_string()))?;
+        match head.services.get(&job.needs) {
+            Some(service) if service.state == ServiceState::Ready => {}
+            Some(service) => {
+                return Err(Status::unavailable(format!("{} is {}, not ready: {}", job.needs, service.state.name(), service.detail)));
+            }
+            None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
+        }
+        self.upload(&directory, &name, client).await?;
+        self.note(NodeId::head(), format!("submit {name}")).await;
+        let execute = wire::Execute {
+            command: job.command,
+            environment: job.environment.into_iter().collect(),
+            directory,
+            remove: vec![name],
+            ..Default::default()
+        };
+        self.open_program(&NodeId::head(), execute).await
+    }
+
+    /// Writes the client's bytes to a file on the head's node.
+    async fn upload(&self, directory: &str, name: &str, client: &mut Client) -> Result<(), Status> {
+        let command = ["sh", "-c", "umask 077; exec cat > \"$1\"", "sh", name].map(str::to_owned).to_vec();
+        let execute = wire::Execute { command, directory: directory.to_owned(), ..Default::default() };
+        let mut program = self.open_program(&NodeId::head(), execute).await?;
+        let (mut size, mut complaint) = (0, String::new());
+        loop {
+            tokio::select! {
+                frame = client.frames.message() => match frame?.and_then(|f| f.frame) {
+                    Some(Frame::Stdin(bytes)) => {
+                        size += bytes.len();
+                        if size > MAX_JOB {
+                            return Err(Status::invalid_argument(format!("a job may have at most {} MiB", MAX_JOB >> 20)));
+                        }
+                        program.to_agent.send(frame_of(Frame::Stdin(bytes))).await.map_err(|_| broken())?;
+                    }
+                    Some(Frame::EndOfInput(_)) => program.to_agent.send(frame_of(Frame::EndOfInput(true))).await.map_err(|_| broken())?,
+                    Some(Frame::Signal(_)) => return Err(Status::cancelled("cancelled before the job began")),
+                    Some(_) => {}
+                    None => return Err(Status::cancelled("the client went away")),
+                },
+                frame = program.from_agent.recv() => match frame.ok_or_else(broken)??.frame {
+                    // Room for as much again, which the client waits for.
+                    Some(Frame::Taken(bytes)) => client.answers.send(Ok(frame_of(Frame::Taken(bytes)))).await.map_err(|_| broken())?,
+                    Some(Frame::Stderr(bytes)) => complaint.push_str(&String::from_utf8_lossy(&bytes)),
+                    Some(Frame::Exit(wire::Exit { code: 0, .. })) => return Ok(()),
+                    Some(Frame::Exit(exit)) => {
+                        return Err(Status::internal(format!("the upload failed with status {}: {}{complaint}", exit.code, exit.error)));
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+}
+
+fn frame_of(frame: Frame) -> wire::SessionFrame {
+    wire::SessionFrame { frame: Some(frame) }
+}

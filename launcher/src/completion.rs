@@ -1,0 +1,53 @@
+//! Tab completion: of commands and flags, and of the names of clusters, their nodes and the shipped runtimes. Shells ask
+//! this program each time, so that what they offer is what there is.
+
+use std::ffi::OsStr;
+
+use clap_complete::Shell;
+use clap_complete::engine::{CompletionCandidate, ValueCompleter};
+use clap_complete::env::Shells;
+use cloudtik_runtimes::Catalog;
+
+use crate::clusters;
+use crate::failure::{Failure, USAGE};
+use crate::output::Printer;
+
+/// Prints what a shell runs to know how to ask.
+pub fn print(printer: &Printer, shell: Shell) -> Result<(), Failure> {
+    let (shells, name) = (Shells::builtins(), shell.to_string());
+    let known = shells.completer(&name).ok_or_else(|| Failure::new(USAGE, format!("there are no completions for {name}")))?;
+    let mut out = Vec::new();
+    known.write_registration("COMPLETE", "cloudtik", "cloudtik", "cloudtik", &mut out)?;
+    printer.raw(&out);
+    Ok(())
+}
+
+fn matching(current: &OsStr, all: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    all.filter(|name| name.starts_with(&*current)).map(CompletionCandidate::new).collect()
+}
+
+/// Names of this user's clusters, and files that describe one.
+pub fn clusters() -> impl ValueCompleter {
+    |current: &OsStr| {
+        let mut found = matching(current, clusters::all().unwrap_or_default().into_iter().map(|place| place.name.to_string()));
+        let is_toml = |path: &std::path::Path| path.extension().is_some_and(|e| e == "toml");
+        found.extend(clap_complete::engine::PathCompleter::file().filter(is_toml).complete(current));
+        found
+    }
+}
+
+/// Nodes of this user's clusters: which cluster is meant is not known while a line is being typed.
+pub fn nodes() -> impl ValueCompleter {
+    |current: &OsStr| {
+        let places = clusters::all().unwrap_or_default();
+        let instances = places.iter().filter_map(|place| std::fs::read_dir(place.nodes()).ok()).flatten().flatten();
+        let names = instances.filter_map(|i| Some(i.file_name().to_string_lossy().rsplit_once('.')?.0.to_owned()));
+        let names: std::collections::BTreeSet<String> = names.filter(|name| !name.is_empty() && !name.starts_with('.')).collect();
+        matching(current, names.into_iter())
+    }
+}
+
+pub fn runtimes() -> impl ValueCompleter {
+    |current: &OsStr| matching(current, Catalog::shipped().iter().map(|m| m.name.to_string()))
+}
