@@ -105,9 +105,16 @@ fn memory(text: &mut Exposition) {
         let Some(value) = fields.next().and_then(|v| v.parse::<u64>().ok()) else { continue };
         let (value, unit) = if fields.next() == Some("kB") { (value << 10, "_bytes") } else { (value, "") };
         let name = name.replace('(', "_").replace(')', "");
-        let metric = format!("node_memory_{name}{unit}");
+        let metric = format!("node_memory_{}{unit}", in_small_letters(&name));
         text.single(&metric, "gauge", &format!("Memory information field {name}{unit}."), value);
     }
+}
+
+/// The node exporter's name of a field, as Prometheus' conventions have it: without capitals, and without the ending that
+/// is for counters. The prometheus runtime gives it back its capitals, for dashboards.
+fn in_small_letters(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.strip_suffix("_total").unwrap_or(&name).to_owned()
 }
 
 fn load(text: &mut Exposition) {
