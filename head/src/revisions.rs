@@ -9,6 +9,7 @@ use cloudtik_config::Cluster;
 use cloudtik_config::cluster::DEFAULT_LIFETIME;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_model::RuntimeName;
+use cloudtik_protocol::pki;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,7 @@ pub struct Description {
 
 impl Description {
     /// Reads and checks everything; problems are as a person reads them.
-    pub fn planner(&self) -> Result<Planner, String> {
+    fn planner(&self) -> Result<Planner, String> {
         let name = "the cluster file";
         let cluster = Cluster::read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
         let mut folders: BTreeMap<RuntimeName, Folder> = BTreeMap::new();
@@ -41,6 +42,10 @@ impl Description {
         changes::check(&planner).map_err(|e| chain(&e))?;
         Ok(planner)
     }
+}
+
+fn equip(planner: Planner, secret: &[u8]) -> Planner {
+    planner.with_secrets(|runtime| pki::runtime_secret(secret, runtime))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -62,23 +67,30 @@ pub struct Revisions {
     all: Arc<Mutex<Accepted>>,
     /// The highest number that was ever given away, be it readable or not.
     highest: Arc<AtomicU64>,
+    /// What the secrets of runtimes are derived from.
+    secret: Arc<Vec<u8>>,
 }
 
 impl Revisions {
-    pub fn load(store: &Store) -> anyhow::Result<Self> {
+    pub fn load(store: &Store, secret: &[u8]) -> anyhow::Result<Self> {
         let (mut all, mut highest) = (BTreeMap::new(), 0);
         for (revision, document) in store.revisions()? {
             highest = highest.max(revision);
             let description: Description = serde_json::from_slice(&document)?;
             // One that this version cannot read any more is no use; nodes that have it keep running what they run.
-            match description.planner() {
+            match description.planner().map(|planner| equip(planner, secret)) {
                 Ok(planner) => {
                     all.insert(revision, (description, Arc::new(planner)));
                 }
                 Err(error) => tracing::warn!("revision {revision} is not readable any more: {error}"),
             }
         }
-        Ok(Self { all: Arc::new(Mutex::new(all)), highest: Arc::new(AtomicU64::new(highest)) })
+        Ok(Self { all: Arc::new(Mutex::new(all)), highest: Arc::new(AtomicU64::new(highest)), secret: Arc::new(secret.to_vec()) })
+    }
+
+    /// Reads and checks a description; the planner has the cluster's secrets.
+    pub fn planner(&self, description: &Description) -> Result<Planner, String> {
+        description.planner().map(|planner| equip(planner, &self.secret))
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, Accepted> {

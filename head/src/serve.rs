@@ -73,7 +73,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         _ = interrupt.recv() => return Ok(()),
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
-    let revisions = Revisions::load(&store)?;
+    let revisions = Revisions::load(&store, &remembered.join_secret)?;
     let own = authority.own(address, revisions.certificate_lifetime())?;
     let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);

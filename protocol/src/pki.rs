@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_model::{ClusterName, Generation, NodeId};
+use cloudtik_model::{ClusterName, Generation, NodeId, RuntimeName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -256,6 +256,12 @@ pub fn random<const N: usize>() -> [u8; N] {
 pub fn join_token(secret: &[u8], node: &NodeId, generation: Generation) -> String {
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
     hex(aws_lc_rs::hmac::sign(&key, format!("join {node} {generation}").as_bytes()).as_ref())
+}
+
+/// What the processes of one runtime of the cluster know each other by.
+pub fn runtime_secret(secret: &[u8], runtime: &RuntimeName) -> String {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+    hex(aws_lc_rs::hmac::sign(&key, format!("runtime {runtime}").as_bytes()).as_ref())
 }
 
 /// Compares secrets without telling by the time it takes where they differ.

@@ -107,11 +107,21 @@ pub struct Job {
 pub struct Planner {
     cluster: Cluster,
     catalog: Catalog,
+    secrets: BTreeMap<RuntimeName, String>,
 }
+
+/// Stands for a runtime's secret where there is no cluster that has one.
+const NO_SECRET: &str = "SECRET";
 
 impl Planner {
     pub fn new(cluster: Cluster, catalog: Catalog) -> Self {
-        Self { cluster, catalog }
+        Self { cluster, catalog, secrets: BTreeMap::new() }
+    }
+
+    /// Gives every runtime the secret that its processes know each other by: `{{ secret }}` in its templates.
+    pub fn with_secrets(mut self, secret: impl Fn(&RuntimeName) -> String) -> Self {
+        self.secrets = self.cluster.runtimes.iter().map(|r| (r.name.clone(), secret(&r.name))).collect();
+        self
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -253,6 +263,7 @@ impl Planner {
             },
             service => context! { directory => directory, data => format!("{}/data/{}", node.home, manifest.name) },
             version => version(used, manifest),
+            secret => self.secrets.get(&used.name).map_or(NO_SECRET, String::as_str),
             memory_mb => memory.mebibytes(),
             java => software.java,
             artifacts => software.roots,

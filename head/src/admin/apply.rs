@@ -15,7 +15,7 @@ const REVISIONS_KEPT: u64 = 20;
 impl Head {
     pub(super) async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
         let _one = self.applying.lock().await;
-        let planner = description.planner().map_err(Status::invalid_argument)?;
+        let planner = self.revisions.planner(&description).map_err(Status::invalid_argument)?;
         if planner.cluster().name != self.settings.cluster {
             let message = format!("the file describes the cluster {}, this is {}", planner.cluster().name, self.settings.cluster);
             return Err(Status::invalid_argument(message));
