@@ -27,6 +27,8 @@ use crate::tls::ServerIdentity;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings on connections that are silent: a dead peer is noticed within twice this.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a peer without a certificate may stay connected.
+pub const NOBODY_STAYS: Duration = Duration::from_secs(30);
 /// Connections that a server holds at once; the file limit of a service is well above.
 const MAX_CONNECTIONS: usize = 16_384;
 
@@ -189,7 +191,14 @@ pub async fn serve_tls<S, B>(
                     return refused(Refused { from: Some(from), reason: "the certificate names nobody of this cluster".to_owned() });
                 }
             };
-            serve_connection(TokioIo::new(stream), service, caller, stop).await;
+            let is_nobody = caller == Caller::Nobody;
+            let serving = serve_connection(TokioIo::new(stream), service, caller, stop);
+            if is_nobody {
+                // Long enough to join; whoever stays longer only takes room.
+                let _ = tokio::time::timeout(NOBODY_STAYS, serving).await;
+            } else {
+                serving.await;
+            }
         });
     }
     drain(tasks).await;
