@@ -285,7 +285,9 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
     // The head runs the ecosystem's clients, which are configured by the user's environment.
     let readable = |text: std::ffi::OsString| text.into_string().ok();
     for (name, value) in std::env::vars_os().filter_map(|(n, v)| Some((readable(n)?, readable(v)?))) {
-        let is_secret_or_ours = name.starts_with("CLOUDTIK_") && name != "CLOUDTIK_LOG";
+        // Those of a service manager are for whoever it started.
+        let is_managers = name == "NOTIFY_SOCKET" || name.starts_with("WATCHDOG_") || name.starts_with("LISTEN_");
+        let is_secret_or_ours = (name.starts_with("CLOUDTIK_") && name != "CLOUDTIK_LOG") || is_managers;
         if !is_secret_or_ours {
             environment.insert(name, value);
         }

@@ -84,6 +84,10 @@ impl LocalProvider {
             .args(["run", "--detach", "--home"])
             .arg(&home)
             .env(MARK, &home)
+            // A service manager that started us did not start it.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .current_dir(&home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
