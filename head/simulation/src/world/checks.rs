@@ -55,6 +55,14 @@ impl World {
 
     /// Never by guess: a node that was well all the while is given up only because somebody wanted it gone.
     pub(super) fn check_verdict(&self, record: &NodeRecord) -> Result<(), Violation> {
+        if let NodeState::Down { .. } = record.life
+            && let Some(agent) = record.instance.as_ref().and_then(|instance| self.agents.get(instance))
+            && agent.is_well(self.now)
+            && self.now.saturating_sub(agent.well_since) > WELL
+            && agent.link.is_some()
+        {
+            return Err(self.broken(5, format!("{} is called down though it was well and linked", record.id)));
+        }
         let NodeState::Terminating { reason } = &record.life else { return Ok(()) };
         let (node, generation) = (&record.id, record.generation);
         let Some(instance) = &record.instance else { return Ok(()) };
