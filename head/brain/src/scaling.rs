@@ -54,6 +54,18 @@ impl Brain {
             self.event(None, EventKind::Refusal, message.clone());
             return self.reply(request, Err(message));
         }
+        if let Some(budget) = spec.budget {
+            let cost = |(other, kind): (&NodeTypeName, &WorkerType)| {
+                let count = if *other == name { workers } else { self.target(spec, other) };
+                kind.price.map_or(0, |p| p.0) * u64::from(count)
+            };
+            let cost = MoneyPerHour(spec.workers.iter().map(cost).sum());
+            if cost > budget {
+                let message = format!("{workers} workers of type {name} would bring the cluster to {cost}, its budget is {budget}");
+                self.event(None, EventKind::Refusal, message.clone());
+                return self.reply(request, Err(message));
+            }
+        }
         let before = self.target(spec, &name);
         self.cluster.targets.insert(name.clone(), workers);
         self.store_cluster();

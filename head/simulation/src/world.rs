@@ -122,16 +122,28 @@ impl World {
     /// The description that this seed is about.
     fn spec(&self, revision: u64, rolling: bool) -> Spec {
         let mut random = Random::new(self.seed ^ 0x57ec);
-        let min = random.between(1, 5) as u32;
-        let max = min + random.between(0, 3) as u32;
-        let price = random.permille(500).then_some(MoneyPerHour(400_000));
-        let budget = price.filter(|_| random.permille(500)).map(|p| MoneyPerHour(p.0 * u64::from(max)));
-        let kind = WorkerType { min, max, price, resources: None };
+        let (priced, limited) = (random.permille(500), random.permille(500));
+        let mut kind = |least: u64, most: u64, spread: u64, price: u64| {
+            let min = random.between(least, most) as u32;
+            let max = min + random.between(0, spread) as u32;
+            WorkerType { min, max, price: priced.then_some(MoneyPerHour(price)), resources: None }
+        };
+        let mut workers = BTreeMap::from([(default_type(), kind(1, 5, 3, 400_000))]);
+        let large = kind(0, 2, 2, 1_000_000);
+        if random.permille(500) && large.max > 0 {
+            workers.insert(NodeTypeName::new("large").expect("a valid name"), large);
+        }
+        // Limits lie anywhere between what the types need at least and what they may be at most.
+        let sum = |of: &dyn Fn(&WorkerType) -> u64| workers.values().map(of).sum::<u64>();
+        let cost = |kind: &WorkerType, count: u32| kind.price.map_or(0, |p| p.0) * u64::from(count);
+        let max_workers = random.between(sum(&|k| k.min.into()), sum(&|k| k.max.into())) as u32;
+        let (least, most) = (sum(&|k| cost(k, k.min)), sum(&|k| cost(k, k.max)));
+        let budget = (priced && limited).then(|| MoneyPerHour(random.between(least, most)));
         let place = |name: &str, role, after: Vec<ServiceKey>| ServicePlacement { key: key(name), role, after };
         Spec {
             revision,
-            workers: BTreeMap::from([(default_type(), kind)]),
-            max_workers: max,
+            workers,
+            max_workers,
             budget,
             services: vec![place("a/master", Role::Head, vec![]), place("a/worker", Role::Workers, vec![key("a/master")])],
             rolling,

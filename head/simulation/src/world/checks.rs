@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use cloudtik_brain::Action;
-use cloudtik_model::InstanceId;
+use cloudtik_brain::{Action, Record};
+use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::status::Phase;
+use cloudtik_model::{Generation, InstanceId, NodeId};
 
 use super::World;
 use crate::promises::{Violation, check_machines};
@@ -24,6 +25,9 @@ impl World {
                 let stored = self.stored.nodes.get(node);
                 if stored.is_none_or(|r| r.generation != *generation || r.life == NodeState::Gone) {
                     return Err(self.broken(1, format!("{node} is created without being stored as requested: {stored:?}")));
+                }
+                if !self.is_told(EventKind::Decision, node, *generation) {
+                    return Err(self.broken(10, format!("nothing stored explains why {node} is created")));
                 }
             }
             Action::Delete { node, generation, instance } => {
@@ -49,6 +53,27 @@ impl World {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether something of the kind is stored of a node's generation.
+    fn is_told(&self, kind: EventKind, node: &NodeId, generation: Generation) -> bool {
+        self.stored.events.iter().rev().any(|e| e.kind == kind && e.node.as_ref() == Some(node) && e.generation == Some(generation))
+    }
+
+    /// A verdict is stored with its evidence, in the step that reaches it.
+    pub(super) fn check_evidence(&self, step: &[Record]) -> Result<(), Violation> {
+        for record in step {
+            let Record::Node(node) = record else { continue };
+            let was_down = self.stored.nodes.get(&node.id).is_some_and(|b| matches!(b.life, NodeState::Down { .. }));
+            if !matches!(node.life, NodeState::Down { .. }) || was_down {
+                continue;
+            }
+            let is_verdict = |r: &Record| matches!(r, Record::Event(e) if e.kind == EventKind::Verdict && e.node.as_ref() == Some(&node.id) && !e.details.is_empty());
+            if !step.iter().any(is_verdict) {
+                return Err(self.broken(10, format!("{} is called down without a stored verdict and its evidence", node.id)));
+            }
         }
         Ok(())
     }

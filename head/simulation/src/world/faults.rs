@@ -2,7 +2,7 @@
 
 use cloudtik_brain::{Input, Request};
 use cloudtik_model::node::{InstanceState, NodeState};
-use cloudtik_model::{Generation, NodeId};
+use cloudtik_model::{Generation, NodeId, NodeTypeName};
 
 use super::{Happening, World, default_type};
 use crate::promises::Violation;
@@ -121,7 +121,9 @@ impl World {
         self.next += 1;
         let request = Request(self.next);
         let spec = self.spec(1, false);
-        let kind = &spec.workers[&default_type()];
+        let names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
+        let name = self.random.pick(&names).cloned().unwrap_or_else(default_type);
+        let kind = &spec.workers[&name];
         let workers: Vec<(NodeId, Generation)> = self
             .stored
             .nodes
@@ -132,7 +134,7 @@ impl World {
         let input = match self.random.between(0, 3) {
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;
-                Some(Input::Scale { request, node_type: default_type(), workers })
+                Some(Input::Scale { request, node_type: name, workers })
             }
             2 => self.random.pick(&workers).cloned().map(|(node, generation)| {
                 self.asked_to_go.insert((node.clone(), generation));

@@ -45,6 +45,7 @@ impl World {
             self.note(|| "head crashes before its commit".to_owned());
             return Ok(());
         }
+        self.check_evidence(&step.records)?;
         for record in step.records {
             match record {
                 Record::Node(node) => {
