@@ -60,6 +60,10 @@ fn a_full_disk_is_said_and_survived() {
     let refused = cluster.run(&["scale", "full", "--workers", "3"]);
     let acknowledged = refused.code == 0;
     assert!(acknowledged || refused.err.contains("No space left") || refused.err.contains("does not answer"), "{refused:?}");
+    // What it only has in mind is gone with it.
+    for (pid, _) in cluster.processes().iter().filter(|(_, line)| line.contains("cloudtik-head")) {
+        cloudtik_tests::send(*pid, nix::sys::signal::Signal::SIGKILL);
+    }
     fs::remove_file(&filler).expect("removes");
     let status = cluster.wait("its return", Duration::from_secs(60), |s| s.ready);
     let workers = status.nodes.iter().filter(|n| n.kind == "worker").count();

@@ -53,7 +53,7 @@ impl Stranger {
         transport::dial(&self.address, None, &tls::server_name(&pki::head_name(&self.name)), config).await.map_err(|e| format!("{e:?}"))
     }
 
-    async fn join(&self, node: &str, generation: u32, token: &str) -> tonic::Status {
+    async fn join(&self, node: &str, generation: u32, token: &str) -> Result<(), tonic::Status> {
         let key = KeyPair::generate().expect("key");
         let request = wire::JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -65,7 +65,7 @@ impl Stranger {
             agent_version: "test".to_owned(),
         };
         let channel = self.dial(None).await.expect("anybody may knock");
-        JoinClient::new(channel).join(request).await.expect_err("nobody may come in like this")
+        JoinClient::new(channel).join(request).await.map(drop)
     }
 
     async fn hello(&self, identity: &Identity, hello: wire::Hello) -> tonic::Status {
@@ -134,7 +134,7 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
 
     // Tokens: none, wrong, of a node that there is not, of an older generation.
     for (node, generation, token) in [("w1", 1, ""), ("w1", 1, "wrong"), ("w7", 1, "wrong"), ("w1", 0, "wrong"), ("../w1", 1, "x")] {
-        let status = stranger.join(node, generation, token).await;
+        let status = stranger.join(node, generation, token).await.expect_err("nobody may come in like this");
         assert!(matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument), "{node} {generation}: {status:?}");
     }
     assert!(refused(&stranger, &cluster, "join").await >= 4);
@@ -193,6 +193,39 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
     assert_eq!((before.head.pid, before.nodes.len()), (after.head.pid, after.nodes.len()), "nothing else was disturbed");
     let agents = |s: &cloudtik_model::status::Status| s.nodes.iter().map(|n| n.agent.clone().map(|a| a.pid)).collect::<Vec<_>>();
     assert_eq!(agents(&before), agents(&after));
+}
+
+/// A token serves one key of one generation of one node, also while that node has not come yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_serves_one_key_of_one_node() {
+    let mut cluster = Cluster::new("tokens", "[workers.default]\nmin = 2");
+    let programs = cluster.own_programs();
+    // The agents of w1 and w2 never come: their tokens lie where a thief might find them.
+    let (program, real) = (programs.join("cloudtik-agent"), programs.join("agent"));
+    fs::rename(&program, &real).expect("renames");
+    let script = format!("#!/bin/sh\ncase \"$*\" in\n*/w?.*) exit 0 ;;\nesac\nexec {} \"$@\"\n", real.display());
+    fs::write(&program, script).expect("writes");
+    fs::set_permissions(&program, fs::metadata(&real).expect("there").permissions()).expect("sets");
+    cluster.run(&["up", &cluster.file.display().to_string(), "--no-wait"]).ok();
+    cluster.wait("both machines", Duration::from_secs(10), |s| s.nodes.iter().filter(|n| n.state == "launched").count() == 2);
+    let stranger = Stranger::at(&cluster);
+    let token = |node: &str| {
+        let text = fs::read(cluster.node_home(node).join("bootstrap.json")).expect("reads");
+        let bootstrap: serde_json::Value = serde_json::from_slice(&text).expect("a document");
+        bootstrap["token"].as_str().expect("a token").to_owned()
+    };
+    let (first, second) = (token("w1"), token("w2"));
+    assert_ne!(first, second);
+    for (node, generation, token) in
+        [("w1", 1, ""), ("w1", 1, "guessed"), ("w1", 1, second.as_str()), ("w1", 2, first.as_str()), ("head", 1, first.as_str())]
+    {
+        let status = stranger.join(node, generation, token).await.expect_err("refused");
+        assert_eq!(status.code(), Code::PermissionDenied, "{node} {generation} {token}: {status:?}");
+    }
+    assert!(refused(&stranger, &cluster, "join").await >= 5);
+    stranger.join("w1", 1, &first).await.expect("the right one is let in");
+    let status = stranger.join("w1", 1, &first).await.expect_err("the token has served another key");
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
 }
 
 /// The beginning of the validity of the certificate that the head serves with.
