@@ -150,14 +150,14 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         problems.note(max.span.clone(), format!("`cluster.max_workers` is {}, but the types' minima add up to {minimum}", max.value), None);
     }
     if let Some(budget) = &budget {
-        let least: u64 = workers.values().filter_map(|w| Some(w.price?.0 * u64::from(w.min))).sum();
-        if least > budget.value.0 {
-            let least = MoneyPerHour(least);
+        let least: MoneyPerHour = workers.values().filter_map(|w| Some(w.price?.times(w.min))).sum();
+        if least > budget.value {
             problems.note(budget.span.clone(), format!("`cluster.budget` is {}, but the types' minima cost {least}", budget.value), None);
         }
-        if workers.values().all(|w| w.price.is_none()) {
-            let help = Some("add price = \"0.40/h\" to the tables of the node types".to_owned());
-            problems.note(budget.span.clone(), "`cluster.budget` says nothing while no node type has a price", help);
+        for (name, _) in workers.iter().filter(|(_, w)| w.price.is_none()) {
+            let help = Some(format!("add price = \"0.40/h\" to [workers.{name}]"));
+            let message = format!("`cluster.budget` cannot be kept while the node type {name} has no price");
+            problems.note(budget.span.clone(), message, help);
         }
     }
     Some(Cluster {

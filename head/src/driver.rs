@@ -28,6 +28,8 @@ use crate::telemetry::Telemetry;
 
 /// A dial-back that takes longer is no answer.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a provider may take to answer a call.
+const CALL_DEADLINE: Duration = Duration::from_secs(50);
 /// Creations and deletions under way at once.
 const PARALLEL_CALLS: usize = 32;
 
@@ -83,24 +85,25 @@ impl Driver {
 
     fn execute(&self, deed: Deed, wishes: &mut BTreeMap<NodeId, Wish>, calls: &Arc<tokio::sync::Semaphore>) {
         match deed.action {
-            Action::Create { node, generation, node_type } => {
-                let request = self.create_request(&node, generation, &node_type);
+            Action::Create { node, generation, node_type, revision } => {
+                let request = self.create_request(&node, generation, &node_type, revision);
                 self.call("create", calls, move |provider| async move {
-                    let result = provider.create(&request).await;
+                    let result = in_time(provider.create(&request)).await;
                     (result.is_ok(), Input::Created { node, generation, result: result.map_err(failure) })
                 });
             }
             Action::Delete { node, generation, instance } => self.call("delete", calls, move |provider| async move {
-                let result = provider.delete(&node, generation, &instance).await;
+                let result = in_time(provider.delete(&node, generation, &instance)).await;
                 (result.is_ok(), Input::Deleted { node, generation, result: result.map_err(failure) })
             }),
-            Action::RestartAgent { node, generation, instance } => self.call("restart-agent", calls, move |provider| async move {
-                let result = provider.restart_agent(&node, generation, &instance).await;
+            Action::RestartAgent { node, generation, instance, force } => self.call("restart-agent", calls, move |provider| async move {
+                let result = in_time(provider.restart_agent(&node, generation, &instance, force)).await;
                 (result.is_ok(), Input::AgentRestarted { node, generation, result: result.map_err(failure) })
             }),
-            Action::ListInstances => self.call("list", calls, |provider| async move {
-                let result = provider.list().await;
-                (result.is_ok(), Input::Listed { result: result.map_err(failure) })
+            // Not behind the others: what they lead to is seen by it.
+            Action::ListInstances { number } => self.call("list", &Arc::new(tokio::sync::Semaphore::new(1)), move |provider| async move {
+                let result = in_time(provider.list()).await;
+                (result.is_ok(), Input::Listed { number, result: result.map_err(failure) })
             }),
             Action::DialBack { node, generation, address, port } => {
                 let (mind, tls) = (self.mind.clone(), self.client.borrow().clone());
@@ -136,8 +139,8 @@ impl Driver {
         });
     }
 
-    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName) -> CreateNode {
-        let workers = self.revisions.latest().and_then(|(_, _, planner)| planner.cluster().workers.get(node_type).cloned());
+    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName, revision: u64) -> CreateNode {
+        let workers = self.revisions.get(revision).and_then(|planner| planner.cluster().workers.get(node_type).cloned());
         let resources = self.settings.default_resources().map(|default| Resources {
             cpus: workers.as_ref().and_then(|w| w.cpus).unwrap_or(default.cpus),
             memory: workers.as_ref().and_then(|w| w.memory).unwrap_or(default.memory),
@@ -221,6 +224,14 @@ impl Driver {
             }
         }
     }
+}
+
+/// A call that does not come back is taken for one that failed and may yet have its effect.
+async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| {
+        let source = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer in {} s", CALL_DEADLINE.as_secs()));
+        Err(Error::transient("waiting for the provider", source))
+    })
 }
 
 fn failure(error: Error) -> Failure {

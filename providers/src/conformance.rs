@@ -37,8 +37,10 @@ pub async fn check(provider: &dyn NodeProvider, request: impl Fn(&NodeId, Genera
     assert_eq!(provider.list().await.expect("lists").len(), 3, "a refused delete deletes nothing");
 
     if provider.capabilities().restart_agent {
-        provider.restart_agent(&w1, first, &created.id).await.expect("restarts an agent");
-        let missing = provider.restart_agent(&w1, Generation(9), &InstanceId::new("w1.9").expect("valid")).await;
+        for force in [false, true] {
+            provider.restart_agent(&w1, first, &created.id, force).await.expect("restarts an agent");
+        }
+        let missing = provider.restart_agent(&w1, Generation(9), &InstanceId::new("w1.9").expect("valid"), true).await;
         assert!(missing.is_err(), "the agent of no instance cannot be restarted");
     }
 

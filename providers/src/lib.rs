@@ -99,7 +99,7 @@ pub trait NodeProvider: Send + Sync {
 
     /// Starts the node's agent again where it is, leaving everything else on the node alone. An agent that hangs is
     /// ended first; one that runs well is not disturbed.
-    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error>;
+    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error>;
 }
 
 /// Makes what the clusters of a workspace share. Every verb is idempotent and goes on where an interrupted one stopped.

@@ -28,7 +28,7 @@ use crate::{Capabilities, CreateNode, Error, NodeProvider};
 
 /// The file that marks a directory as an instance.
 const INSTANCE_FILE: &str = "instance.json";
-/// The bootstrap payload, which the agent reads and removes once it has joined.
+/// The bootstrap payload, which the agent reads, and from which it removes the token once it has joined.
 pub const BOOTSTRAP_FILE: &str = "bootstrap.json";
 /// Held locked by an agent while it runs; contains its process id.
 pub const AGENT_LOCK: &str = "agent.lock";
@@ -177,6 +177,7 @@ impl LocalProvider {
         write(INSTANCE_FILE, &serde_json::to_vec(file)?)?;
         let bootstrap = Bootstrap { address: Some(file.address.to_string()), ..request.bootstrap.clone() };
         write(BOOTSTRAP_FILE, &serde_json::to_vec(&bootstrap)?)?;
+        File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, home)?;
         File::open(&self.settings.nodes)?.sync_all()
     }
@@ -204,7 +205,7 @@ impl LocalProvider {
         }
     }
 
-    fn restart_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+    fn restart_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
         if *instance != instance_id(node, generation) {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
@@ -214,6 +215,9 @@ impl LocalProvider {
         }
         let failed = |e| Error::transient(format!("ending the agent of {instance}"), e);
         if let Some(pid) = running_agent(&home).map_err(failed)? {
+            if !force {
+                return Ok(());
+            }
             processes::kill(pid).map_err(failed)?;
             let deadline = Instant::now() + KILL_DEADLINE;
             while running_agent(&home).map_err(failed)?.is_some() {
@@ -276,9 +280,9 @@ impl NodeProvider for LocalProvider {
         blocking(self, move |p| p.delete_now(&node, generation, &instance)).await
     }
 
-    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
         let (node, instance) = (node.clone(), instance.clone());
-        blocking(self, move |p| p.restart_now(&node, generation, &instance)).await
+        blocking(self, move |p| p.restart_now(&node, generation, &instance, force)).await
     }
 }
 

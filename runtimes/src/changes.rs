@@ -108,8 +108,8 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
             note("change", "budget".to_owned(), format!("{} → {}", say(a.budget), say(b.budget)));
         }
     }
-    let prices: Vec<u64> = after.values().filter_map(|w| Some(w.price?.0 * u64::from(w.min))).collect();
-    let price = (!prices.is_empty()).then(|| MoneyPerHour(prices.iter().sum()));
+    let prices: Vec<MoneyPerHour> = after.values().filter_map(|w| Some(w.price?.times(w.min))).collect();
+    let price = (!prices.is_empty()).then(|| prices.into_iter().sum());
     let rolling = !restarted.is_empty();
     (Plan { changes, price }, rolling)
 }

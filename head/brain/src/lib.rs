@@ -83,7 +83,9 @@ impl Default for Config {
     }
 }
 
-/// Between two refusals of strangers that are stored, in milliseconds; all are counted by the body.
+/// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
+const COMPLAINT_PAUSE: u64 = 600_000;
+/// Complaints that differ are stored at most this often, in milliseconds: whoever is refused may try as he likes.
 const REFUSAL_PAUSE: u64 = 1_000;
 
 /// The number of one bus connection, unique within a head's life.
@@ -191,6 +193,8 @@ pub enum Input {
         result: Result<(), Failure>,
     },
     Listed {
+        /// Of the question.
+        number: u64,
         result: Result<Vec<Instance>, Failure>,
     },
 }
@@ -214,6 +218,8 @@ pub enum Action {
         node: NodeId,
         generation: Generation,
         node_type: NodeTypeName,
+        /// Of the specification that says its shape.
+        revision: u64,
     },
     /// Delete an instance; all three must match.
     Delete {
@@ -225,8 +231,13 @@ pub enum Action {
         node: NodeId,
         generation: Generation,
         instance: InstanceId,
+        /// Also if it runs: it hangs.
+        force: bool,
     },
-    ListInstances,
+    /// Ask the provider what there is; the answer carries the number.
+    ListInstances {
+        number: u64,
+    },
     DialBack {
         node: NodeId,
         generation: Generation,
@@ -311,14 +322,24 @@ pub struct Brain {
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
     next_version: u64,
-    /// When a refusal was last stored.
-    refused: Option<u64>,
+    /// What was said last of each node, or of none, and how often since: the same again is no news.
+    said: BTreeMap<Option<NodeId>, Said>,
     step: Step,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    at: Option<u64>,
+    message: String,
+    /// Complaints that were not stored since.
+    since: u64,
 }
 
 #[derive(Debug, Default)]
 struct Listing {
     in_flight: bool,
+    /// Of the last question.
+    number: u64,
     /// When the list in flight was asked for.
     asked: u64,
     next: u64,
@@ -404,7 +425,7 @@ impl Brain {
             listing: Listing::default(),
             services_changed: false,
             next_version: 0,
-            refused: None,
+            said: BTreeMap::new(),
             step: Step::default(),
         }
     }
@@ -473,8 +494,8 @@ impl Brain {
             Input::Created { node, generation, result } => self.take_created(node, generation, result),
             Input::Deleted { node, generation, result } => self.take_deleted(node, generation, result),
             Input::AgentRestarted { node, generation, result } => self.take_restarted(node, generation, result),
-            Input::Listed { result } => {
-                self.take_list(result);
+            Input::Listed { number, result } => {
+                self.take_list(number, result);
                 None
             }
         }
@@ -525,13 +546,26 @@ impl Brain {
         self.step.records.push(Record::Event(event));
     }
 
-    /// Stores a refusal, but no flood of them: whoever is refused may try as often as he likes.
-    fn refuse(&mut self, message: String) {
+    /// Stores a refusal; it is about a node if there is one of that name.
+    fn refuse(&mut self, id: &NodeId, message: String) {
+        let node = self.nodes.contains_key(id).then(|| id.clone());
+        self.complain(node.as_ref(), EventKind::Refusal, message);
+    }
+
+    /// Stores what may come again and again, but no flood of it: an event that explains something must not be pushed out
+    /// of the log by what only repeats itself.
+    fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
         let now = self.clock.now();
-        if self.refused.is_none_or(|at| now.saturating_sub(at) >= REFUSAL_PAUSE) {
-            self.refused = Some(now);
-            self.event(None, EventKind::Refusal, message);
+        let said = self.said.entry(node.cloned()).or_default();
+        let pause = if said.message == message { COMPLAINT_PAUSE } else { REFUSAL_PAUSE };
+        if said.at.is_some_and(|at| now.saturating_sub(at) < pause) {
+            said.since += 1;
+            return;
         }
+        let more = std::mem::take(&mut said.since);
+        (said.at, said.message) = (Some(now), message.clone());
+        let message = if more > 0 { format!("{message} ({more} such since the last)") } else { message };
+        self.event(node, kind, message);
     }
 
     fn store_node(&mut self, id: &NodeId) {

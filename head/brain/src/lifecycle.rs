@@ -55,8 +55,8 @@ impl Brain {
             return self.wake_at(id, at);
         }
         node.in_flight = true;
-        let (generation, node_type) = (node.record.generation, node.record.node_type.clone());
-        self.act(Action::Create { node: id.clone(), generation, node_type });
+        let (generation, node_type, revision) = (node.record.generation, node.record.node_type.clone(), node.record.revision);
+        self.act(Action::Create { node: id.clone(), generation, node_type, revision });
     }
 
     pub(crate) fn take_created(&mut self, id: NodeId, generation: Generation, result: Result<Instance, Failure>) -> Option<NodeId> {
@@ -111,7 +111,7 @@ impl Brain {
             if now < nudge {
                 return self.wake_at(id, nudge.min(due));
             }
-            self.restart_agent(id, "it has not linked");
+            self.restart_agent(id, "it has not linked", false);
         }
         let Some(node) = self.nodes.get(id) else { return };
         if now < due {
@@ -148,7 +148,7 @@ impl Brain {
             },
         };
         if let Some(reason) = refusal {
-            self.refuse(format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
+            self.refuse(&id, format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
             self.reply(request, Err(reason));
             return None;
         }
@@ -180,7 +180,7 @@ impl Brain {
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            self.refuse(format!("refused the link of {id} (generation {generation}): {reason}"));
+            self.refuse(&id, format!("refused the link of {id} (generation {generation}): {reason}"));
             self.act(Action::CloseLink { session, reason });
             return None;
         }
@@ -189,9 +189,14 @@ impl Brain {
         let older = node.link.replace(session);
         let offset = facts.clock_offset_s;
         let is_news = node.facts.as_ref().map_or(0, |f| f.clock_offset_s).abs_diff(offset) > CLOCK_NEWS;
+        let port = Some(facts.health_port);
+        let moved = std::mem::replace(&mut node.record.health_port, port) != port;
         node.facts = Some(facts);
         node.sent = None;
         node.watch.heard(now);
+        if moved {
+            self.store_node(&id);
+        }
         if is_news {
             let how = if offset < 0 { "ahead of" } else { "behind" };
             let message = format!("its clock is {} s {how} the head's; the cluster copes, what runs on it may not", offset.abs());
@@ -297,7 +302,7 @@ impl Brain {
             Err(failure) => {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
-                self.event(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
+                self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
             }
         }
         Some(id)
@@ -322,6 +327,7 @@ impl Brain {
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
+            self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal));
             return None;
         }
@@ -333,6 +339,7 @@ impl Brain {
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
+            self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal));
             return None;
         }

@@ -86,7 +86,7 @@ impl Brain {
             return self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
         if lost && silent >= RETURN {
-            self.restart_agent(id, "it has not come back since the head started");
+            self.restart_agent(id, "it has not come back since the head started", false);
         }
         self.wake_at(id, if lost { at.max(now + REDIAL_EVERY / 2) } else { at });
     }
@@ -115,7 +115,9 @@ impl Brain {
         for id in &suspects {
             self.add_evidence(id, EvidenceKind::HeadLag { by_ms });
         }
-        self.event(None, EventKind::Head, format!("the head was late by {by_ms} ms; every deadline is stretched by that"));
+        // Seconds, so that lags that are much alike are one complaint.
+        let seconds = by_ms.div_ceil(1_000);
+        self.complain(None, EventKind::Head, format!("the head was late by up to {seconds} s; every deadline is stretched by that"));
     }
 
     pub(crate) fn drive_suspect(&mut self, id: &NodeId) {
@@ -133,7 +135,7 @@ impl Brain {
         let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
             // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
-            self.restart_agent(id, "the machine answers and its agent does not");
+            self.restart_agent(id, "the machine answers and its agent does not", false);
         }
         let limit = if answered {
             self.config.deaf_after
@@ -172,7 +174,7 @@ impl Brain {
         }
         self.dial(id);
         if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
-            self.restart_agent(id, "the node is down");
+            self.restart_agent(id, "the node is down", true);
         }
         let is_worker = self.nodes[id].is_worker();
         if self.config.machines_are_owned || !is_worker {
@@ -211,8 +213,8 @@ impl Brain {
     fn dial(&mut self, id: &NodeId) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
-        let (Some(address), Some(facts)) = (node.record.address.clone(), &node.facts) else {
-            // Never linked in this head's life: the address may be known all the same, the port is the usual one.
+        let (Some(address), Some(port)) = (node.record.address.clone(), node.record.health_port) else {
+            // It never linked, so nobody knows where it would answer.
             node.watch.last_dial.get_or_insert((now, DialOutcome::TimedOut));
             return;
         };
@@ -224,7 +226,7 @@ impl Brain {
             return;
         }
         node.watch.dialing_since = Some(now);
-        let (generation, port) = (node.record.generation, facts.health_port);
+        let generation = node.record.generation;
         self.act(Action::DialBack { node: id.clone(), generation, address, port });
     }
 
@@ -237,7 +239,8 @@ impl Brain {
         Some(id)
     }
 
-    pub(crate) fn restart_agent(&mut self, id: &NodeId, why: &str) {
+    /// Has the provider start the agent; `force` ends one that runs and hangs.
+    pub(crate) fn restart_agent(&mut self, id: &NodeId, why: &str, force: bool) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);
@@ -251,7 +254,7 @@ impl Brain {
         node.in_flight = true;
         let generation = node.record.generation;
         self.event(Some(id), EventKind::Decision, format!("restart the agent: {why}"));
-        self.act(Action::RestartAgent { node: id.clone(), generation, instance });
+        self.act(Action::RestartAgent { node: id.clone(), generation, instance, force });
     }
 
     pub(crate) fn take_restarted(&mut self, id: NodeId, generation: Generation, result: Result<(), Failure>) -> Option<NodeId> {

@@ -85,7 +85,7 @@ impl Brain {
             Some(refusal) => {
                 node.sent = None;
                 node.goal_not_before = self.clock.now() + GOAL_PAUSE;
-                self.event(Some(&id), EventKind::Alarm, format!("its goal was refused, and will be sent again: {refusal}"));
+                self.complain(Some(&id), EventKind::Alarm, format!("its goal was refused, and will be sent again: {refusal}"));
             }
         }
         Some(id)

@@ -1,7 +1,7 @@
 //! How many workers there are to be, and which to make or let go. Never above a type's maximum, the cluster's maximum
 //! or the budget, counting every instance that may exist. The autoscaler's demands will come in here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
@@ -57,9 +57,9 @@ impl Brain {
         if let Some(budget) = spec.budget {
             let cost = |(other, kind): (&NodeTypeName, &WorkerType)| {
                 let count = if *other == name { workers } else { self.target(spec, other) };
-                kind.price.map_or(0, |p| p.0) * u64::from(count)
+                kind.price.unwrap_or(MoneyPerHour(0)).times(count)
             };
-            let cost = MoneyPerHour(spec.workers.iter().map(cost).sum());
+            let cost: MoneyPerHour = spec.workers.iter().map(cost).sum();
             if cost > budget {
                 let message = format!("{workers} workers of type {name} would bring the cluster to {cost}, its budget is {budget}");
                 self.event(None, EventKind::Refusal, message.clone());
@@ -121,10 +121,9 @@ impl Brain {
     /// Compares what is to be with what there is, and asks for or lets go of nodes.
     pub(crate) fn reconsider_scale(&mut self) {
         let Some(spec) = self.cluster.spec.clone() else { return };
-        let mut names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
+        let mut names: BTreeSet<NodeTypeName> = spec.workers.keys().cloned().collect();
         // Types that the specification no longer has are wanted not at all.
         names.extend(self.workers().map(|n| n.record.node_type.clone()).filter(|t| !spec.workers.contains_key(t)));
-        names.dedup();
         for name in names {
             let target = self.target(&spec, &name) as usize;
             let wanted = self.workers().filter(|n| n.record.node_type == name && !n.record.life.is_leaving()).count();
@@ -168,11 +167,10 @@ impl Brain {
     fn affordable(&self, spec: &Spec, kind: &WorkerType) -> usize {
         let (Some(MoneyPerHour(budget)), Some(MoneyPerHour(price))) = (spec.budget, kind.price) else { return usize::MAX };
         // A node costs what its type cost when it was made, also after the type is gone from the description.
-        let spent: u64 = self
+        let MoneyPerHour(spent) = self
             .workers()
             .filter(|n| n.record.life.may_exist())
             .filter_map(|n| n.record.price.or_else(|| spec.workers.get(&n.record.node_type)?.price))
-            .map(|price| price.0)
             .sum();
         budget.saturating_sub(spent).checked_div(price).map_or(usize::MAX, |n| n as usize)
     }

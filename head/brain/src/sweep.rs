@@ -33,18 +33,24 @@ impl Brain {
             self.listing.wanted_now = false;
             self.listing.asked = now;
             self.listing.next = now + self.config.list_every;
-            self.act(Action::ListInstances);
+            self.listing.number += 1;
+            let number = self.listing.number;
+            self.act(Action::ListInstances { number });
         }
     }
 
-    pub(crate) fn take_list(&mut self, result: Result<Vec<Instance>, Failure>) {
+    pub(crate) fn take_list(&mut self, number: u64, result: Result<Vec<Instance>, Failure>) {
+        // One that was given up: it may be older than what it would be compared with.
+        if number != self.listing.number || !self.listing.in_flight {
+            return;
+        }
         let asked = self.listing.asked;
         self.listing.in_flight = false;
         let instances = match result {
             Ok(instances) => instances,
             Err(failure) => {
                 // Unknown is not gone: nothing follows from a list that failed.
-                self.event(None, EventKind::Node, format!("the provider's list failed: {}", failure.message));
+                self.complain(None, EventKind::Node, format!("the provider's list failed: {}", failure.message));
                 return;
             }
         };
@@ -90,7 +96,8 @@ impl Brain {
             return;
         }
         let message = format!("delete the orphan {} ({}, generation {})", instance.id, instance.node, instance.generation);
-        self.event(None, EventKind::Decision, message);
+        let node = self.nodes.contains_key(&instance.node).then_some(&instance.node);
+        self.event(node, EventKind::Decision, message);
         self.act(Action::Delete { node: instance.node.clone(), generation: instance.generation, instance: instance.id.clone() });
     }
 
@@ -115,6 +122,8 @@ impl Brain {
                 }
             }
             None if !node.record.life.may_exist() || id.is_head() => {}
+            // A call that may still make it: its answer comes, or its deadline.
+            None if node.in_flight => {}
             None => {
                 if node.entered >= asked {
                     // The list is older than what it would be compared with.

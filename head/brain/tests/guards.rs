@@ -13,6 +13,8 @@ struct Bench {
     now: u64,
     deleted: Vec<NodeId>,
     created: usize,
+    /// The number of the last question for a list.
+    listed: u64,
 }
 
 fn node(n: u32) -> NodeId {
@@ -36,7 +38,7 @@ impl Bench {
         let config = Config { visibility: 3_600_000, ..Config::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
         let brain = Brain::restore(config, Epoch(2), cluster, records.collect(), moment);
-        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0 };
+        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0 };
         bench.tell(Input::Started);
         bench
     }
@@ -47,6 +49,7 @@ impl Bench {
             match action {
                 Action::Delete { node, .. } => self.deleted.push(node),
                 Action::Create { .. } => self.created += 1,
+                Action::ListInstances { number } => self.listed = number,
                 // Nothing answers.
                 Action::DialBack { node, generation, .. } => {
                     self.tell(Input::DialedBack { node, generation, outcome: DialOutcome::TimedOut });
@@ -168,10 +171,10 @@ fn an_instance_that_nobody_knows_is_deleted_at_the_second_look() {
     };
     // The present one, one of a node that there is not, and an older generation that should be gone.
     let list = vec![instance("i-1", 1, 1), instance("i-9", 9, 1), instance("i-0", 1, 0)];
-    bench.tell(Input::Listed { result: Ok(list.clone()) });
+    bench.tell(Input::Listed { number: bench.listed, result: Ok(list.clone()) });
     assert_eq!(bench.deleted, [], "one look may be a mistake");
     bench.pass(2_000, &[1]);
-    bench.tell(Input::Listed { result: Ok(list) });
+    bench.tell(Input::Listed { number: bench.listed, result: Ok(list) });
     bench.deleted.sort();
     assert_eq!(bench.deleted, [node(1), node(9)]);
     let life = bench.brain.snapshot().nodes[0].record.life.clone();

@@ -151,6 +151,9 @@ pub struct NodeRecord {
     /// What it costs, as its type said when it was requested; unknown if that did not say.
     #[serde(default)]
     pub price: Option<MoneyPerHour>,
+    /// Where its agent answers, once it has linked.
+    #[serde(default)]
+    pub health_port: Option<u16>,
 }
 
 impl NodeRecord {
@@ -167,6 +170,7 @@ impl NodeRecord {
             key: None,
             revision: 0,
             price: None,
+            health_port: None,
         }
     }
 }

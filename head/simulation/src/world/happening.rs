@@ -37,6 +37,7 @@ pub(super) enum Happening {
     },
     List {
         epoch: Epoch,
+        number: u64,
     },
     Dial {
         epoch: Epoch,
@@ -80,7 +81,7 @@ impl World {
             Happening::Trouble => return self.trouble(),
             Happening::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
             Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
-            Happening::List { epoch } => self.list(epoch),
+            Happening::List { epoch, number } => self.list(epoch, number),
             Happening::Dial { epoch, node, generation } => self.dial(epoch, node, generation),
             Happening::Goal { epoch, node, session, version, revision, start, drain } => {
                 self.take_goal(epoch, &node, session, version, revision, &start, drain);
@@ -136,10 +137,10 @@ impl World {
         self.hear(20, epoch, Input::AgentRestarted { node, generation, result });
     }
 
-    fn list(&mut self, epoch: Epoch) {
+    fn list(&mut self, epoch: Epoch, number: u64) {
         let result = if self.call_fails() { Err(failure("list: try later")) } else { Ok(self.provider.list(self.now)) };
         let delay = self.random.between(1, 1_500);
-        self.hear(delay, epoch, Input::Listed { result });
+        self.hear(delay, epoch, Input::Listed { number, result });
     }
 
     fn dial(&mut self, epoch: Epoch, node: NodeId, generation: Generation) {

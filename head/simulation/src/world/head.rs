@@ -34,7 +34,7 @@ impl World {
         let moment = self.moment();
         let Some(brain) = &mut self.brain else { return Ok(()) };
         self.stats.steps += 1;
-        let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_) });
+        let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_), .. });
         let text = interesting.then(|| shorten(&format!("{input:?}")));
         let step = brain.handle(moment, input);
         if let Some(text) = text {
@@ -101,17 +101,19 @@ impl World {
         let epoch = self.epoch;
         let delay = self.random.between(1, 400);
         let slow = self.random.between(50, 8_000);
-        if !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances | Action::Reply { .. }) {
+        if !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. }) {
             let text = shorten(&format!("{action:?}"));
             self.note(|| format!("← {text}"));
         }
         match action {
-            Action::Create { node, generation, node_type } => self.after(slow, Happening::Create { epoch, node, generation, node_type }),
+            Action::Create { node, generation, node_type, .. } => {
+                self.after(slow, Happening::Create { epoch, node, generation, node_type })
+            }
             Action::Delete { node, generation, instance } => self.after(slow, Happening::Delete { epoch, node, generation, instance }),
-            Action::RestartAgent { node, generation, instance } => {
+            Action::RestartAgent { node, generation, instance, .. } => {
                 self.after(delay, Happening::RestartAgent { epoch, node, generation, instance });
             }
-            Action::ListInstances => self.after(delay, Happening::List { epoch }),
+            Action::ListInstances { number } => self.after(delay, Happening::List { epoch, number }),
             Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
             Action::SendGoal { node, session, version, revision, start, drain } => {
                 self.after(delay, Happening::Goal { epoch, node, session, version, revision, start, drain });
