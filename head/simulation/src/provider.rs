@@ -42,7 +42,15 @@ impl Provider {
     }
 
     /// The effect of a create: once per key, whatever happens to the answers.
-    pub fn create(&mut self, now: u64, node: &NodeId, generation: Generation, node_type: &NodeTypeName, random: &mut Random) -> Instance {
+    pub fn create(
+        &mut self,
+        now: u64,
+        node: &NodeId,
+        generation: Generation,
+        node_type: &NodeTypeName,
+        visibility: u64,
+        random: &mut Random,
+    ) -> Instance {
         let id = instance_id(node, generation);
         if let Some(machine) = self.machines.get(&id) {
             return machine.instance.clone();
@@ -55,7 +63,7 @@ impl Provider {
             state: InstanceState::Running,
         };
         self.creations += 1;
-        let hidden = if random.permille(300) { random.between(0, VISIBILITY - 1_000) } else { 0 };
+        let hidden = if visibility > 0 && random.permille(300) { random.between(0, visibility - 1_000) } else { 0 };
         let machine =
             Machine { instance: instance.clone(), node_type: node_type.clone(), visible: now + hidden, deleted: None, broken: false };
         self.machines.insert(id, machine);

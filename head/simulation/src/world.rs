@@ -107,7 +107,7 @@ impl World {
             peaceful: false,
         };
         let (head, generation, random) = (NodeId::head(), Generation(1), &mut Random::new(seed));
-        let instance = world.provider.create(0, &head, generation, &NodeTypeName::head(), random);
+        let instance = world.provider.create(0, &head, generation, &NodeTypeName::head(), 0, random);
         let mut record = NodeRecord::requested(head.clone(), generation, NodeTypeName::head(), Timestamp(0));
         record.life = NodeState::Launched;
         record.instance = Some(instance.id.clone());
@@ -213,6 +213,7 @@ impl World {
             all_cut: 0,
             people: 0,
             can_restart_agent: self.faults.can_restart_agent,
+            visibility: self.faults.visibility,
         };
         self.faults = nothing;
         self.note(|| "peace".to_owned());

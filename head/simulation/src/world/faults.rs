@@ -6,6 +6,7 @@ use cloudtik_model::{Generation, NodeId, NodeTypeName};
 
 use super::{Happening, World, default_type};
 use crate::promises::Violation;
+use crate::provider::VISIBILITY;
 use crate::random::Random;
 
 /// What goes wrong, in times per thousand where it is a chance.
@@ -27,6 +28,9 @@ pub struct Faults {
     /// Per 10 s: somebody scales, kills or drains.
     pub people: u64,
     pub can_restart_agent: bool,
+    /// How long the provider's list may hide a machine, in milliseconds. 0: it never does, and a call ends with the head
+    /// that made it.
+    pub visibility: u64,
 }
 
 impl Faults {
@@ -46,6 +50,7 @@ impl Faults {
             all_cut: some(40),
             people: some(300),
             can_restart_agent: seed.is_multiple_of(2),
+            visibility: if seed % 4 == 1 { 0 } else { VISIBILITY },
         }
     }
 }

@@ -113,6 +113,9 @@ impl World {
     }
 
     fn delete(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: &InstanceId) {
+        if self.ended_with_its_head(epoch) {
+            return;
+        }
         if self.call_fails() {
             return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure("delete: try later")) });
         }
@@ -164,13 +167,21 @@ impl World {
         self.random.permille(chance)
     }
 
+    /// A head whose calls end with it has nothing under way any more once it is gone.
+    fn ended_with_its_head(&self, epoch: Epoch) -> bool {
+        self.faults.visibility == 0 && (epoch != self.epoch || self.brain.is_none())
+    }
+
     fn create(&mut self, epoch: Epoch, node: NodeId, generation: Generation, node_type: &NodeTypeName) -> Result<(), Violation> {
+        if self.ended_with_its_head(epoch) {
+            return Ok(());
+        }
         if self.call_fails() {
             self.hear(1, epoch, Input::Created { node, generation, result: Err(failure("create: no capacity just now")) });
             return Ok(());
         }
         let is_new = !self.provider.machines.contains_key(&instance_id(&node, generation));
-        let instance = self.provider.create(self.now, &node, generation, node_type, &mut self.random);
+        let instance = self.provider.create(self.now, &node, generation, node_type, self.faults.visibility, &mut self.random);
         if is_new {
             let boots = self.random.between(500, 20_000);
             self.after(boots, Happening::Boot(instance.id.clone()));

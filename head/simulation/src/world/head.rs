@@ -6,12 +6,11 @@ use cloudtik_model::{Epoch, InstanceId};
 
 use super::{Happening, World, shorten};
 use crate::promises::Violation;
-use crate::provider::VISIBILITY;
 
 impl World {
     pub(super) fn start_head(&mut self) -> Result<(), Violation> {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let config = Config { visibility: VISIBILITY, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
+        let config = Config { visibility: self.faults.visibility, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
         let nodes = self.stored.nodes.values().cloned().collect();
         self.brain = Some(Brain::restore(config, self.epoch, self.stored.cluster.clone(), nodes, self.moment()));
         self.paused_until = self.now;
@@ -100,7 +99,8 @@ impl World {
     fn execute(&mut self, action: Action) {
         let epoch = self.epoch;
         let delay = self.random.between(1, 400);
-        let slow = self.random.between(50, 8_000);
+        // Some calls take about as long as the head waits for one.
+        let slow = if self.random.permille(20) { self.random.between(8_000, 45_000) } else { self.random.between(50, 8_000) };
         if !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. }) {
             let text = shorten(&format!("{action:?}"));
             self.note(|| format!("← {text}"));
