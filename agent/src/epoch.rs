@@ -12,6 +12,10 @@ use cloudtik_protocol::files::write_atomically;
 pub enum Error {
     #[error("a message of epoch {} is refused: epoch {} was seen", .got.0, .seen.0)]
     Older { got: Epoch, seen: Epoch },
+    #[error("{} holds no epoch", .0.display())]
+    Malformed(PathBuf),
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
     #[error("cannot remember epoch {}", .0.0)]
     Write(Epoch, #[source] io::Error),
 }
@@ -24,9 +28,14 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    pub fn load(path: &Path) -> Self {
-        let stored = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        Self { path: path.to_owned(), seen: Mutex::new(Epoch(stored)) }
+    /// Only a file that is not there means that no head was ever seen: what cannot be read must not let an old one in.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let stored = match fs::read_to_string(path) {
+            Ok(text) => text.trim().parse().map_err(|_| Error::Malformed(path.to_owned()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(Error::Read(path.to_owned(), error)),
+        };
+        Ok(Self { path: path.to_owned(), seen: Mutex::new(Epoch(stored)) })
     }
 
     pub fn seen(&self) -> Epoch {
@@ -55,12 +64,16 @@ mod tests {
     fn an_older_leadership_is_refused_also_by_the_next_agent() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("epoch");
-        let epochs = Epochs::load(&path);
+        let epochs = Epochs::load(&path).expect("nothing there yet");
         for (epoch, accepted) in [(3, true), (3, true), (2, false), (4, true), (3, false)] {
             assert_eq!(epochs.check(Epoch(epoch)).is_ok(), accepted, "epoch {epoch}");
         }
-        let next = Epochs::load(&path);
+        let next = Epochs::load(&path).expect("reads");
         assert!(matches!(next.check(Epoch(3)), Err(Error::Older { seen: Epoch(4), .. })));
         assert!(next.check(Epoch(4)).is_ok());
+        for torn in ["", "four"] {
+            fs::write(&path, torn).expect("writes");
+            assert!(Epochs::load(&path).is_err(), "{torn:?} must not mean that no head was ever seen");
+        }
     }
 }

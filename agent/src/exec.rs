@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -51,13 +52,16 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
     };
     let group = program.group;
     let ended = CancellationToken::new();
-    let outputs = program.outputs.drain(..);
-    let copies: Vec<_> = outputs.map(|(is_error, from)| tokio::spawn(copy(from, is_error, outgoing.clone(), ended.clone()))).collect();
+    // They end with this: if the agent stops, so does what it runs for people.
+    let (mut copies, mut feeding) = (JoinSet::new(), JoinSet::new());
+    for (is_error, from) in program.outputs.drain(..) {
+        copies.spawn(copy(from, is_error, outgoing.clone(), ended.clone()));
+    }
     // Written by a task of its own: a program that does not read must not keep us from hearing signals, nor the end.
     let waiting = Arc::new(AtomicUsize::new(0));
     let mut input = program.input.take().map(|to| {
         let (sender, blocks) = mpsc::unbounded_channel();
-        tokio::spawn(feed(to, blocks, waiting.clone(), outgoing.clone()));
+        feeding.spawn(feed(to, blocks, waiting.clone(), outgoing.clone()));
         sender
     });
     let mut connected = true;
@@ -96,9 +100,7 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
     // What it started and left in its group ends with it.
     let _ = killpg(group, Signal::SIGTERM);
     ended.cancel();
-    for task in copies {
-        let _ = task.await;
-    }
+    while copies.join_next().await.is_some() {}
     drop(input);
     remove(home.path(), &execute);
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
@@ -159,6 +161,15 @@ struct Program {
     kill_at: Option<Instant>,
 }
 
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Not its leader alone, which is what dropping the child kills.
+        if self.child.id().is_some() {
+            let _ = killpg(self.group, Signal::SIGKILL);
+        }
+    }
+}
+
 impl Program {
     fn start(home: &Path, execute: &wire::Execute) -> anyhow::Result<Self> {
         let (program, arguments) = execute.command.split_first().context("no command was given")?;
@@ -188,6 +199,10 @@ impl Program {
         }
         let size = execute.size.map(|s| Winsize { ws_row: s.rows as u16, ws_col: s.columns as u16, ws_xpixel: 0, ws_ypixel: 0 });
         let pty = openpty(size.as_ref(), None).context("opening a terminal")?;
+        // What else is started meanwhile must not hold the terminal open.
+        for end in [&pty.master, &pty.slave] {
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).context("opening a terminal")?;
+        }
         command.env("TERM", execute.environment.get("TERM").map_or("xterm-256color", String::as_str));
         command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
         // `setsid` needs not to lead a group; it forks and waits otherwise, which would lose the group's number.

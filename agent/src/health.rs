@@ -23,6 +23,8 @@ use crate::reports::Reports;
 
 /// The load is measured at most this often.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// How long a look at the machine may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change of the load below this share of the whole is not worth a message.
 const NOTICEABLE: u64 = 20;
 
@@ -36,6 +38,8 @@ struct Inner {
     linked: AtomicBool,
     refused: AtomicU64,
     clock: ClusterClock,
+    /// Held while the machine is looked at for `/metrics`.
+    looking: Arc<tokio::sync::Mutex<()>>,
     system: Mutex<(Option<Instant>, System, wire::Load)>,
 }
 
@@ -48,6 +52,7 @@ impl Health {
             linked: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             clock,
+            looking: Arc::default(),
             system: Mutex::new((None, system, wire::Load::default())),
         }))
     }
@@ -93,7 +98,7 @@ impl Health {
         let health = self.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let (health, reports) = (health.clone(), reports.clone());
-            async move { Ok::<_, Infallible>(health.answer(&request, &reports)) }
+            async move { Ok::<_, Infallible>(health.answer(&request, &reports).await) }
         });
         let refused = move |refused: cloudtik_protocol::transport::Refused| {
             self.count_refused();
@@ -102,7 +107,7 @@ impl Health {
         serve_tls(listener, identity, service, refused, stop).await;
     }
 
-    fn answer(&self, request: &Request<Incoming>, reports: &Reports) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, reports: &Reports) -> Response<Full<Bytes>> {
         if !matches!(request.extensions().get::<Caller>(), Some(Caller::Certified(_))) {
             self.count_refused();
             return plain(StatusCode::FORBIDDEN, "a certificate of this cluster is needed\n");
@@ -116,7 +121,20 @@ impl Health {
                     refused: self.0.refused.load(Ordering::Relaxed),
                     clock_offset: self.0.clock.offset() as f64 / 1e3,
                 };
-                let mut response = plain(StatusCode::OK, &metrics::render(&agent, &reports.latest()));
+                // On a thread of its own, and one at a time: looking at disks may take long, and heartbeats must not wait.
+                let Ok(looking) = tokio::time::timeout(LOOK_TIMEOUT, self.0.looking.clone().lock_owned()).await else {
+                    return plain(StatusCode::SERVICE_UNAVAILABLE, "the last look at this machine has not come back\n");
+                };
+                let reports = reports.latest();
+                let rendered = tokio::task::spawn_blocking(move || {
+                    let text = metrics::render(&agent, &reports);
+                    drop(looking);
+                    text
+                });
+                let Ok(Ok(text)) = tokio::time::timeout(LOOK_TIMEOUT, rendered).await else {
+                    return plain(StatusCode::SERVICE_UNAVAILABLE, "looking at this machine takes too long\n");
+                };
+                let mut response = plain(StatusCode::OK, &text);
                 let kind = header::HeaderValue::from_static(cloudtik_protocol::exposition::CONTENT_TYPE);
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response

@@ -17,6 +17,9 @@ use tokio::sync::watch;
 
 use crate::home::Home;
 
+/// The head's time is written down when it is so many milliseconds later than what is known.
+const TIME_STEP: i64 = 3_600_000;
+
 /// The node's identity as it is now, and how to have another.
 #[derive(Clone)]
 pub struct NodeIdentity {
@@ -52,6 +55,9 @@ impl NodeIdentity {
             renew_before: 1.0 / 3.0 + f64::from(pki::random::<1>()[0]) / 255.0 / 10.0,
             current: watch::Sender::new(None),
         };
+        identity.clock.has_passed(bootstrap.made_at);
+        let known = fs::read_to_string(identity.home.identity("time")).ok().and_then(|text| text.trim().parse().ok());
+        identity.clock.has_passed(known.unwrap_or(0));
         if let Ok(chain) = pki::load_chain(&home.identity("node.crt"))
             && !chain.is_empty()
         {
@@ -78,6 +84,18 @@ impl NodeIdentity {
 
     pub fn clock(&self) -> &ClusterClock {
         &self.clock
+    }
+
+    /// Takes the head's word for the time, and remembers that it has come to that.
+    pub fn take_time(&self, now: i64) {
+        self.clock.set(now);
+        let known = self.clock.floor();
+        self.clock.has_passed(now);
+        if now.saturating_sub(known) >= TIME_STEP
+            && let Err(error) = write_atomically(&self.home.identity("time"), now.to_string().as_bytes(), 0o600)
+        {
+            tracing::warn!("cannot remember the time: {error}");
+        }
     }
 
     /// Milliseconds until the certificate should be renewed (a good third of its life is left), and until it is worth

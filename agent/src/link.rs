@@ -33,6 +33,8 @@ use crate::reports::Reports;
 /// The first pause before another attempt; it grows to [`LONGEST_PAUSE`], each time with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// How long a link may take to say goodbye.
+const GOODBYE: Duration = Duration::from_millis(200);
 /// Frames that wait to be sent. When the head reads nothing for that long, reports wait; the newest of each is sent.
 const OUTGOING: usize = 32;
 /// The longest and the shortest time between two looks at whether the certificate should be renewed.
@@ -61,9 +63,11 @@ impl Link {
         let mut pause = FIRST_PAUSE;
         let mut last_error = String::new();
         while !self.stop.is_cancelled() {
+            // A link that stands says goodbye by itself when the agent stops; one that does not is not waited for.
             let result = tokio::select! {
-                () = self.stop.cancelled() => break,
+                biased;
                 result = self.connect_once() => result,
+                () = async { self.stop.cancelled().await; sleep(GOODBYE).await } => break,
             };
             self.linked.send_replace(false);
             // A head that was there and went away is probably back in a moment; one that never answered may be long gone.
@@ -159,7 +163,7 @@ impl Link {
                             }
                             // An older head does not say.
                             if welcome.time_ms > 0 {
-                                self.identity.clock().set(welcome.time_ms);
+                                self.identity.take_time(welcome.time_ms);
                             }
                             let offset = self.identity.clock().offset();
                             if (offset - clock_before).abs() > TOLERATED {
@@ -217,12 +221,15 @@ impl Link {
             let _ = outgoing.try_send(frame);
             return;
         };
-        let (home, dialer, stop) = (self.home.clone(), self.dialer.clone(), self.stop.clone());
+        let (home, dialer, stop, outgoing) = (self.home.clone(), self.dialer.clone(), self.stop.clone(), outgoing.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                result = exec::serve(&home, &dialer, command.id, execute) => {
+                result = exec::serve(&home, &dialer, command.id.clone(), execute) => {
                     if let Err(error) = result {
                         tracing::warn!("session: {error:#}");
+                        // Whoever asked need not wait for an end that never opened.
+                        let result = wire::CommandResult { id: command.id, error: format!("{error:#}") };
+                        let _ = outgoing.try_send(wire::AgentFrame { topic: Some(AgentTopic::Result(result)) });
                     }
                 }
                 () = stop.cancelled() => {}

@@ -23,6 +23,8 @@ pub struct Agent {
 const TICKS: f64 = 100.0;
 /// Sectors in `/proc/diskstats` have 512 bytes whatever the disk.
 const SECTOR: u64 = 512;
+/// File systems of other machines: asking one whose server is gone would wait for ever.
+const REMOTE: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs"];
 /// File systems that hold nobody's data.
 const PSEUDO: [&str; 22] = [
     "autofs",
@@ -131,7 +133,7 @@ fn file_systems(text: &mut Exposition) {
     for line in mounts.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let [device, point, kind, options, ..] = fields.as_slice() else { continue };
-        if PSEUDO.contains(kind) || !seen.insert((device.to_string(), point.to_string())) {
+        if PSEUDO.contains(kind) || REMOTE.contains(kind) || !seen.insert((device.to_string(), point.to_string())) {
             continue;
         }
         let point = point.replace("\\040", " ");

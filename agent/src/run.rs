@@ -134,7 +134,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         converger: converger.clone(),
         reports,
         health,
-        epochs: Epochs::load(&home.epoch()),
+        epochs: Epochs::load(&home.epoch()).context("whose leadership counts")?,
         dialer,
         linked,
         tasks: tasks.clone(),

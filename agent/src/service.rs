@@ -76,6 +76,8 @@ pub struct ServiceTask {
     starts: u32,
     state: ServiceState,
     since: Timestamp,
+    /// Of the goal that was taken last: what is reported is meant by it.
+    version: u64,
 }
 
 struct Running {
@@ -89,7 +91,7 @@ impl ServiceTask {
     pub fn new(key: ServiceKey, desired: watch::Receiver<Desired>, around: Surroundings) -> Self {
         let directory = around.home.service(&key);
         let since = now();
-        Self { key, directory, desired, around, running: None, failures: 0, starts: 0, state: ServiceState::Waiting, since }
+        Self { key, directory, desired, around, running: None, failures: 0, starts: 0, state: ServiceState::Waiting, since, version: 0 }
     }
 
     /// Runs until the service is not to run any more and does not, or until its sender is gone (the agent ends), which
@@ -98,6 +100,7 @@ impl ServiceTask {
         self.adopt();
         loop {
             let desired = self.desired.borrow_and_update().clone();
+            self.version = desired.version;
             let Some(service) = desired.service else {
                 if self.running.is_some() {
                     self.stop("not in the goal any more").await;
@@ -181,7 +184,7 @@ impl ServiceTask {
 
     async fn start(&mut self, service: &goal::Service) -> anyhow::Result<()> {
         let (directory, goal) = (self.directory.clone(), service.clone());
-        let groups = self.groups(service);
+        let groups = self.groups(service).await;
         let run = Run {
             command: service.command.clone(),
             environment: self.environment(service),
@@ -217,12 +220,16 @@ impl ServiceTask {
     }
 
     /// The control groups that hold the service to its limits. Without the right to make them it runs without.
-    fn groups(&self, service: &goal::Service) -> Groups {
+    async fn groups(&self, service: &goal::Service) -> Groups {
         // Short, and different for every node of a machine.
         let node = &sha256_hex(self.around.home.path().as_os_str().as_encoded_bytes())[..12];
         let name = format!("cloudtik-{node}-{}.{}", self.key.runtime, self.key.service);
-        let made = cgroup::make(&name, &service.limits).and_then(|groups| groups.record(&self.around.home.groups()).map(|()| groups));
-        made.unwrap_or_else(|error| {
+        let (limits, list) = (service.limits.clone(), self.around.home.groups());
+        let making = tokio::task::spawn_blocking(move || {
+            let groups = cgroup::make(&name, &limits)?;
+            groups.record(&list).map(|()| groups)
+        });
+        making.await.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
             tracing::warn!(service = %self.key, "its limits are not enforced: {error}");
             Groups::default()
         })
@@ -311,7 +318,9 @@ impl ServiceTask {
         let how = match exit {
             Some(exit) => exit.to_string(),
             None => {
-                let _ = running.state.process.kill_group();
+                if running.state.process.is_alive() {
+                    let _ = running.state.process.kill_group();
+                }
                 "ended with its shim".to_owned()
             }
         };
@@ -353,7 +362,6 @@ impl ServiceTask {
             self.state = state;
             self.since = now();
         }
-        let goal_version = self.desired.borrow().version;
         self.around.reports.put(ServiceReport {
             key: self.key.clone(),
             state,
@@ -361,7 +369,7 @@ impl ServiceTask {
             pid: self.running.as_ref().map(|r| r.state.process.pid as u32),
             restarts: self.starts.saturating_sub(1),
             since: self.since,
-            goal_version,
+            goal_version: self.version,
         });
     }
 }

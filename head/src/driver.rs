@@ -160,6 +160,7 @@ impl Driver {
                 pinned: Vec::new(),
                 artifacts: self.settings.unpacked.as_ref().map(|p| p.display().to_string()),
                 heartbeat_ms: self.settings.heartbeat_ms,
+                made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
         }
     }

@@ -19,12 +19,24 @@ pub const TOLERATED: i64 = 60_000;
 pub struct ClusterClock {
     /// Milliseconds to add to the machine's clock.
     offset: Arc<AtomicI64>,
+    /// It was never earlier than this, in milliseconds since the Unix epoch.
+    floor: Arc<AtomicI64>,
 }
 
 impl ClusterClock {
     /// Milliseconds since the Unix epoch.
     pub fn now(&self) -> i64 {
         machine().saturating_add(self.offset())
+    }
+
+    /// The latest moment that is known to have passed.
+    pub fn floor(&self) -> i64 {
+        self.floor.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a moment has passed, by the word of the head or of whoever made this node.
+    pub fn has_passed(&self, at: i64) {
+        self.floor.fetch_max(at, Ordering::Relaxed);
     }
 
     /// How far the machine's clock is behind, in milliseconds; 0 while nothing is known to be wrong.

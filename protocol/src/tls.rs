@@ -119,7 +119,12 @@ impl ServerCertVerifier for HeadVerifier {
             other => return other,
         };
         // When it was made, which is at most its short life ago.
-        let Ok((begins, _)) = pki::validity(end_entity) else { return Err(refused) };
+        let Ok((begins, ends)) = pki::validity(end_entity) else { return Err(refused) };
+        // One that had ended by a time that is known to have passed is no head's, whatever this machine's clock says: a
+        // key that was stolen once must not be good for ever.
+        if ends * 1_000 < self.clock.floor() {
+            return Err(refused);
+        }
         let made = begins + pki::BACKDATE.as_secs() as i64;
         let verified = verify(UnixTime::since_unix_epoch(std::time::Duration::from_secs(made.max(0) as u64)))?;
         self.clock.set(made * 1_000);
@@ -195,4 +200,54 @@ impl ServerIdentity {
 /// A name for rustls.
 pub fn server_name(name: &str) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).expect("host names made of validated names are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::TOLERATED;
+    use crate::pki::{Intermediate, Root};
+
+    const DAY: i64 = 24 * 3_600_000;
+
+    /// What a node whose clock is so many days off thinks of a head's certificate that was made just now.
+    fn verdict(days: i64, floor: i64, root: &Root, signer: &Root, name: &str) -> (Result<(), rustls::Error>, ClusterClock) {
+        install_crypto();
+        let cluster = ClusterName::new("demo").expect("valid");
+        let key = rcgen::KeyPair::generate().expect("key");
+        let request = pki::certificate_request(&key).expect("request");
+        let certificate = signer.sign_intermediate(&request, Duration::from_secs(3_600 * 24 * 365)).expect("signs");
+        let head = Intermediate::new(&cluster, key, certificate).head(&[], Duration::from_secs(3_600 * 24)).expect("makes");
+        let clock = ClusterClock::default();
+        let true_time = clock.now();
+        clock.set(true_time + days * DAY);
+        clock.has_passed(true_time + floor * DAY);
+        let inner = WebPkiServerVerifier::builder(roots(root.certificate()).expect("a root")).build().expect("a verifier");
+        let verifier = HeadVerifier { inner, clock: clock.clone() };
+        let now = rustls::time_provider::TimeProvider::current_time(&clock).expect("a time");
+        let (leaf, others) = head.chain.split_first().expect("a chain");
+        let verdict = verifier.verify_server_cert(leaf, others, &server_name(name), &[], now).map(drop);
+        clock.set(clock.now());
+        (verdict, clock)
+    }
+
+    #[test]
+    fn only_dates_are_forgiven_and_not_those_that_are_known_to_have_passed() {
+        let cluster = ClusterName::new("demo").expect("valid");
+        let (root, other) = (Root::generate(&cluster).expect("makes"), Root::generate(&cluster).expect("makes"));
+        let name = pki::head_name(&cluster);
+        for days in [0, -400, 400] {
+            let (verdict, clock) = verdict(days, -1, &root, &root, &name);
+            assert!(verdict.is_ok(), "{days} days off: {verdict:?}");
+            assert!(clock.offset().abs() <= TOLERATED, "{days} days off: the node goes by the head's time now");
+            for (signer, name) in [(&other, name.as_str()), (&root, "somebody.demo.cloudtik.internal")] {
+                let (verdict, _) = self::verdict(days, -1, &root, signer, name);
+                assert!(verdict.is_err(), "{days} days off, {name}: dates are no excuse for the rest");
+            }
+        }
+        let (verdict, _) = verdict(400, 2, &root, &root, &name);
+        assert!(verdict.is_err(), "two days from now have passed, and the certificate was for one");
+    }
 }

@@ -32,6 +32,7 @@ async fn the_local_provider_keeps_the_contract() {
             pinned: Vec::new(),
             artifacts: None,
             heartbeat_ms: 1_000,
+            made_at: 0,
         };
         CreateNode { node_type, bootstrap }
     };

@@ -31,6 +31,9 @@ pub struct Bootstrap {
     pub artifacts: Option<String>,
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,
+    /// When this was made, in milliseconds since the Unix epoch, by the clock of whoever made it.
+    #[serde(default)]
+    pub made_at: i64,
 }
 
 impl std::fmt::Debug for Bootstrap {
