@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::report::Facts;
-use cloudtik_model::{Generation, NodeId};
+use cloudtik_model::{Epoch, Generation, NodeId};
 use cloudtik_protocol::convert::report_from_wire;
 use cloudtik_protocol::pki::{self, Peer};
 use cloudtik_protocol::transport::Caller;
@@ -27,6 +27,7 @@ use crate::mind::Mind;
 use crate::revisions::Revisions;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
+use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
 /// Bytes of an archive in one message.
@@ -41,6 +42,8 @@ pub struct BusService {
     pub join_secret: Arc<Vec<u8>>,
     pub authority: Authority,
     pub revisions: Revisions,
+    pub epoch: Epoch,
+    pub supersession: Supersession,
     pub mind: Mind,
     pub hub: Hub,
     pub sessions: Sessions,
@@ -214,6 +217,11 @@ impl wire::bus_server::Bus for BusService {
         if hello.node != node.as_str() || hello.generation != generation.0 {
             let message = format!("{node}, generation {generation}, says that it is {}, generation {}", hello.node, hello.generation);
             return Err(self.refuse("foreign-id", Status::permission_denied(message)));
+        }
+        if hello.epoch > self.epoch.0 {
+            self.supersession.note(Epoch(hello.epoch));
+            let message = format!("{node} has seen epoch {}, this head is of {}", hello.epoch, self.epoch.0);
+            return Err(self.refuse("superseded", Status::failed_precondition(message)));
         }
         let facts: Facts = serde_json::from_slice(&hello.facts)
             .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;

@@ -32,6 +32,7 @@ mod serve;
 mod sessions;
 mod status;
 mod store;
+mod supersession;
 mod telemetry;
 
 pub use serve::serve;

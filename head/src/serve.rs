@@ -37,6 +37,7 @@ use crate::revisions::Revisions;
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
 use crate::store::{Remembered, Store};
+use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
 /// The head's Unix socket in its directory.
@@ -53,9 +54,12 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let settings = Arc::new(Settings::read(state)?);
     let root = pki::parse_chain(settings.ca.as_bytes())?.into_iter().next().context("head.json has no root certificate")?;
-    let store = Arc::new(Store::open(&state.join("store.redb")).context("opening the store")?);
-    let remembered = store.begin(&pki::random::<32>())?;
     let keys = Arc::new(Keys::open(state, &settings.cluster, &root)?);
+    let is_new = keys.expires_at().is_none();
+    let store = Arc::new(Store::open(&state.join("store.redb"), is_new).context("opening the store")?);
+    let (supersession, seen) = Supersession::check(state)?;
+    let remembered = store.begin(&pki::random::<32>(), seen)?;
+    supersession.settled()?;
     let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
 
     let ready = watch::Sender::new(None);
@@ -129,6 +133,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         join_secret: Arc::new(join_secret),
         authority: authority.clone(),
         revisions: revisions.clone(),
+        epoch,
+        supersession: supersession.clone(),
         mind,
         hub: hub.clone(),
         sessions,
@@ -161,6 +167,9 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
                     Ok(error) => Err(anyhow::Error::new(error)),
                     Err(_) => Err(anyhow::anyhow!("the brain's thread ended")),
                 };
+            }
+            epoch = supersession.heard() => {
+                break Err(anyhow::anyhow!("a node has seen epoch {}: this head's store is older than the cluster", epoch.0));
             }
             () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);

@@ -1,7 +1,8 @@
 //! What the head remembers, in one embedded database. A step of the brain is one transaction: after a crash it happened
 //! whole or not at all, and what was acknowledged is on the disk.
 
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use cloudtik_brain::{ClusterRecord, Record};
 use cloudtik_model::event::Event;
@@ -24,6 +25,8 @@ const FORMAT: u64 = 1;
 pub enum Error {
     #[error("{operation} the store failed")]
     Database { operation: &'static str, source: Box<redb::Error> },
+    #[error("{} is gone or empty, and with it what this cluster is: put it back, or take the cluster down", .0.display())]
+    Lost(PathBuf),
     #[error("the stored {what} is unreadable")]
     Corrupt { what: &'static str, source: serde_json::Error },
     #[error("the store has format {0}, newer than this head understands ({FORMAT}); run a newer cloudtik-head")]
@@ -50,13 +53,23 @@ pub struct Remembered {
 }
 
 impl Store {
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// Opens the store; makes it if this head `is_new`. A head that was set up once must not begin again with nothing: it
+    /// would take its own nodes for strangers.
+    pub fn open(path: &Path, is_new: bool) -> Result<Self, Error> {
+        let is_empty = std::fs::metadata(path).map_or(true, |m| m.len() == 0);
+        if is_empty && !is_new {
+            return Err(Error::Lost(path.to_owned()));
+        }
+        let made = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let made = made.map_err(|source| Error::Database { operation: "opening", source: Box::new(redb::Error::Io(source)) })?;
+        drop(made);
         let database = Database::create(path).map_err(failed("opening"))?;
         Ok(Self { database })
     }
 
-    /// Begins a new leadership: the epoch grows before anything is said in its name. `secret` is kept if there is none.
-    pub fn begin(&self, secret: &[u8]) -> Result<Remembered, Error> {
+    /// Begins a new leadership, later than `seen`: the epoch grows before anything is said in its name. `secret` is kept if
+    /// there is none.
+    pub fn begin(&self, secret: &[u8], seen: Epoch) -> Result<Remembered, Error> {
         let operation = "starting";
         let write = self.database.begin_write().map_err(failed(operation))?;
         let remembered = {
@@ -66,7 +79,7 @@ impl Store {
             if format > FORMAT {
                 return Err(Error::Newer(format));
             }
-            let epoch = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())) + 1;
+            let epoch = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())).max(seen.0) + 1;
             let known = meta.get("join-secret").map_err(failed(operation))?.map(|v| v.value().to_vec());
             let join_secret = known.unwrap_or_else(|| secret.to_vec());
             meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(failed(operation))?;
@@ -200,16 +213,16 @@ mod tests {
             details: Default::default(),
         };
         {
-            let store = Store::open(&path).expect("opens");
-            let first = store.begin(b"secret").expect("begins");
+            let store = Store::open(&path, true).expect("opens");
+            let first = store.begin(b"secret", Epoch(0)).expect("begins");
             assert_eq!(first.epoch, Epoch(1));
             assert_eq!(
                 store.commit(&[Record::Node(node.clone()), Record::Event(event.clone()), Record::Event(event)]).expect("commits"),
                 2
             );
         }
-        let store = Store::open(&path).expect("opens");
-        let again = store.begin(b"other").expect("begins");
+        let store = Store::open(&path, true).expect("opens");
+        let again = store.begin(b"other", Epoch(0)).expect("begins");
         assert_eq!((again.epoch, again.nodes, again.join_secret.as_slice()), (Epoch(2), vec![node], b"secret".as_slice()));
         assert_eq!(store.events(2, 10, Some(&id)).expect("reads").len(), 1);
         assert_eq!(store.events(0, 10, Some(&NodeId::head())).expect("reads").len(), 0);

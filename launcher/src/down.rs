@@ -87,6 +87,8 @@ async fn delete_everything(place: &Place) -> Result<(), Failure> {
             }
         }
     }
+    // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.
+    place.provider(network)?.kill_everything()?;
     match std::fs::remove_dir_all(&place.directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Failure::failed(format!("cannot remove {}: {error}", place.directory.display())))

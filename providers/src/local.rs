@@ -63,12 +63,18 @@ pub struct LocalProvider {
 struct InstanceFile {
     node: NodeId,
     generation: Generation,
-    address: Ipv4Addr,
+    address: Option<Ipv4Addr>,
 }
 
 impl LocalProvider {
     pub fn new(settings: Settings) -> Self {
         Self { settings }
+    }
+
+    /// Kills whatever runs for any instance of the cluster, known or not.
+    pub fn kill_everything(&self) -> Result<(), Error> {
+        let failed = |e| Error::transient("killing what is left of the cluster", e);
+        processes::kill_below(&self.settings.nodes, KILL_DEADLINE).map_err(failed)
     }
 
     /// The directory of an instance.
@@ -120,15 +126,10 @@ impl LocalProvider {
         for entry in entries {
             let entry = entry.map_err(failed)?;
             let Ok(id) = InstanceId::new(entry.file_name().to_string_lossy()) else { continue };
-            match fs::read(entry.path().join(INSTANCE_FILE)) {
-                Ok(text) => {
-                    let file = serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?;
-                    found.push((id, file));
-                }
-                // Being deleted: its processes are gone, its files go.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
-            }
+            // The name says whose it is; what else the file says may be lost without the node being lost to us.
+            let Some((node, generation)) = parse_instance(&id) else { continue };
+            let known = fs::read(entry.path().join(INSTANCE_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            found.push((id, known.unwrap_or(InstanceFile { node, generation, address: None })));
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(found)
@@ -139,7 +140,7 @@ impl LocalProvider {
         if node.is_head() {
             return Ok(self.settings.head_address());
         }
-        let used: Vec<u8> = self.instances()?.iter().map(|(_, i)| i.address.octets()[3]).collect();
+        let used: Vec<u8> = self.instances()?.iter().filter_map(|(_, i)| Some(i.address?.octets()[3])).collect();
         let free = (2..=254).find(|last| !used.contains(last));
         free.map(|last| Ipv4Addr::new(a, b, c, last)).ok_or_else(|| Error::Quota("a local cluster has at most 253 workers".to_owned()))
     }
@@ -153,8 +154,10 @@ impl LocalProvider {
         let file = match fs::read(home.join(INSTANCE_FILE)) {
             Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?,
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::transient(format!("reading {id}"), error)),
+            // It was made, and somebody removed what said so: not ours to make again beside what may still run there.
+            Err(_) if home.exists() => return Err(Error::permanent(format!("making {id}"), io::Error::from(io::ErrorKind::AlreadyExists))),
             Err(_) => {
-                let file = InstanceFile { node: node.clone(), generation, address: self.free_address(node)? };
+                let file = InstanceFile { node: node.clone(), generation, address: Some(self.free_address(node)?) };
                 self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("making {}", home.display()), e))?;
                 file
             }
@@ -167,7 +170,6 @@ impl LocalProvider {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let temporary = self.settings.nodes.join(format!(".{}.new", instance_id(&file.node, file.generation)));
         let _ = fs::remove_dir_all(&temporary);
-        let _ = fs::remove_dir_all(home);
         fs::DirBuilder::new().mode(0o700).create(&temporary)?;
         let write = |name: &str, content: &[u8]| {
             let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary.join(name))?;
@@ -175,7 +177,7 @@ impl LocalProvider {
             out.sync_all()
         };
         write(INSTANCE_FILE, &serde_json::to_vec(file)?)?;
-        let bootstrap = Bootstrap { address: Some(file.address.to_string()), ..request.bootstrap.clone() };
+        let bootstrap = Bootstrap { address: file.address.map(|a| a.to_string()), ..request.bootstrap.clone() };
         write(BOOTSTRAP_FILE, &serde_json::to_vec(&bootstrap)?)?;
         File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, home)?;
@@ -187,12 +189,13 @@ impl LocalProvider {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
         let home = self.home(instance);
+        // Its processes first, also if somebody removed its directory; and nothing is started there meanwhile.
+        let _lock = self.lock()?;
+        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
+        processes::remove_groups(&home);
         if !home.exists() {
             return Ok(());
         }
-        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
-        processes::remove_groups(&home);
-        let _lock = self.lock()?;
         let failed = |e| Error::transient(format!("removing {}", home.display()), e);
         // First what makes it an instance: a removal that breaks off leaves files, never half an instance.
         match fs::remove_file(home.join(INSTANCE_FILE)) {
@@ -210,6 +213,7 @@ impl LocalProvider {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
         let home = self.home(instance);
+        let _lock = self.lock()?;
         if !home.join(INSTANCE_FILE).exists() {
             return Err(Error::NotFound(instance.to_string()));
         }
@@ -250,12 +254,18 @@ pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
     InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
 }
 
+/// The node and generation that a directory's name says.
+fn parse_instance(id: &InstanceId) -> Option<(NodeId, Generation)> {
+    let (node, generation) = id.as_str().rsplit_once('.')?;
+    Some((node.parse().ok()?, Generation(generation.parse().ok()?)))
+}
+
 fn describe(id: InstanceId, file: &InstanceFile) -> Instance {
     Instance {
         id,
         node: file.node.clone(),
         generation: file.generation,
-        address: Some(file.address.to_string()),
+        address: file.address.map(|a| a.to_string()),
         state: InstanceState::Running,
     }
 }

@@ -89,7 +89,8 @@ impl Brain {
 
     /// An instance that no node of ours has. The head's own node is never swept: its maker is the launcher.
     fn sweep(&mut self, instance: &Instance) {
-        if instance.node.is_head() {
+        // Without a specification the store holds nothing yet: it can call nobody a stranger.
+        if instance.node.is_head() || self.cluster.spec.is_none() {
             return;
         }
         if !self.listing.suspects.contains(&instance.id) {

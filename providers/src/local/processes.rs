@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -27,10 +27,39 @@ pub fn remove_groups(home: &Path) {
 /// Kills every process of the node at `home`, until none is left: those that carry its mark, what descends from them,
 /// and what is in a session that one of them led, so that clearing the environment is no way out.
 pub fn kill_marked(home: &Path, within: Duration) -> io::Result<()> {
+    let mut wanted = format!("{MARK}=").into_bytes();
+    wanted.extend_from_slice(home.as_os_str().as_bytes());
+    kill_those(&|mark| mark == wanted, led_by_shims(home), within)
+}
+
+/// The same for every node whose home is below a directory.
+pub fn kill_below(nodes: &Path, within: Duration) -> io::Result<()> {
+    let mut prefix = format!("{MARK}=").into_bytes();
+    prefix.extend_from_slice(nodes.as_os_str().as_bytes());
+    prefix.push(b'/');
+    let homes = fs::read_dir(nodes).map(|entries| entries.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    kill_those(&|mark| mark.starts_with(&prefix), homes.iter().flat_map(|home| led_by_shims(home)).collect(), within)
+}
+
+/// The sessions that the shims of a node's services led, also of shims that are gone: their sessions are what is left of
+/// a service that clears its environment. (`shim.json` is the agent's; a session's number is its leader's process id.)
+fn led_by_shims(home: &Path) -> BTreeSet<i32> {
+    let below = |directory: PathBuf| fs::read_dir(directory).map(|e| e.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
+    let states = below(home.join("services")).into_iter().flat_map(below).filter_map(|service| fs::read(service.join("shim.json")).ok());
+    let leaders = states.filter_map(|text| {
+        let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let (pid, started) = (state["shim"]["pid"].as_i64()? as i32, state["shim"]["started"].as_u64()?);
+        // A process of another time that has the number by now is nobody of ours, and neither is its session.
+        let is_another = start_time(pid).is_some_and(|now| now != started);
+        (!is_another).then_some(pid)
+    });
+    leaders.collect()
+}
+
+fn kill_those(wanted: &dyn Fn(&[u8]) -> bool, mut sessions: BTreeSet<i32>, within: Duration) -> io::Result<()> {
     let deadline = Instant::now() + within;
-    let mut sessions = BTreeSet::new();
     loop {
-        let found = find(home, &mut sessions)?;
+        let found = find(wanted, &mut sessions)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -53,19 +82,23 @@ pub fn kill(pid: i32) -> io::Result<()> {
 }
 
 /// The node's processes; `sessions` grows by those that they lead.
-fn find(home: &Path, sessions: &mut BTreeSet<i32>) -> io::Result<BTreeSet<i32>> {
+fn find(wanted: &dyn Fn(&[u8]) -> bool, sessions: &mut BTreeSet<i32>) -> io::Result<BTreeSet<i32>> {
     let prefix = format!("{MARK}=").into_bytes();
-    let wanted = [prefix.as_slice(), home.as_os_str().as_bytes()].concat();
+    let own = std::process::id() as i32;
     let mut found = BTreeSet::new();
     let mut relatives = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        // Whoever deletes a node from within it goes on to the end.
+        if pid == own {
+            continue;
+        }
         let Some((parent, session)) = family(&entry.path()) else { continue };
         // Other users' processes cannot be read and are not ours; dead ones have nothing left to read.
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         match environment.split(|b| *b == 0).find(|variable| variable.starts_with(&prefix)) {
-            Some(mark) if mark == wanted => {
+            Some(mark) if wanted(mark) => {
                 found.insert(pid);
                 if session == pid {
                     sessions.insert(session);
@@ -87,6 +120,12 @@ fn find(home: &Path, sessions: &mut BTreeSet<i32>) -> io::Result<BTreeSet<i32>> 
             return Ok(found);
         }
     }
+}
+
+/// Field 22 of `/proc/PID/stat`: clock ticks from boot to the process's start.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
 }
 
 /// Parent and session of a process that has not ended (proc(5), fields 3, 4 and 6 of `stat`).
