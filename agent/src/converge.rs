@@ -25,6 +25,8 @@ pub struct Converger {
 #[derive(Debug, Default)]
 struct Tasks {
     version: u64,
+    /// The stored goal could not be read, and none has come since.
+    is_unknown: bool,
     senders: BTreeMap<ServiceKey, watch::Sender<Desired>>,
 }
 
@@ -33,21 +35,22 @@ impl Converger {
     pub fn start(home: &Home, around: Surroundings, pinned: Vec<goal::Service>) -> Self {
         let converger = Self { home: home.clone(), around, pinned: Arc::new(pinned), state: Arc::default() };
         let stored = match fs::read(home.goal()) {
-            Ok(text) => match serde_json::from_slice::<goal::Goal>(&text) {
-                Ok(goal) => Some(goal),
-                Err(error) => {
-                    tracing::error!("the stored goal is unreadable, waiting for the head's: {error}");
-                    None
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::error!("the stored goal cannot be read, waiting for the head's: {error}");
-                None
-            }
+            Ok(text) => serde_json::from_slice::<goal::Goal>(&text).map(Some).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         };
-        converger.adopt_leftovers(stored.as_ref());
-        converger.apply(stored.as_ref());
+        match stored {
+            Ok(stored) => {
+                converger.adopt_leftovers(stored.as_ref());
+                converger.apply(stored.as_ref());
+            }
+            Err(error) => {
+                // Unknown is not nothing: what runs goes on until the head says what is to run.
+                tracing::error!("the stored goal cannot be read; what runs goes on until the head's comes: {error}");
+                converger.lock().is_unknown = true;
+                converger.apply(None);
+            }
+        }
         converger
     }
 
@@ -74,6 +77,9 @@ impl Converger {
     }
 
     fn apply(&self, goal: Option<&goal::Goal>) {
+        if goal.is_some() && std::mem::take(&mut self.lock().is_unknown) {
+            self.adopt_leftovers(goal);
+        }
         let mut tasks = self.lock();
         tasks.version = goal.map_or(tasks.version, |g| g.version);
         let version = tasks.version;

@@ -1,6 +1,5 @@
 //! Sessions: a program run for somebody at the other end of a stream of its own.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dialer::Dialer;
 use crate::home::Home;
+use crate::pty::Master;
 
 /// Frames of output that wait to be sent; when the other end does not read, the program waits.
 const OUTGOING: usize = 16;
@@ -209,8 +209,7 @@ impl Program {
         let child = command.spawn().with_context(|| format!("cannot run {program}"))?;
         drop(command);
         let group = Pid::from_raw(child.id().context("the program ended at once")? as i32);
-        let reader = tokio::fs::File::from_std(File::from(pty.master.try_clone()?));
-        let writer = tokio::fs::File::from_std(File::from(pty.master.try_clone()?));
+        let (reader, writer) = (Master::new(pty.master.try_clone()?)?, Master::new(pty.master.try_clone()?)?);
         Ok(Self {
             child,
             group,

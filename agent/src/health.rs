@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cloudtik_protocol::clock::ClusterClock;
+use cloudtik_protocol::logging::Seldom;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Caller, serve_tls};
 use cloudtik_protocol::wire;
@@ -100,9 +101,12 @@ impl Health {
             let (health, reports) = (health.clone(), reports.clone());
             async move { Ok::<_, Infallible>(health.answer(&request, &reports).await) }
         });
+        let lines = Arc::new(Seldom::default());
         let refused = move |refused: cloudtik_protocol::transport::Refused| {
             self.count_refused();
-            tracing::warn!(from = ?refused.from, "refused: {}", refused.reason);
+            if let Some(left_out) = lines.allow() {
+                tracing::warn!(from = ?refused.from, left_out, "refused: {}", refused.reason);
+            }
         };
         serve_tls(listener, identity, service, refused, stop).await;
     }

@@ -125,8 +125,12 @@ impl Link {
         let mut heartbeats = ticker(heartbeat_every);
         let mut renewal = pin!(sleep(self.until_renewal()));
         let (mut sequence, mut last_load) = (0, None);
+        // Beside the loop: a disk that is slow to take a goal must not hold up heartbeats.
+        let (goals, documents) = mpsc::unbounded_channel();
+        let mut taking = pin!(self.take_goals(documents, outgoing.clone()));
         loop {
             tokio::select! {
+                () = taking.as_mut() => bail!("the stream is closed"),
                 () = self.stop.cancelled() => {
                     let _ = send(&outgoing, AgentTopic::Goodbye(wire::Goodbye { reason: "the agent stops".to_owned() })).await;
                     // Give the frame a moment to leave.
@@ -178,9 +182,7 @@ impl Link {
                             }
                         }
                         Some(HeadTopic::Goal(document)) => {
-                            let version = document.version;
-                            let refusal = self.take_goal(&document).await.err().unwrap_or_default();
-                            send(&outgoing, AgentTopic::GoalAck(wire::GoalAck { version, refusal })).await?;
+                            let _ = goals.send(document);
                         }
                         Some(HeadTopic::Command(command)) => self.obey(command, &outgoing),
                         Some(HeadTopic::Identity(reply)) => {
@@ -204,6 +206,20 @@ impl Link {
         let (longest, shortest) = RENEWAL_CHECK;
         let due = self.identity.remaining().map_or(0, |(renew, _)| renew.max(0));
         Duration::from_millis(due as u64).clamp(shortest, longest)
+    }
+
+    /// Takes goals one after the other, of several that wait only the last.
+    async fn take_goals(&self, mut documents: mpsc::UnboundedReceiver<wire::GoalDocument>, outgoing: mpsc::Sender<wire::AgentFrame>) {
+        while let Some(mut document) = documents.recv().await {
+            while let Ok(newer) = documents.try_recv() {
+                document = newer;
+            }
+            let refusal = self.take_goal(&document).await.err().unwrap_or_default();
+            let ack = wire::GoalAck { version: document.version, refusal };
+            if send(&outgoing, AgentTopic::GoalAck(ack)).await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn take_goal(&self, document: &wire::GoalDocument) -> Result<(), String> {

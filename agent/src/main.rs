@@ -17,6 +17,7 @@ mod link;
 mod metrics;
 mod probe;
 mod process;
+mod pty;
 mod reports;
 mod run;
 mod service;

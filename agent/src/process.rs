@@ -61,6 +61,21 @@ impl Process {
     }
 }
 
+/// Kills every process of a session whose leader is gone; returns how many there were.
+pub fn end_session(leader: i32) -> usize {
+    let mut ended = 0;
+    // Twice: what was starting another process just then.
+    for _ in 0..2 {
+        let Ok(entries) = fs::read_dir("/proc") else { return ended };
+        for pid in entries.flatten().filter_map(|e| e.file_name().to_string_lossy().parse::<i32>().ok()) {
+            if pid != leader && session_of(pid) == Some(leader) && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                ended += 1;
+            }
+        }
+    }
+    ended
+}
+
 fn ignore_missing(result: nix::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -68,16 +83,26 @@ fn ignore_missing(result: nix::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`; a zombie has ended as far as we are concerned.
+/// Field 6 of `/proc/PID/stat`.
+fn session_of(pid: i32) -> Option<i32> {
+    field(pid, 3)?.parse().ok()
+}
+
+/// Field 22 of `/proc/PID/stat`.
 fn start_time(pid: i32) -> Option<u64> {
+    field(pid, 19)?.parse().ok()
+}
+
+/// A field of `/proc/PID/stat`, counted from the third. A zombie has ended as far as we are concerned.
+fn field(pid: i32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may contain anything.
     let rest = stat.get(stat.rfind(')')? + 2..)?;
     let mut fields = rest.split(' ');
-    if fields.next()? == "Z" {
+    if rest.starts_with('Z') {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(number).map(str::to_owned)
 }
 
 #[cfg(test)]

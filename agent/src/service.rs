@@ -32,8 +32,9 @@ use crate::artifacts::Artifacts;
 use crate::cgroup::{self, Groups};
 use crate::home::Home;
 use crate::probe::probe;
+use crate::process::{Process, end_session};
 use crate::reports::Reports;
-use crate::shim::{EXIT_FILE, Exit, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
+use crate::shim::{EXIT_FILE, Exit, LOCK_FILE, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
 
 /// How long a shim may take to say that the process runs.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ pub struct Surroundings {
     pub home: Home,
     pub reports: Reports,
     pub artifacts: Artifacts,
-    /// Reaps the shims that this agent started.
+    /// One task for each service.
     pub tasks: TaskTracker,
 }
 
@@ -130,15 +131,24 @@ impl ServiceTask {
 
     /// Takes over the process that an earlier agent started.
     fn adopt(&mut self) {
-        let read = fs::read(self.directory.join(STATE_FILE)).ok();
-        let Some(state) = read.and_then(|text| serde_json::from_slice::<State>(&text).ok()) else { return };
+        let Some(state) = read_state(&self.directory) else {
+            // Whose it is was lost: a shim that nobody can speak to ends with what it keeps, for a clean start.
+            if let Some(shim) = shim_by_lock(&self.directory) {
+                tracing::warn!(service = %self.key, pid = shim.pid, "its state is unreadable; it is started afresh");
+                let _ = shim.signal(Signal::SIGKILL);
+                end_session(shim.pid);
+            }
+            return;
+        };
         if state.shim.is_alive() {
             self.starts = state.starts;
             self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
-        } else if state.process.is_alive() {
-            // Its shim was killed: nobody would reap it or see its end. Better a clean start than a ghost.
-            tracing::warn!(service = %self.key, pid = state.process.pid, "a process without its shim is ended");
-            let _ = state.process.kill_group();
+            return;
+        }
+        // Its shim was killed: nobody would reap what it kept or see its end. Better a clean start than ghosts, and a
+        // shim's session is everything that it kept, whatever became of the leader.
+        if Process::of(state.shim.pid).is_none() && end_session(state.shim.pid) > 0 {
+            tracing::warn!(service = %self.key, pid = state.process.pid, "processes without their shim are ended");
         }
     }
 
@@ -193,6 +203,7 @@ impl ServiceTask {
             log_max_bytes: service.log.max_bytes,
             log_keep: service.log.keep,
             groups,
+            leaves_children: self.key.runtime.is_own(),
             starts: self.starts + 1,
             identity: identity(service),
         };
@@ -203,7 +214,8 @@ impl ServiceTask {
         let mut shim = tokio::process::Command::from(shim).spawn().context("cannot start the shim")?;
         let mut said = String::new();
         let out = shim.stdout.take().context("the shim has no output")?;
-        self.around.tasks.spawn(async move {
+        // Reaps the shim, should it end while this agent lives; nothing waits for that, and it ends with the agent.
+        tokio::spawn(async move {
             let _ = shim.wait().await;
         });
         tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim says nothing")??;
@@ -211,8 +223,10 @@ impl ServiceTask {
             STARTED | OCCUPIED => {}
             problem => bail!("{problem}"),
         }
-        let text = fs::read(self.directory.join(STATE_FILE)).context("reading the shim's state")?;
-        let state: State = serde_json::from_slice(&text).context("reading the shim's state")?;
+        let Some(state) = read_state(&self.directory) else {
+            self.adopt();
+            bail!("the shim's state is unreadable");
+        };
         self.starts += 1;
         tracing::info!(service = %self.key, pid = state.process.pid, "started");
         self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
@@ -318,8 +332,8 @@ impl ServiceTask {
         let how = match exit {
             Some(exit) => exit.to_string(),
             None => {
-                if running.state.process.is_alive() {
-                    let _ = running.state.process.kill_group();
+                if Process::of(running.state.shim.pid).is_none() {
+                    end_session(running.state.shim.pid);
                 }
                 "ended with its shim".to_owned()
             }
@@ -372,6 +386,20 @@ impl ServiceTask {
             goal_version: self.version,
         });
     }
+}
+
+fn read_state(directory: &Path) -> Option<State> {
+    serde_json::from_slice(&fs::read(directory.join(STATE_FILE)).ok()?).ok()
+}
+
+/// The shim that holds a service's lock.
+fn shim_by_lock(directory: &Path) -> Option<Process> {
+    let path = directory.join(LOCK_FILE);
+    let lock = fs::File::open(&path).ok()?;
+    if lock.try_lock_shared().is_ok() {
+        return None;
+    }
+    Process::of(fs::read_to_string(path).ok()?.trim().parse().ok()?)
 }
 
 /// The agent ends; the service goes on without it.

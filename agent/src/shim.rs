@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use cloudtik_protocol::files::write_atomically;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
@@ -30,6 +30,10 @@ pub const STATE_FILE: &str = "shim.json";
 pub const EXIT_FILE: &str = "exit.json";
 pub const LOCK_FILE: &str = "shim.lock";
 pub const LOG_FILE: &str = "log";
+/// Blocks of output that are still read when the process has ended: more than a pipe holds.
+const LAST_WORDS: u32 = 64;
+/// How long what forked away may take to end.
+const ORPHANS_END: Duration = Duration::from_secs(2);
 /// What the shim says when the process runs.
 pub const STARTED: &str = "started";
 /// What it says when another shim has the service.
@@ -47,6 +51,9 @@ pub struct Run {
     /// Control groups that the process is to be in; made by the agent, removed with the process.
     #[serde(default)]
     pub groups: Groups,
+    /// What it starts is its own affair and outlives it: the head, which starts agents.
+    #[serde(default)]
+    pub leaves_children: bool,
     /// How often the service was started, this time included.
     #[serde(default)]
     pub starts: u32,
@@ -138,6 +145,9 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
         Err(fs::TryLockError::WouldBlock) => return Ok(None),
         Err(fs::TryLockError::Error(error)) => return Err(error),
     }
+    // Says whose it is, should shim.json be lost.
+    lock.set_len(0)?;
+    writeln!(&lock, "{}", std::process::id())?;
     let run: Run = serde_json::from_slice(&fs::read(directory.join(RUN_FILE))?)?;
     let _ = nix::sys::prctl::set_name(c"cloudtik-shim");
     // A session of our own: no terminal's hang-up, no group signal meant for the agent reaches us.
@@ -244,20 +254,44 @@ impl Shim {
     }
 
     fn finish(mut self, mut exit: Exit) -> ExitCode {
-        // What the process left behind in its group is not a service any more.
+        // What the process left behind is not a service any more: its group, and whatever forked away from that, which
+        // came to us when its parent ended.
         let _ = self.process.kill_group();
-        if let Some(output) = &self.output {
+        if !self.run.leaves_children {
+            self.end_orphans();
+        }
+        for _ in 0..LAST_WORDS {
+            let Some(output) = &self.output else { break };
             // What it said last, but no waiting for strangers that hold the pipe.
             let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut ready, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
-                self.copy_output();
+            if !poll(&mut ready, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
+                break;
             }
+            self.copy_output();
         }
         exit.out_of_memory = self.run.groups.ran_out_of_memory();
         self.run.groups.remove();
         let text = serde_json::to_vec(&exit).unwrap_or_default();
         let _ = write_atomically(&self.directory.join(EXIT_FILE), &text, 0o600);
         ExitCode::SUCCESS
+    }
+
+    /// Kills what is left of the service, and what comes to us when that ends, until there is no child any more.
+    fn end_orphans(&self) {
+        let deadline = Instant::now() + ORPHANS_END;
+        while Instant::now() < deadline {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => {
+                    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+                    for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn copy_output(&mut self) {

@@ -10,6 +10,7 @@ use cloudtik_brain::{Brain, Config, Input};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
+use cloudtik_protocol::logging::Seldom;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Refused, listen_unix, serve_tls, serve_unix};
 use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_server, setup_server};
@@ -147,9 +148,12 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         .add_service(artifacts_server::ArtifactsServer::new(bus))
         .add_service(admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_FRAME));
     let router = routes.into_axum_router().merge(http::router(head.clone()));
+    let lines = Arc::new(Seldom::default());
     let refused = move |refused: Refused| {
         telemetry.refuse("handshake");
-        tracing::warn!(from = ?refused.from, "refused: {}", refused.reason);
+        if let Some(left_out) = lines.allow() {
+            tracing::warn!(from = ?refused.from, left_out, "refused: {}", refused.reason);
+        }
     };
     tasks.spawn(serve_tls(listener, identity.clone(), router, refused, stop.clone()));
     tasks.spawn(Renewal { authority, revisions, address, root, identity, client, own }.run(stop.clone()));

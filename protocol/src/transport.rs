@@ -29,6 +29,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a peer without a certificate may stay connected.
 pub const NOBODY_STAYS: Duration = Duration::from_secs(30);
+/// Connections at once that have not shown a certificate, shaking hands included. A thousand nodes that join together
+/// take turns.
+const MAX_STRANGERS: usize = 512;
 /// Connections that a server holds at once; the file limit of a service is well above.
 const MAX_CONNECTIONS: usize = 16_384;
 
@@ -155,6 +158,8 @@ pub async fn serve_tls<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Whoever has not shown a certificate gets little room, so that they cannot take it from those who have.
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let tasks = TaskTracker::new();
     loop {
         let permit = tokio::select! {
@@ -174,6 +179,10 @@ pub async fn serve_tls<S, B>(
             },
         };
         let (identity, service, refused, stop) = (identity.clone(), service.clone(), refused.clone(), stop.clone());
+        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
+            refused(Refused { from: Some(from), reason: "too many have not shown a certificate".to_owned() });
+            continue;
+        };
         tasks.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true);
@@ -197,6 +206,7 @@ pub async fn serve_tls<S, B>(
                 // Long enough to join; whoever stays longer only takes room.
                 let _ = tokio::time::timeout(NOBODY_STAYS, serving).await;
             } else {
+                drop(stranger);
                 serving.await;
             }
         });

@@ -104,7 +104,7 @@ fn an_agent_is_upgraded_in_place_under_a_running_service() {
     send(web, Signal::SIGKILL);
     cluster.wait("the service's restart", Duration::from_secs(10), |s| s.ready && web_pids(&cluster) != services);
     let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
-    assert!(verdicts.is_empty(), "an upgrade is no death: {verdicts:?}");
+    assert!(verdicts.is_empty(), "an upgrade is no death: {verdicts:?}\n{:#?}\n{}", cluster.events(), cluster.logs());
 }
 
 #[test]
