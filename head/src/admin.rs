@@ -4,7 +4,7 @@ mod apply;
 mod programs;
 mod setup;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ const WATCH_PAUSE: Duration = Duration::from_millis(40);
 const WATCH_TICK: Duration = Duration::from_millis(500);
 /// Events are read from the store in pages of so many.
 const EVENT_PAGE: usize = 500;
+/// Events of a node that explain it, at most.
+const EXPLAINED: usize = 2_000;
 /// How long a caller waits for a head that is just starting.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -214,12 +216,17 @@ impl wire::admin_server::Admin for AdminService {
     async fn explain(&self, request: Request<wire::NodeRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         let node: NodeId = parse("node", &request.into_inner().node)?;
-        let (mut from, mut events) = (0, Vec::new());
+        let (mut from, mut events, mut left_out) = (0, VecDeque::new(), 0u64);
         loop {
             let page = head.events(from, Some(node.clone())).await?;
             let full = page.len() == EVENT_PAGE;
             from = page.last().map_or(from, |e| e.position + 1);
             events.extend(page);
+            // The latest tell why it is what it is; all of a long life would not fit into one answer.
+            while events.len() > EXPLAINED {
+                events.pop_front();
+                left_out += 1;
+            }
             if !full {
                 break;
             }
@@ -233,9 +240,10 @@ impl wire::admin_server::Admin for AdminService {
         struct Explanation {
             node: NodeId,
             record: Option<cloudtik_model::node::NodeRecord>,
-            events: Vec<Event>,
+            events: VecDeque<Event>,
+            left_out: u64,
         }
-        document(&Explanation { node, record: view.map(|v| v.record), events })
+        document(&Explanation { node, record: view.map(|v| v.record), events, left_out })
     }
 
     async fn scale(&self, request: Request<wire::ScaleRequest>) -> Result<Response<wire::Document>, Status> {
@@ -281,7 +289,7 @@ impl wire::admin_server::Admin for AdminService {
             status: head.status_document().await?,
             cluster: snapshot.cluster.clone(),
             nodes: snapshot.nodes.iter().map(|n| n.record.clone()).collect(),
-            revision: head.revisions.latest().map(|(n, description, _)| (n, description)),
+            revision: head.revisions.latest().map(|(n, description, _)| (n, description.without_secrets())),
             events: head.events(from, None).await?,
         })
     }

@@ -36,6 +36,7 @@ pub struct ArtifactStore {
     state: Arc<Mutex<BTreeMap<String, State>>>,
     /// Grows when an artifact has arrived.
     arrivals: watch::Sender<u64>,
+    failed: Arc<Mutex<Vec<String>>>,
     tasks: TaskTracker,
 }
 
@@ -48,7 +49,7 @@ enum State {
 impl ArtifactStore {
     pub fn open(directory: &Path, tasks: TaskTracker) -> anyhow::Result<Self> {
         create_private_directory(&directory.join("index")).with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals: watch::Sender::new(0), tasks })
+        Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals: watch::Sender::new(0), failed: Arc::default(), tasks })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
@@ -90,6 +91,11 @@ impl ArtifactStore {
 
     fn index(&self, key: &str) -> PathBuf {
         self.directory.join("index").join(format!("{key}.json"))
+    }
+
+    /// What failed since the last look.
+    pub fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *self.failed.lock().expect("nothing panics while holding the lock"))
     }
 
     /// What is being fetched, and what failed, for people.
@@ -137,6 +143,10 @@ impl ArtifactStore {
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::error!(artifact = wanted.name, "cannot fetch: {error}");
+                    self.failed
+                        .lock()
+                        .expect("nothing panics while holding the lock")
+                        .push(format!("{} cannot be fetched: {error}", wanted.name));
                     failures += 1;
                     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
                     let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause };

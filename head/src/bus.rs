@@ -230,9 +230,10 @@ impl wire::bus_server::Bus for BusService {
         let welcome =
             wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms, time_ms: now_ms() };
         self.hub.send(session, HeadTopic::Welcome(welcome));
-        self.mind.tell(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
         let own = self.clone();
+        // All of it in one task: a caller that goes away in the middle must not leave half a link.
         self.tasks.spawn(async move {
+            own.mind.tell(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
             let cause = own.listen(session, &node, generation, frames).await;
             own.hub.close(session);
             own.mind.tell(Input::LinkClosed { session, node, cause }).await;

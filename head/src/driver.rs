@@ -74,6 +74,9 @@ impl Driver {
                     None => return,
                 },
                 Ok(()) = arrivals.changed() => {
+                    for what in self.artifacts.failures() {
+                        self.mind.tell(Input::Complained { what }).await;
+                    }
                     // What waited for software may go on.
                     for wish in wishes.values_mut() {
                         self.send_goal(wish);

@@ -65,7 +65,7 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
         node_type: record.node_type.clone(),
         generation: record.generation,
         state: record.life.name().to_owned(),
-        reason: reason(&record.life),
+        reason: reason(&record.life).or_else(|| not_heard(view)),
         address: record.address.clone(),
         instance: record.instance.clone(),
         since: record.since,
@@ -91,6 +91,12 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
             })
             .collect(),
     }
+}
+
+/// A node that this head has not heard yet is what the last one knew of it.
+fn not_heard(view: &NodeView) -> Option<String> {
+    let is_expected = matches!(view.record.life, NodeState::Preparing | NodeState::Ready);
+    (is_expected && view.link.is_none()).then(|| "not heard since the head started".to_owned())
 }
 
 fn reason(life: &NodeState) -> Option<String> {

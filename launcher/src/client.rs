@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
 use crate::clusters::{Place, find};
-use crate::failure::{Failure, TIMED_OUT, chain};
+use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
 
 /// How long a head that is being restarted by its agent is waited for.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
@@ -32,6 +32,10 @@ impl Client {
         let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
         let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
         dialled.map_err(|error| {
+            if error.code == NOT_AUTHORISED {
+                return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
+                    .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
+            }
             let file = place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
             Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message))
                 .hint(format!("`cloudtik up {file}` brings it back; its log is below {}", place.nodes().display()))
@@ -39,7 +43,10 @@ impl Client {
     }
 
     pub async fn dial(place: &Place) -> Result<Self, Failure> {
-        let channel = transport::dial_unix(&place.socket()).await.map_err(|e| Failure::failed(chain(&e)))?;
+        let channel = transport::dial_unix(&place.socket()).await.map_err(|e| {
+            let code = if is_denied(&e) { NOT_AUTHORISED } else { FAILED };
+            Failure::new(code, innermost(&e))
+        })?;
         Ok(Self { place: place.clone(), channel })
     }
 
@@ -50,6 +57,17 @@ impl Client {
     pub async fn status(&self) -> Result<Status, Failure> {
         document(self.admin().status(wire::Empty {}).await?.into_inner())
     }
+}
+
+/// Whether the operating system refused it.
+fn is_denied(error: &dyn std::error::Error) -> bool {
+    let denied = |e: &dyn std::error::Error| e.to_string().contains("Permission denied");
+    std::iter::successors(Some(error), |e| e.source()).any(denied)
+}
+
+/// Transport errors repeat what they are about at every layer: the innermost says it.
+fn innermost(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |e| e.source()).last().map_or_else(String::new, ToString::to_string)
 }
 
 pub fn document<T: DeserializeOwned>(document: wire::Document) -> Result<T, Failure> {

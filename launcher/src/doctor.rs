@@ -56,6 +56,7 @@ fn machine() -> Vec<Finding> {
     }
     let clients = [
         ("python3", "for runtimes from the Python package index", "apt-get install python3 python3-pip"),
+        ("pip3", "for runtimes from the Python package index", "apt-get install python3-pip"),
         ("apt-get", "for runtimes from Debian packages", "use a Debian or Ubuntu machine for such runtimes"),
         ("dpkg-deb", "for runtimes from Debian packages", "apt-get install dpkg"),
         ("tar", "to unpack software", "apt-get install tar"),
@@ -127,9 +128,14 @@ async fn of_cluster(cluster: &str) -> Vec<Finding> {
         Ok(status) => {
             findings.push(found("head", format!("{}, up {}", status.head.address, ago(Timestamp(status.head.started.0)))));
             for node in &status.nodes {
-                let (what, detail) = (format!("node {}", node.id), node.state.clone());
+                let why = node.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                let (what, detail) = (format!("node {}", node.id), format!("{}{why}", node.state));
                 let hint = format!("`cloudtik why {} {}` tells what happened", status.cluster, node.id);
-                findings.push(if node.state == "ready" { found(&what, detail) } else { missing(&what, detail, hint) });
+                findings.push(if node.state == "ready" && node.reason.is_none() {
+                    found(&what, detail)
+                } else {
+                    missing(&what, detail, hint)
+                });
             }
             findings.extend(status.alarms.iter().map(|alarm| missing("alarm", alarm.clone(), "see `cloudtik events`".to_owned())));
         }

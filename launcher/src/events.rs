@@ -10,18 +10,33 @@ use crate::failure::Failure;
 use crate::output::{Printer, ago, clock};
 
 pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
-    let client = Client::connect(cluster).await?;
-    let request = wire::EventsRequest { from, follow, node: node.unwrap_or_default() };
-    let mut events = client.admin().events(request).await?.into_inner();
-    while let Some(next) = events.message().await? {
-        let event: Event = document(next)?;
-        if printer.is_json() {
-            printer.json_line(&event);
-        } else {
-            printer.line(&describe(&event));
+    let mut client = Client::connect(cluster).await?;
+    let (node, mut from) = (node.unwrap_or_default(), from);
+    loop {
+        let request = wire::EventsRequest { from, follow, node: node.clone() };
+        let mut events = client.admin().events(request).await?.into_inner();
+        loop {
+            let event: Event = match events.message().await {
+                Ok(Some(next)) => document(next)?,
+                // The head was restarted: the log goes on where it was left.
+                Ok(None) | Err(_) if follow => break,
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(status.into()),
+            };
+            from = event.position + 1;
+            if printer.is_json() {
+                printer.json_line(&event);
+            } else {
+                printer.line(&describe(&event));
+            }
         }
+        client = match Client::connect(client.place.name.as_str()).await {
+            Ok(client) => client,
+            // It was taken down: there is nothing more to follow.
+            Err(_) if !client.place.exists() => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
     }
-    Ok(())
 }
 
 fn describe(event: &Event) -> String {
@@ -34,6 +49,9 @@ struct Explanation {
     node: String,
     record: Option<NodeRecord>,
     events: Vec<Event>,
+    /// Earlier events that were left out.
+    #[serde(default)]
+    left_out: u64,
 }
 
 pub async fn why(printer: &Printer, cluster: &str, node: &str) -> Result<(), Failure> {
@@ -49,6 +67,9 @@ pub async fn why(printer: &Printer, cluster: &str, node: &str) -> Result<(), Fai
     }
     printer.line("");
     printer.line("What led to it:");
+    if explanation.left_out > 0 {
+        printer.line(&format!("({} earlier events: `cloudtik events {} --node {node}`)", explanation.left_out, client.place.name));
+    }
     for event in &explanation.events {
         let mark = match event.kind {
             EventKind::Decision => "decided",

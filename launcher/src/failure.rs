@@ -22,6 +22,8 @@ pub const NOT_FOUND: u8 = 4;
 pub const REFUSED: u8 = 5;
 pub const TIMED_OUT: u8 = 6;
 pub const NOT_AUTHORISED: u8 = 7;
+/// Of what ended because of an interrupt, as shells have it.
+pub const INTERRUPTED: u8 = 130;
 
 impl Failure {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
@@ -67,7 +69,11 @@ impl From<Status> for Failure {
             Some(source) if status.message().is_empty() || status.code() == Code::Unknown => chain(source),
             _ => status.message().to_owned(),
         };
-        Self::new(code, message)
+        let failure = Self::new(code, message);
+        if failure.message.contains("still being set up") {
+            return failure.hint("`cloudtik up CLUSTER.toml` goes on with it, `cloudtik down CLUSTER` removes it");
+        }
+        failure
     }
 }
 

@@ -1,16 +1,23 @@
 //! `logs`: what services and agents say.
 
-use cloudtik_protocol::wire;
+use std::time::Duration;
+
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
+use cloudtik_protocol::{transport, wire};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::cli::Logs;
 use crate::client::Client;
-use crate::failure::{Failure, NOT_FOUND};
+use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
 use crate::output::Printer;
-use crate::session::{Lines, Session};
+use crate::session::{GONE, Lines, Session};
+
+/// Lines that are shown again after a restart of the head, so that none is missed.
+const LINES_AGAIN: u32 = 10;
+/// How long a node may take to come back to a head that was restarted.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Serialize)]
 struct Line {
@@ -51,10 +58,20 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
         let (client, lines) = (client.clone(), lines.clone());
         let logs = wire::Logs { service: service.clone(), lines: arguments.lines, follow: arguments.follow };
         running.spawn(async move {
-            let mut session = Session::open(&client, &node, What::Logs(logs)).await?;
+            let mut session = Session::open(&client, &node, What::Logs(logs.clone())).await?;
             let mut parts = Lines::default();
             loop {
-                let (found, is_end) = match session.next().await? {
+                let next = match session.next().await {
+                    // The head was restarted: what is said from now on is followed again.
+                    Err(failure) if logs.follow && failure.message == GONE => {
+                        let client = Client::connect(client.place.name.as_str()).await?;
+                        let logs = wire::Logs { lines: LINES_AGAIN, ..logs.clone() };
+                        session = reopen(&client, &node, logs).await?;
+                        continue;
+                    }
+                    next => next?,
+                };
+                let (found, is_end) = match next {
                     Frame::Stdout(bytes) => (parts.take(&bytes), false),
                     Frame::Exit(exit) if exit.code == 0 => (parts.rest().into_iter().collect(), true),
                     Frame::Exit(_) => {
@@ -86,4 +103,15 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
         joined.map_err(|e| Failure::failed(e.to_string()))??;
     }
     Ok(())
+}
+
+/// Opens a log again once its node is linked to the new head.
+async fn reopen(client: &Client, node: &str, logs: wire::Logs) -> Result<Session, Failure> {
+    let deadline = tokio::time::Instant::now() + REOPEN_PATIENCE;
+    transport::retry_until(deadline, Duration::from_millis(100), || async {
+        client.status().await.ok().filter(|s| s.nodes.iter().any(|n| n.id.as_str() == node && n.agent.is_some())).ok_or(())
+    })
+    .await
+    .map_err(|()| Failure::new(TIMED_OUT, format!("{node} is not heard by the head that started")))?;
+    Session::open(client, node, What::Logs(logs)).await
 }

@@ -106,6 +106,13 @@ impl Printer {
         }
     }
 
+    /// Asks before something is destroyed, on a thread of its own, so that an interrupt is heard meanwhile.
+    pub async fn confirm_async(&self, question: &str, yes: bool) -> Result<(), Failure> {
+        let (own, question) = (Self { format: self.format, colour: self.colour }, question.to_owned());
+        let asking = tokio::task::spawn_blocking(move || own.confirm(&question, yes));
+        asking.await.map_err(|e| Failure::failed(e.to_string()))?
+    }
+
     /// Asks before something is destroyed.
     pub fn confirm(&self, question: &str, yes: bool) -> Result<(), Failure> {
         if yes {

@@ -11,16 +11,16 @@ use cloudtik_protocol::{STDIN_WINDOW, wire};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use crate::client::Client;
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
 
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
 const SIGTERM: i32 = 15;
-/// The status of what ended because of an interrupt.
-const INTERRUPTED: u8 = 130;
+/// What is said when the head goes away in the middle.
+pub const GONE: &str = "the head went away while the program ran, which ends it";
 /// From the first interrupt until the program is left to be killed by its agent.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -72,13 +72,18 @@ impl Session {
     /// The next piece of output, or the exit.
     pub async fn next(&mut self) -> Result<Frame, Failure> {
         loop {
-            match self.output.message().await? {
+            // A stream that breaks is the head's end; what a node's end is comes as an answer.
+            let next = self.output.message().await.map_err(|status| match status.code() {
+                Code::Unknown | Code::Internal | Code::Cancelled => Failure::new(TIMED_OUT, GONE),
+                _ => status.into(),
+            });
+            match next? {
                 Some(wire::SessionFrame { frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_))) }) => {
                     return Ok(frame);
                 }
                 Some(wire::SessionFrame { frame: Some(Frame::Taken(bytes)) }) => self.input.room.add_permits(bytes as usize),
                 Some(_) => {}
-                None => return Err(Failure::failed("the node's end went away")),
+                None => return Err(Failure::new(TIMED_OUT, GONE)),
             }
         }
     }

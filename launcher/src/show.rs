@@ -13,6 +13,8 @@ use crate::failure::{FAILED, Failure, TIMED_OUT};
 use crate::output::{Printer, ago, short};
 use crate::terminal::Progress;
 
+/// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// Things that are waited for, on one line.
 const SHOWN_WAITS: usize = 3;
 
@@ -47,7 +49,14 @@ pub async fn wait_until_ready(client: &Client, timeout: Duration, progress: &mut
         loop {
             let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
             loop {
-                let next = match statuses.message().await {
+                let next = tokio::select! {
+                    next = statuses.message() => next,
+                    () = tokio::time::sleep(CATCH_UP) => {
+                        progress.catch_up();
+                        continue;
+                    }
+                };
+                let next = match next {
                     Ok(Some(next)) => next,
                     // The head was restarted: look again.
                     Ok(None) | Err(_) => break,

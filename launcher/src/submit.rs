@@ -8,9 +8,9 @@ use cloudtik_protocol::wire::session_frame::Frame;
 use crate::cli::Submit;
 use crate::client::Client;
 use crate::exec::Outcome;
-use crate::failure::{Failure, NOT_FOUND};
+use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
 use crate::output::Printer;
-use crate::session::{Session, copy};
+use crate::session::{GONE, Session, copy};
 
 pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure> {
     let file = &arguments.file;
@@ -39,6 +39,10 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
     };
     sender.abort();
     result.map_err(|failure| {
+        if failure.code == TIMED_OUT && failure.message == GONE {
+            let message = "the head was restarted while the job ran, which ended the job";
+            return Failure::new(TIMED_OUT, message).hint("submit it again; the cluster itself goes on");
+        }
         if failure.hint.is_some() {
             return failure;
         }

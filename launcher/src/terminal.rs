@@ -13,6 +13,8 @@ const LINE_PAUSE: Duration = Duration::from_secs(2);
 pub struct Progress {
     bar: Option<ProgressBar>,
     last: String,
+    /// What was printed last.
+    shown: String,
     printed: Option<Instant>,
 }
 
@@ -24,7 +26,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, last: String::new(), printed: None }
+        Self { bar, last: String::new(), shown: String::new(), printed: None }
     }
 
     /// Another phase began.
@@ -35,18 +37,21 @@ impl Progress {
 
     /// What is waited for now.
     pub fn waiting(&mut self, text: &str) {
-        if text == self.last {
-            return;
-        }
         self.last = text.to_owned();
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
-            None if self.printed.is_some_and(|at| at.elapsed() < LINE_PAUSE) => {}
-            None => {
-                self.printed = Some(Instant::now());
-                eprintln!("{text}");
-            }
+            None => self.catch_up(),
         }
+    }
+
+    /// Elsewhere than on a terminal: prints what is waited for, if that is news and the last line is a while ago.
+    pub fn catch_up(&mut self) {
+        if self.bar.is_some() || self.last == self.shown || self.printed.is_some_and(|at| at.elapsed() < LINE_PAUSE) {
+            return;
+        }
+        self.printed = Some(Instant::now());
+        self.shown.clone_from(&self.last);
+        eprintln!("{}", self.last);
     }
 
     /// A line that stays.

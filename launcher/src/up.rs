@@ -10,7 +10,7 @@ use cloudtik_model::status::{Plan, Status};
 use cloudtik_model::{Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
-use cloudtik_providers::local::instance_id;
+use cloudtik_providers::local::{inherited_environment, instance_id};
 use cloudtik_providers::{CreateNode, NodeProvider, WorkspaceProvider};
 use cloudtik_runtimes::changes;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::cli::Up;
 use crate::client::{Client, document};
 use crate::clusters::{Described, Place, Remembered, describe, home, program};
-use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::output::Printer;
 use crate::show;
 use crate::terminal::Progress;
@@ -55,17 +55,20 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
         return Ok(());
     }
 
+    // From here on an interrupt is ours to explain.
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     place.workspace.create().await?;
     let _lock = place.lock()?;
-    let interrupted = tokio::signal::ctrl_c();
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,
-        _ = interrupted => Err(Failure::new(FAILED, "interrupted")),
+        _ = interrupt.recv() => Err(Failure::new(INTERRUPTED, "interrupted")),
+        _ = terminate.recv() => Err(Failure::new(INTERRUPTED, "interrupted")),
     };
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(failure) => return Err(what_is_left(failure, &place, &arguments.file)),
+        Err(failure) => return Err(what_is_left(failure, &place, &arguments.file).await),
     };
     if printer.is_json() {
         printer.json(&outcome.status);
@@ -134,12 +137,12 @@ async fn bring_up(
     if is_made {
         let plan = apply(&client, described, true).await?;
         unchanged = plan.changes.is_empty();
-        let harmful = plan.changes.iter().any(|c| c.action == "destroy" || c.detail.starts_with("restarts"));
+        let harmful = plan.changes.iter().any(|c| c.disturbs);
         if !unchanged {
             drop(progress);
             show_plan(printer, described, &plan);
             if harmful {
-                printer.confirm(&format!("Change {} like this?", place.name), arguments.yes)?;
+                printer.confirm_async(&format!("Change {} like this?", place.name), arguments.yes).await?;
             }
             progress = Progress::new();
         }
@@ -188,7 +191,8 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
 
 fn first_plan(described: &Described) -> Plan {
     let (mut plan, _) = changes::compare(None, &described.planner);
-    let head = cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new() };
+    let head =
+        cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new(), disturbs: false };
     plan.changes.insert(0, head);
     plan
 }
@@ -282,17 +286,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
 /// The head as a service of its own node: its agent brings it back.
 fn head_service(program: &Path, state: &Path) -> goal::Service {
     let key: ServiceKey = "cloudtik/head".parse().expect("a valid key");
-    let mut environment = BTreeMap::new();
     // The head runs the ecosystem's clients, which are configured by the user's environment.
-    let readable = |text: std::ffi::OsString| text.into_string().ok();
-    for (name, value) in std::env::vars_os().filter_map(|(n, v)| Some((readable(n)?, readable(v)?))) {
-        // Those of a service manager are for whoever it started.
-        let is_managers = name == "NOTIFY_SOCKET" || name.starts_with("WATCHDOG_") || name.starts_with("LISTEN_");
-        let is_secret_or_ours = (name.starts_with("CLOUDTIK_") && name != "CLOUDTIK_LOG") || is_managers;
-        if !is_secret_or_ours {
-            environment.insert(name, value);
-        }
-    }
+    let environment: BTreeMap<String, String> = inherited_environment().collect();
     goal::Service {
         key,
         command: vec![program.display().to_string(), "--state".to_owned(), state.display().to_string()],
@@ -358,14 +353,25 @@ fn head_trouble(place: &Place, failure: Failure) -> Failure {
     Failure::new(TIMED_OUT, message).hint(format!("its logs: {} and {}", logs[0].display(), logs[1].display()))
 }
 
-fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
-    if failure.hint.is_some() || !place.exists() {
+async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
+    // Whoever did not confirm changed nothing.
+    if !place.exists() || failure.code == crate::failure::USAGE {
         return failure;
     }
-    let hint = format!(
-        "what was made is still there and goes on by itself:\n  cloudtik status {name}        see it\n  cloudtik up {file}   go on from here\n  cloudtik down {name}          remove it",
-        name = place.name,
-        file = file.display()
-    );
+    let certified = match Client::dial(place).await {
+        Ok(client) => SetupClient::new(client.channel).certificate_request(wire::Empty {}).await.is_ok_and(|r| r.into_inner().installed),
+        Err(_) => false,
+    };
+    let state =
+        if certified { "what was made is there and goes on by itself:" } else { "what was made is there, and waits to be gone on with:" };
+    let (name, file) = (&place.name, file.display());
+    let mut lines = vec![(format!("cloudtik up {file}"), "go on from here"), (format!("cloudtik down {name}"), "remove it")];
+    if certified {
+        lines.insert(0, (format!("cloudtik status {name}"), "see it"));
+    }
+    let width = lines.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+    let lines: Vec<String> = lines.iter().map(|(command, what)| format!("  {command:<width$}   {what}")).collect();
+    let left = format!("{state}\n{}", lines.join("\n"));
+    let hint = failure.hint.clone().map_or_else(|| left.clone(), |hint| format!("{hint}\n{left}"));
     failure.hint(hint)
 }

@@ -33,7 +33,7 @@ pub enum Error {
     Generate(#[source] rcgen::Error),
     #[error("the certificate request is malformed or not signed by its key")]
     Request(#[source] rcgen::Error),
-    #[error("the certificate is malformed: {0}")]
+    #[error("the certificate is unusable: {0}")]
     Certificate(String),
     #[error("cannot read {path}")]
     Read { path: String, source: std::io::Error },
@@ -136,6 +136,10 @@ impl Root {
             let certificate = load_chain(&certificate_path)?.into_iter().next();
             let certificate = certificate.ok_or_else(|| Error::Certificate(format!("{} is empty", certificate_path.display())))?;
             return Ok(Self { cluster: cluster.clone(), key, certificate });
+        }
+        if let Some(left) = [&key_path, &certificate_path].into_iter().find(|path| path.exists()) {
+            // Another root would be another cluster.
+            return Err(Error::Certificate(format!("of the root only {} is there; put the other half back", left.display())));
         }
         files::create_private_directory(directory).map_err(|source| Error::Write { path: directory.display().to_string(), source })?;
         let root = Self::generate(cluster)?;

@@ -89,11 +89,9 @@ impl LocalProvider {
         let status = Command::new(&self.settings.agent)
             .args(["run", "--detach", "--home"])
             .arg(&home)
+            .env_clear()
+            .envs(inherited_environment())
             .env(MARK, &home)
-            // A service manager that started us did not start it.
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
-            .env_remove("WATCHDOG_PID")
             .current_dir(&home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -233,6 +231,20 @@ impl LocalProvider {
         }
         self.start_agent(instance)
     }
+}
+
+/// What of this user's environment nodes get: what the ecosystem's clients are configured by, and nothing that may be
+/// somebody's secret.
+pub fn inherited_environment() -> impl Iterator<Item = (String, String)> {
+    const NAMES: [&str; 10] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "CLOUDTIK_LOG"];
+    let is_wanted = |name: &str| {
+        let upper = name.to_ascii_uppercase();
+        let is_clients =
+            upper.ends_with("_PROXY") || upper.starts_with("PIP_") || upper.contains("CA_BUNDLE") || upper.starts_with("SSL_CERT_");
+        NAMES.contains(&name) || name.starts_with("LC_") || is_clients
+    };
+    let readable = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+    readable.filter(move |(name, _)| is_wanted(name))
 }
 
 /// The process id of the agent that holds the lock in `home`, if one does.

@@ -7,10 +7,12 @@ use cloudtik_model::report::Java;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
 
+use crate::manifest::Submit;
 use crate::planner::{Availability, Error, NodeContext, Planner, View, Wanted};
 
 /// Fills in every template for a node of every type: what cannot be planned shows here, not on a node.
 pub fn check(planner: &Planner) -> Result<(), Error> {
+    planner.check_memory()?;
     for node in sample_nodes(planner) {
         planner.plan(&sample_view(), &node, &BTreeSet::new(), &everything_here)?;
     }
@@ -40,22 +42,32 @@ fn everything_here(wanted: &Wanted) -> Availability {
     Availability::Here(goal::Artifact { name: wanted.name.clone(), digest, size: 0 })
 }
 
-/// Services by node type with what their processes depend on.
-fn processes(planner: &Planner) -> BTreeMap<(NodeTypeName, ServiceKey), String> {
+type Place = (NodeTypeName, ServiceKey);
+type Services = BTreeMap<Place, goal::Service>;
+
+/// Services by node type, as they would be.
+fn services(planner: &Planner) -> Services {
     let mut all = BTreeMap::new();
     for node in sample_nodes(planner) {
         let plan = planner.plan(&sample_view(), &node, &BTreeSet::new(), &everything_here);
         for service in plan.into_iter().flat_map(|p| p.services) {
-            all.insert((node.node_type.clone(), service.key.clone()), service.process_identity());
+            all.insert((node.node_type.clone(), service.key.clone()), service);
         }
     }
     all
 }
 
+/// How a runtime takes jobs.
+fn jobs<'a>(planner: Option<&'a Planner>, name: &RuntimeName) -> Option<&'a Submit> {
+    planner?.catalog().get(name)?.submit.as_ref()
+}
+
 /// What taking `new` instead of `old` changes, and whether processes that run are restarted for it.
 pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
     let mut changes = Vec::new();
-    let mut note = |action: &str, what: String, detail: String| changes.push(Change { action: action.to_owned(), what, detail });
+    let mut note = |action: &str, what: String, detail: String| {
+        changes.push(Change { disturbs: matches!(action, "destroy" | "restart"), action: action.to_owned(), what, detail });
+    };
     let none = BTreeMap::new();
     let (before, after) = (old.map_or(&none, |p| &p.cluster().workers), &new.cluster().workers);
     for (name, workers) in after {
@@ -76,18 +88,43 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         planner.versions().map(|(name, version)| (name.clone(), version.to_owned())).collect()
     };
     let (had, has) = (old.map(versions).unwrap_or_default(), versions(new));
-    let (ran, runs) = (old.map(processes).unwrap_or_default(), processes(new));
-    let restarted: BTreeSet<&ServiceKey> =
-        runs.iter().filter(|(place, identity)| ran.get(*place).is_some_and(|known| known != *identity)).map(|((_, key), _)| key).collect();
+    let (ran, runs) = (old.map(services).unwrap_or_default(), services(new));
+    let keys = |all: &Services, pick: &dyn Fn(&Place, &goal::Service) -> bool| -> BTreeSet<ServiceKey> {
+        all.iter().filter(|(place, service)| pick(place, service)).map(|((_, key), _)| key.clone()).collect()
+    };
+    let restarted = keys(&runs, &|place, s| ran.get(place).is_some_and(|known| known.process_identity() != s.process_identity()));
+    let adjusted = keys(&runs, &|place, s| ran.get(place).is_some_and(|known| known != s));
+    let ended = keys(&ran, &|place, _| !runs.contains_key(place) && (place.0 == NodeTypeName::head() || after.contains_key(&place.0)));
+    let begun = keys(&runs, &|place, _| !ran.contains_key(place) && (place.0 == NodeTypeName::head() || before.contains_key(&place.0)));
     for (name, version) in &has {
-        let services: Vec<String> = restarted.iter().filter(|key| key.runtime == *name).map(ToString::to_string).collect();
-        match had.get(name) {
-            None => note("create", format!("runtime {name}"), format!("version {version}")),
-            Some(_) if !services.is_empty() => {
-                note("change", format!("runtime {name}"), format!("restarts {}, node by node", services.join(", ")));
-            }
-            Some(known) if known != version => note("change", format!("runtime {name}"), format!("{known} → {version}")),
-            Some(_) => {}
+        let of = |all: &BTreeSet<ServiceKey>| {
+            let names: Vec<String> = all.iter().filter(|key| key.runtime == *name).map(ToString::to_string).collect();
+            (!names.is_empty()).then(|| names.join(", "))
+        };
+        let Some(known) = had.get(name) else {
+            note("create", format!("runtime {name}"), format!("version {version}"));
+            continue;
+        };
+        if let Some(services) = of(&ended) {
+            note("destroy", format!("services of {name}"), services);
+        }
+        if let Some(services) = of(&begun) {
+            note("create", format!("services of {name}"), services);
+        }
+        if let Some(services) = of(&restarted) {
+            note("restart", format!("runtime {name}"), format!("restarts {services}, node by node"));
+        } else if known != version {
+            note("change", format!("runtime {name}"), format!("{known} → {version}"));
+        } else if let Some(services) = of(&adjusted) {
+            note("change", format!("runtime {name}"), format!("{services}; nothing restarts"));
+        }
+        if of(&ended).is_none()
+            && of(&begun).is_none()
+            && of(&adjusted).is_none()
+            && known == version
+            && jobs(old, name) != jobs(Some(new), name)
+        {
+            note("change", format!("runtime {name}"), "how jobs are run".to_owned());
         }
     }
     for name in had.keys().filter(|name| !has.contains_key(*name)) {

@@ -21,6 +21,8 @@ pub struct Manifest {
     pub summary: String,
     /// The oldest Java (major version) that its services can run on.
     pub java: Option<u32>,
+    /// The least memory of a worker that runs it.
+    pub memory: Option<Bytes>,
     pub artifacts: BTreeMap<String, Source>,
     pub services: Vec<Service>,
     pub submit: Option<Submit>,
@@ -157,10 +159,11 @@ fn read_manifest(root: &mut Table<'_>, problems: &Problems, templates: BTreeMap<
         }
     }
     let checked = Checked { problems, templates: &templates };
-    let java = root.table("needs").and_then(|mut needs| {
+    let (java, memory) = root.table("needs").map_or((None, None), |mut needs| {
         let java = needs.integer("java", 8, 99).map(|j| j.value as u32);
+        let memory = needs.parse("memory").map(|m| m.value);
         needs.finish();
-        java
+        (java, memory)
     });
     let properties = read_properties(root);
     let artifacts = read_artifacts(root, &checked);
@@ -174,7 +177,19 @@ fn read_manifest(root: &mut Table<'_>, problems: &Problems, templates: BTreeMap<
     let services = read_services(root, name.as_ref(), &checked, &mut spans);
     check_order(problems, name.as_ref(), &services, &spans);
     let submit = root.table("submit").and_then(|table| read_submit(table, &checked, &services));
-    Some(Manifest { name: name?, version: version?, summary, java, artifacts, services, submit, hands_through, properties, templates })
+    Some(Manifest {
+        name: name?,
+        version: version?,
+        summary,
+        java,
+        memory,
+        artifacts,
+        services,
+        submit,
+        hands_through,
+        properties,
+        templates,
+    })
 }
 
 struct Checked<'a> {

@@ -30,6 +30,8 @@ pub enum Error {
     Template { service: ServiceKey, what: &'static str, source: template::Error },
     #[error("{service}: {text:?} is no limit")]
     Limit { service: ServiceKey, text: String },
+    #[error("the runtime {runtime} needs workers with {least} of memory at least; [workers.{node_type}] has {has}")]
+    TooSmall { runtime: RuntimeName, least: Bytes, node_type: NodeTypeName, has: Bytes },
     #[error("no Java {0} is known to fetch")]
     NoJava(u32),
     #[error("the runtime {0} takes no jobs")]
@@ -146,6 +148,24 @@ impl Planner {
             services: self.used().flat_map(|(_, m)| m.services.iter().map(|s| placement(m, s))).collect(),
             rolling,
         }
+    }
+
+    /// Whether every type of worker has what the runtimes on it need.
+    pub(crate) fn check_memory(&self) -> Result<(), Error> {
+        for (_, manifest) in self.used() {
+            let Some(least) = manifest.memory else { continue };
+            let runs_on = |name: &NodeTypeName| manifest.services.iter().any(|s| s.role.covers(name));
+            let small = self.cluster.workers.iter().find(|(name, w)| runs_on(name) && w.memory.is_some_and(|m| m < least));
+            if let Some((name, workers)) = small {
+                return Err(Error::TooSmall {
+                    runtime: manifest.name.clone(),
+                    least,
+                    node_type: name.clone(),
+                    has: workers.memory.unwrap_or_default(),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn used(&self) -> impl Iterator<Item = (&RuntimeUse, &Manifest)> {

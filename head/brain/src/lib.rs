@@ -131,6 +131,10 @@ pub enum Input {
         node: NodeId,
         what: String,
     },
+    /// Something goes wrong that a person should look at and nothing is decided about.
+    Complained {
+        what: String,
+    },
     /// Somebody wants every worker gone.
     Shutdown {
         request: Request,
@@ -474,6 +478,10 @@ impl Brain {
             }
             Input::Kill { request, node } => self.take_kill(request, node),
             Input::Drain { request, node } => self.take_drain(request, node),
+            Input::Complained { what } => {
+                self.complain(None, EventKind::Alarm, what);
+                None
+            }
             Input::Noted { node, what } => {
                 self.event(Some(&node), EventKind::Request, what);
                 None

@@ -38,7 +38,10 @@ impl Head {
         let spec = planner.spec(revision, rolling);
         self.revisions.put(revision, description, planner);
         self.mind.tell(Input::Specified { spec }).await;
-        self.forget_old_revisions().await?;
+        if let Err(status) = self.forget_old_revisions().await {
+            // The description is taken; tidying up is for the next one.
+            tracing::warn!("old descriptions are kept: {}", status.message());
+        }
         // Answered once it is stored.
         self.mind.ask(|_| ()).await.map_err(stopped)?;
         Ok(plan)
@@ -46,7 +49,11 @@ impl Head {
 
     /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
     async fn forget_old_revisions(&self) -> Result<(), Status> {
-        let oldest = self.mind.ask(|brain| brain.snapshot().nodes.iter().map(|n| n.record.revision).min()).await.map_err(stopped)?;
+        let oldest = self
+            .mind
+            .ask(|brain| brain.snapshot().nodes.iter().filter(|n| n.record.life.may_exist()).map(|n| n.record.revision).min())
+            .await
+            .map_err(stopped)?;
         let (latest, oldest) = (self.revisions.next().saturating_sub(1), oldest.unwrap_or(0));
         let before = oldest.min(latest.saturating_sub(REVISIONS_KEPT));
         self.revisions.forget_before(before);
@@ -64,7 +71,7 @@ impl Head {
             let going = present - wanted;
             let workers = if going == 1 { "worker" } else { "workers" };
             let detail = format!("{present} are there, {wanted} are wanted");
-            Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail }
+            Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail, disturbs: true }
         };
         Ok(excess.into_iter().map(change).collect())
     }

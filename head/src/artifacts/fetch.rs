@@ -19,6 +19,8 @@ use tokio_stream::StreamExt;
 const LOOK: Duration = Duration::from_millis(500);
 /// Nothing of a download for this long: it is given up, to be tried again.
 const STALL: Duration = Duration::from_secs(60);
+/// Characters of a client's complaint that are passed on.
+const MOST_SAID: usize = 300;
 /// Lines of a client's complaint that are passed on.
 const COMPLAINT: usize = 6;
 
@@ -227,7 +229,11 @@ async fn run(mut command: Command, name: &str, grows: &Path, doing: &str, say: S
     }
     let complaint = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr }).into_owned();
     let lines: Vec<&str> = complaint.lines().filter(|l| !l.trim().is_empty()).collect();
-    let last = lines[lines.len().saturating_sub(COMPLAINT)..].join("; ");
+    let mut last = lines[lines.len().saturating_sub(COMPLAINT)..].join("; ");
+    // Clients list everything that there is instead; the end of a complaint says what is wrong.
+    if let Some((at, _)) = last.char_indices().rev().nth(MOST_SAID) {
+        last = format!("…{}", &last[at..]);
+    }
     bail!("{name} ended with {}: {last}", output.status)
 }
 

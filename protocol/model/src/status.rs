@@ -125,9 +125,12 @@ pub struct Plan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `create`, `change` or `destroy`.
+    /// `create`, `change`, `restart` or `destroy`.
     pub action: String,
     pub what: String,
     #[serde(default)]
     pub detail: String,
+    /// Something that runs is stopped, restarted or deleted for it.
+    #[serde(default)]
+    pub disturbs: bool,
 }
