@@ -40,9 +40,9 @@ impl AsyncWrite for Master {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.0.poll_write_ready(context))?;
-            match ready.try_io(|inner| rustix::io::write(inner.get_ref(), bytes).map_err(io::Error::from)) {
-                Ok(result) => return Poll::Ready(result),
-                Err(_) => {}
+            let written = ready.try_io(|inner| rustix::io::write(inner.get_ref(), bytes).map_err(io::Error::from));
+            if let Ok(result) = written {
+                return Poll::Ready(result);
             }
         }
     }

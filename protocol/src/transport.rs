@@ -142,7 +142,7 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// Serves HTTP/1.1 and HTTP/2 over TLS until `stop`; then connections are told to finish and, after `grace`, cut.
+/// Serves HTTP/1.1 and HTTP/2 over TLS until `stop`; then connections are told to finish, and a little later left.
 /// `refused` hears of every connection that did not get through its handshake.
 pub async fn serve_tls<S, B>(
     listener: TcpListener,

@@ -4,7 +4,7 @@
 //! last.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -51,6 +51,15 @@ pub fn programs() -> PathBuf {
     let directory = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned();
     assert!(directory.join("cloudtik-head").exists(), "build the programs first: cargo build --workspace");
     directory
+}
+
+/// Says loudly that a test cannot run here: not through its captured output, and again at the end of the test command.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    if let Some(list) = std::env::var_os("CLOUDTIK_SKIPPED") {
+        let file = fs::OpenOptions::new().create(true).append(true).open(list);
+        let _ = file.and_then(|mut file| writeln!(file, "{why}"));
+    }
 }
 
 /// The root of the checkout.

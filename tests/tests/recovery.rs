@@ -1,10 +1,9 @@
 //! What dies, hangs or is cut off comes back, and is judged by evidence.
 
 use std::fs;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
-use cloudtik_tests::{Cluster, repository, send};
+use cloudtik_tests::{Cluster, repository, send, skipped};
 use nix::sys::signal::Signal;
 
 fn with_web(name: &str, workers: u32) -> Cluster {
@@ -49,7 +48,7 @@ fn a_killed_agent_is_restarted_in_place_and_its_services_go_on() {
 fn a_node_that_is_cut_off_is_judged_by_evidence_and_comes_back() {
     let mut cluster = with_web("cut", 4);
     if !cluster.own_network() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: dropping packets needs a network namespace (root)");
+        skipped("dropping packets needs a network namespace (root)");
         return;
     }
     cluster.up();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloudtik_protocol::pki::sha256_hex;
-use cloudtik_tests::{Cluster, until};
+use cloudtik_tests::{Cluster, skipped, until};
 
 /// A file server on loopback that breaks its first answer off in the middle. Remembers the ranges it was asked for.
 struct Server {
@@ -114,7 +114,7 @@ fn java_is_an_artifact_where_the_host_has_none() {
     let may = Command::new("unshare").args(["--mount", "sh", "-c", hidden]).output();
     let has_java = Path::new("/usr/lib/jvm").is_dir();
     if has_java && !may.is_ok_and(|o| o.status.success()) {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: hiding the host's Java needs the right to mount (root)");
+        skipped("hiding the host's Java needs the right to mount (root)");
         return;
     }
     let cluster = Cluster::new("beans", "[workers.default]\nmin = 1\n[runtimes.beans]\npath = \"./beans\"").with_shared_software();

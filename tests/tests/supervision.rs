@@ -2,11 +2,10 @@
 //! nothing left of what tried to hide.
 
 use std::fs;
-use std::io::Write;
 use std::time::Duration;
 
 use cloudtik_model::status::{Service, Status};
-use cloudtik_tests::{Cluster, send, until};
+use cloudtik_tests::{Cluster, send, skipped, until};
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
@@ -87,7 +86,7 @@ fn services_are_probed_by_command_limited_and_counted() {
 fn limits(cluster: &Cluster, data: &std::path::Path) {
     let groups = cluster.node_home("w1").join("cgroups");
     if !groups.exists() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: limits need the right to make control groups (root)");
+        skipped("limits need the right to make control groups (root)");
         assert!(!Uid::effective().is_root() || !std::path::Path::new("/sys/fs/cgroup").is_dir(), "root has that right");
         return;
     }

@@ -12,7 +12,7 @@ use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::join_client::JoinClient;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{PROTOCOL_VERSION, tls, transport, wire};
-use cloudtik_tests::{Cluster, until};
+use cloudtik_tests::{Cluster, skipped, until};
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -293,7 +293,7 @@ async fn certificates_renew_over_streams_that_stand() {
 async fn a_node_with_a_wrong_clock_comes_in_and_stays() {
     let library = "/usr/$LIB/faketime/libfaketime.so.1".replace("$LIB", "lib/x86_64-linux-gnu");
     if !std::path::Path::new(&library).exists() {
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: a wrong clock needs the package faketime\n");
+        skipped("a wrong clock needs the package faketime");
         return;
     }
     let mut cluster = Cluster::new("clocks", "[workers.default]\nmin = 2");

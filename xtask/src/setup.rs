@@ -37,6 +37,10 @@ fn exists(path: &str) -> bool {
     Path::new(path).exists()
 }
 
+pub fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"))
+}
+
 /// Installs what running needs and is missing.
 pub fn install() -> Result<(), String> {
     install_missing(NEEDED.iter().collect())
@@ -58,8 +62,7 @@ fn install_missing(wanted: Vec<&Package>) -> Result<(), String> {
     for package in &missing {
         eprintln!("  {:<18} {}", package.name, package.why);
     }
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0\n"));
-    if !is_root {
+    if !is_root() {
         return Err(format!("this needs root; ask for it, or run: sudo apt-get install {}", names.join(" ")));
     }
     run(Command::new("apt-get").args(["-q", "update"]))?;

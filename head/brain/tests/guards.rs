@@ -15,6 +15,8 @@ struct Bench {
     created: usize,
     /// The number of the last question for a list.
     listed: u64,
+    /// Whether a dial-back ever comes back.
+    dials_end: bool,
 }
 
 fn node(n: u32) -> NodeId {
@@ -24,6 +26,10 @@ fn node(n: u32) -> NodeId {
 impl Bench {
     /// A head that starts with so many workers, recorded in the given state.
     fn new(workers: u32, life: &NodeState) -> Self {
+        Self::with(workers, life, Config { visibility: 3_600_000, ..Config::default() })
+    }
+
+    fn with(workers: u32, life: &NodeState, config: Config) -> Self {
         let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
         let shape = WorkerType { min: workers, max: workers, price: None, resources: None };
         let spec = Spec { revision: 1, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: workers, ..Spec::default() };
@@ -35,10 +41,9 @@ impl Bench {
             ..NodeRecord::requested(node(n), Generation(1), kind.clone(), Timestamp(0))
         });
         let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
-        let config = Config { visibility: 3_600_000, ..Config::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
         let brain = Brain::restore(config, Epoch(2), cluster, records.collect(), moment);
-        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0 };
+        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0, dials_end: true };
         bench.tell(Input::Started);
         bench
     }
@@ -51,7 +56,7 @@ impl Bench {
                 Action::Create { .. } => self.created += 1,
                 Action::ListInstances { number } => self.listed = number,
                 // Nothing answers.
-                Action::DialBack { node, generation, .. } => {
+                Action::DialBack { node, generation, .. } if self.dials_end => {
                     self.tell(Input::DialedBack { node, generation, outcome: DialOutcome::TimedOut });
                 }
                 _ => {}
@@ -132,6 +137,40 @@ fn a_node_of_a_type_that_is_gone_is_still_paid_for() {
     // None of the large ones is gone when the small ones are wanted: 800 of 1,000 are spent.
     bench.tell(Input::Specified { spec: spec(3, kind("small", 4, 150)) });
     assert_eq!(bench.created, 3);
+}
+
+#[test]
+fn there_is_no_verdict_before_a_dial_back_has_come_back() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    bench.dials_end = false;
+    bench.pass(60_000, &[1, 2, 3]);
+    assert_eq!(bench.deleted, [], "silence alone is one witness");
+    assert_eq!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("suspect"));
+}
+
+#[test]
+fn a_machine_of_the_user_s_own_is_never_deleted_for_silence() {
+    let mut bench = Bench::with(4, &NodeState::Ready, Config { visibility: 3_600_000, machines_are_owned: true, ..Config::default() });
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    bench.pass(3_600_000, &[1, 2, 3]);
+    assert_eq!(bench.deleted, []);
+}
+
+#[test]
+fn a_list_that_was_asked_for_before_says_nothing_of_what_came_after() {
+    let mut bench = Bench::with(2, &NodeState::Ready, Config { visibility: 0, ..Config::default() });
+    (1..=2).for_each(|n| bench.link(n));
+    bench.pass(2_000, &[1, 2]);
+    // The second falls silent after the list was asked for; an answer without it, of whatever question, is too old.
+    let asked = bench.listed;
+    bench.pass(9_000, &[1]);
+    for number in [asked.saturating_sub(1), asked] {
+        bench.tell(Input::Listed { number, result: Ok(Vec::new()) });
+    }
+    assert_eq!(bench.deleted, []);
 }
 
 #[test]
