@@ -97,6 +97,16 @@ fn render(printer: &Printer, file: &Path, runtime: Option<String>, node: &str) -
     let view = View { head_address: "127.0.0.1".to_owned(), bus: "127.0.0.1:7070".to_owned() };
     let coming = |_: &Wanted| Availability::Coming("not fetched for this".to_owned());
     let mut plan = described.planner.plan(&view, &context, &BTreeSet::new(), &coming).map_err(|e| Failure::failed(chain(&e)))?;
+    if let Some(wanted) = &runtime
+        && !described.cluster.runtimes.iter().any(|r| r.name.as_str() == wanted)
+    {
+        let names: Vec<&str> = described.cluster.runtimes.iter().map(|r| r.name.as_str()).collect();
+        let failure = Failure::new(NOT_FOUND, format!("{} has no runtime {wanted}", file.display()));
+        return Err(match cloudtik_config::reader::nearest(wanted, names.iter().copied()) {
+            Some(near) => failure.hint(format!("did you mean `{near}`?")),
+            None => failure.hint(format!("it has: {}", names.join(", "))),
+        });
+    }
     plan.services.retain(|s| runtime.as_ref().is_none_or(|r| s.key.runtime.as_str() == r));
     for service in &mut plan.services {
         service.hold = false;

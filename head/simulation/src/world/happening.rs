@@ -84,7 +84,7 @@ impl World {
             Happening::List { epoch, number } => self.list(epoch, number),
             Happening::Dial { epoch, node, generation } => self.dial(epoch, node, generation),
             Happening::Goal { epoch, node, session, version, revision, start, drain } => {
-                self.take_goal(epoch, &node, session, version, revision, &start, drain);
+                return self.take_goal(epoch, &node, session, version, revision, &start, drain);
             }
             Happening::Boot(id) => self.boot(&id),
             Happening::Connect(id) => self.connect(&id),

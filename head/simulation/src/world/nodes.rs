@@ -8,6 +8,7 @@ use cloudtik_model::{Epoch, InstanceId, NodeId, ServiceKey};
 
 use super::{Happening, World};
 use crate::agent::Agent;
+use crate::promises::Violation;
 
 const HEARTBEAT: u64 = 1_000;
 
@@ -100,18 +101,25 @@ impl World {
         revision: u64,
         start: &BTreeSet<ServiceKey>,
         drain: bool,
-    ) {
+    ) -> Result<(), Violation> {
         let now = self.now;
         let spec = self.spec(revision, false);
-        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && a.link == Some(session)) else { return };
+        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && a.link == Some(session)) else {
+            return self.take_stale_goal(epoch, node, version, start);
+        };
         if !agent.is_well(now) {
             // It waits in the stream until the agent reads again, or the stream ends.
             let (node, start) = (node.clone(), start.clone());
-            return self.after(500, Happening::Goal { epoch, node, session, version, revision, start, drain });
+            self.after(500, Happening::Goal { epoch, node, session, version, revision, start, drain });
+            return Ok(());
+        }
+        if epoch < agent.epoch {
+            let (seen, node) = (agent.epoch.0, agent.node.clone());
+            return Err(self.broken(7, format!("the head of epoch {} speaks to {node}, which has seen epoch {seen}", epoch.0)));
         }
         let placed: BTreeSet<ServiceKey> =
             if drain { BTreeSet::new() } else { spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
-        let Some(starting) = agent.take_goal(epoch, version, &placed, start, &mut self.next_process) else { return };
+        let Some(starting) = agent.take_goal(epoch, version, &placed, start, &mut self.next_process) else { return Ok(()) };
         let (id, services) = (agent.instance.clone(), agent.reports(now));
         let processes: Vec<(ServiceKey, u32)> = starting.into_iter().map(|k| (k.clone(), agent.services[&k].process)).collect();
         self.hear(2, epoch, Input::GoalAcknowledged { session, node: node.clone(), version, refusal: None });
@@ -120,6 +128,16 @@ impl World {
             let delay = self.random.between(100, 9_000);
             self.after(delay, Happening::ServiceReady(id.clone(), service, process));
         }
+        Ok(())
+    }
+
+    /// What an earlier leadership had sent reaches the node late, over whatever way: it must change nothing.
+    fn take_stale_goal(&mut self, epoch: Epoch, node: &NodeId, version: u64, start: &BTreeSet<ServiceKey>) -> Result<(), Violation> {
+        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && epoch < a.epoch) else { return Ok(()) };
+        if agent.take_goal(epoch, version, &BTreeSet::new(), start, &mut self.next_process).is_some() {
+            return Err(self.broken(7, format!("{node} took a goal of epoch {} after a later one", epoch.0)));
+        }
+        Ok(())
     }
 
     pub(super) fn service_ready(&mut self, id: &InstanceId, key: &ServiceKey, process: u32) {
