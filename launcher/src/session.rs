@@ -99,6 +99,10 @@ impl Session {
                 next = self.next() => match next? {
                     Frame::Stdout(bytes) => { show(Stream::Out, &bytes); false }
                     Frame::Stderr(bytes) => { show(Stream::Error, &bytes); false }
+                    Frame::Exit(_) if asked => {
+                        eprintln!("cancelled");
+                        return Ok(INTERRUPTED);
+                    }
                     Frame::Exit(exit) => return exit_status(exit),
                     _ => false,
                 },

@@ -21,6 +21,7 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
         file_name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         arguments: arguments.arguments.clone(),
     };
+    printer.say(&format!("submitting {} to {}; its driver starts on the head", submit.file_name, client.place.name));
     let mut session = Session::open(&client, "", What::Submit(submit)).await?;
     let input = session.input.clone();
     let sending = async move {
