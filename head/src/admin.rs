@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use self::setup::SetupService;
 use crate::artifacts::ArtifactStore;
+use crate::identity::Keys;
 use crate::mind::{Mind, Stopped};
 use crate::revisions::{Description, Revisions};
 use crate::sessions::Sessions;
@@ -101,6 +102,7 @@ impl Head {
 /// The gRPC service. It waits for the head to be there: a client may call while it is still being set up.
 #[derive(Clone)]
 pub struct AdminService {
+    pub keys: Arc<Keys>,
     pub head: watch::Receiver<Option<Head>>,
     pub telemetry: Telemetry,
 }
@@ -113,6 +115,10 @@ impl AdminService {
                 self.telemetry.refuse("not-an-administrator");
                 return Err(Status::permission_denied("an administrator's certificate is needed"));
             }
+        }
+        if self.keys.expires_at().is_none() {
+            // Nothing will come of waiting: whoever holds the root must go on.
+            return Err(Status::unavailable("the head is still being set up"));
         }
         let mut head = self.head.clone();
         let ready = tokio::time::timeout(START_PATIENCE, head.wait_for(Option::is_some)).await;

@@ -64,7 +64,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
 
     let ready = watch::Sender::new(None);
-    let admin = AdminService { head: ready.subscribe(), telemetry: telemetry.clone() };
+    let admin = AdminService { keys: keys.clone(), head: ready.subscribe(), telemetry: telemetry.clone() };
     let setup = SetupService { keys: keys.clone() };
     let local = Routes::new(admin_server::AdminServer::new(admin.clone()).max_decoding_message_size(MAX_FRAME))
         .add_service(setup_server::SetupServer::new(setup));

@@ -103,8 +103,7 @@ impl Sessions {
                             return;
                         }
                     }
-                    Ok(None) => return,
-                    Err(_) => {
+                    Ok(None) | Err(_) => {
                         let message = format!("{node} went away while the program ran");
                         let _ = incoming.send(Err(Status::unavailable(message))).await;
                         return;

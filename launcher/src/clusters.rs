@@ -20,7 +20,7 @@ use cloudtik_providers::local::{LocalProvider, LocalWorkspace, Settings};
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
+use crate::failure::{FAILED, Failure, INVALID, NOT_AUTHORISED, NOT_FOUND, USAGE};
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,7 +110,10 @@ impl Place {
     pub fn lock(&self) -> Result<Lock, Failure> {
         let clusters = self.directory.parent().expect("a cluster's directory is below its workspace");
         let path = clusters.join(format!(".{}.lock", self.name));
-        let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", path.display()));
+        let failed = |e: std::io::Error| {
+            let code = if e.kind() == std::io::ErrorKind::PermissionDenied { NOT_AUTHORISED } else { FAILED };
+            Failure::new(code, format!("{}: {e}", path.display()))
+        };
         loop {
             let file = File::create(&path).map_err(failed)?;
             match file.try_lock() {

@@ -11,6 +11,8 @@ pub struct Failure {
     pub code: u8,
     pub message: String,
     pub hint: Option<String>,
+    /// Somebody was asked and said no: nothing was changed.
+    pub declined: bool,
     /// Diagnostics that are printed before the message.
     pub diagnostics: Vec<InvalidFile>,
 }
@@ -27,7 +29,7 @@ pub const INTERRUPTED: u8 = 130;
 
 impl Failure {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, diagnostics: Vec::new() }
+        Self { code, message: message.into(), hint: None, declined: false, diagnostics: Vec::new() }
     }
 
     pub fn failed(message: impl Into<String>) -> Self {

@@ -12,10 +12,10 @@ use crate::cli::Logs;
 use crate::client::Client;
 use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
 use crate::output::Printer;
-use crate::session::{GONE, Lines, Session};
+use crate::session::{Lines, Session};
 
-/// Lines that are shown again after a restart of the head, so that none is missed.
-const LINES_AGAIN: u32 = 10;
+/// Lines that are looked at again after a restart, so that none is missed.
+const LINES_AGAIN: u32 = 50;
 /// How long a node may take to come back to a head that was restarted.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -59,19 +59,20 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
         let logs = wire::Logs { service: service.clone(), lines: arguments.lines, follow: arguments.follow };
         running.spawn(async move {
             let mut session = Session::open(&client, &node, What::Logs(logs.clone())).await?;
-            let mut parts = Lines::default();
+            let (mut parts, mut last, mut again) = (Lines::default(), None::<String>, false);
             loop {
                 let next = match session.next().await {
-                    // The head was restarted: what is said from now on is followed again.
-                    Err(failure) if logs.follow && failure.message == GONE => {
+                    // The head or the agent was restarted: what is said from now on is followed again.
+                    Err(failure) if logs.follow && failure.code == TIMED_OUT => {
                         let client = Client::connect(client.place.name.as_str()).await?;
                         let logs = wire::Logs { lines: LINES_AGAIN, ..logs.clone() };
                         session = reopen(&client, &node, logs).await?;
+                        (parts, again) = (Lines::default(), true);
                         continue;
                     }
                     next => next?,
                 };
-                let (found, is_end) = match next {
+                let (mut found, is_end) = match next {
                     Frame::Stdout(bytes) => (parts.take(&bytes), false),
                     Frame::Exit(exit) if exit.code == 0 => (parts.rest().into_iter().collect(), true),
                     Frame::Exit(_) => {
@@ -80,6 +81,13 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
                     }
                     _ => continue,
                 };
+                // What was shown before the break is not shown again.
+                if std::mem::take(&mut again)
+                    && let Some(shown) = last.as_ref().and_then(|last| found.iter().rposition(|line| line == last))
+                {
+                    found.drain(..=shown);
+                }
+                last = found.last().cloned().or(last);
                 for line in found {
                     let _ = lines.send(Line { node: node.clone(), service: service.clone(), line }).await;
                 }

@@ -127,7 +127,8 @@ impl Printer {
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }
-        Err(Failure::failed("not confirmed; nothing was changed").hint("answer `y`, or add --yes"))
+        let declined = Failure::failed("not confirmed; nothing was changed").hint("answer `y`, or add --yes");
+        Err(Failure { declined: true, ..declined })
     }
 }
 

@@ -355,18 +355,19 @@ fn head_trouble(place: &Place, failure: Failure) -> Failure {
 
 async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
     // Whoever did not confirm changed nothing.
-    if !place.exists() || failure.code == crate::failure::USAGE {
+    if !place.exists() || failure.declined || failure.code == crate::failure::USAGE {
         return failure;
     }
-    let certified = match Client::dial(place).await {
-        Ok(client) => SetupClient::new(client.channel).certificate_request(wire::Empty {}).await.is_ok_and(|r| r.into_inner().installed),
+    // It goes on by itself once the head has a description.
+    let described = match Client::dial(place).await {
+        Ok(client) => client.status().await.is_ok_and(|status| status.revision > 0),
         Err(_) => false,
     };
     let state =
-        if certified { "what was made is there and goes on by itself:" } else { "what was made is there, and waits to be gone on with:" };
+        if described { "what was made is there and goes on by itself:" } else { "what was made is there, and waits to be gone on with:" };
     let (name, file) = (&place.name, file.display());
     let mut lines = vec![(format!("cloudtik up {file}"), "go on from here"), (format!("cloudtik down {name}"), "remove it")];
-    if certified {
+    if described {
         lines.insert(0, (format!("cloudtik status {name}"), "see it"));
     }
     let width = lines.iter().map(|(command, _)| command.len()).max().unwrap_or(0);

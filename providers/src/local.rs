@@ -32,6 +32,8 @@ const INSTANCE_FILE: &str = "instance.json";
 pub const BOOTSTRAP_FILE: &str = "bootstrap.json";
 /// Held locked by an agent while it runs; contains its process id.
 pub const AGENT_LOCK: &str = "agent.lock";
+/// How long an agent that was told to stop may take.
+const ENDING: Duration = Duration::from_secs(2);
 /// How long processes may take to vanish after SIGKILL before the delete fails (to be repeated).
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -211,11 +213,21 @@ impl LocalProvider {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
         let home = self.home(instance);
+        let failed = |e| Error::transient(format!("ending the agent of {instance}"), e);
+        if !force {
+            // It may just be ending: then there is nobody in a moment.
+            let patience = Instant::now() + ENDING;
+            while running_agent(&home).map_err(failed)?.is_some() {
+                if Instant::now() > patience {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         let _lock = self.lock()?;
         if !home.join(INSTANCE_FILE).exists() {
             return Err(Error::NotFound(instance.to_string()));
         }
-        let failed = |e| Error::transient(format!("ending the agent of {instance}"), e);
         if let Some(pid) = running_agent(&home).map_err(failed)? {
             if !force {
                 return Ok(());
