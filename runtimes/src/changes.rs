@@ -57,6 +57,16 @@ fn services(planner: &Planner) -> Services {
     all
 }
 
+/// The services of a runtime that are in `these` and not in `those`; with the node type if others of them are in both.
+fn places(name: &RuntimeName, these: &Services, those: &Services) -> String {
+    let missing = these.keys().filter(|place| place.1.runtime == *name && !those.contains_key(*place));
+    let describe = |(node_type, key): &Place| {
+        let is_moved = those.keys().any(|(_, other)| other == key);
+        if is_moved { format!("{key} on {node_type}") } else { key.to_string() }
+    };
+    missing.map(describe).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+}
+
 /// How a runtime takes jobs.
 fn jobs<'a>(planner: Option<&'a Planner>, name: &RuntimeName) -> Option<&'a Submit> {
     planner?.catalog().get(name)?.submit.as_ref()
@@ -105,11 +115,11 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
             note("create", format!("runtime {name}"), format!("version {version}"));
             continue;
         };
-        if let Some(services) = of(&ended) {
-            note("destroy", format!("services of {name}"), services);
+        if of(&ended).is_some() {
+            note("destroy", format!("services of {name}"), places(name, &ran, &runs));
         }
-        if let Some(services) = of(&begun) {
-            note("create", format!("services of {name}"), services);
+        if of(&begun).is_some() {
+            note("create", format!("services of {name}"), places(name, &runs, &ran));
         }
         if let Some(services) = of(&restarted) {
             note("restart", format!("runtime {name}"), format!("restarts {services}, node by node"));
