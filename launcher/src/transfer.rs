@@ -58,7 +58,7 @@ pub async fn upload(printer: &Printer, cluster: &str, from: &Path, to: &str, nod
     let client = Client::connect(cluster).await?;
     let node = node.unwrap_or_else(|| "head".to_owned());
     // Beside its place first: what breaks off on the way leaves nothing that looks whole.
-    let script = "mkdir -p \"$1\" && t=$(mktemp -d \"$1/.upload.XXXXXX\") || exit 1
+    let script = "mkdir -p \"$1\" && t=$(mktemp -d --tmpdir=\"$1\") || exit 1
 trap 'rm -rf \"$t\"' EXIT; trap 'exit 1' TERM INT HUP
 tar -xf - -C \"$t\" --no-same-owner && tar -cf - -C \"$t\" . | tar -xf - -C \"$1\" --no-same-owner --no-overwrite-dir";
     let command = ["sh", "-c", script, "sh", to].map(str::to_owned).to_vec();

@@ -160,8 +160,8 @@ fn a_store_that_is_lost_or_old_deletes_nobody() {
     // Empty: a head that was set up does not begin again with nothing.
     fs::write(&store, "").expect("empties");
     kill_head();
-    until("a clear word", Duration::from_secs(10), || log().contains("gone or empty").then_some(()));
-    std::thread::sleep(Duration::from_secs(2));
+    // Start after start, which its agent tries again and again.
+    until("a clear word each time", Duration::from_secs(20), || (log().matches("gone or empty").count() >= 6).then_some(()));
     assert_eq!(nodes(), before, "its nodes are no strangers");
     let refused = cluster.run(&["status", "store"]);
     assert_eq!(refused.code, 6, "{refused:?}");
@@ -177,8 +177,9 @@ fn a_store_that_is_lost_or_old_deletes_nobody() {
     let seen = cluster.status().head.epoch;
     fs::copy(&kept, &store).expect("puts an old one back");
     kill_head();
-    until("a clear word", Duration::from_secs(10), || log().contains("its store is older than the cluster").then_some(()));
-    std::thread::sleep(Duration::from_secs(2));
+    until("a clear word each time", Duration::from_secs(20), || {
+        (log().matches("its store is older than the cluster").count() >= 6).then_some(())
+    });
     assert_eq!(nodes(), before, "a head that is not the latest acts on nobody");
     // A person decides that this store counts.
     fs::write(state.join("take-over"), "").expect("decides");

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cloudtik_tests::{Cluster, Ran, send, until};
@@ -54,12 +56,33 @@ fn fed(mut command: Command, input: &[u8]) -> Ran {
     Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr), took: begun.elapsed() }
 }
 
-fn runs(line: &str) -> bool {
+/// The processes with this command line.
+fn processes(line: &str) -> Vec<i32> {
     let wanted = line.replace(' ', "\0") + "\0";
-    fs::read_dir("/proc")
-        .expect("there is /proc")
-        .flatten()
-        .any(|e| fs::read(e.path().join("cmdline")).is_ok_and(|l| l == wanted.as_bytes()))
+    let all = fs::read_dir("/proc").expect("there is /proc").flatten();
+    let matching = all.filter(|e| fs::read(e.path().join("cmdline")).is_ok_and(|l| l == wanted.as_bytes()));
+    matching.filter_map(|e| e.file_name().to_string_lossy().parse().ok()).collect()
+}
+
+fn runs(line: &str) -> bool {
+    !processes(line).is_empty()
+}
+
+/// Bytes that a process has written.
+fn written(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
+}
+
+/// For [`until`]: whether a count that grew has stood still for fifty looks.
+fn settled(count: impl Fn() -> u64) -> impl FnMut() -> Option<()> {
+    let (mut last, mut looks) = (0, 0);
+    move || {
+        let now = count();
+        looks = if now > 0 && now == last { looks + 1 } else { 0 };
+        last = now;
+        (looks >= 50).then_some(())
+    }
 }
 
 #[test]
@@ -103,12 +126,17 @@ fn a_reader_that_pauses_holds_up_nobody() {
     let before = cluster.events().len();
     let pausing = || cluster.command(&["exec", "paused", "--node", "w1", "--", "yes"]).stdout(Stdio::piped()).spawn().expect("runs");
     let mut readers: Vec<_> = (0..8).map(|_| pausing()).collect();
-    // Until every buffer on the way is full, and then longer than a node may be silent.
-    let deadline = Instant::now() + Duration::from_secs(7);
-    while Instant::now() < deadline {
-        assert_eq!(cluster.node("w1").state, "ready");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    // Until every buffer on the way is full, and then for longer than a node may be silent.
+    until("programs that wait", Duration::from_secs(20), settled(|| processes("yes").into_iter().map(written).sum()));
+    let (mut heard, mut last) = (0, u64::MAX);
+    until("five more heartbeats", Duration::from_secs(15), || {
+        let node = cluster.node("w1");
+        assert_eq!(node.state, "ready");
+        let age = node.heartbeat_age_ms.expect("it is heard");
+        heard += u32::from(age < last);
+        last = age;
+        (heard > 5).then_some(())
+    });
     cluster.run(&["exec", "paused", "--node", "w1", "--", "true"]).ok();
     let suspected: Vec<_> = cluster.events().split_off(before).into_iter().filter(|e| e.contains("suspect")).collect();
     assert_eq!(suspected, Vec::<String>::new());
@@ -130,10 +158,16 @@ fn a_program_that_does_not_read_is_cancelled_all_the_same() {
         let mut client = cluster.command(&["exec", "deafened", "--node", "w1", "--", "sleep", "4711"]);
         let mut client = client.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
         let mut input = client.stdin.take().expect("piped");
-        let feeder = std::thread::spawn(move || while input.write_all(&[0; 64 << 10]).is_ok() {});
+        let fed = Arc::new(AtomicU64::new(0));
+        let count = fed.clone();
+        let feeder = std::thread::spawn(move || {
+            while input.write_all(&[0; 4 << 10]).is_ok() {
+                count.fetch_add(4 << 10, Ordering::Relaxed);
+            }
+        });
         until("the program", Duration::from_secs(10), || runs("sleep 4711").then_some(()));
-        // Long enough for everything on the way to be full.
-        std::thread::sleep(Duration::from_millis(500));
+        // Until everything on the way is full.
+        until("a feeder that waits", Duration::from_secs(10), settled(|| fed.load(Ordering::Relaxed)));
         // Ctrl-C, or the client is gone without a word.
         send(client.id() as i32, if interrupted { Signal::SIGINT } else { Signal::SIGKILL });
         until("the program's end", Duration::from_secs(8), || (!runs("sleep 4711")).then_some(()));

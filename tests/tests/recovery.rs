@@ -63,8 +63,8 @@ fn a_node_that_is_cut_off_is_judged_by_evidence_and_comes_back() {
     cluster.wait("the verdict", Duration::from_secs(7), |s| s.nodes.iter().any(|n| n.id.as_str() == "w2" && n.state == "down"));
     let took = begun.elapsed();
     cluster.in_network("nft", &["delete", "table", "inet", "cut"]);
-    // Five seconds, and what looking at it takes on a busy machine; `cargo xtask bench detect` has the figures.
-    assert!(took < Duration::from_millis(6_500), "the verdict took {took:?}");
+    // The last heartbeat may have come up to a second before.
+    assert!(took < Duration::from_millis(5_500), "the verdict took {took:?}");
     let why = cluster.run(&["why", "cut", "w2"]).ok().out;
     assert!(why.contains("no heartbeat for") && why.contains("dial-back: no answer in time"), "{why}");
     cluster.wait_ready();
@@ -116,8 +116,7 @@ fn a_killed_head_is_back_within_a_second_and_nothing_else_notices() {
         send(head.pid as i32, Signal::SIGKILL);
         let begun = Instant::now();
         cluster.wait("the head's return", Duration::from_secs(5), |s| s.head.pid != head.pid);
-        // Within a second, and what looking at it takes on a busy machine.
-        assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
         let status = cluster.wait_ready();
         assert!(status.head.epoch > head.epoch, "a new leadership has a higher epoch");
     }
