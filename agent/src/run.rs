@@ -64,7 +64,9 @@ pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
     }
     cloudtik_protocol::logging::start();
     tls::install_crypto();
-    raise_file_limit();
+    if let Err(error) = cloudtik_protocol::transport::raise_file_limit() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let home = Home::new(&home.canonicalize().with_context(|| format!("there is no directory {}", home.display()))?);
     let _lock = match lock(&home)? {
         Some(lock) => lock,
@@ -87,16 +89,6 @@ pub fn main(home: &Path, lead_session: bool) -> anyhow::Result<()> {
         tracing::error!("{error:#}");
     }
     result
-}
-
-/// Takes as many open files as it may have: terminals and streams of programs are many at times.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 fn lock(home: &Home) -> anyhow::Result<Option<File>> {

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloudtik_brain::{Action, Failure, Input, NodeView, Session};
+use cloudtik_brain::{Action, Failure, GoalOrder, Input, NodeView};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::DialOutcome;
-use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, Resources, goal};
+use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::wire::GoalDocument;
 use cloudtik_protocol::wire::head_frame::Topic;
 use cloudtik_protocol::{pki, tls};
 use cloudtik_providers::{CreateNode, Error, NodeProvider};
-use cloudtik_runtimes::{NodeContext, View};
+use cloudtik_runtimes::View;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +25,7 @@ use crate::hub::Hub;
 use crate::mind::{Deed, Mind};
 use crate::revisions::Revisions;
 use crate::settings::Settings;
+use crate::status;
 use crate::telemetry::Telemetry;
 
 /// A dial-back that takes longer is no answer.
@@ -52,11 +54,7 @@ pub struct Driver {
 
 /// The last goal that the brain wanted a node to have.
 struct Wish {
-    session: Session,
-    version: u64,
-    revision: u64,
-    start: std::collections::BTreeSet<ServiceKey>,
-    drain: bool,
+    order: GoalOrder,
     node: Box<NodeView>,
     sent: Vec<u8>,
 }
@@ -116,9 +114,9 @@ impl Driver {
                     mind.tell(Input::DialedBack { node, generation, outcome }).await;
                 });
             }
-            Action::SendGoal { node, session, version, revision, start, drain } => {
+            Action::SendGoal { node, order } => {
                 let Some(view) = deed.node else { return };
-                let mut wish = Wish { session, version, revision, start, drain, node: view, sent: Vec::new() };
+                let mut wish = Wish { order, node: view, sent: Vec::new() };
                 self.send_goal(&mut wish);
                 wishes.insert(node, wish);
             }
@@ -175,12 +173,12 @@ impl Driver {
             return;
         }
         wish.sent.clone_from(&text);
-        self.hub.send(wish.session, Topic::Goal(GoalDocument { version: wish.version, document: text.into() }));
+        self.hub.send(wish.order.session, Topic::Goal(GoalDocument { version: wish.order.version, document: text.into() }));
     }
 
     /// Brings it back to the brain, which says so and tries again later.
     fn cannot_plan(&self, wish: &Wish, refusal: String) {
-        let (mind, session, version) = (self.mind.clone(), wish.session, wish.version);
+        let (mind, session, version) = (self.mind.clone(), wish.order.session, wish.order.version);
         let node = wish.node.record.id.clone();
         self.tasks.spawn(async move {
             mind.tell(Input::GoalAcknowledged { session, node, version, refusal: Some(refusal) }).await;
@@ -188,32 +186,23 @@ impl Driver {
     }
 
     fn goal(&self, wish: &Wish) -> Option<goal::Goal> {
-        let (record, facts) = (&wish.node.record, wish.node.facts.as_ref()?);
+        let (record, context) = (&wish.node.record, status::context(&wish.node)?);
         let mut document = goal::Goal {
             node: record.id.clone(),
             generation: record.generation,
             epoch: self.epoch,
-            version: wish.version,
+            version: wish.order.version,
             artifacts: Vec::new(),
             services: Vec::new(),
         };
-        if wish.drain {
+        if wish.order.drain {
             return Some(document);
         }
-        let Some(planner) = self.revisions.get(wish.revision) else {
-            self.cannot_plan(wish, format!("there is no revision {}", wish.revision));
+        let Some(planner) = self.revisions.get(wish.order.revision) else {
+            self.cannot_plan(wish, format!("there is no revision {}", wish.order.revision));
             return None;
         };
-        let context = NodeContext {
-            id: record.id.clone(),
-            node_type: record.node_type.clone(),
-            address: facts.address.clone(),
-            resources: Resources { cpus: facts.cpus, memory: facts.memory },
-            home: facts.home.clone(),
-            artifacts: facts.artifacts.clone(),
-            javas: facts.javas.clone(),
-        };
-        match planner.plan(&self.view, &context, &wish.start, &|wanted| self.artifacts.availability(wanted)) {
+        match planner.plan(&self.view, &context, &wish.order.start, &|wanted| self.artifacts.availability(wanted)) {
             Ok(plan) => {
                 for wanted in &plan.missing {
                     self.artifacts.fetch(wanted);
@@ -239,14 +228,8 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, E
 }
 
 fn failure(error: Error) -> Failure {
-    let mut message = error.to_string();
-    let mut next = std::error::Error::source(&error);
-    while let Some(source) = next {
-        message = format!("{message}: {source}");
-        next = source.source();
-    }
     let retry_after = error.retry_after().map(|d| d.as_millis() as u64);
-    Failure { message, retry_after, permanent: error.is_permanent() }
+    Failure { message: chain(&error), retry_after, permanent: error.is_permanent() }
 }
 
 /// Asks a node's health port whether its agent answers.

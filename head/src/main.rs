@@ -14,23 +14,13 @@ struct Arguments {
     state: PathBuf,
 }
 
-/// Takes as many open files as it may have: every node is a connection, and the usual limit is meant for programs that
-/// still use `select`.
-fn raise_file_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!("the limit of open files stays {soft}: {error}");
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     cloudtik_protocol::logging::start();
     cloudtik_protocol::tls::install_crypto();
-    raise_file_limit();
+    if let Err(error) = cloudtik_protocol::transport::raise_file_limit() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cloudtik_brain::{Action, Brain, Input, NodeView, Record, Reply, Request};
 use cloudtik_model::{Moment, Timestamp};
+use cloudtik_protocol::logging::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::store::Store;
@@ -125,13 +126,7 @@ impl Mind {
 
     /// The store failed: whoever waits for an answer hears why, since none will come.
     fn fail(&self, error: &crate::store::Error) {
-        let mut text = error.to_string();
-        let mut next = std::error::Error::source(error);
-        while let Some(source) = next {
-            text = format!("{text}: {source}");
-            next = source.source();
-        }
-        let _ = self.failure.set(text);
+        let _ = self.failure.set(chain(error));
         self.waiting.lock().expect("nothing panics while holding the lock").answers.clear();
     }
 

@@ -9,6 +9,7 @@ use cloudtik_config::Cluster;
 use cloudtik_config::cluster::DEFAULT_LIFETIME;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_model::RuntimeName;
+use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::pki;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
 use serde::{Deserialize, Serialize};
@@ -61,16 +62,6 @@ impl Description {
 
 fn equip(planner: Planner, secret: &[u8]) -> Planner {
     planner.with_secrets(|runtime| pki::runtime_secret(secret, runtime))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 /// Descriptions and their planners by revision.

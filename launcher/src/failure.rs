@@ -1,6 +1,7 @@
 //! How commands fail, and with which exit status.
 
 use cloudtik_config::diagnostics::InvalidFile;
+pub use cloudtik_protocol::logging::chain;
 use cloudtik_providers as providers;
 use tonic::{Code, Status};
 
@@ -102,15 +103,4 @@ impl From<cloudtik_protocol::pki::Error> for Failure {
     fn from(error: cloudtik_protocol::pki::Error) -> Self {
         Self::failed(chain(&error))
     }
-}
-
-/// An error with everything behind it, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

@@ -19,8 +19,6 @@ use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
 const SIGTERM: i32 = 15;
-/// What is said when the head goes away in the middle.
-pub const GONE: &str = "the head went away while the program ran, which ends it";
 /// From the first interrupt until the program is left to be killed by its agent.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +26,8 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Session {
     pub input: Input,
     output: Streaming<wire::SessionFrame>,
+    /// The head went away in the middle.
+    pub is_broken: bool,
 }
 
 /// The way to a program. Input waits for room at the program's end; signals and the end of input do not.
@@ -66,24 +66,27 @@ impl Session {
         let input = Input { frames: sender, room: Arc::new(Semaphore::new(STDIN_WINDOW)) };
         input.tell(Frame::Open(wire::OpenRequest { node: node.to_owned(), what: Some(what) })).await;
         let output = client.admin().session(ReceiverStream::new(frames)).await?.into_inner();
-        Ok(Self { input, output })
+        Ok(Self { input, output, is_broken: false })
     }
 
     /// The next piece of output, or the exit.
     pub async fn next(&mut self) -> Result<Frame, Failure> {
         loop {
             // A stream that breaks is the head's end; what a node's end is comes as an answer.
-            let next = self.output.message().await.map_err(|status| match status.code() {
-                Code::Unknown | Code::Internal | Code::Cancelled => Failure::new(TIMED_OUT, GONE),
-                _ => status.into(),
-            });
-            match next? {
+            let next = match self.output.message().await {
+                Err(status) if !matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) => return Err(status.into()),
+                next => next.unwrap_or(None),
+            };
+            match next {
                 Some(wire::SessionFrame { frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_))) }) => {
                     return Ok(frame);
                 }
                 Some(wire::SessionFrame { frame: Some(Frame::Taken(bytes)) }) => self.input.room.add_permits(bytes as usize),
                 Some(_) => {}
-                None => return Err(Failure::new(TIMED_OUT, GONE)),
+                None => {
+                    self.is_broken = true;
+                    return Err(Failure::new(TIMED_OUT, "the head went away while the program ran, which ends it"));
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::exec::Outcome;
 use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
 use crate::output::Printer;
-use crate::session::{GONE, Session, copy};
+use crate::session::{Session, copy};
 
 pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure> {
     let file = &arguments.file;
@@ -40,7 +40,7 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
     };
     sender.abort();
     result.map_err(|failure| {
-        if failure.code == TIMED_OUT && failure.message == GONE {
+        if session.is_broken {
             let message = "the head was restarted while the job ran, which ended the job";
             return Failure::new(TIMED_OUT, message).hint("submit it again; the cluster itself goes on");
         }

@@ -1,4 +1,4 @@
-//! Logging of the head and the agent: lines on standard error, chosen by `CLOUDTIK_LOG`.
+//! What programs say: the lines of the head and the agent on standard error, chosen by `CLOUDTIK_LOG`, and errors as text.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,17 @@ pub fn start() {
     let targets = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
+}
+
+/// An error with everything behind it, on one line: for the edge at which it is shown.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
 }
 
 /// Keeps what strangers cause from filling the log: so many lines a second, the rest only counted.

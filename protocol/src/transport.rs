@@ -35,6 +35,14 @@ const MAX_STRANGERS: usize = 512;
 /// Connections that a server holds at once; the file limit of a service is well above.
 const MAX_CONNECTIONS: usize = 16_384;
 
+/// Takes as many open files as this process may have: every connection is one, and the usual limit is meant for programs
+/// that still use `select`.
+pub fn raise_file_limit() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard { Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?) } else { Ok(()) }
+}
+
 /// Dials a head's bus, from an address of one's own if one has several.
 pub async fn dial(
     address: &str,

@@ -251,11 +251,7 @@ pub enum Action {
     /// Make the node's goal from `revision` and send it: of the node's services, those in `start` may start.
     SendGoal {
         node: NodeId,
-        session: Session,
-        version: u64,
-        revision: u64,
-        start: BTreeSet<ServiceKey>,
-        drain: bool,
+        order: GoalOrder,
     },
     CloseLink {
         session: Session,
@@ -265,6 +261,19 @@ pub enum Action {
         request: Request,
         result: Result<Reply, String>,
     },
+}
+
+/// What a node's goal is to be made from, and over which link it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoalOrder {
+    pub session: Session,
+    pub version: u64,
+    /// Of the specification.
+    pub revision: u64,
+    /// Of the node's services, those that may start.
+    pub start: BTreeSet<ServiceKey>,
+    /// Nothing is to run any more.
+    pub drain: bool,
 }
 
 /// The answer to a question.
@@ -358,7 +367,7 @@ struct Node {
     link: Option<Session>,
     facts: Option<Facts>,
     services: BTreeMap<ServiceKey, ServiceReport>,
-    sent: Option<SentGoal>,
+    sent: Option<GoalOrder>,
     acknowledged: u64,
     watch: Watch,
     /// A provider call of this node that has not come back.
@@ -373,15 +382,6 @@ struct Node {
     entered: u64,
     /// Since when lists have not shown its instance.
     unlisted_since: Option<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct SentGoal {
-    session: Session,
-    version: u64,
-    revision: u64,
-    start: BTreeSet<ServiceKey>,
-    drain: bool,
 }
 
 impl Node {

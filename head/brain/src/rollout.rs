@@ -8,7 +8,7 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{NodeId, ServiceKey};
 
-use crate::{Action, Brain, Node, SentGoal, Session};
+use crate::{Action, Brain, GoalOrder, Node, Session};
 
 /// Before a goal that was refused is sent again, in milliseconds.
 const GOAL_PAUSE: u64 = 5_000;
@@ -31,9 +31,9 @@ impl Brain {
         self.next_version += 1;
         // Higher than any version of an earlier head, whose epoch was lower.
         let version = (self.epoch.0 << 32) | self.next_version;
-        let sent = SentGoal { session, version, revision, start: start.clone(), drain };
-        self.nodes.get_mut(id).expect("looked up above").sent = Some(sent);
-        self.act(Action::SendGoal { node: id.clone(), session, version, revision, start, drain });
+        let order = GoalOrder { session, version, revision, start, drain };
+        self.nodes.get_mut(id).expect("looked up above").sent = Some(order.clone());
+        self.act(Action::SendGoal { node: id.clone(), order });
     }
 
     /// The services of a node that may start: those whose predecessors are ready, and those that run already.

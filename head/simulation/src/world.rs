@@ -16,7 +16,7 @@ use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, ServiceKey, Timestamp};
 
 pub use self::faults::Faults;
-use self::happening::{Happening, Hear};
+use self::happening::Happening;
 use crate::agent::Agent;
 use crate::promises::Violation;
 use crate::provider::Provider;
@@ -157,7 +157,7 @@ impl World {
     }
 
     fn hear(&mut self, delay: u64, epoch: Epoch, input: Input) {
-        self.after(delay, Happening::Hear(epoch, Box::new(Hear(input))));
+        self.after(delay, Happening::Hear(epoch, Box::new(input)));
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {

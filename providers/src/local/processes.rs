@@ -94,7 +94,7 @@ fn find(wanted: &dyn Fn(&[u8]) -> bool, sessions: &mut BTreeSet<i32>) -> io::Res
         if pid == own {
             continue;
         }
-        let Some((parent, session)) = family(&entry.path()) else { continue };
+        let Some((parent, session)) = family(pid) else { continue };
         // Other users' processes cannot be read and are not ours; dead ones have nothing left to read.
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
         match environment.split(|b| *b == 0).find(|variable| variable.starts_with(&prefix)) {
@@ -122,20 +122,21 @@ fn find(wanted: &dyn Fn(&[u8]) -> bool, sessions: &mut BTreeSet<i32>) -> io::Res
     }
 }
 
-/// Field 22 of `/proc/PID/stat`: clock ticks from boot to the process's start.
+/// Clock ticks from boot to a process's start.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
+    stat(pid)?.get(19)?.parse().ok()
 }
 
-/// Parent and session of a process that has not ended (proc(5), fields 3, 4 and 6 of `stat`).
-fn family(process: &Path) -> Option<(i32, i32)> {
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
+/// Parent and session of a process that has not ended.
+fn family(pid: i32) -> Option<(i32, i32)> {
+    let fields = stat(pid)?;
+    let number = |n: usize| fields.get(n)?.parse().ok();
+    if fields.first()? == "Z" { None } else { Some((number(1)?, number(3)?)) }
+}
+
+/// The fields of `/proc/PID/stat` from the third, the state, on (proc(5)).
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may contain anything.
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    if fields.next()? == "Z" {
-        return None;
-    }
-    let (parent, session) = (fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?);
-    Some((parent, session))
+    Some(stat.get(stat.rfind(')')? + 2..)?.split(' ').map(str::to_owned).collect())
 }

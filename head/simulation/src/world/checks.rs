@@ -46,7 +46,7 @@ impl World {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
                 }
             }
-            Action::SendGoal { node, drain: true, .. } => {
+            Action::SendGoal { node, order } if order.drain => {
                 let life = self.stored.nodes.get(node).map(|r| r.life.clone());
                 if !matches!(life, Some(NodeState::Draining { .. })) {
                     return Err(self.broken(5, format!("{node} is told to stop everything while it is {life:?}")));

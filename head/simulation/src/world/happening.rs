@@ -1,8 +1,6 @@
 //! What can happen, and its effect on the provider's machines and on the head.
 
-use std::collections::BTreeSet;
-
-use cloudtik_brain::{Input, Session};
+use cloudtik_brain::{GoalOrder, Input, Session};
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
 
@@ -11,10 +9,10 @@ use crate::agent::Agent;
 use crate::promises::{Violation, check_machines};
 use crate::provider::{failure, instance_id};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Happening {
     /// Something for the brain, in the life of one head.
-    Hear(Epoch, Box<Hear>),
+    Hear(Epoch, Box<Input>),
     HeadStarts,
     /// The effect of a call, and what is answered.
     Create {
@@ -47,11 +45,7 @@ pub(super) enum Happening {
     Goal {
         epoch: Epoch,
         node: NodeId,
-        session: Session,
-        version: u64,
-        revision: u64,
-        start: BTreeSet<ServiceKey>,
-        drain: bool,
+        order: GoalOrder,
     },
     Boot(InstanceId),
     /// The agent tries to join or to open its link.
@@ -60,17 +54,6 @@ pub(super) enum Happening {
     ServiceReady(InstanceId, ServiceKey, u32),
     Trouble,
 }
-
-/// An input that waits, comparable for the queue's sake.
-#[derive(Debug, Clone)]
-pub(super) struct Hear(pub(super) Input);
-
-impl PartialEq for Hear {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for Hear {}
 
 impl World {
     pub(super) fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
@@ -83,9 +66,7 @@ impl World {
             Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
             Happening::List { epoch, number } => self.list(epoch, number),
             Happening::Dial { epoch, node, generation } => self.dial(epoch, node, generation),
-            Happening::Goal { epoch, node, session, version, revision, start, drain } => {
-                return self.take_goal(epoch, &node, session, version, revision, &start, drain);
-            }
+            Happening::Goal { epoch, node, order } => return self.take_goal(epoch, &node, order),
             Happening::Boot(id) => self.boot(&id),
             Happening::Connect(id) => self.connect(&id),
             Happening::Beat(id, session) => self.beat(&id, session),
@@ -95,7 +76,7 @@ impl World {
     }
 
     /// An input arrives at the head, if it is the same head and it listens.
-    fn reach_head(&mut self, epoch: Epoch, input: Box<Hear>) -> Result<(), Violation> {
+    fn reach_head(&mut self, epoch: Epoch, input: Box<Input>) -> Result<(), Violation> {
         if epoch != self.epoch || self.brain.is_none() {
             return Ok(());
         }
@@ -105,11 +86,11 @@ impl World {
             self.after(wait, Happening::Hear(epoch, input));
             return Ok(());
         }
-        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = input.0 {
+        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = *input {
             let now = self.now;
             self.agents.values_mut().filter(|a| a.link == Some(session)).for_each(|a| a.heard = now);
         }
-        self.step(input.0)
+        self.step(*input)
     }
 
     fn delete(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: &InstanceId) {

@@ -115,9 +115,7 @@ impl World {
             }
             Action::ListInstances { number } => self.after(delay, Happening::List { epoch, number }),
             Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
-            Action::SendGoal { node, session, version, revision, start, drain } => {
-                self.after(delay, Happening::Goal { epoch, node, session, version, revision, start, drain });
-            }
+            Action::SendGoal { node, order } => self.after(delay, Happening::Goal { epoch, node, order }),
             Action::CloseLink { session, .. } => {
                 let closed: Vec<InstanceId> =
                     self.agents.iter().filter(|(_, a)| a.link == Some(session)).map(|(id, _)| id.clone()).collect();

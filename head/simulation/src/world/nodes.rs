@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Input, Request, Session};
+use cloudtik_brain::{GoalOrder, Input, Request, Session};
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{Epoch, InstanceId, NodeId, ServiceKey};
 
@@ -91,32 +91,22 @@ impl World {
         self.after(HEARTBEAT, Happening::Beat(id.clone(), session));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
-    pub(super) fn take_goal(
-        &mut self,
-        epoch: Epoch,
-        node: &NodeId,
-        session: Session,
-        version: u64,
-        revision: u64,
-        start: &BTreeSet<ServiceKey>,
-        drain: bool,
-    ) -> Result<(), Violation> {
+    pub(super) fn take_goal(&mut self, epoch: Epoch, node: &NodeId, order: GoalOrder) -> Result<(), Violation> {
         let now = self.now;
-        let spec = self.spec(revision, false);
-        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && a.link == Some(session)) else {
-            return self.take_stale_goal(epoch, node, version, start);
+        let spec = self.spec(order.revision, false);
+        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && a.link == Some(order.session)) else {
+            return self.take_stale_goal(epoch, node, order.version, &order.start);
         };
         if !agent.is_well(now) {
             // It waits in the stream until the agent reads again, or the stream ends.
-            let (node, start) = (node.clone(), start.clone());
-            self.after(500, Happening::Goal { epoch, node, session, version, revision, start, drain });
+            self.after(500, Happening::Goal { epoch, node: node.clone(), order });
             return Ok(());
         }
         if epoch < agent.epoch {
             let (seen, node) = (agent.epoch.0, agent.node.clone());
             return Err(self.broken(7, format!("the head of epoch {} speaks to {node}, which has seen epoch {seen}", epoch.0)));
         }
+        let GoalOrder { session, version, ref start, drain, .. } = order;
         let placed: BTreeSet<ServiceKey> =
             if drain { BTreeSet::new() } else { spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
         let Some(starting) = agent.take_goal(epoch, version, &placed, start, &mut self.next_process) else { return Ok(()) };
