@@ -9,6 +9,8 @@ use cloudtik_model::report::{Facts, Java};
 use cloudtik_protocol::{HEALTH_PORT, VERSION};
 use sysinfo::System;
 
+use crate::load::Gpus;
+
 /// Where Java installations stand on Linux.
 const JAVA_PARENTS: [&str; 3] = ["/usr/lib/jvm", "/opt", "/usr/java"];
 
@@ -23,6 +25,7 @@ pub fn gather(home: &Path, artifacts: &Path, bootstrap: &Bootstrap, address: &st
         kernel: System::kernel_version().unwrap_or_default(),
         cpus: given.map_or(cpus, |r| r.cpus),
         memory: given.map_or_else(total_memory, |r| r.memory),
+        gpus: given.map_or_else(Gpus::count, |r| r.gpus),
         address: address.to_owned(),
         health_port: HEALTH_PORT,
         home: home.display().to_string(),

@@ -15,10 +15,10 @@ use cloudtik_protocol::wire;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use sysinfo::System;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::load::Meter;
 use crate::metrics;
 use crate::reports::Reports;
 
@@ -41,12 +41,11 @@ struct Inner {
     clock: ClusterClock,
     /// Held while the machine is looked at for `/metrics`.
     looking: Arc<tokio::sync::Mutex<()>>,
-    system: Mutex<(Option<Instant>, System, wire::Load)>,
+    load: Mutex<(Option<Instant>, Meter, wire::Load)>,
 }
 
 impl Health {
-    pub fn new(home: &Path, clock: ClusterClock) -> Self {
-        let system = System::new().expect("a Linux system can be looked at");
+    pub fn new(home: &Path, clock: ClusterClock, meter: Meter) -> Self {
         Self(Arc::new(Inner {
             home: home.to_owned(),
             started: Instant::now(),
@@ -54,7 +53,7 @@ impl Health {
             refused: AtomicU64::new(0),
             clock,
             looking: Arc::default(),
-            system: Mutex::new((None, system, wire::Load::default())),
+            load: Mutex::new((None, meter, wire::Load::default())),
         }))
     }
 
@@ -68,23 +67,18 @@ impl Health {
     }
 
     /// The load, if it differs noticeably from `last`.
-    pub fn load_if_changed(&self, last: &mut Option<wire::Load>) -> Option<wire::Load> {
-        let mut guard = self.0.system.lock().expect("nothing panics while holding the lock");
-        let (measured, system, load) = &mut *guard;
+    pub fn load_if_changed(&self, reports: &Reports, last: &mut Option<wire::Load>) -> Option<wire::Load> {
+        let mut guard = self.0.load.lock().expect("nothing panics while holding the lock");
+        let (measured, meter, load) = &mut *guard;
         if measured.is_none_or(|at| at.elapsed() >= LOAD_EVERY) {
             *measured = Some(Instant::now());
-            system.refresh_cpu_usage();
-            system.refresh_memory();
-            *load = wire::Load {
-                cpu_permille: (system.global_cpu_usage() * 10.0) as u32,
-                memory_used: system.used_memory(),
-                memory_total: system.total_memory(),
-                disk_free: nix::sys::statvfs::statvfs(&self.0.home).map_or(0, |s| s.blocks_available() * s.fragment_size()),
-            };
+            let roots = reports.latest().into_values().filter_map(|r| r.pid);
+            *load = meter.measure(&self.0.home, roots);
         }
         let differs = |a: u64, b: u64, whole: u64| a.abs_diff(b) * NOTICEABLE > whole;
         let news = last.as_ref().is_none_or(|last| {
             differs(last.cpu_permille.into(), load.cpu_permille.into(), 1000)
+                || differs(last.gpu_permille.unwrap_or(0).into(), load.gpu_permille.unwrap_or(0).into(), 1000)
                 || differs(last.memory_used, load.memory_used, load.memory_total)
                 || differs(last.disk_free, load.disk_free, last.disk_free.max(1))
         });

@@ -139,7 +139,7 @@ impl Link {
                 }
                 _ = heartbeats.tick() => {
                     sequence += 1;
-                    let load = self.health.load_if_changed(&mut last_load);
+                    let load = self.health.load_if_changed(&self.reports, &mut last_load);
                     send(&outgoing, AgentTopic::Heartbeat(wire::Heartbeat { sequence, load })).await?;
                 }
                 Ok(()) = reports.changed() => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloudtik_model::goal::{Check, Probe};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -21,7 +21,7 @@ pub async fn probe(probe: &Probe, environment: &[(String, String)]) -> Result<()
     }
 }
 
-async fn check(check: &Check, environment: &[(String, String)]) -> Result<(), String> {
+pub async fn check(check: &Check, environment: &[(String, String)]) -> Result<(), String> {
     match check {
         Check::Tcp { address } => TcpStream::connect(address).await.map(drop).map_err(|e| format!("{address}: {e}")),
         Check::Http { url, status, pointer, equals } => {
@@ -56,15 +56,23 @@ async fn check(check: &Check, environment: &[(String, String)]) -> Result<(), St
 }
 
 async fn get(url: &str) -> Result<(u16, Bytes), String> {
+    exchange("GET", url, "").await
+}
+
+/// Asks a server for something; its status and answer.
+pub async fn exchange(method: &str, url: &str, body: &str) -> Result<(u16, Bytes), String> {
     let uri: http::Uri = url.parse().map_err(|e| format!("{url}: {e}"))?;
     let authority = uri.authority().ok_or_else(|| format!("{url} names no host"))?;
     let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
     let stream = TcpStream::connect(&address).await.map_err(|e| format!("{address}: {e}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| format!("{url}: {e}"))?;
-    let request = http::Request::get(uri.path_and_query().map_or("/", |p| p.as_str()))
+    let request = http::Request::builder()
+        .method(method)
+        .uri(uri.path_and_query().map_or("/", |p| p.as_str()))
         .header(http::header::HOST, authority.as_str())
         .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
         .map_err(|e| format!("{url}: {e}"))?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| format!("{url}: {e}"))?;

@@ -28,6 +28,7 @@ use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
 use crate::link::Link;
+use crate::load::{Gpus, Meter};
 use crate::reports::Reports;
 use crate::service::Surroundings;
 
@@ -114,10 +115,16 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
-    let health = Health::new(home.path(), identity.clock().clone());
+    let gpus = Gpus::new();
+    let health = Health::new(home.path(), identity.clock().clone(), Meter::new(bootstrap.resources, gpus.clone()));
     let reports = Reports::new();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let linked = watch::Sender::new(false);
+    // Where the machine is shared, its GPUs are not this node's.
+    if bootstrap.resources.is_none() {
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(gpus.follow()).await });
+    }
     let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
     let dialer = Dialer { head: bootstrap.head.clone(), from, cluster: bootstrap.cluster.clone(), identity: identity.clone() };
     let around = Surroundings {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
+use cloudtik_model::demand::Quantity;
+use cloudtik_model::goal::DrainBy;
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_model::{ServiceKey, Timestamp, goal};
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
@@ -30,6 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
 use crate::cgroup::{self, Groups};
+use crate::gauge;
 use crate::home::Home;
 use crate::probe::probe;
 use crate::process::{Process, end_session};
@@ -42,6 +45,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// Failed health probes, in multiples of what makes a service unhealthy, until it is restarted.
 const UNHEALTHY_PATIENCE: u32 = 4;
+/// Between two looks at how much work a service that is being drained still has.
+const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// What a service finds on its path unless its goal says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,9 +81,14 @@ pub struct ServiceTask {
     failures: u32,
     starts: u32,
     state: ServiceState,
+    detail: String,
     since: Timestamp,
     /// Of the goal that was taken last: what is reported is meant by it.
     version: u64,
+    /// The numbers that it gave last.
+    gauges: BTreeMap<String, Quantity>,
+    /// What it was last to be: how it is drained is asked for when it is in no goal any more.
+    last: Option<Arc<goal::Service>>,
 }
 
 struct Running {
@@ -92,7 +102,21 @@ impl ServiceTask {
     pub fn new(key: ServiceKey, desired: watch::Receiver<Desired>, around: Surroundings) -> Self {
         let directory = around.home.service(&key);
         let since = now();
-        Self { key, directory, desired, around, running: None, failures: 0, starts: 0, state: ServiceState::Waiting, since, version: 0 }
+        Self {
+            key,
+            directory,
+            desired,
+            around,
+            running: None,
+            failures: 0,
+            starts: 0,
+            state: ServiceState::Waiting,
+            detail: String::new(),
+            since,
+            version: 0,
+            gauges: BTreeMap::new(),
+            last: None,
+        }
     }
 
     /// Runs until the service is not to run any more and does not, or until its sender is gone (the agent ends), which
@@ -104,13 +128,16 @@ impl ServiceTask {
             self.version = desired.version;
             let Some(service) = desired.service else {
                 if self.running.is_some() {
-                    self.stop("not in the goal any more").await;
+                    if self.drain().await {
+                        self.stop("not in the goal any more").await;
+                    }
                     // It may be in the goal again by now.
                     continue;
                 }
                 self.report(ServiceState::Stopped, "");
                 return;
             };
+            self.last = Some(service.clone());
             let changed = self.running.as_ref().is_some_and(|r| r.state.identity != identity(&service));
             let result = if self.running.is_some() && changed && !service.hold {
                 self.stop("its goal changed").await;
@@ -280,6 +307,10 @@ impl ServiceTask {
         }
         self.report(state, "");
         let mut next = Instant::now();
+        let latest = watch::Sender::new(self.gauges.clone());
+        let mut numbers = latest.subscribe();
+        let reading = gauge::follow(&service.gauges, latest);
+        tokio::pin!(reading);
         loop {
             let Some(running) = &self.running else { return Ok(()) };
             let current = if running.ready { service.health.as_ref() } else { service.readiness.as_ref() };
@@ -291,6 +322,11 @@ impl ServiceTask {
             tokio::select! {
                 _ = &mut ended => return self.ended(service).await,
                 changed = self.desired.changed() => return changed.map_err(|_| Ended),
+                () = &mut reading, if running.ready => {}
+                Ok(()) = numbers.changed() => {
+                    self.gauges.clone_from(&numbers.borrow_and_update());
+                    self.report(self.state, &self.detail.clone());
+                }
                 result = look => {
                     let current = current.expect("a probe was made");
                     next = Instant::now() + Duration::from_millis(current.interval_ms);
@@ -324,6 +360,56 @@ impl ServiceTask {
             }
         }
         false
+    }
+
+    /// Lets the service's work go, as its goal said while there was one; false if it is wanted again meanwhile.
+    async fn drain(&mut self) -> bool {
+        let Some((service, drain)) = self.last.clone().and_then(|s| s.drain.clone().map(|d| (s, d))) else { return true };
+        let Some(running) = self.running.as_ref().filter(|r| r.ready) else { return true };
+        let (shim, process) = (running.state.shim, running.state.process);
+        self.report(ServiceState::Stopping, "letting its work go");
+        tracing::info!(service = %self.key, "draining");
+        let environment = self.environment(&service);
+        let work = service.gauges.iter().find(|g| g.name == goal::Gauge::WORK).cloned();
+        let letting_go = async {
+            match &drain.by {
+                DrainBy::Signal(number) => {
+                    let signal = Signal::try_from(*number).map_err(|e| e.to_string())?;
+                    process.signal(signal).map_err(|e| e.to_string())?;
+                }
+                DrainBy::Command(command) => {
+                    let probe = goal::Check::Command { command: command.clone() };
+                    crate::probe::check(&probe, &environment).await?;
+                }
+                DrainBy::Request { method, url, body } => {
+                    let (status, _) = crate::probe::exchange(method, url, body).await?;
+                    if !(200..300).contains(&status) {
+                        return Err(format!("{url} answered {status}"));
+                    }
+                }
+            }
+            // A signal says nothing of when it was followed; without a number to look at, the end of the process does.
+            let Some(work) = work else {
+                return if matches!(drain.by, DrainBy::Signal(_)) { std::future::pending().await } else { Ok(()) };
+            };
+            loop {
+                tokio::time::sleep(DRAIN_LOOK).await;
+                if gauge::read(&work).await.is_some_and(|left| left.0 == 0) {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! {
+            result = letting_go => if let Err(error) = result {
+                tracing::warn!(service = %self.key, "cannot drain it: {error}");
+            },
+            _ = shim.ended() => {}
+            () = tokio::time::sleep(Duration::from_millis(drain.timeout_ms)) => {
+                tracing::warn!(service = %self.key, "it has not let its work go in {} ms", drain.timeout_ms);
+            }
+            changed = self.desired.changed() => return changed.is_ok() && self.desired.borrow().service.is_none(),
+        }
+        true
     }
 
     async fn ended(&mut self, service: &goal::Service) -> Result<(), Ended> {
@@ -376,6 +462,10 @@ impl ServiceTask {
             self.state = state;
             self.since = now();
         }
+        detail.clone_into(&mut self.detail);
+        if state != ServiceState::Ready {
+            self.gauges.clear();
+        }
         self.around.reports.put(ServiceReport {
             key: self.key.clone(),
             state,
@@ -384,6 +474,7 @@ impl ServiceTask {
             restarts: self.starts.saturating_sub(1),
             since: self.since,
             goal_version: self.version,
+            gauges: self.gauges.clone(),
         });
     }
 }

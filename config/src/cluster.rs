@@ -1,12 +1,14 @@
 //! Cluster files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cloudtik_model::spec::Spot;
 use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, RuntimeName};
 
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Scalar, Table, nearest, read_file};
+use crate::scaling::{self, Scaling};
 
 /// The workspace of a cluster that names none.
 pub const DEFAULT_WORKSPACE: &str = "default";
@@ -19,6 +21,11 @@ pub const MOST_WORKERS: u64 = 100_000;
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Lifetimes that make sense.
 const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(30 * 24 * 3600);
+
+/// Peers wait from one to ten minutes; starting over is dearer than a few minutes of a machine.
+pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
+/// Resources that a cluster may name beyond cores, memory and GPUs.
+const MOST_RESOURCES: usize = 5;
 
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
 const MOST_TYPE_LETTERS: usize = 40;
@@ -38,18 +45,29 @@ pub struct Cluster {
     pub head: Head,
     pub workers: BTreeMap<NodeTypeName, Workers>,
     pub runtimes: Vec<RuntimeUse>,
+    pub scaling: Vec<Scaling>,
+    /// How long a worker that nobody wants any more must have been idle before it is let go.
+    pub idle_after: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provider {
     Local,
+    /// Exists for `cloudtik simulate` only.
+    Simulated,
 }
 
 impl Provider {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Simulated => "simulated",
         }
+    }
+
+    /// Whether machines are to be had in several places, and in several ways.
+    pub fn has_offers(&self) -> bool {
+        matches!(self, Self::Simulated)
     }
 }
 
@@ -75,7 +93,14 @@ pub struct Workers {
     pub max: u32,
     pub cpus: Option<u32>,
     pub memory: Option<Bytes>,
+    pub gpus: Option<u32>,
+    /// What else one offers, under names of the user's choice.
+    pub resources: BTreeMap<String, u32>,
     pub price: Option<MoneyPerHour>,
+    /// Where several types would do, the highest is taken first.
+    pub priority: i32,
+    pub zones: Vec<String>,
+    pub spot: Option<Spot>,
 }
 
 /// A runtime that the cluster is to run.
@@ -128,21 +153,19 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         head
     });
     let provider = read_provider(root, problems);
-    let workers = read_workers(root, problems);
+    let workers = read_workers(root, provider.as_ref(), problems);
     let runtimes = read_runtimes(root);
-    for policy in root.tables("scaling") {
-        policy.problem(
-            "scaling policies are not part of this version",
-            Some("scale by hand: `cloudtik scale CLUSTER --workers N`".to_owned()),
-        );
-        // Its keys are of no interest then.
-    }
+    let mut table = root.require_table("cluster");
+    let budget: Option<At<MoneyPerHour>> = table.as_mut().and_then(|table| table.parse("budget"));
+    let runtime_names = runtimes.iter().map(|r| &r.name).collect();
+    let bounds = scaling::Bounds { types: &workers, runtimes: runtime_names, budget: budget.as_ref().map(|b| b.value) };
+    let scaling = scaling::read(root, &bounds, problems);
     let sum: u32 = workers.values().map(|w| w.max).sum();
-    let mut table = root.require_table("cluster")?;
+    let mut table = table?;
     let name = table.require::<ClusterName>("name", "\"demo\"");
     let workspace = table.parse("workspace").map(|w| w.value);
     let max_workers = table.integer("max_workers", 0, MOST_WORKERS);
-    let budget: Option<At<MoneyPerHour>> = table.parse("budget");
+    let idle_after = table.duration("idle_after").map_or(DEFAULT_IDLE_AFTER, |i| i.value);
     table.finish();
 
     let minimum: u32 = workers.values().map(|w| w.min).sum();
@@ -169,6 +192,8 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         head: head.unwrap_or_default(),
         workers,
         runtimes,
+        scaling,
+        idle_after,
     })
 }
 
@@ -179,6 +204,10 @@ fn read_provider(root: &mut Table<'_>, problems: &Problems) -> Option<Provider> 
         "local" => {
             table.finish();
             Some(Provider::Local)
+        }
+        "simulated" => {
+            table.finish();
+            Some(Provider::Simulated)
         }
         other if PROVIDERS.iter().any(|(known, _)| *known == other) => {
             problems.note(
@@ -198,7 +227,7 @@ fn read_provider(root: &mut Table<'_>, problems: &Problems) -> Option<Provider> 
     }
 }
 
-fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeName, Workers> {
+fn read_workers(root: &mut Table<'_>, provider: Option<&Provider>, problems: &Problems) -> BTreeMap<NodeTypeName, Workers> {
     let mut types = BTreeMap::new();
     let Some(mut all) = root.table("workers") else { return types };
     for name in all.names::<NodeTypeName>() {
@@ -223,12 +252,70 @@ fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeN
             max: max.map_or(least, |m| m.value as u32),
             cpus: integer32(&mut table, "cpus", 1, 4096),
             memory: table.parse("memory").map(|m| m.value),
+            gpus: integer32(&mut table, "gpus", 0, 4096),
+            resources: read_resources(&mut table),
             price: table.parse("price").map(|p| p.value),
+            priority: table.integer("priority", 0, 1_000).map_or(0, |p| p.value as i32),
+            zones: read_offers(&mut table, "zones", provider).unwrap_or_default(),
+            spot: read_spot(&mut table, provider),
         };
         table.finish();
         types.insert(name.value, workers);
     }
+    let names: BTreeSet<&String> = types.values().flat_map(|w| w.resources.keys()).collect();
+    if names.len() > MOST_RESOURCES {
+        let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+        all.problem(format!("a cluster names at most {MOST_RESOURCES} resources of its own, not {}", names.join(", ")), None);
+    }
     types
+}
+
+fn read_resources(table: &mut Table<'_>) -> BTreeMap<String, u32> {
+    let mut resources = BTreeMap::new();
+    let Some(mut inner) = table.table("resources") else { return resources };
+    // Parsed as names of runtimes are: what is written on command lines.
+    for name in inner.names::<RuntimeName>() {
+        if ["cpus", "memory", "gpus"].contains(&name.value.as_str()) {
+            let help = Some(format!("write {} beside `min` and `max`", name.value));
+            inner.problem(format!("`{}` is no resource of one's own", name.value), help);
+        }
+        if let Some(amount) = inner.integer(name.value.as_str(), 1, 1_000_000) {
+            resources.insert(name.value.to_string(), amount.value as u32);
+        }
+    }
+    resources
+}
+
+/// Texts that only a provider with a choice of places understands.
+fn read_offers(table: &mut Table<'_>, key: &str, provider: Option<&Provider>) -> Option<Vec<String>> {
+    let is_there = table.has(key);
+    let texts = table.texts(key);
+    if is_there && provider.is_some_and(|p| !p.has_offers()) {
+        refuse_offer(table, key, provider);
+        return None;
+    }
+    Some(texts.into_iter().map(|t| t.value).collect())
+}
+
+fn refuse_offer(table: &Table<'_>, key: &str, provider: Option<&Provider>) {
+    let kind = provider.map_or("", Provider::kind);
+    table.problem(format!("`{key}`: the provider {kind} has no choice of that kind"), Some("leave it out".to_owned()));
+}
+
+fn read_spot(table: &mut Table<'_>, provider: Option<&Provider>) -> Option<Spot> {
+    let keys: Vec<&str> = ["spot", "spot_price", "or_on_demand"].into_iter().filter(|key| table.has(key)).collect();
+    let (spot, price, or_on_demand) = (table.boolean("spot"), table.parse("spot_price"), table.boolean("or_on_demand"));
+    if let Some(key) = keys.first().filter(|_| provider.is_some_and(|p| !p.has_offers())) {
+        refuse_offer(table, key, provider);
+        return None;
+    }
+    if spot != Some(true) {
+        if keys.len() > usize::from(spot.is_some()) {
+            table.problem("`spot_price` and `or_on_demand` say nothing without `spot = true`", None);
+        }
+        return None;
+    }
+    Some(Spot { price: price.map(|p| p.value), or_on_demand: or_on_demand.unwrap_or(true) })
 }
 
 fn read_runtimes(root: &mut Table<'_>) -> Vec<RuntimeUse> {

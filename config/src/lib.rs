@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod diagnostics;
 pub mod reader;
+pub mod scaling;
 
 pub use cluster::{Cluster, Head, Provider, RuntimeUse, Workers};
 pub use diagnostics::{InvalidFile, Problem};

@@ -2,7 +2,7 @@
 
 use cloudtik_config::Cluster;
 
-const FILES: [(&str, &str); 26] = [
+const FILES: [(&str, &str); 29] = [
     ("empty", ""),
     ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
     ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
@@ -32,7 +32,22 @@ const FILES: [(&str, &str); 26] = [
     ("type-called-head", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.head]\n"),
     ("runtime-not-a-table", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes]\nspark = true\n"),
     ("memory-share-too-large", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[runtimes.spark]\nmemory_share = 2.0\n"),
-    ("scaling-policy", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[[scaling]]\npolicy = \"load\"\n"),
+    (
+        "scaling-unknown",
+        "[cluster]\nname = \"demo\"\nbudget = \"2.00/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 1\nmax = 4\nprice = \"0.50/h\"\n[[scaling]]\npolicy = \"laod\"\n[[scaling]]\npolicy = \"load\"\nhihg = 0.5\nmetric = \"disk\"\nworkers = \"gpu\"\n",
+    ),
+    (
+        "scaling-contradictions",
+        "[cluster]\nname = \"demo\"\nbudget = \"2.00/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 1\nmax = 8\nprice = \"0.50/h\"\n[[scaling]]\npolicy = \"load\"\nhigh = 0.5\nlow = 0.4\nmax = 20\n[[scaling]]\npolicy = \"load\"\n[[scaling]]\npolicy = \"schedule\"\nfrom = \"09:00\"\nuntil = \"17:00\"\ncount = 6\n[[scaling]]\nname = \"night\"\npolicy = \"schedule\"\nfrom = \"25:00\"\nuntil = \"6\"\ntime_zone = \"Mars/Olympus\"\ndays = [\"mon\", \"funday\", \"mon\"]\ncount = 1\nmore = 2\n[[scaling]]\npolicy = \"signal\"\nsignal = \"spark.cores\"\n",
+    ),
+    (
+        "scaling-fixed-size",
+        "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 2\nmax = 2\n[[scaling]]\npolicy = \"load\"\n",
+    ),
+    (
+        "offers-of-no-provider",
+        "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nspot = true\nzones = [\"a\"]\n[workers.gpu]\ngpus = 1\nspot_price = \"1/h\"\n[workers.gpu.resources]\ncpus = 3\nlicences = 0\n",
+    ),
     ("no-toml", "[cluster\nname = demo\n"),
     (
         "many-at-once",

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloudtik_brain::{Input, Reply, Request as Question};
+use cloudtik_brain::{Input, Reply, Request as Question, Wish};
+use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
-use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{NodeId, Timestamp};
 use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire;
@@ -254,9 +255,56 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn scale(&self, request: Request<wire::ScaleRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let wire::ScaleRequest { node_type, workers } = request.into_inner();
-        let node_type = parse::<NodeTypeName>("node type", if node_type.is_empty() { NodeTypeName::DEFAULT } else { &node_type })?;
-        head.request(|request| Input::Scale { request, node_type, workers }).await
+        let scale = request.into_inner();
+        let wants: Wants =
+            serde_json::from_slice(&scale.wants).map_err(|e| Status::invalid_argument(format!("malformed request for a size: {e}")))?;
+        let until = (scale.lasts_ms > 0).then(|| Timestamp(now_ms().saturating_add(scale.lasts_ms)));
+        let name = (!scale.name.is_empty()).then_some(scale.name);
+        let wish = Wish { name, wants, additive: scale.additive, until, reason: scale.reason };
+        head.request(|request| Input::Scale { request, wish }).await
+    }
+
+    async fn outlook(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        let view = head.mind.ask(|brain| (brain.asks(), brain.outlook().clone())).await.map_err(stopped)?;
+        #[derive(Serialize)]
+        struct Size {
+            requests: Vec<cloudtik_brain::AskView>,
+            outlook: cloudtik_model::outlook::Outlook,
+        }
+        document(&Size { requests: view.0, outlook: view.1 })
+    }
+
+    async fn revoke(&self, request: Request<wire::RevokeRequest>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        let name = request.into_inner().name;
+        head.request(|request| Input::Revoke { request, name }).await
+    }
+
+    async fn hold(&self, request: Request<wire::HoldRequest>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        let reason = request.into_inner().reason;
+        head.request(|request| Input::Hold { request, reason }).await
+    }
+
+    async fn resume(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        head.request(|request| Input::Resume { request }).await
+    }
+
+    async fn quarantine_node(&self, request: Request<wire::QuarantineRequest>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        let wire::QuarantineRequest { node, reason } = request.into_inner();
+        let node = parse("node", &node)?;
+        head.must_exist(&node).await?;
+        head.request(|request| Input::Quarantine { request, node, reason }).await
+    }
+
+    async fn release_node(&self, request: Request<wire::NodeRequest>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        let node = parse("node", &request.into_inner().node)?;
+        head.must_exist(&node).await?;
+        head.request(|request| Input::Release { request, node }).await
     }
 
     async fn kill_node(&self, request: Request<wire::NodeRequest>) -> Result<Response<wire::Document>, Status> {
@@ -354,4 +402,8 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -
 
 fn stopped(stopped: Stopped) -> Status {
     Status::unavailable(stopped.to_string())
+}
+
+fn now_ms() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)
 }

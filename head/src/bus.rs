@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Epoch, Generation, NodeId};
-use cloudtik_protocol::convert::report_from_wire;
+use cloudtik_protocol::convert::{load_from_wire, report_from_wire};
 use cloudtik_protocol::pki::{self, Peer};
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire::agent_frame::Topic;
@@ -110,7 +110,12 @@ impl BusService {
                 Err(status) => return format!("it broke: {}", status.message()),
             };
             match frame.topic {
-                Some(Topic::Heartbeat(_)) => self.mind.tell_if_idle(Input::Heartbeat { session, node: node.clone() }),
+                Some(Topic::Heartbeat(heartbeat)) => {
+                    // A load is said once: it is not dropped as a mere sign of life is.
+                    let load = heartbeat.load.as_ref().map(load_from_wire);
+                    let input = Input::Heartbeat { session, node: node.clone(), load };
+                    if load.is_some() { self.mind.tell(input).await } else { self.mind.tell_if_idle(input) }
+                }
                 Some(Topic::Report(report)) => {
                     let mut services = Vec::new();
                     for service in &report.services {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloudtik_brain::{Action, Failure, GoalOrder, Input, NodeView};
+use cloudtik_brain::{Action, Failure, FailureKind, GoalOrder, Input, NodeView};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::DialOutcome;
-use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, Resources, goal};
+use cloudtik_model::spec::Offer;
+use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, goal};
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::wire::GoalDocument;
 use cloudtik_protocol::wire::head_frame::Topic;
@@ -86,8 +87,8 @@ impl Driver {
 
     fn execute(&self, deed: Deed, wishes: &mut BTreeMap<NodeId, Wish>, calls: &Arc<tokio::sync::Semaphore>) {
         match deed.action {
-            Action::Create { node, generation, node_type, revision } => {
-                let request = self.create_request(&node, generation, &node_type, revision);
+            Action::Create { node, generation, node_type, revision, offer } => {
+                let request = self.create_request(&node, generation, &node_type, revision, offer);
                 self.call("create", calls, move |provider| async move {
                     let result = in_time(provider.create(&request)).await;
                     (result.is_ok(), Input::Created { node, generation, result: result.map_err(failure) })
@@ -140,13 +141,11 @@ impl Driver {
         });
     }
 
-    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName, revision: u64) -> CreateNode {
+    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName, revision: u64, offer: Offer) -> CreateNode {
         let workers = self.revisions.get(revision).and_then(|planner| planner.cluster().workers.get(node_type).cloned());
-        let resources = self.settings.default_resources().map(|default| Resources {
-            cpus: workers.as_ref().and_then(|w| w.cpus).unwrap_or(default.cpus),
-            memory: workers.as_ref().and_then(|w| w.memory).unwrap_or(default.memory),
-        });
+        let resources = self.settings.resources_of(workers.as_ref());
         CreateNode {
+            offer,
             node_type: node_type.clone(),
             bootstrap: Bootstrap {
                 cluster: self.settings.cluster.clone(),
@@ -229,7 +228,14 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, E
 
 fn failure(error: Error) -> Failure {
     let retry_after = error.retry_after().map(|d| d.as_millis() as u64);
-    Failure { message: chain(&error), retry_after, permanent: error.is_permanent() }
+    let kind = match &error {
+        Error::StockOut(_) => FailureKind::StockOut,
+        Error::Quota(_) => FailureKind::Quota,
+        Error::Throttled { .. } => FailureKind::Throttled,
+        other if other.is_permanent() => FailureKind::Permanent,
+        _ => FailureKind::Transient,
+    };
+    Failure { message: chain(&error), retry_after, kind }
 }
 
 /// Asks a node's health port whether its agent answers.

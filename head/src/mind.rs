@@ -235,11 +235,12 @@ fn think(
 /// Of records that replace each other, the last; every event.
 fn latest(records: Vec<Record>) -> Vec<Record> {
     let mut kept: Vec<Record> = Vec::with_capacity(records.len());
-    let (mut nodes, mut cluster) = (std::collections::BTreeSet::new(), false);
+    let (mut nodes, mut cluster, mut outlook) = (std::collections::BTreeSet::new(), false, false);
     for record in records.into_iter().rev() {
         let keep = match &record {
             Record::Node(node) => nodes.insert(node.id.clone()),
             Record::Cluster(_) => !std::mem::replace(&mut cluster, true),
+            Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             Record::Event(_) => true,
         };
         if keep {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cloudtik_brain::{Brain, Config, Input};
 use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
@@ -96,8 +97,12 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let (deeds_in, deeds) = mpsc::channel(DEEDS);
     let config = brain_config(&settings, provider.as_ref());
     let records = own_node(&settings, remembered);
-    let (mind, mut failed) =
-        Mind::start(move |now| Brain::restore(config, epoch, records.0, records.1, now), store.clone(), deeds_in, telemetry.clone());
+    let (mind, mut failed) = Mind::start(
+        move |now| Brain::restore(config, epoch, records.0, records.1, records.2, now),
+        store.clone(),
+        deeds_in,
+        telemetry.clone(),
+    );
     let driver = Driver {
         settings: settings.clone(),
         epoch,
@@ -114,7 +119,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     tasks.spawn(driver.run(deeds));
     mind.tell(Input::Started).await;
-    take_up(&mind, &revisions).await?;
+    take_up(&settings, &mind, &revisions).await?;
 
     let head = Head {
         settings: settings.clone(),
@@ -191,11 +196,11 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
 }
 
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.
-async fn take_up(mind: &Mind, revisions: &Revisions) -> anyhow::Result<()> {
+async fn take_up(settings: &Settings, mind: &Mind, revisions: &Revisions) -> anyhow::Result<()> {
     let known = mind.ask(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
     let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
     let (_, rolling) = changes::compare(revisions.get(known).as_deref(), &planner);
-    mind.tell(Input::Specified { spec: planner.spec(latest, rolling) }).await;
+    mind.tell(Input::Specified { spec: settings.spec(&planner, latest, rolling) }).await;
     Ok(())
 }
 
@@ -211,8 +216,8 @@ fn brain_config(settings: &Settings, provider: &dyn NodeProvider) -> Config {
 }
 
 /// The records to start from. The head's own node was made by the launcher, so it is launched from the beginning.
-fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::ClusterRecord, Vec<NodeRecord>) {
-    let Remembered { cluster, mut nodes, .. } = remembered;
+fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::ClusterRecord, Outlook, Vec<NodeRecord>) {
+    let Remembered { cluster, outlook, mut nodes, .. } = remembered;
     let id = NodeId::head();
     let known = nodes.iter().any(|n| n.id == id && n.generation == settings.generation);
     if !known {
@@ -224,7 +229,7 @@ fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::Clu
         record.instance = Some(instance_id(&id, settings.generation));
         nodes.push(record);
     }
-    (cluster, nodes)
+    (cluster, outlook, nodes)
 }
 
 /// Renews the head's own certificate while it serves: when a third of its life is left, and when the root has certified

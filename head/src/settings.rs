@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cloudtik_config::cluster::Workers;
+use cloudtik_model::spec::Spec;
 use cloudtik_model::{Bytes, ClusterName, Generation, Resources};
 use cloudtik_providers::local;
+use cloudtik_runtimes::Planner;
 use serde::{Deserialize, Serialize};
 
 /// What a worker of the local provider may use, unless its type says otherwise.
@@ -46,10 +49,29 @@ impl Settings {
         serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
     }
 
+    /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
+    pub fn resources_of(&self, workers: Option<&Workers>) -> Option<Resources> {
+        let default = self.default_resources()?;
+        Some(Resources {
+            cpus: workers.and_then(|w| w.cpus).unwrap_or(default.cpus),
+            memory: workers.and_then(|w| w.memory).unwrap_or(default.memory),
+            gpus: workers.and_then(|w| w.gpus).unwrap_or(default.gpus),
+        })
+    }
+
+    /// What the brain needs to know of a description.
+    pub fn spec(&self, planner: &Planner, revision: u64, rolling: bool) -> Spec {
+        let mut spec = planner.spec(revision, rolling);
+        for (name, kind) in &mut spec.workers {
+            kind.resources = kind.resources.or_else(|| self.resources_of(planner.cluster().workers.get(name)));
+        }
+        spec
+    }
+
     /// What a node may use by default.
-    pub fn default_resources(&self) -> Option<Resources> {
+    fn default_resources(&self) -> Option<Resources> {
         let Provider::Local(_) = self.provider;
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Some(Resources { cpus, memory: LOCAL_MEMORY })
+        Some(Resources { cpus, memory: LOCAL_MEMORY, gpus: 0 })
     }
 }

@@ -137,7 +137,7 @@ pub fn context(node: &NodeView) -> Option<NodeContext> {
         id: node.record.id.clone(),
         node_type: node.record.node_type.clone(),
         address: facts.address.clone(),
-        resources: Resources { cpus: facts.cpus, memory: facts.memory },
+        resources: Resources { cpus: facts.cpus, memory: facts.memory, gpus: facts.gpus },
         home: facts.home.clone(),
         artifacts: facts.artifacts.clone(),
         javas: facts.javas.clone(),

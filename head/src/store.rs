@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cloudtik_brain::{ClusterRecord, Record};
 use cloudtik_model::event::Event;
 use cloudtik_model::node::NodeRecord;
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::{Epoch, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -48,6 +49,7 @@ pub struct Store {
 pub struct Remembered {
     pub epoch: Epoch,
     pub cluster: ClusterRecord,
+    pub outlook: Outlook,
     pub nodes: Vec<NodeRecord>,
     pub join_secret: Vec<u8>,
 }
@@ -89,6 +91,10 @@ impl Store {
                 Some(value) => parse("cluster record", value.value())?,
                 None => ClusterRecord::default(),
             };
+            let outlook = match meta.get("outlook").map_err(failed(operation))? {
+                Some(value) => parse("outlook", value.value())?,
+                None => Outlook::default(),
+            };
             let table = write.open_table(NODES).map_err(failed(operation))?;
             let mut nodes = Vec::new();
             for entry in table.iter().map_err(failed(operation))? {
@@ -97,7 +103,7 @@ impl Store {
             }
             write.open_table(EVENTS).map_err(failed(operation))?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
-            Remembered { epoch: Epoch(epoch), cluster, nodes, join_secret }
+            Remembered { epoch: Epoch(epoch), cluster, outlook, nodes, join_secret }
         };
         write.commit().map_err(failed(operation))?;
         Ok(remembered)
@@ -119,6 +125,9 @@ impl Store {
                     }
                     Record::Cluster(cluster) => {
                         meta.insert("cluster", text(cluster).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Outlook(outlook) => {
+                        meta.insert("outlook", text(outlook).as_slice()).map_err(failed(operation))?;
                     }
                     Record::Event(event) => {
                         last += 1;

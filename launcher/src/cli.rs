@@ -111,31 +111,85 @@ Examples:
         #[arg(long, default_value_t = 0, value_name = "POSITION")]
         from: u64,
     },
-    /// Explain why a node is what it is: evidence, verdicts, decisions
-    #[command(after_help = "Example:\n  cloudtik why demo w1")]
+    /// Explain a node, a decision, or why nothing happens
+    #[command(after_help = "\
+Examples:
+  cloudtik why demo              who wants how many workers, what has no room, what is paused or held
+  cloudtik why demo w1           evidence, verdicts and decisions about a node
+  cloudtik why demo 123          a decision by its number in `cloudtik events`: inputs, alternatives, outcome")]
     Why {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+        /// A node, such as `w1`, or the number of an event
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
+        what: Option<String>,
+    },
+    /// Set how many workers there are to be, or ask for room
+    #[command(after_help = "\
+Examples:
+  cloudtik scale demo --workers 4
+  cloudtik scale demo --workers 2 --type gpu
+  cloudtik scale demo --cpus 64 --memory 256GiB          room for so much, on whatever is the cheapest
+  cloudtik scale demo --add --gpus 4 --gang --for 2h     beside what was asked for, all or nothing, for two hours
+  cloudtik scale demo --bundles '[{\"cpus\": 4, \"memory\": \"8GiB\", \"count\": 3}]' --spread
+  cloudtik requests demo                                 what is asked for, and whether it is met")]
+    Scale(Scale),
+    /// List what was asked for with `scale` and still stands
+    #[command(after_help = "Example:\n  cloudtik requests demo -o json")]
+    Requests {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
+    /// Take back what was asked for with `scale`
+    #[command(after_help = "Example:\n  cloudtik revoke demo ask-1")]
+    Revoke {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+        /// Of the request, as `cloudtik requests` shows it
+        name: String,
+    },
+    /// Keep the head from making, replacing and letting go of nodes by itself
+    #[command(after_help = "Example:\n  cloudtik hold demo --reason \"migrating the network\"")]
+    Hold {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+        /// For those who wonder
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let the head decide again; paused node types are tried again at once
+    #[command(after_help = "Example:\n  cloudtik resume demo")]
+    Resume {
+        /// A cluster's name, or the path of its file
+        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+        cluster: String,
+    },
+    /// Set a node aside: it runs on as it is, counts for nothing, and is replaced
+    #[command(after_help = "Example:\n  cloudtik quarantine demo w2 --reason \"its disk is slow\"")]
+    Quarantine {
         /// A cluster's name, or the path of its file
         #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
         /// A node, such as `w1`
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
+        /// For those who wonder
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
-    /// Set how many workers there are to be
-    #[command(after_help = "\
-Examples:
-  cloudtik scale demo --workers 4
-  cloudtik scale demo --workers 2 --type gpu")]
-    Scale {
+    /// Take a node back that was set aside
+    #[command(after_help = "Example:\n  cloudtik release demo w2")]
+    Release {
         /// A cluster's name, or the path of its file
         #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
-        /// How many, between the type's min and max
-        #[arg(long, value_name = "N")]
-        workers: u32,
-        /// The node type
-        #[arg(long = "type", value_name = "TYPE", default_value = "default")]
-        node_type: String,
+        /// A node, such as `w1`
+        #[arg(add = ArgValueCompleter::new(completion::nodes()))]
+        node: String,
     },
     /// Kill a node the hard way; it is replaced if the cluster needs it
     #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
@@ -290,6 +344,52 @@ pub struct Down {
     /// Seconds for the workers to go gently; then they are deleted as they are
     #[arg(long, default_value_t = 90, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+#[derive(Args)]
+pub struct Scale {
+    /// A cluster's name, or the path of its file
+    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
+    pub cluster: String,
+    /// Workers of a type, between its min and max
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// The node type of --workers
+    #[arg(long = "type", value_name = "TYPE", default_value = "default")]
+    pub node_type: String,
+    /// Room for so many cores
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Room for so many GPUs
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<u32>,
+    /// Room for so much memory, such as 64GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<cloudtik_model::Bytes>,
+    /// Room for so much of the cluster's own resources
+    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = crate::steer::parse_resource)]
+    pub resources: Vec<(String, u32)>,
+    /// Room for pieces that each fit on one node: JSON, or @FILE
+    #[arg(long, value_name = "JSON")]
+    pub bundles: Option<String>,
+    /// All of it or nothing
+    #[arg(long, conflicts_with = "workers")]
+    pub gang: bool,
+    /// Each piece on a node of its own
+    #[arg(long, conflicts_with = "workers")]
+    pub spread: bool,
+    /// Beside what was asked for before, and not in its place
+    #[arg(long)]
+    pub add: bool,
+    /// Under which it is listed and revoked
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// For so long, such as 90s, 30m, 2h or 7d; then it ends by itself
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::steer::parse_span)]
+    pub lasts: Option<std::time::Duration>,
+    /// For those who wonder
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 #[derive(Args)]

@@ -65,7 +65,9 @@ fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
 
 impl Place {
     pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
-        let Provider::Local = cluster.provider;
+        if cluster.provider == Provider::Simulated {
+            return Err(Failure::new(INVALID, "the provider `simulated` exists for `cloudtik simulate` only"));
+        }
         let workspace = workspace(&cluster.workspace)?;
         let directory = workspace.cluster_directory(&cluster.name);
         Ok(Self { name: cluster.name.clone(), workspace, directory })
@@ -190,6 +192,7 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
             return Err(Failure::invalid(all));
         }
     };
+    found.check_signals(&cluster.scaling, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
     let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
     cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
     Ok(Described { cluster, planner, text, folders, path })

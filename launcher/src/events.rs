@@ -6,8 +6,9 @@ use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, document};
-use crate::failure::Failure;
+use crate::failure::{Failure, NOT_FOUND};
 use crate::output::{Printer, ago, clock};
+use crate::steer::Size;
 
 pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;
@@ -41,7 +42,7 @@ pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option
 
 fn describe(event: &Event) -> String {
     let node = event.node.as_ref().map_or("-", |n| n.as_str());
-    format!("{}  {:<8}  {node:<8}  {}", clock(event.at), event.kind.name(), event.message)
+    format!("{:>6}  {}  {:<8}  {node:<8}  {}", event.position, clock(event.at), event.kind.name(), event.message)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,8 +55,105 @@ struct Explanation {
     left_out: u64,
 }
 
-pub async fn why(printer: &Printer, cluster: &str, node: &str) -> Result<(), Failure> {
+pub async fn why(printer: &Printer, cluster: &str, what: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
+    match what {
+        None => why_this_size(printer, &client).await,
+        Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => why_decision(printer, &client, &number).await,
+        Some(node) => why_node(printer, &client, &node).await,
+    }
+}
+
+/// Why the cluster has the size that it has, and why nothing happens.
+async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure> {
+    let size: Size = document(client.admin().outlook(wire::Empty {}).await?.into_inner())?;
+    if printer.is_json() {
+        printer.json(&size);
+        return Ok(());
+    }
+    let outlook = &size.outlook;
+    if let Some(held) = &outlook.held {
+        printer.line(&format!("Held: {held}. Nothing is made, replaced or let go; `cloudtik resume {}` ends that.", client.place.name));
+    }
+    for (name, of_type) in &outlook.types {
+        printer.line(&format!("{name}: {} there or coming, {} wanted", of_type.present, of_type.wanted));
+        for (i, source) in of_type.sources.iter().enumerate() {
+            printer.line(&format!("  {} {source}", if i == 0 { "because" } else { "   also" }));
+        }
+        for blocked in &of_type.blocked {
+            printer.line(&format!("  none more: {blocked}"));
+        }
+        for (node, why) in &of_type.surplus {
+            printer.line(&format!("  {node} is one more than wanted by number: {why}"));
+        }
+    }
+    for request in &size.requests {
+        let state = request.unmet.as_ref().map_or_else(|| "met".to_owned(), |unmet| format!("no room: {unmet}"));
+        printer.line(&format!("request {}: {} ({state})", request.name, request.description));
+    }
+    for (name, says) in &outlook.policies {
+        printer.line(&format!("policy {name}: {says}"));
+    }
+    printer.line(&format!("everything that may exist costs {}", outlook.cost));
+    let since = if outlook.at.0 == 0 { "the head started".to_owned() } else { format!("{} ago", ago(outlook.at)) };
+    printer.line(&format!("This has been so since {since}; what led to it: `cloudtik events {}`.", client.place.name));
+    Ok(())
+}
+
+/// What is told of a node after a decision about it, at most.
+const AFTERWARDS: usize = 12;
+
+async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Result<(), Failure> {
+    let missing = || {
+        Failure::new(NOT_FOUND, format!("there is no event {number}")).hint(format!("`cloudtik events {}` numbers them", client.place.name))
+    };
+    let position: u64 = number.parse().map_err(|_| missing())?;
+    let mut events = client.admin().events(wire::EventsRequest { from: position, follow: false, node: String::new() }).await?.into_inner();
+    let event: Event = match events.message().await? {
+        Some(next) => document(next)?,
+        None => return Err(missing()),
+    };
+    if event.position != position {
+        return Err(missing());
+    }
+    let mut afterwards: Vec<Event> = Vec::new();
+    if let Some(node) = &event.node {
+        let request = wire::EventsRequest { from: position + 1, follow: false, node: node.to_string() };
+        let mut later = client.admin().events(request).await?.into_inner();
+        while afterwards.len() < AFTERWARDS
+            && let Some(next) = later.message().await?
+        {
+            let next: Event = document(next)?;
+            if next.generation != event.generation {
+                break;
+            }
+            afterwards.push(next);
+        }
+    }
+    if printer.is_json() {
+        #[derive(Serialize)]
+        struct Decision {
+            event: Event,
+            afterwards: Vec<Event>,
+        }
+        printer.json(&Decision { event, afterwards });
+        return Ok(());
+    }
+    printer.line(&describe(&event));
+    for (what, text) in &event.details {
+        printer.line(&format!("  {what}: {text}"));
+    }
+    if !afterwards.is_empty() {
+        printer.line("");
+        printer.line("What came of it:");
+        for event in &afterwards {
+            printer.line(&describe(event));
+        }
+    }
+    Ok(())
+}
+
+async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), Failure> {
     let explanation: Explanation = document(client.admin().explain(wire::NodeRequest { node: node.to_owned() }).await?.into_inner())?;
     if printer.is_json() {
         printer.json(&explanation);
@@ -81,8 +179,10 @@ pub async fn why(printer: &Printer, cluster: &str, node: &str) -> Result<(), Fai
         };
         let generation = event.generation.map(|g| g.0).unwrap_or_default();
         printer.line(&format!("{}  #{generation}  {mark:<9}  {}", clock(event.at), event.message));
-        for text in event.details.values() {
-            printer.line(&format!("{:>39}  because {text}", ""));
+        for (what, text) in &event.details {
+            // Evidence speaks for itself; it is only numbered.
+            let what = if what.starts_with("evidence") { "because" } else { what };
+            printer.line(&format!("{:>39}  {what}: {text}", ""));
         }
     }
     Ok(())

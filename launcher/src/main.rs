@@ -17,6 +17,7 @@ mod output;
 mod runtime;
 mod session;
 mod show;
+mod steer;
 mod submit;
 mod terminal;
 mod transfer;
@@ -74,10 +75,16 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Runtimes { cluster } => show::runtimes(printer, &cluster).await.map(|()| 0),
         Command::List => show::list(printer).await.map(|()| 0),
         Command::Events { cluster, follow, node, from } => events::events(printer, &cluster, follow, node, from).await.map(|()| 0),
-        Command::Why { cluster, node } => events::why(printer, &cluster, &node).await.map(|()| 0),
-        Command::Scale { cluster, workers, node_type } => show::scale(printer, &cluster, workers, node_type).await.map(|()| 0),
-        Command::KillNode { cluster, node, yes } => show::kill_node(printer, &cluster, &node, yes).await.map(|()| 0),
-        Command::Drain { cluster, node, yes } => show::drain(printer, &cluster, &node, yes).await.map(|()| 0),
+        Command::Why { cluster, what } => events::why(printer, &cluster, what).await.map(|()| 0),
+        Command::Scale(arguments) => steer::scale(printer, &arguments).await.map(|()| 0),
+        Command::Requests { cluster } => steer::requests(printer, &cluster).await.map(|()| 0),
+        Command::Revoke { cluster, name } => steer::revoke(printer, &cluster, &name).await.map(|()| 0),
+        Command::Hold { cluster, reason } => steer::hold(printer, &cluster, reason).await.map(|()| 0),
+        Command::Resume { cluster } => steer::resume(printer, &cluster).await.map(|()| 0),
+        Command::Quarantine { cluster, node, reason } => steer::quarantine(printer, &cluster, &node, reason).await.map(|()| 0),
+        Command::Release { cluster, node } => steer::release(printer, &cluster, &node).await.map(|()| 0),
+        Command::KillNode { cluster, node, yes } => steer::kill_node(printer, &cluster, &node, yes).await.map(|()| 0),
+        Command::Drain { cluster, node, yes } => steer::drain(printer, &cluster, &node, yes).await.map(|()| 0),
         Command::Exec(arguments) => exec::exec(printer, &arguments).await,
         Command::Attach { cluster, node } => exec::attach(&cluster, node).await,
         Command::Submit(arguments) => submit::submit(printer, &arguments).await,

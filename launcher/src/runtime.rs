@@ -89,6 +89,7 @@ fn render(printer: &Printer, file: &Path, runtime: Option<String>, node: &str) -
         resources: Resources {
             cpus: shape.and_then(|w| w.cpus).unwrap_or(2),
             memory: shape.and_then(|w| w.memory).unwrap_or(Bytes(2 << 30)),
+            gpus: shape.and_then(|w| w.gpus).unwrap_or(0),
         },
         home: "/NODE".to_owned(),
         artifacts: "/ARTIFACTS".to_owned(),

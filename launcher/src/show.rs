@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloudtik_model::Bytes;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::client::{Client, document};
 use crate::clusters;
@@ -250,47 +250,6 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         all.into_iter().map(|l| vec![l.cluster, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file]).collect();
     printer.table(&["CLUSTER", "PHASE", "NODES", "HEAD", "FILE"], &rows);
     Ok(())
-}
-
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    message: String,
-}
-
-fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
-    let answer: Answer = document(answer)?;
-    if printer.is_json() {
-        printer.json(&answer)
-    } else {
-        printer.line(&answer.message)
-    }
-    Ok(())
-}
-
-pub async fn scale(printer: &Printer, cluster: &str, workers: u32, node_type: String) -> Result<(), Failure> {
-    let client = Client::connect(cluster).await?;
-    let answer = client.admin().scale(wire::ScaleRequest { node_type, workers }).await.map_err(|status| {
-        let failure = Failure::from(status);
-        if failure.message.contains("max") || failure.message.contains("min") {
-            return failure.hint("raise or lower the limit in the cluster's file and run `cloudtik up` again");
-        }
-        failure
-    })?;
-    print_answer(printer, answer.into_inner())
-}
-
-pub async fn kill_node(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
-    let client = Client::connect(cluster).await?;
-    printer.confirm(&format!("Kill {node} of {} with everything on it?", client.place.name), yes)?;
-    let answer = client.admin().kill_node(wire::NodeRequest { node: node.to_owned() }).await?;
-    print_answer(printer, answer.into_inner())
-}
-
-pub async fn drain(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
-    let client = Client::connect(cluster).await?;
-    printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
-    let answer = client.admin().drain_node(wire::NodeRequest { node: node.to_owned() }).await?;
-    print_answer(printer, answer.into_inner())
 }
 
 pub async fn dump(printer: &Printer, cluster: &str) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::spec::Offer;
 use cloudtik_model::status::{Plan, Status};
 use cloudtik_model::{Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
 use cloudtik_protocol::wire::setup_client::SetupClient;
@@ -263,7 +264,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         cloudtik_protocol::files::write_atomically(&path, settings.to_string().as_bytes(), 0o600).map_err(failed(&path))?;
     }
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let resources = described.cluster.head.memory.map(|memory| Resources { cpus: described.cluster.head.cpus.unwrap_or(cpus), memory });
+    let resources =
+        described.cluster.head.memory.map(|memory| Resources { cpus: described.cluster.head.cpus.unwrap_or(cpus), memory, gpus: 0 });
     let bootstrap = Bootstrap {
         cluster: place.name.clone(),
         node,
@@ -279,7 +281,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         heartbeat_ms: HEARTBEAT_MS,
         made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
     };
-    provider.create(&CreateNode { node_type: NodeTypeName::head(), bootstrap }).await?;
+    provider.create(&CreateNode { node_type: NodeTypeName::head(), offer: Offer::default(), bootstrap }).await?;
     Ok(())
 }
 
@@ -297,6 +299,8 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
         artifacts: Vec::new(),
         hold: false,
         waits_for: String::new(),
+        gauges: Vec::new(),
+        drain: None,
         readiness: None,
         health: None,
         stop: goal::Stop { signal: 15, grace_ms: 3_000 },

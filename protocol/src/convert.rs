@@ -1,7 +1,8 @@
 //! Wire messages to and from the plain types, each exhaustively.
 
 use cloudtik_model::Timestamp;
-use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::demand::Quantity;
+use cloudtik_model::report::{Load, ServiceReport, ServiceState};
 
 use crate::wire;
 
@@ -28,6 +29,7 @@ pub fn report_to_wire(report: &ServiceReport) -> wire::ServiceReport {
         restarts: report.restarts,
         since: report.since.0,
         goal_version: report.goal_version,
+        gauges: report.gauges.iter().map(|(name, value)| (name.clone(), value.0)).collect(),
     }
 }
 
@@ -45,7 +47,18 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
         restarts: report.restarts,
         since: Timestamp(report.since),
         goal_version: report.goal_version,
+        gauges: report.gauges.iter().map(|(name, value)| (name.clone(), Quantity(*value))).collect(),
     }))
+}
+
+/// A node's load as shares of what it has.
+pub fn load_from_wire(load: &wire::Load) -> Load {
+    let share = |part: u64, whole: u64| part.saturating_mul(1_000).checked_div(whole).map_or(0, |n| n.min(1_000) as u32);
+    Load {
+        cpu: load.cpu_permille.min(1_000),
+        memory: share(load.memory_used, load.memory_total),
+        gpu: load.gpu_permille.map(|n| n.min(1_000)),
+    }
 }
 
 fn state_to_wire(state: ServiceState) -> wire::ServiceState {
@@ -91,6 +104,7 @@ mod tests {
                 restarts: 2,
                 since: 9,
                 goal_version: 3,
+                gauges: [("work".to_owned(), 1_500)].into(),
             };
             let plain = report_from_wire(&wire).expect("well formed").expect("known state");
             assert_eq!(report_to_wire(&plain), wire);

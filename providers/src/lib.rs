@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::Instance;
+use cloudtik_model::spec::Offer;
 use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, NodeTypeName};
 
 /// How a provider's call failed: what failed decides what the caller may do.
@@ -73,6 +74,8 @@ pub struct Capabilities {
 #[derive(Debug, Clone)]
 pub struct CreateNode {
     pub node_type: NodeTypeName,
+    /// How and where it is bought, for providers that have a choice.
+    pub offer: Offer,
     /// Carries cluster, node and generation, which are the idempotency key and the tags of the instance.
     pub bootstrap: Bootstrap,
 }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::reader::nearest;
+use cloudtik_config::scaling::Scaling;
 use cloudtik_config::{Problem, RuntimeUse};
 use cloudtik_model::RuntimeName;
+use cloudtik_model::policy::Rule;
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Signal};
 
 /// The files of a runtime by their path in the folder.
 pub type Folder = BTreeMap<String, String>;
@@ -45,6 +47,38 @@ impl Catalog {
             (manifest.name.clone(), manifest)
         });
         Self { manifests: manifests.collect() }
+    }
+
+    /// The signal that a policy calls `<runtime>.<signal>`.
+    pub fn signal(&self, name: &str) -> Option<&Signal> {
+        let (runtime, signal) = name.split_once('.')?;
+        self.manifests.iter().find(|(name, _)| name.as_str() == runtime)?.1.signals.get(signal)
+    }
+
+    /// Whether every signal that policies follow is one that a runtime gives. `file` and `text` are the cluster file, for
+    /// problems.
+    pub fn check_signals(&self, policies: &[Scaling], file: &str, text: &str) -> Result<(), InvalidFile> {
+        let mut problems = Vec::new();
+        for scaling in policies {
+            let Rule::Signal { signal, .. } = &scaling.policy.rule else { continue };
+            let Some((runtime, name)) = signal.split_once('.') else { continue };
+            let Some((_, manifest)) = self.manifests.iter().find(|(r, _)| r.as_str() == runtime) else { continue };
+            if manifest.signals.contains_key(name) {
+                continue;
+            }
+            let known = manifest.signals.keys().map(String::as_str);
+            let help = match (nearest(name, known.clone()), manifest.signals.is_empty()) {
+                (Some(near), _) => format!("did you mean `{runtime}.{near}`?"),
+                (None, true) => format!("the runtime {runtime} gives none"),
+                (None, false) => format!("it gives: {}", known.collect::<Vec<_>>().join(", ")),
+            };
+            problems.push(Problem {
+                span: scaling.span.clone(),
+                message: format!("the runtime {runtime} gives no signal `{name}`"),
+                help: Some(help),
+            });
+        }
+        if problems.is_empty() { Ok(()) } else { Err(InvalidFile::new(file, text, problems)) }
     }
 
     /// The manifests of the runtimes of a cluster. `folders` are the user's own by the name in the cluster file. `file`

@@ -29,7 +29,7 @@ fn sample_nodes(planner: &Planner) -> Vec<NodeContext> {
         id,
         node_type,
         address: "127.0.0.2".to_owned(),
-        resources: Resources { cpus: 2, memory: Bytes(2 << 30) },
+        resources: Resources { cpus: 2, memory: Bytes(2 << 30), gpus: 0 },
         home: "/node".to_owned(),
         artifacts: "/artifacts".to_owned(),
         javas: vec![Java { home: "/java".to_owned(), major: 99 }],

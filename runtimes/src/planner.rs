@@ -1,9 +1,11 @@
 //! From manifests, cluster, view and node to what the node is to run. Pure: the same inputs give the same goal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cloudtik_config::reader::Scalar;
 use cloudtik_config::{Cluster, RuntimeUse};
+use cloudtik_model::policy::{Policy, Rule};
 use cloudtik_model::report::Java;
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::status::Endpoint;
@@ -11,7 +13,7 @@ use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, Servic
 use minijinja::{Value, context};
 
 use crate::catalog::Catalog;
-use crate::manifest::{Check, Limits, Manifest, Probe, Service, Source, parse_cpus};
+use crate::manifest::{Check, DrainBy, Gauge, Limits, Manifest, Probe, Read, Service, Source, parse_cpus};
 use crate::template;
 
 /// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
@@ -137,8 +139,18 @@ impl Planner {
     /// What the brain needs to know.
     pub fn spec(&self, revision: u64, rolling: bool) -> Spec {
         let workers = self.cluster.workers.iter().map(|(name, w)| {
-            let resources = w.cpus.zip(w.memory).map(|(cpus, memory)| Resources { cpus, memory });
-            (name.clone(), WorkerType { min: w.min, max: w.max, price: w.price, resources })
+            let resources = w.cpus.zip(w.memory).map(|(cpus, memory)| Resources { cpus, memory, gpus: w.gpus.unwrap_or(0) });
+            let kind = WorkerType {
+                min: w.min,
+                max: w.max,
+                price: w.price,
+                resources,
+                custom: w.resources.clone(),
+                priority: w.priority,
+                zones: w.zones.clone(),
+                spot: w.spot.clone(),
+            };
+            (name.clone(), kind)
         });
         Spec {
             revision,
@@ -146,8 +158,21 @@ impl Planner {
             max_workers: self.cluster.max_workers,
             budget: self.cluster.budget,
             services: self.used().flat_map(|(_, m)| m.services.iter().map(|s| placement(m, s))).collect(),
+            policies: self.cluster.scaling.iter().map(|s| self.policy(&s.policy)).collect(),
+            idle_after_ms: self.cluster.idle_after.as_millis() as u64,
             rolling,
         }
+    }
+
+    /// A policy as the brain takes it: what a signal counts is said by its runtime.
+    fn policy(&self, policy: &Policy) -> Policy {
+        let mut policy = policy.clone();
+        if let Rule::Signal { signal, counts, .. } = &mut policy.rule
+            && let Some(found) = self.catalog.signal(signal)
+        {
+            *counts = found.counts;
+        }
+        policy
     }
 
     /// Whether every type of worker has what the runtimes on it need.
@@ -337,6 +362,8 @@ impl Planner {
             restart: goal::Restart::default(),
             log: goal::Log::default(),
             limits: limits(&service.limits, &key, &fill)?,
+            gauges: gauges(manifest, service, &fill)?,
+            drain: service.drain.as_ref().map(|d| render_drain(&d.by, d.timeout, &fill)).transpose()?,
             key,
         })
     }
@@ -446,7 +473,13 @@ fn version<'a>(used: &'a RuntimeUse, manifest: &'a Manifest) -> &'a str {
 }
 
 fn placement(manifest: &Manifest, service: &Service) -> ServicePlacement {
-    ServicePlacement { key: manifest.key(service), role: service.role.clone(), after: service.after.clone() }
+    ServicePlacement {
+        key: manifest.key(service),
+        role: service.role.clone(),
+        after: service.after.clone(),
+        membership: service.membership.clone(),
+        drain_ms: service.drain.as_ref().map_or(0, |d| d.timeout.as_millis() as u64),
+    }
 }
 
 fn scalar(value: &Scalar) -> Value {
@@ -482,6 +515,41 @@ fn limits(limits: &Limits, service: &ServiceKey, fill: Fill<'_>) -> Result<goal:
 
 /// Fills a template in; the first text says what it is part of.
 type Fill<'a> = &'a dyn Fn(&'static str, &str) -> Result<String, Error>;
+
+/// The numbers that a service gives: its own work, and the runtime's signals that come from it.
+fn gauges(manifest: &Manifest, service: &Service, fill: Fill<'_>) -> Result<Vec<goal::Gauge>, Error> {
+    let work = service.work.iter().map(|gauge| (goal::Gauge::WORK, gauge));
+    let signals = manifest.signals.iter().filter(|(_, s)| s.service == service.name).map(|(name, s)| (name.as_str(), &s.gauge));
+    work.chain(signals).map(|(name, gauge)| render_gauge(name, gauge, fill)).collect()
+}
+
+fn render_gauge(name: &str, gauge: &Gauge, fill: Fill<'_>) -> Result<goal::Gauge, Error> {
+    let read = match &gauge.read {
+        Read::Json { pointer } => Read::Json { pointer: pointer.clone() },
+        Read::Metric { name, labels } => {
+            let labels = labels.iter().map(|(label, value)| Ok((label.clone(), fill("a label", value)?)));
+            Read::Metric { name: name.clone(), labels: labels.collect::<Result<_, Error>>()? }
+        }
+    };
+    Ok(goal::Gauge {
+        name: name.to_owned(),
+        url: fill("a number's address", &gauge.url)?,
+        read,
+        interval_ms: gauge.interval.as_millis() as u64,
+        timeout_ms: gauge.timeout.as_millis() as u64,
+    })
+}
+
+fn render_drain(by: &DrainBy, timeout: Duration, fill: Fill<'_>) -> Result<goal::Drain, Error> {
+    let by = match by {
+        DrainBy::Signal(number) => DrainBy::Signal(*number),
+        DrainBy::Command(command) => DrainBy::Command(command.iter().map(|t| fill("a drain", t)).collect::<Result<_, _>>()?),
+        DrainBy::Request { method, url, body } => {
+            DrainBy::Request { method: method.clone(), url: fill("a drain", url)?, body: fill("a drain", body)? }
+        }
+    };
+    Ok(goal::Drain { by, timeout_ms: timeout.as_millis() as u64 })
+}
 
 fn render_probe(probe: &Probe, fill: Fill<'_>) -> Result<goal::Probe, Error> {
     let check = match &probe.check {

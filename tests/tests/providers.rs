@@ -34,7 +34,7 @@ async fn the_local_provider_keeps_the_contract() {
             heartbeat_ms: 1_000,
             made_at: 0,
         };
-        CreateNode { node_type, bootstrap }
+        CreateNode { node_type, offer: Default::default(), bootstrap }
     };
     conformance::check(&provider, request).await;
     assert!(provider.capabilities().restart_agent);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
-use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, Generation, NodeId, ServiceKey};
 
 use crate::{Brain, ClusterRecord, Node, Session};
 
@@ -16,6 +17,7 @@ pub struct Snapshot {
     pub epoch: Epoch,
     pub phase: Phase,
     pub cluster: ClusterRecord,
+    pub outlook: Outlook,
     pub nodes: Vec<NodeView>,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
@@ -39,10 +41,21 @@ impl Brain {
             epoch: self.epoch,
             phase: self.phase(&waiting_for),
             cluster: self.cluster.clone(),
+            outlook: self.outlook().clone(),
             nodes: self.nodes.values().map(|n| self.view(n)).collect(),
             waiting_for,
-            alarms: if self.is_braking() { vec!["many workers are silent together; terminations are held".to_owned()] } else { Vec::new() },
+            alarms: self.alarms(),
         }
+    }
+
+    fn alarms(&self) -> Vec<String> {
+        let mut alarms = Vec::new();
+        if self.is_braking() {
+            alarms.push("many workers are silent together; terminations are held".to_owned());
+        }
+        alarms.extend(self.cluster.held.as_ref().map(|hold| format!("{}; nothing is made, replaced or let go", hold.reason)));
+        alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("nothing of type {name} is made for now: {}", pause.reason)));
+        alarms
     }
 
     fn view(&self, node: &Node) -> NodeView {
@@ -83,18 +96,22 @@ impl Brain {
         let Some(spec) = &self.cluster.spec else { return vec!["a specification".to_owned()] };
         let mut waits = Vec::new();
         for name in spec.workers.keys() {
-            let target = self.target(spec, name) as usize;
+            let target = if self.cluster.stopping { 0 } else { self.wanted_of(name) as usize };
             let of_type = || self.nodes.values().filter(|n| n.record.node_type == *name && n.is_worker());
-            let wanted = of_type().filter(|n| !n.record.life.is_leaving()).count();
+            let wanted = of_type().filter(|n| n.record.life.is_counted()).count();
             if wanted < target {
                 let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
-                waits.push(format!(
-                    "{} more {} of type {name}{}",
-                    target - wanted,
-                    plural(target - wanted, "worker"),
-                    blocked(spec, name, leaving)
-                ));
+                let blocked = self.outlook().types.get(name).and_then(|t| t.blocked.first());
+                let why = match blocked {
+                    _ if leaving > 0 => format!(" ({leaving} still leaving)"),
+                    Some(why) => format!(" ({why})"),
+                    None => String::new(),
+                };
+                waits.push(format!("{} more {} of type {name}{why}", target - wanted, plural(target - wanted, "worker")));
             }
+        }
+        if !self.cluster.stopping {
+            waits.extend(self.outlook().unmet.iter().map(|unmet| format!("room for {} ({}): {}", unmet.what, unmet.source, unmet.why)));
         }
         for node in self.nodes.values() {
             let id = &node.record.id;
@@ -109,6 +126,8 @@ impl Brain {
                     waits.push(format!("{id} to be gone ({})", life.name()));
                     continue;
                 }
+                // It counts for nothing.
+                NodeState::Quarantined { .. } => continue,
                 life => waits.push(format!("{id} ({})", life.name())),
             }
             for placement in spec.services_on(&node.record.node_type) {
@@ -138,14 +157,4 @@ impl Brain {
 
 fn plural(count: usize, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }
-}
-
-fn blocked(spec: &Spec, name: &NodeTypeName, leaving: usize) -> String {
-    if leaving > 0 {
-        return format!(" ({leaving} still leaving)");
-    }
-    match (&spec.budget, spec.workers.get(name).and_then(|w| w.price)) {
-        (Some(budget), Some(price)) => format!(" (the budget of {budget} is spent; one costs {price})"),
-        _ => " (the cluster's maximum is reached)".to_owned(),
-    }
 }

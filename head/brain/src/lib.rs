@@ -11,6 +11,8 @@
 //! | `lifecycle` | a node's way from requested to gone, joining included |
 //! | `membership` | suspicion, verdicts, the recovery ladder and the brake on mass loss |
 //! | `scaling` | how many workers there are to be, and which to make or let go |
+//! | `packing` | which demands fit on which nodes, and what is the cheapest to buy for the rest |
+//! | `steering` | what people may hold, resume, set aside, kill and drain |
 //! | `rollout` | what each node is to run, in order of needs and readiness |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
 //! | `explain` | what the cluster is, for people and for the planner |
@@ -19,22 +21,28 @@ mod clock;
 mod explain;
 mod lifecycle;
 mod membership;
+mod messages;
+pub mod packing;
 mod rollout;
 mod scaling;
+mod steering;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::node::{DialOutcome, Evidence, Instance, NodeRecord, NodeState};
+use cloudtik_model::node::{Evidence, NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport};
-use cloudtik_model::spec::Spec;
-use cloudtik_model::{Epoch, Generation, InstanceId, Moment, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, InstanceId, Moment, NodeId, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 use clock::Clock;
 pub use explain::{NodeView, Snapshot};
 use membership::Watch;
+pub use messages::*;
+pub use scaling::{AskView, begins_or_ends, is_time_zone};
+use scaling::{History, Scaling};
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,236 +96,6 @@ const COMPLAINT_PAUSE: u64 = 600_000;
 /// Complaints that differ are stored at most this often, in milliseconds: whoever is refused may try as he likes.
 const REFUSAL_PAUSE: u64 = 1_000;
 
-/// The number of one bus connection, unique within a head's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Session(pub u64);
-
-/// The number of a question that waits for [`Action::Reply`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Request(pub u64);
-
-/// What the brain hears.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "input", rename_all = "kebab-case")]
-pub enum Input {
-    /// The head started: records are loaded, nothing else is known.
-    Started,
-    /// A deadline came, or time simply passes.
-    Tick,
-    /// A new description of the cluster was accepted.
-    Specified {
-        spec: Spec,
-    },
-    /// Somebody wants so many workers of a type.
-    Scale {
-        request: Request,
-        node_type: NodeTypeName,
-        workers: u32,
-    },
-    /// Somebody wants a node gone at once.
-    Kill {
-        request: Request,
-        node: NodeId,
-    },
-    /// Somebody wants a node let go gently.
-    Drain {
-        request: Request,
-        node: NodeId,
-    },
-    /// Somebody did something that the log should tell and nothing is decided about.
-    Noted {
-        node: NodeId,
-        what: String,
-    },
-    /// Something goes wrong that a person should look at and nothing is decided about.
-    Complained {
-        what: String,
-    },
-    /// Somebody wants every worker gone.
-    Shutdown {
-        request: Request,
-    },
-    /// An agent asks for a certificate. `token` says whether its join token is right.
-    JoinAsked {
-        request: Request,
-        node: NodeId,
-        generation: Generation,
-        key: String,
-        token: bool,
-        address: String,
-    },
-    /// An agent's stream is open, and its certificate says who it is.
-    LinkOpened {
-        session: Session,
-        node: NodeId,
-        generation: Generation,
-        facts: Facts,
-    },
-    LinkClosed {
-        session: Session,
-        node: NodeId,
-        cause: String,
-    },
-    Heartbeat {
-        session: Session,
-        node: NodeId,
-    },
-    Reported {
-        session: Session,
-        node: NodeId,
-        complete: bool,
-        services: Vec<ServiceReport>,
-    },
-    GoalAcknowledged {
-        session: Session,
-        node: NodeId,
-        version: u64,
-        refusal: Option<String>,
-    },
-    DialedBack {
-        node: NodeId,
-        generation: Generation,
-        outcome: DialOutcome,
-    },
-    Created {
-        node: NodeId,
-        generation: Generation,
-        result: Result<Instance, Failure>,
-    },
-    Deleted {
-        node: NodeId,
-        generation: Generation,
-        result: Result<(), Failure>,
-    },
-    AgentRestarted {
-        node: NodeId,
-        generation: Generation,
-        result: Result<(), Failure>,
-    },
-    Listed {
-        /// Of the question.
-        number: u64,
-        result: Result<Vec<Instance>, Failure>,
-    },
-}
-
-/// How a provider's call failed, as far as deciding goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    pub message: String,
-    /// Milliseconds to wait, if the provider said.
-    pub retry_after: Option<u64>,
-    /// Asking again the same will fail the same.
-    pub permanent: bool,
-}
-
-/// What the body is to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "kebab-case")]
-pub enum Action {
-    /// Make an instance; node and generation are the idempotency key.
-    Create {
-        node: NodeId,
-        generation: Generation,
-        node_type: NodeTypeName,
-        /// Of the specification that says its shape.
-        revision: u64,
-    },
-    /// Delete an instance; all three must match.
-    Delete {
-        node: NodeId,
-        generation: Generation,
-        instance: InstanceId,
-    },
-    RestartAgent {
-        node: NodeId,
-        generation: Generation,
-        instance: InstanceId,
-        /// Also if it runs: it hangs.
-        force: bool,
-    },
-    /// Ask the provider what there is; the answer carries the number.
-    ListInstances {
-        number: u64,
-    },
-    DialBack {
-        node: NodeId,
-        generation: Generation,
-        address: String,
-        port: u16,
-    },
-    /// Make the node's goal from `revision` and send it: of the node's services, those in `start` may start.
-    SendGoal {
-        node: NodeId,
-        order: GoalOrder,
-    },
-    CloseLink {
-        session: Session,
-        reason: String,
-    },
-    Reply {
-        request: Request,
-        result: Result<Reply, String>,
-    },
-}
-
-/// What a node's goal is to be made from, and over which link it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GoalOrder {
-    pub session: Session,
-    pub version: u64,
-    /// Of the specification.
-    pub revision: u64,
-    /// Of the node's services, those that may start.
-    pub start: BTreeSet<ServiceKey>,
-    /// Nothing is to run any more.
-    pub drain: bool,
-}
-
-/// The answer to a question.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "kebab-case")]
-pub enum Reply {
-    Done {
-        message: String,
-    },
-    /// Certify the node's key, for this address.
-    Admit {
-        node: NodeId,
-        generation: Generation,
-        address: String,
-    },
-}
-
-/// What is to be stored before any action of the same step is executed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "kebab-case")]
-pub enum Record {
-    Node(NodeRecord),
-    Cluster(ClusterRecord),
-    Event(Event),
-}
-
-/// What is stored of the cluster as a whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterRecord {
-    pub spec: Option<Spec>,
-    /// How many workers of a type somebody asked for, where it differs from the type's minimum.
-    #[serde(default)]
-    pub targets: BTreeMap<NodeTypeName, u32>,
-    #[serde(default)]
-    pub stopping: bool,
-}
-
-/// What one input led to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Step {
-    pub records: Vec<Record>,
-    pub actions: Vec<Action>,
-}
-
 /// The mind of one head.
 #[derive(Debug)]
 pub struct Brain {
@@ -331,9 +109,14 @@ pub struct Brain {
     brake: bool,
     /// Since when some worker is heard, as far as that was looked at.
     company_since: Option<u64>,
+    scaling: Scaling,
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
+    /// Which services are ready wherever they are to run.
+    readiness: BTreeMap<ServiceKey, bool>,
+    /// Something changed that readiness depends on.
+    readiness_stale: bool,
     next_version: u64,
     /// What was said last of each node, or of none, and how often since: the same again is no news.
     said: BTreeMap<Option<NodeId>, Said>,
@@ -382,6 +165,14 @@ struct Node {
     entered: u64,
     /// Since when lists have not shown its instance.
     unlisted_since: Option<u64>,
+    /// How busy it was.
+    load: History,
+    /// Since when it has had nothing to do.
+    idle_since: Option<u64>,
+    /// This generation was ready once.
+    was_ready: bool,
+    /// A call that may have made an instance had no answer.
+    uncertain: bool,
 }
 
 impl Node {
@@ -390,7 +181,15 @@ impl Node {
         if let NodeState::Down { evidence } = record.life {
             record.life = NodeState::Suspect { evidence };
         }
+        let was_ready = matches!(
+            record.life,
+            NodeState::Ready | NodeState::Suspect { .. } | NodeState::Draining { .. } | NodeState::Quarantined { .. }
+        );
         Self {
+            was_ready,
+            uncertain: false,
+            idle_since: Some(now),
+            load: History::default(),
             record,
             link: None,
             facts: None,
@@ -414,10 +213,16 @@ impl Node {
 
 impl Brain {
     /// A brain from what the store holds.
-    pub fn restore(config: Config, epoch: Epoch, cluster: ClusterRecord, nodes: Vec<NodeRecord>, now: Moment) -> Self {
+    pub fn restore(config: Config, epoch: Epoch, cluster: ClusterRecord, outlook: Outlook, nodes: Vec<NodeRecord>, now: Moment) -> Self {
         let clock = Clock::new(now);
-        let nodes = nodes.into_iter().map(|record| (record.id.clone(), Node::new(record, clock.now()))).collect();
-        Self {
+        let restored = |record: NodeRecord| {
+            let mut node = Node::new(record, clock.now());
+            // Of a launch that an earlier head stored nobody knows how far it came.
+            node.uncertain = true;
+            (node.record.id.clone(), node)
+        };
+        let nodes = nodes.into_iter().map(restored).collect();
+        let mut brain = Self {
             config,
             epoch,
             clock,
@@ -426,12 +231,17 @@ impl Brain {
             timers: BTreeSet::new(),
             brake: false,
             company_since: None,
+            scaling: Scaling::with(outlook),
             listing: Listing::default(),
             services_changed: false,
+            readiness: BTreeMap::new(),
+            readiness_stale: true,
             next_version: 0,
             said: BTreeMap::new(),
             step: Step::default(),
-        }
+        };
+        brain.refill_fleet();
+        brain
     }
 
     /// Decides. The caller stores the step's records before it executes any of its actions.
@@ -445,7 +255,9 @@ impl Brain {
             self.look_at(&node);
         }
         self.run_timers();
-        self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), self.listing_due());
+        self.decide();
+        let due = [self.listing_due(), self.scaling_due()].into_iter().flatten().min();
+        self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), due);
         self.look_at_list();
         std::mem::take(&mut self.step)
     }
@@ -472,10 +284,24 @@ impl Brain {
                 self.take_spec(spec);
                 None
             }
-            Input::Scale { request, node_type, workers } => {
-                self.take_scale(request, node_type, workers);
+            Input::Scale { request, wish } => {
+                self.take_scale(request, wish);
                 None
             }
+            Input::Revoke { request, name } => {
+                self.take_revoke(request, name);
+                None
+            }
+            Input::Hold { request, reason } => {
+                self.take_hold(request, reason);
+                None
+            }
+            Input::Resume { request } => {
+                self.take_resume(request);
+                None
+            }
+            Input::Quarantine { request, node, reason } => self.take_quarantine(request, node, reason),
+            Input::Release { request, node } => self.take_release(request, node),
             Input::Kill { request, node } => self.take_kill(request, node),
             Input::Drain { request, node } => self.take_drain(request, node),
             Input::Complained { what } => {
@@ -495,7 +321,7 @@ impl Brain {
             }
             Input::LinkOpened { session, node, generation, facts } => self.take_link(session, node, generation, facts),
             Input::LinkClosed { session, node, cause } => self.take_link_closed(session, node, cause),
-            Input::Heartbeat { session, node } => self.take_heartbeat(session, node),
+            Input::Heartbeat { session, node, load } => self.take_heartbeat(session, node, load),
             Input::Reported { session, node, complete, services } => self.take_report(session, node, complete, services),
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
             Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),
@@ -594,6 +420,7 @@ impl Brain {
         let was_leaving = node.record.life.is_leaving();
         // Suspicion is soft: after a restart the evidence is collected afresh.
         let is_soft = matches!(life, NodeState::Suspect { .. });
+        node.was_ready |= life == NodeState::Ready;
         node.record.life = life;
         node.record.since = wall;
         node.entered = now;
@@ -606,9 +433,15 @@ impl Brain {
             let message = if why.is_empty() { format!("{from} → {to}") } else { format!("{from} → {to}: {why}") };
             self.event(Some(id), EventKind::Node, message);
         }
-        if gone || leaving != was_leaving {
+        if gone {
+            let node_type = self.nodes[id].record.node_type.clone();
+            self.scaling.launching.freed(&node_type);
+        }
+        if gone || leaving != was_leaving || from != to {
             self.reconsider_scale();
         }
+        self.readiness_stale = true;
+        self.recount(id);
         self.wake_at(id, now);
     }
 

@@ -3,9 +3,9 @@
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{Instance, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::{Generation, NodeId};
+use cloudtik_model::{Generation, NodeId, Resources};
 
-use crate::{Action, Brain, Failure, Reply, Request, Session};
+use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
 const CLOCK_NEWS: u64 = 60;
@@ -33,10 +33,13 @@ impl Brain {
                 NodeState::Draining { .. } => self.drive_draining(id),
                 NodeState::Failed { reason } => {
                     let reason = reason.clone();
+                    let node_type = node.record.node_type.clone();
+                    self.note_failed(&node_type, &reason);
                     self.enter(id, NodeState::Terminating { reason }, "removing what there is of it");
                 }
                 NodeState::Terminating { .. } => self.drive_terminating(id),
-                NodeState::Gone | NodeState::Quarantined { .. } => {}
+                NodeState::Quarantined { .. } => self.update_goal(id),
+                NodeState::Gone => {}
             }
             if self.nodes.get(id).is_none_or(|n| n.record.life == before) {
                 return;
@@ -54,9 +57,17 @@ impl Brain {
             let at = node.not_before;
             return self.wake_at(id, at);
         }
+        if self.is_held() {
+            return;
+        }
+        if let Err(at) = self.pace().take(now) {
+            return self.wake_at(id, at);
+        }
+        let Some(node) = self.nodes.get_mut(id) else { return };
         node.in_flight = true;
         let (generation, node_type, revision) = (node.record.generation, node.record.node_type.clone(), node.record.revision);
-        self.act(Action::Create { node: id.clone(), generation, node_type, revision });
+        let offer = node.record.offer.clone();
+        self.act(Action::Create { node: id.clone(), generation, node_type, revision, offer });
     }
 
     pub(crate) fn take_created(&mut self, id: NodeId, generation: Generation, result: Result<Instance, Failure>) -> Option<NodeId> {
@@ -67,20 +78,49 @@ impl Brain {
             Ok(instance) => {
                 node.failures = 0;
                 node.not_before = 0;
+                self.pace().worked();
                 self.adopt(&id, instance, "created");
             }
-            Err(failure) => {
+            Err(failure) => self.take_create_failure(&id, &failure, now),
+        }
+        Some(id)
+    }
+
+    fn take_create_failure(&mut self, id: &NodeId, failure: &Failure, now: u64) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
+        let is_requested = node.record.life == NodeState::Requested;
+        let message = format!("create failed: {}", failure.message);
+        match failure.kind {
+            FailureKind::Throttled => {
+                node.not_before = now + failure.retry_after.unwrap_or(0);
+                self.pace().throttled(now, failure.retry_after);
+                self.complain(Some(id), EventKind::Node, format!("create is throttled, and goes on slower: {}", failure.message));
+            }
+            FailureKind::StockOut | FailureKind::Quota => {
+                let nothing_exists = !node.uncertain;
+                self.event(Some(id), EventKind::Decision, message.clone());
+                self.note_shortage(&node_type, &offer, failure);
+                match is_requested {
+                    // The provider's word: nothing was made, now or before.
+                    true if nothing_exists => self.forget(id, &message),
+                    true => self.enter(id, NodeState::Terminating { reason: message.clone() }, &message),
+                    false => {}
+                }
+            }
+            FailureKind::Transient => {
+                node.uncertain = true;
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
-                let message = format!("create failed: {}", failure.message);
-                let is_requested = node.record.life == NodeState::Requested;
-                self.event(Some(&id), EventKind::Decision, message.clone());
-                if failure.permanent && is_requested {
-                    self.enter(&id, NodeState::Failed { reason: message }, &failure.message);
+                self.event(Some(id), EventKind::Decision, message);
+            }
+            FailureKind::Permanent => {
+                self.event(Some(id), EventKind::Decision, message.clone());
+                if is_requested {
+                    self.enter(id, NodeState::Failed { reason: message }, &failure.message);
                 }
             }
         }
-        Some(id)
     }
 
     /// Takes an instance as the node's own.
@@ -187,15 +227,20 @@ impl Brain {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id)?;
         let older = node.link.replace(session);
+        self.readiness_stale = true;
         let offset = facts.clock_offset_s;
         let is_news = node.facts.as_ref().map_or(0, |f| f.clock_offset_s).abs_diff(offset) > CLOCK_NEWS;
         let port = Some(facts.health_port);
         let moved = std::mem::replace(&mut node.record.health_port, port) != port;
+        let (node_type, offers) = (node.record.node_type.clone(), Resources { cpus: facts.cpus, memory: facts.memory, gpus: facts.gpus });
         node.facts = Some(facts);
         node.sent = None;
         node.watch.heard(now);
         if moved {
             self.store_node(&id);
+        }
+        if !id.is_head() {
+            self.learn(&node_type, offers);
         }
         if is_news {
             let how = if offset < 0 { "ahead of" } else { "behind" };
@@ -217,15 +262,20 @@ impl Brain {
             let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
             node.services.retain(|key, _| kept.contains(key));
         }
-        let mut changes = Vec::new();
+        let (mut changes, mut is_news) = (Vec::new(), false);
         for report in services {
             let before = node.services.insert(report.key.clone(), report.clone());
+            is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
             if before.as_ref().map(|b| b.state) != Some(report.state) {
                 changes.push(report);
             }
         }
+        self.note_activity(&id);
+        if is_news && self.follows_signals() {
+            self.reconsider_scale();
+        }
         for report in changes {
-            self.services_changed = true;
+            (self.services_changed, self.readiness_stale) = (true, true);
             if matches!(report.state, ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff | ServiceState::Stopped) {
                 let detail = if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) };
                 self.event(Some(&id), EventKind::Service, format!("{} is {}{detail}", report.key, report.state.name()));
@@ -237,6 +287,7 @@ impl Brain {
     fn drive_preparing(&mut self, id: &NodeId) {
         self.update_goal(id);
         if self.has_what_it_is_to_run(id) {
+            self.note_success(id);
             self.enter(id, NodeState::Ready, "everything on it is ready");
             self.services_changed = true;
         } else {
@@ -253,7 +304,8 @@ impl Brain {
         let now = self.clock.now();
         self.update_goal(id);
         let Some(node) = self.nodes.get(id) else { return };
-        let due = node.entered + self.config.drain_deadline;
+        let gentle = self.cluster.spec.iter().flat_map(|s| s.services_on(&node.record.node_type)).map(|p| p.drain_ms).max();
+        let due = node.entered + self.config.drain_deadline + gentle.unwrap_or(0);
         let drained = node.sent.as_ref().is_some_and(|s| s.drain && node.acknowledged >= s.version)
             && node.services.values().all(|s| s.state == ServiceState::Stopped);
         // After a restart of the head, or in a blink of the agent, the link is on its way back.
@@ -285,6 +337,10 @@ impl Brain {
             // A launch whose outcome is unknown: only lists can say whether an instance exists.
             return self.drive_unknown_launch(id);
         };
+        if let Err(at) = self.pace().take(now) {
+            return self.wake_at(id, at);
+        }
+        let Some(node) = self.nodes.get_mut(id) else { return };
         node.in_flight = true;
         let generation = node.record.generation;
         self.act(Action::Delete { node: id.clone(), generation, instance });
@@ -298,10 +354,16 @@ impl Brain {
             return None;
         }
         match result {
-            Ok(()) => self.forget(&id, "the provider deleted it"),
+            Ok(()) => {
+                self.pace().worked();
+                self.forget(&id, "the provider deleted it");
+            }
             Err(failure) => {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
+                if failure.kind == FailureKind::Throttled {
+                    self.pace().throttled(now, failure.retry_after);
+                }
                 self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
             }
         }
@@ -315,6 +377,7 @@ impl Brain {
         node.record.address = None;
         node.record.key = None;
         node.services.clear();
+        node.load.clear();
         node.facts = None;
         node.sent = None;
         let link = node.link.take();
@@ -323,48 +386,6 @@ impl Brain {
         }
         self.services_changed = true;
         self.enter(id, NodeState::Gone, why);
-    }
-
-    pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
-        if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.clone());
-            self.reply(request, Err(refusal));
-            return None;
-        }
-        self.event(Some(&id), EventKind::Request, "kill-node".to_owned());
-        self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is being killed; it will be replaced if the cluster needs it") }));
-        Some(id)
-    }
-
-    pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
-        if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.clone());
-            self.reply(request, Err(refusal));
-            return None;
-        }
-        if self.nodes[&id].record.life.is_leaving() {
-            self.reply(request, Ok(Reply::Done { message: format!("{id} is {} already", self.nodes[&id].record.life.name()) }));
-            return None;
-        }
-        self.event(Some(&id), EventKind::Request, "drain".to_owned());
-        let node_type = self.nodes[&id].record.node_type.clone();
-        let lowered = self.lower_target(&node_type);
-        self.enter(&id, NodeState::Draining { reason: "drained on request".to_owned() }, "drained on request");
-        let then = if lowered { "the cluster shrinks by one" } else { "it will be replaced, because its type is at its minimum" };
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
-        Some(id)
-    }
-
-    fn may_let_go(&self, id: &NodeId) -> Result<(), String> {
-        match self.nodes.get(id) {
-            None => Err(format!("there is no node {id}")),
-            Some(_) if id.is_head() => Err("the head cannot be let go: `down` ends the whole cluster".to_owned()),
-            Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
-                Err(format!("{id} is {} already", n.record.life.name()))
-            }
-            Some(_) => Ok(()),
-        }
     }
 }
 

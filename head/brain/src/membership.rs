@@ -3,6 +3,7 @@
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
+use cloudtik_model::report::Load;
 use cloudtik_model::{Generation, NodeId};
 
 use crate::{Action, Brain, Failure, Session};
@@ -53,11 +54,16 @@ impl Watch {
 }
 
 impl Brain {
-    pub(crate) fn take_heartbeat(&mut self, session: Session, id: NodeId) -> Option<NodeId> {
+    pub(crate) fn take_heartbeat(&mut self, session: Session, id: NodeId, load: Option<Load>) -> Option<NodeId> {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         node.watch.heard(now);
-        matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. }).then_some(id)
+        let is_missed = matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. });
+        if let Some(load) = load {
+            node.load.add(now, load);
+            self.note_activity(&id);
+        }
+        is_missed.then_some(id)
     }
 
     pub(crate) fn take_link_closed(&mut self, session: Session, id: NodeId, cause: String) -> Option<NodeId> {
@@ -65,6 +71,7 @@ impl Brain {
         node.link = None;
         node.sent = None;
         node.watch.stream_closed = true;
+        self.readiness_stale = true;
         if matches!(node.record.life, NodeState::Preparing | NodeState::Ready) {
             self.suspect(&id, EvidenceKind::StreamClosed { cause });
         } else {
@@ -182,7 +189,12 @@ impl Brain {
             return self.wake_at(id, now + REDIAL_EVERY);
         }
         self.update_brake();
-        if self.brake {
+        if self.brake || self.is_held() {
+            return self.wake_at(id, now + REDIAL_EVERY);
+        }
+        if let Err(why) = self.may_leave(id) {
+            // What it has on its disks may be needed to bring the others back.
+            self.complain(Some(id), EventKind::Refusal, format!("it is not replaced now: {why}"));
             return self.wake_at(id, now + REDIAL_EVERY);
         }
         // A head that hears of no worker at all, be it only one, doubts itself first.
@@ -272,6 +284,10 @@ impl Brain {
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
+        if let Some(node) = self.nodes.get(id).filter(|n| !n.was_ready) {
+            let node_type = node.record.node_type.clone();
+            self.note_failed(&node_type, &format!("the provider says: {says}"));
+        }
         self.enter(id, NodeState::Terminating { reason: format!("the provider says: {says}") }, "its instance is lost");
         self.update_brake();
     }

@@ -1,7 +1,7 @@
 //! What each node is to run: services start when what they come after is ready, and a change that restarts processes
 //! goes from node to node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
@@ -22,6 +22,8 @@ impl Brain {
             let at = node.goal_not_before;
             return self.wake_at(id, at);
         }
+        self.refresh_readiness();
+        let Some(node) = self.nodes.get(id) else { return };
         let drain = matches!(node.record.life, NodeState::Draining { .. });
         let start = if drain { BTreeSet::new() } else { self.may_start(node) };
         let revision = node.record.revision;
@@ -44,25 +46,33 @@ impl Brain {
                 let runs = node.services.get(&placement.key).is_some_and(|s| {
                     matches!(s.state, ServiceState::Starting | ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff)
                 });
-                runs || placement.after.iter().all(|key| self.is_ready_everywhere(key))
+                runs || placement.after.iter().all(|key| self.readiness.get(key).copied().unwrap_or(false))
             })
             .map(|placement| placement.key.clone())
             .collect()
     }
 
-    /// Whether a service runs, and is ready on every node that is there and is to run it.
-    fn is_ready_everywhere(&self, key: &ServiceKey) -> bool {
-        let Some(placement) = self.cluster.spec.iter().flat_map(|s| &s.services).find(|s| s.key == *key) else { return false };
-        let mut ready = 0;
-        for node in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && !n.record.life.is_leaving()) {
-            match node.services.get(key).map(|s| s.state) {
-                Some(ServiceState::Ready) => ready += 1,
-                // A node that is not there cannot hold up the others.
-                _ if node.link.is_none() => {}
-                _ => return false,
-            }
+    /// Finds out which services run, and are ready on every node that is there and is to run them; true if that changed.
+    fn refresh_readiness(&mut self) -> bool {
+        if !std::mem::take(&mut self.readiness_stale) {
+            return false;
         }
-        ready > 0
+        let mut readiness = BTreeMap::new();
+        for placement in self.cluster.spec.iter().flat_map(|s| &s.services) {
+            let (mut ready, mut all) = (0, true);
+            for node in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && n.record.life.is_counted()) {
+                match node.services.get(&placement.key).map(|s| s.state) {
+                    Some(ServiceState::Ready) => ready += 1,
+                    // A node that is not there cannot hold up the others.
+                    _ if node.link.is_none() => {}
+                    _ => all = false,
+                }
+            }
+            readiness.insert(placement.key.clone(), all && ready > 0);
+        }
+        let changed = readiness != self.readiness;
+        self.readiness = readiness;
+        changed
     }
 
     pub(crate) fn has_what_it_is_to_run(&self, id: &NodeId) -> bool {
@@ -93,7 +103,11 @@ impl Brain {
 
     /// A service changed somewhere, or the specification did: goals may change anywhere.
     pub(crate) fn reconsider_goals(&mut self) {
-        self.advance_revisions();
+        let advanced = self.advance_revisions();
+        self.readiness_stale = true;
+        if !self.refresh_readiness() && !advanced {
+            return;
+        }
         let linked: Vec<NodeId> = self.nodes.values().filter(|n| n.link.is_some()).map(|n| n.record.id.clone()).collect();
         for id in linked {
             match self.nodes[&id].record.life {
@@ -104,22 +118,18 @@ impl Brain {
     }
 
     /// Lets nodes take the newest revision: all at once where no process restarts, else one when the last has settled.
-    pub(crate) fn advance_revisions(&mut self) {
-        let Some(spec) = &self.cluster.spec else { return };
+    fn advance_revisions(&mut self) -> bool {
+        let Some(spec) = &self.cluster.spec else { return false };
         let (newest, rolling) = (spec.revision, spec.rolling);
-        let mut behind: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter(|n| n.record.revision < newest && !n.record.life.is_leaving())
-            .map(|n| n.record.id.clone())
-            .collect();
+        let mut behind: Vec<NodeId> =
+            self.nodes.values().filter(|n| n.record.revision < newest && n.record.life.is_counted()).map(|n| n.record.id.clone()).collect();
         if behind.is_empty() {
-            return;
+            return false;
         }
         if rolling {
             let unsettled = self.nodes.values().any(|n| {
                 n.record.revision == newest
-                    && !n.record.life.is_leaving()
+                    && n.record.life.is_counted()
                     && !(n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id))
             });
             // Nodes that never had a link run nothing that would have to be kept up: they need not wait. One that was not
@@ -131,6 +141,7 @@ impl Brain {
             behind.sort_by_key(|id| !id.is_head());
             behind.retain(|id| runs_nothing(id) || !std::mem::replace(&mut took_one, true));
         }
+        let advanced = !behind.is_empty();
         for id in behind {
             self.nodes.get_mut(&id).expect("listed above").record.revision = newest;
             self.store_node(&id);
@@ -139,5 +150,6 @@ impl Brain {
                 self.enter(&id, NodeState::Preparing, &format!("taking revision {newest}"));
             }
         }
+        advanced
     }
 }

@@ -1,78 +1,226 @@
 //! How many workers there are to be, and which to make or let go. Never above a type's maximum, the cluster's maximum
-//! or the budget, counting every instance that may exist. The autoscaler's demands will come in here.
+//! or the budget, counting every instance that may exist.
+//!
+//! A decision is made whenever something changed that it depends on, at the end of the step that changed it:
+//! what is wanted by number (`wants`), what needs room (`asks`, on the fleet of [`crate::packing`]), what to make for it
+//! (`launch`), and what nobody wants any more (`shrink`).
+//!
+//! | module | decides |
+//! |---|---|
+//! | `asks` | which wishes are taken: what cannot be had is refused with what would be needed |
+//! | `wants` | how many workers of each type are wanted, and by whom |
+//! | `policies` | what load, schedules and signals ask for, and how fast they may change their mind |
+//! | `hours` | when a schedule begins and ends |
+//! | `tally` | what there is and what it costs |
+//! | `launch` | which machines to ask for, from which offer, at which pace |
+//! | `shrink` | which workers to let go, and when |
+
+mod asks;
+mod hours;
+mod launch;
+mod policies;
+mod shrink;
+mod tally;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::demand::{Bundle, Wants};
 use cloudtik_model::event::EventKind;
-use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::node::NodeState;
+use cloudtik_model::outlook::{Outlook, TypeOutlook, Unmet};
 use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName};
+use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName, Resources};
 
+use self::launch::Launching;
+pub(crate) use self::policies::History;
+use self::policies::PolicyState;
+use self::tally::Tally;
+pub(crate) use self::wants::Wanted;
+use crate::packing::{Amounts, DIMENSIONS, Fleet, Group, GroupId};
 use crate::{Brain, Node, Reply, Request};
 
+pub use self::asks::AskView;
+pub use self::hours::{begins_or_ends, is_time_zone};
+
+/// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
+#[derive(Debug, Default)]
+pub(crate) struct Scaling {
+    /// Something changed that a decision depends on.
+    pub(crate) dirty: bool,
+    /// Demands went away: what is left may fit on fewer nodes.
+    pub(crate) rebuild: bool,
+    /// When to decide again though nothing changes.
+    due: Option<u64>,
+    pub(crate) tally: Tally,
+    pub(crate) launching: Launching,
+    fleet: Fleet,
+    /// The names of the resources beyond cores, memory and GPUs, by dimension.
+    custom: Vec<String>,
+    groups: BTreeMap<GroupId, String>,
+    next_group: u64,
+    policies: BTreeMap<String, PolicyState>,
+    wanted: BTreeMap<NodeTypeName, Wanted>,
+    /// What a node of a type turned out to have.
+    learned: BTreeMap<NodeTypeName, Resources>,
+    outlook: Outlook,
+    /// What the last purchase was tried with, if it left something over: the same again would do the same.
+    tried: Option<u64>,
+    /// Grows with everything that a purchase depends on.
+    changes: u64,
+}
+
+impl Scaling {
+    /// What an earlier head saw last is not news.
+    pub(crate) fn with(outlook: Outlook) -> Self {
+        Self { outlook, ..Self::default() }
+    }
+}
+
 impl Brain {
+    /// Something changed that the cluster's size depends on: decides at the end of this step.
+    pub(crate) fn reconsider_scale(&mut self) {
+        self.scaling.dirty = true;
+    }
+
+    /// What could not be bought is worth another try.
+    pub(crate) fn scaling_changed(&mut self) {
+        self.scaling.changes += 1;
+        self.reconsider_scale();
+    }
+
+    pub(crate) fn scaling_due(&self) -> Option<u64> {
+        self.scaling.due
+    }
+
+    /// Takes in what became of a node, for counting and for the fleet.
+    pub(crate) fn recount(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.get(id).filter(|n| n.is_worker()) else { return };
+        self.scaling.changes += 1;
+        self.scaling.tally.set(&node.record);
+        if node.record.life.is_counted() && !self.scaling.fleet.has(id) {
+            if let Some(capacity) = self.capacity_of(&node.record.node_type.clone()) {
+                self.scaling.fleet.add_node(id.clone(), capacity);
+            }
+        } else if !node.record.life.is_counted() {
+            self.scaling.fleet.remove_node(id);
+        }
+    }
+
+    /// Nodes of a type turned out to have these resources, where the description does not say.
+    pub(crate) fn learn(&mut self, name: &NodeTypeName, resources: Resources) {
+        let is_known = self.cluster.spec.as_ref().and_then(|s| s.workers.get(name)).is_none_or(|w| w.resources.is_some());
+        if is_known || self.scaling.learned.get(name) == Some(&resources) {
+            return;
+        }
+        self.scaling.learned.insert(name.clone(), resources);
+        self.refill_fleet();
+    }
+
+    /// What a type offers, if that is known.
+    pub(crate) fn capacity_of(&self, name: &NodeTypeName) -> Option<Amounts> {
+        let kind = self.cluster.spec.as_ref()?.workers.get(name)?;
+        let resources = kind.resources.or_else(|| self.scaling.learned.get(name).copied())?;
+        let mut amounts = Amounts::default();
+        amounts.0[0] = u64::from(resources.cpus) * 1_000;
+        amounts.0[1] = resources.memory.0;
+        amounts.0[2] = u64::from(resources.gpus) * 1_000;
+        for (i, custom) in self.scaling.custom.iter().enumerate() {
+            amounts.0[3 + i] = kind.custom.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
+        }
+        Some(amounts)
+    }
+
+    fn amounts_of(&self, bundle: &Bundle) -> Amounts {
+        let mut amounts = Amounts::default();
+        (amounts.0[0], amounts.0[1], amounts.0[2]) = (bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
+        for (i, custom) in self.scaling.custom.iter().enumerate() {
+            amounts.0[3 + i] = bundle.resources.get(custom).map_or(0, |q| q.0);
+        }
+        amounts
+    }
+
+    /// Begins with an empty fleet: after a restart, and when types changed what they offer.
+    pub(crate) fn refill_fleet(&mut self) {
+        let custom = self.cluster.spec.iter().flat_map(|s| s.workers.values()).flat_map(|w| w.custom.keys().cloned());
+        let names: BTreeSet<String> = custom.collect();
+        self.scaling.custom = names.into_iter().take(DIMENSIONS - 3).collect();
+        self.scaling.fleet = Fleet::default();
+        self.scaling.groups.clear();
+        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.recount(&id);
+        }
+        self.sync_groups();
+        self.scaling.rebuild = true;
+        self.reconsider_scale();
+    }
+
+    /// Makes the fleet's groups those of the asks that stand.
+    fn sync_groups(&mut self) {
+        let asks: Vec<(String, Group)> = self
+            .cluster
+            .asks
+            .iter()
+            .filter_map(|ask| match &ask.wants {
+                Wants::Bundles { bundles, gang, spread } => {
+                    let shapes = bundles.iter().map(|b| (self.amounts_of(&b.bundle), b.count)).collect();
+                    Some((ask.name.clone(), Group { shapes, gang: *gang, spread: *spread }))
+                }
+                _ => None,
+            })
+            .collect();
+        let names: BTreeSet<&String> = asks.iter().map(|(name, _)| name).collect();
+        let gone: Vec<GroupId> = self.scaling.groups.iter().filter(|(_, n)| !names.contains(n)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.scaling.fleet.set_group(id, Group::default());
+            self.scaling.groups.remove(&id);
+            self.scaling.rebuild = true;
+        }
+        for (name, group) in asks {
+            let known = self.scaling.groups.iter().find(|(_, n)| **n == name).map(|(id, _)| *id);
+            let id = known.unwrap_or_else(|| {
+                self.scaling.next_group += 1;
+                GroupId(self.scaling.next_group)
+            });
+            self.scaling.groups.insert(id, name);
+            self.scaling.fleet.set_group(id, group);
+        }
+        self.scaling.changes += 1;
+        self.reconsider_scale();
+    }
+
     pub(crate) fn take_spec(&mut self, spec: Spec) {
         if self.cluster.spec.as_ref().is_some_and(|known| known.revision >= spec.revision) {
             return;
         }
         self.event(None, EventKind::Head, format!("specification {} accepted", spec.revision));
-        // What somebody asked for by hand holds, within what the file allows now.
         let known = self.cluster.spec.take();
-        self.cluster.targets.retain(|name, _| spec.workers.contains_key(name));
+        // What somebody asked for by hand holds, within what the file allows now.
+        self.cluster.asks.retain(|ask| match &ask.wants {
+            Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => spec.workers.contains_key(node_type),
+            Wants::Bundles { .. } => true,
+        });
+        self.cluster.paused.retain(|name, _| spec.workers.contains_key(name));
         self.cluster.stopping = false;
+        if let Some(known) = &known {
+            let lowered = known.workers.keys().filter(|name| self.base(&spec, name) < self.base(known, name));
+            let lowered: Vec<NodeTypeName> = lowered.cloned().collect();
+            self.cluster.shrinking.extend(lowered);
+        }
         // A roll-out that is under way goes on as one, whatever the next change is about.
         let mut spec = spec;
         let is_rolling = known.as_ref().is_some_and(|known| {
             known.rolling && self.nodes.values().any(|n| n.record.revision < known.revision && !n.record.life.is_leaving())
         });
         spec.rolling |= is_rolling;
+        let same_shapes = known.as_ref().is_some_and(|known| known.workers == spec.workers);
+        self.scaling.policies.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.spec = Some(spec);
         self.store_cluster();
         self.services_changed = false;
         self.reconsider_goals();
-        self.reconsider_scale();
-    }
-
-    pub(crate) fn take_scale(&mut self, request: Request, name: NodeTypeName, workers: u32) {
-        let Some(spec) = &self.cluster.spec else {
-            return self.reply(request, Err("the cluster has no specification yet".to_owned()));
-        };
-        let Some(kind) = spec.workers.get(&name) else {
-            let known: Vec<_> = spec.workers.keys().map(NodeTypeName::as_str).collect();
-            let known = known.join(", ");
-            return self.reply(request, Err(format!("there is no node type {name}; there is {known}")));
-        };
-        if workers > kind.max || workers < kind.min {
-            let message = format!("{workers} workers of type {name} are not between its min {} and max {}", kind.min, kind.max);
-            self.event(None, EventKind::Refusal, message.clone());
-            return self.reply(request, Err(message));
-        }
-        let others: u32 = spec.workers.keys().filter(|other| **other != name).map(|other| self.target(spec, other)).sum();
-        if others + workers > spec.max_workers {
-            let message =
-                format!("{workers} workers of type {name} and {others} of others exceed the cluster's max_workers {}", spec.max_workers);
-            self.event(None, EventKind::Refusal, message.clone());
-            return self.reply(request, Err(message));
-        }
-        if let Some(budget) = spec.budget {
-            let cost = |(other, kind): (&NodeTypeName, &WorkerType)| {
-                let count = if *other == name { workers } else { self.target(spec, other) };
-                kind.price.unwrap_or(MoneyPerHour(0)).times(count)
-            };
-            let cost: MoneyPerHour = spec.workers.iter().map(cost).sum();
-            if cost > budget {
-                let message = format!("{workers} workers of type {name} would bring the cluster to {cost}, its budget is {budget}");
-                self.event(None, EventKind::Refusal, message.clone());
-                return self.reply(request, Err(message));
-            }
-        }
-        let before = self.target(spec, &name);
-        self.cluster.targets.insert(name.clone(), workers);
-        self.store_cluster();
-        let message = format!("{name}: {before} → {workers} workers");
-        self.event(None, EventKind::Request, format!("scale {message}"));
-        self.reply(request, Ok(Reply::Done { message }));
-        self.reconsider_scale();
+        self.scaling.launching.forget_shortages();
+        if same_shapes { self.reconsider_scale() } else { self.refill_fleet() }
     }
 
     pub(crate) fn take_shutdown(&mut self, request: Request) {
@@ -85,121 +233,104 @@ impl Brain {
         self.reconsider_scale();
     }
 
-    /// Takes one off a type's target; false if it is at its minimum.
-    pub(crate) fn lower_target(&mut self, name: &NodeTypeName) -> bool {
-        let Some(spec) = &self.cluster.spec else { return false };
-        let target = self.target(spec, name);
-        if spec.workers.get(name).is_none_or(|kind| target <= kind.min) {
-            return false;
-        }
-        self.cluster.targets.insert(name.clone(), target - 1);
-        self.store_cluster();
-        true
-    }
-
-    /// How many workers of a type there are to be.
-    pub(crate) fn target(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
-        if self.cluster.stopping { 0 } else { self.wanted(spec, name) }
-    }
-
-    /// How many workers of a type a specification and what somebody asked for by hand want.
-    fn wanted(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
-        let Some(WorkerType { min, max, .. }) = spec.workers.get(name) else { return 0 };
-        self.cluster.targets.get(name).copied().unwrap_or(*min).clamp(*min, *max)
-    }
-
-    /// The types of which a specification would let workers go: how many are there, and how many it wants.
-    pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
-        let mut present: BTreeMap<&NodeTypeName, usize> = BTreeMap::new();
-        for node in self.workers().filter(|n| !n.record.life.is_leaving()) {
-            *present.entry(&node.record.node_type).or_default() += 1;
-        }
-        let with_wanted = present.into_iter().map(|(name, count)| (name.clone(), count, self.wanted(spec, name) as usize));
-        with_wanted.filter(|(_, present, wanted)| present > wanted).collect()
-    }
-
-    /// Compares what is to be with what there is, and asks for or lets go of nodes.
-    pub(crate) fn reconsider_scale(&mut self) {
-        let Some(spec) = self.cluster.spec.clone() else { return };
-        let mut names: BTreeSet<NodeTypeName> = spec.workers.keys().cloned().collect();
-        // Types that the specification no longer has are wanted not at all.
-        names.extend(self.workers().map(|n| n.record.node_type.clone()).filter(|t| !spec.workers.contains_key(t)));
-        for name in names {
-            let target = self.target(&spec, &name) as usize;
-            let wanted = self.workers().filter(|n| n.record.node_type == name && !n.record.life.is_leaving()).count();
-            if wanted < target {
-                self.request_workers(&spec, &name, target - wanted);
-            } else if wanted > target {
-                self.let_go(&name, wanted - target);
-            }
-        }
-    }
-
-    fn workers(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|n| n.is_worker())
     }
 
-    fn request_workers(&mut self, spec: &Spec, name: &NodeTypeName, count: usize) {
-        let Some(kind) = spec.workers.get(name) else { return };
-        let exist = self.workers().filter(|n| n.record.life.may_exist()).count();
-        let exist_of_type = self.workers().filter(|n| n.record.life.may_exist() && n.record.node_type == *name).count();
-        let room = (kind.max as usize).saturating_sub(exist_of_type).min((spec.max_workers as usize).saturating_sub(exist));
-        let affordable = self.affordable(spec, kind);
+    /// Compares what is to be with what there is, and asks for or lets go of nodes.
+    pub(crate) fn decide(&mut self) {
         let now = self.clock.now();
-        for _ in 0..count.min(room).min(affordable) {
-            let Some(id) = self.free_id(name, kind.max) else { break };
-            let wall = self.clock.wall();
-            let generation = self.nodes.get(&id).map_or(Generation(1), |n| n.record.generation.next());
-            let mut record = NodeRecord::requested(id.clone(), generation, name.clone(), wall);
-            (record.revision, record.price) = (spec.revision, kind.price);
-            let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
-            let mut node = Node::new(record, now);
-            (node.failures, node.not_before) = (failures, not_before);
-            self.nodes.insert(id.clone(), node);
-            self.store_node(&id);
-            let message = format!("request {id} (generation {generation}): {count} more of type {name} wanted");
-            self.event(Some(&id), EventKind::Decision, message);
-            self.drive(&id);
+        if !self.scaling.dirty && self.scaling.due.is_none_or(|due| now < due) {
+            return;
         }
-    }
-
-    /// How many more nodes of a type the budget allows, with everything that may exist paid for.
-    fn affordable(&self, spec: &Spec, kind: &WorkerType) -> usize {
-        let (Some(MoneyPerHour(budget)), Some(MoneyPerHour(price))) = (spec.budget, kind.price) else { return usize::MAX };
-        // A node costs what its type cost when it was made, also after the type is gone from the description.
-        let MoneyPerHour(spent) = self
-            .workers()
-            .filter(|n| n.record.life.may_exist())
-            .filter_map(|n| n.record.price.or_else(|| spec.workers.get(&n.record.node_type)?.price))
-            .sum();
-        budget.saturating_sub(spent).checked_div(price).map_or(usize::MAX, |n| n as usize)
-    }
-
-    /// The lowest ordinal whose node does not exist.
-    fn free_id(&self, name: &NodeTypeName, max: u32) -> Option<NodeId> {
-        (1..=max.saturating_mul(2).max(max))
-            .map(|ordinal| NodeId::worker(name, ordinal))
-            .find(|id| self.nodes.get(id).is_none_or(|n| n.record.life == NodeState::Gone))
-    }
-
-    /// Lets the least useful nodes go: those that are not ready before those that are, the youngest first.
-    fn let_go(&mut self, name: &NodeTypeName, count: usize) {
-        let mut candidates: Vec<(bool, u64, NodeId)> = self
-            .workers()
-            .filter(|n| n.record.node_type == *name && !n.record.life.is_leaving())
-            .map(|n| (n.record.life == NodeState::Ready, u64::MAX - ordinal(&n.record.id), n.record.id.clone()))
-            .collect();
-        candidates.sort();
-        for (_, _, id) in candidates.into_iter().take(count) {
-            let reason = if self.cluster.stopping { "the cluster goes down" } else { "not needed any more" };
-            self.event(Some(&id), EventKind::Decision, format!("let {id} go: {reason}"));
-            self.enter(&id, NodeState::Draining { reason: reason.to_owned() }, reason);
-            self.drive(&id);
+        self.scaling.dirty = false;
+        self.scaling.due = None;
+        let Some(spec) = self.cluster.spec.clone() else { return };
+        self.end_asks();
+        self.end_pauses();
+        let mut outlook = Outlook::default();
+        self.scaling.wanted = self.wants(&spec, &mut outlook);
+        if self.cluster.stopping {
+            self.let_everything_go();
+        } else {
+            if std::mem::take(&mut self.scaling.rebuild) {
+                self.rebuild_fleet(&spec);
+            }
+            outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
+            if self.cluster.held.is_none() {
+                self.launch_wanted(&spec, &mut outlook);
+                self.launch_for_asks(&spec, &mut outlook);
+                self.shrink(&spec, &mut outlook);
+            }
         }
+        for (name, wanted) in &self.scaling.wanted {
+            let of_type = outlook.types.entry(name.clone()).or_default();
+            of_type.wanted = wanted.count;
+            of_type.sources.clone_from(&wanted.sources);
+            of_type.present = self.scaling.tally.counted(name);
+        }
+        outlook.cost = self.scaling.tally.spent(&spec);
+        self.store_outlook(outlook);
+    }
+
+    /// Decides again at the latest then.
+    fn decide_at(&mut self, at: u64) {
+        let at = at.max(self.clock.now() + 1);
+        self.scaling.due = Some(self.scaling.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// The fleet anew, those nodes first that stay anyway: what lies on the others may then fit on these.
+    fn rebuild_fleet(&mut self, spec: &Spec) {
+        let mut order: Vec<(bool, MoneyPerHour, bool, u64, NodeId)> = Vec::new();
+        for name in spec.workers.keys() {
+            let kept = self.scaling.wanted.get(name).map_or(0, |w| w.count as usize);
+            for (rank, id) in self.by_usefulness(name).into_iter().enumerate() {
+                let node = &self.nodes[&id];
+                let price = node.record.price.unwrap_or_default();
+                order.push((rank >= kept, price, node.record.life != NodeState::Ready, rank as u64, id));
+            }
+        }
+        order.sort();
+        let order: Vec<NodeId> = order.into_iter().map(|(.., id)| id).collect();
+        self.scaling.fleet.rebuild(&order);
+        self.scaling.changes += 1;
+    }
+
+    /// Stores what is seen, if it differs from what was.
+    fn store_outlook(&mut self, mut outlook: Outlook) {
+        outlook.at = self.scaling.outlook.at;
+        if outlook == self.scaling.outlook {
+            return;
+        }
+        outlook.at = self.clock.wall();
+        self.scaling.outlook = outlook.clone();
+        self.step.records.push(crate::Record::Outlook(outlook));
+    }
+
+    pub fn outlook(&self) -> &Outlook {
+        &self.scaling.outlook
+    }
+
+    /// How many workers of a type are wanted, by number or because bundles lie on them.
+    pub(crate) fn wanted_of(&self, name: &NodeTypeName) -> u32 {
+        self.scaling.wanted.get(name).map_or(0, |w| w.count)
     }
 }
 
-fn ordinal(id: &NodeId) -> u64 {
-    let digits = id.as_str().rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
-    digits.parse().unwrap_or(0)
+fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {
+    let of_type: &mut TypeOutlook = outlook.types.entry(name.clone()).or_default();
+    if !of_type.blocked.contains(&why) {
+        of_type.blocked.push(why);
+    }
+}
+
+fn note_unmet(outlook: &mut Outlook, source: &str, what: String, why: String) {
+    outlook.unmet.push(Unmet { source: source.to_owned(), what, why });
+}
+
+/// A price to compare types by where the description gives none: about what clouds take for a core, a GiB and a GPU an
+/// hour. It is never held against a budget.
+fn usual_price(kind: &WorkerType, resources: Option<Resources>) -> u64 {
+    let Resources { cpus, memory, gpus } = kind.resources.or(resources).unwrap_or_default();
+    (u64::from(cpus) * 40_000 + (memory.0 >> 20) * 5_000 / 1_024 + u64::from(gpus) * 1_000_000).max(1)
 }

@@ -31,7 +31,7 @@ impl Bench {
 
     fn with(workers: u32, life: &NodeState, config: Config) -> Self {
         let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
-        let shape = WorkerType { min: workers, max: workers, price: None, resources: None };
+        let shape = WorkerType { min: workers, max: workers, ..WorkerType::default() };
         let spec = Spec { revision: 1, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: workers, ..Spec::default() };
         let records = (1..=workers).map(|n| NodeRecord {
             life: life.clone(),
@@ -42,7 +42,7 @@ impl Bench {
         });
         let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
-        let brain = Brain::restore(config, Epoch(2), cluster, records.collect(), moment);
+        let brain = Brain::restore(config, Epoch(2), cluster, Default::default(), records.collect(), moment);
         let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0, dials_end: true };
         bench.tell(Input::Started);
         bench
@@ -78,7 +78,7 @@ impl Bench {
             if self.now >= beat + 1_000 {
                 beat = self.now;
                 for n in heard {
-                    self.tell(Input::Heartbeat { session: Session(u64::from(*n)), node: node(*n) });
+                    self.tell(Input::Heartbeat { session: Session(u64::from(*n)), node: node(*n), load: None });
                 }
             }
             self.tell(Input::Tick);
@@ -123,7 +123,7 @@ fn taking_a_silent_worker_away_says_nothing_of_the_other() {
 fn a_node_of_a_type_that_is_gone_is_still_paid_for() {
     let mut bench = Bench::new(1, &NodeState::Ready);
     let kind = |name: &str, min, price| {
-        (NodeTypeName::new(name).expect("valid"), WorkerType { min, max: min, price: Some(MoneyPerHour(price)), resources: None })
+        (NodeTypeName::new(name).expect("valid"), WorkerType { min, max: min, price: Some(MoneyPerHour(price)), ..WorkerType::default() })
     };
     let spec = |revision, workers| Spec {
         revision,

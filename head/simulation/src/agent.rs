@@ -64,6 +64,7 @@ impl Agent {
             restarts: 0,
             since: Timestamp(now),
             goal_version: self.version,
+            gauges: BTreeMap::new(),
         };
         self.services.iter().map(report).collect()
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_brain::Failure;
+use cloudtik_brain::{Failure, FailureKind};
 use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName};
 
@@ -93,5 +93,5 @@ impl Provider {
 }
 
 pub fn failure(message: &str) -> Failure {
-    Failure { message: message.to_owned(), retry_after: None, permanent: false }
+    Failure { message: message.to_owned(), retry_after: None, kind: FailureKind::Transient }
 }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use cloudtik_brain::{Brain, ClusterRecord, Input, Request};
 use cloudtik_model::event::Event;
 use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, ServiceKey, Timestamp};
 
@@ -69,6 +70,7 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Stored {
     cluster: ClusterRecord,
+    outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
     events: Vec<Event>,
 }
@@ -126,7 +128,7 @@ impl World {
         let mut kind = |least: u64, most: u64, spread: u64, price: u64| {
             let min = random.between(least, most) as u32;
             let max = min + random.between(0, spread) as u32;
-            WorkerType { min, max, price: priced.then_some(MoneyPerHour(price)), resources: None }
+            WorkerType { min, max, price: priced.then_some(MoneyPerHour(price)), ..WorkerType::default() }
         };
         let mut workers = BTreeMap::from([(default_type(), kind(1, 5, 3, 400_000))]);
         let large = kind(0, 2, 2, 1_000_000);
@@ -139,7 +141,8 @@ impl World {
         let max_workers = random.between(sum(&|k| k.min.into()), sum(&|k| k.max.into())) as u32;
         let (least, most) = (sum(&|k| cost(k, k.min)), sum(&|k| cost(k, k.max)));
         let budget = (priced && limited).then(|| MoneyPerHour(random.between(least, most)));
-        let place = |name: &str, role, after: Vec<ServiceKey>| ServicePlacement { key: key(name), role, after };
+        let place =
+            |name: &str, role, after: Vec<ServiceKey>| ServicePlacement { key: key(name), role, after, membership: None, drain_ms: 0 };
         Spec {
             revision,
             workers,
@@ -147,6 +150,7 @@ impl World {
             budget,
             services: vec![place("a/master", Role::Head, vec![]), place("a/worker", Role::Workers, vec![key("a/master")])],
             rolling,
+            ..Spec::default()
         }
     }
 

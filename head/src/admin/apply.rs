@@ -35,7 +35,7 @@ impl Head {
             .await
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| Status::internal(e.to_string()))?;
-        let spec = planner.spec(revision, rolling);
+        let spec = self.settings.spec(&planner, revision, rolling);
         self.revisions.put(revision, description, planner);
         self.mind.tell(Input::Specified { spec }).await;
         if let Err(status) = self.forget_old_revisions().await {
@@ -65,7 +65,7 @@ impl Head {
     /// The workers that a description would let go, which nobody should learn afterwards.
     async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
         // The revision's number decides nothing here.
-        let spec = planner.spec(0, false);
+        let spec = self.settings.spec(planner, 0, false);
         let excess = self.mind.ask(move |brain| brain.excess(&spec)).await.map_err(stopped)?;
         let change = |(name, present, wanted): (NodeTypeName, usize, usize)| {
             let going = present - wanted;

@@ -68,6 +68,12 @@ pub struct Service {
     pub log: Log,
     #[serde(default)]
     pub limits: Limits,
+    /// Numbers to read while it runs.
+    #[serde(default)]
+    pub gauges: Vec<Gauge>,
+    /// What is done before it is stopped for good.
+    #[serde(default)]
+    pub drain: Option<Drain>,
 }
 
 impl Service {
@@ -149,6 +155,55 @@ impl Check {
     fn default_status() -> u16 {
         200
     }
+}
+
+/// A number that a service gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gauge {
+    pub name: String,
+    /// Answers `GET` with status 200.
+    pub url: String,
+    pub read: Read,
+    /// Milliseconds between two looks.
+    pub interval_ms: u64,
+    /// Milliseconds until a look counts as failed; the last number then holds no more.
+    pub timeout_ms: u64,
+}
+
+impl Gauge {
+    /// The gauge of how much a service does: 0 is idle.
+    pub const WORK: &'static str = "work";
+}
+
+/// Where the number is in an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "read", rename_all = "kebab-case")]
+pub enum Read {
+    /// In JSON: a number, or the length of a list or table. A `*` in the pointer stands for every element, and all are added.
+    Json { pointer: String },
+    /// In the Prometheus text format: the sum of all samples of the name that have these labels.
+    Metric {
+        name: String,
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+    },
+}
+
+/// How a service is told to let its work go, before it is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    pub by: DrainBy,
+    /// Milliseconds. It is over earlier when the process ends, when its work is 0, or, if that cannot be asked, when the
+    /// command or the request is done.
+    pub timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrainBy {
+    Signal(i32),
+    Command(Vec<String>),
+    Request { method: String, url: String, body: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,11 +5,14 @@
 //! Must never: do input or output, know a wire format, a provider or a runtime by name, or decide anything.
 
 pub mod bootstrap;
+pub mod demand;
 pub mod event;
 pub mod goal;
 pub mod id;
 pub mod money;
 pub mod node;
+pub mod outlook;
+pub mod policy;
 pub mod report;
 pub mod resources;
 pub mod spec;

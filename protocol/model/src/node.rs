@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::Offer;
 use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 /// Where a node is in its life.
@@ -37,7 +38,7 @@ pub enum NodeState {
     Gone,
     /// It could not be made; what there is of it will be deleted.
     Failed { reason: String },
-    /// Unreachable, and the user's own machine: left alone until somebody looks.
+    /// Set aside: it runs on as it is, counts for nothing but money and maxima, and is left alone until somebody looks.
     Quarantined { reason: String },
 }
 
@@ -63,6 +64,11 @@ impl NodeState {
     /// Whether an instance may exist, so that it counts against every maximum and the budget.
     pub fn may_exist(&self) -> bool {
         !matches!(self, Self::Gone)
+    }
+
+    /// Whether the node counts as one of those that are wanted.
+    pub fn is_counted(&self) -> bool {
+        !self.is_leaving() && !matches!(self, Self::Quarantined { .. })
     }
 
     /// Whether the node is on its way out.
@@ -151,6 +157,9 @@ pub struct NodeRecord {
     /// What it costs, as its type said when it was requested; unknown if that did not say.
     #[serde(default)]
     pub price: Option<MoneyPerHour>,
+    /// How it was bought.
+    #[serde(default)]
+    pub offer: Offer,
     /// Where its agent answers, once it has linked.
     #[serde(default)]
     pub health_port: Option<u16>,
@@ -170,6 +179,7 @@ impl NodeRecord {
             key: None,
             revision: 0,
             price: None,
+            offer: Offer::default(),
             health_port: None,
         }
     }

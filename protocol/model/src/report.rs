@@ -1,8 +1,11 @@
 //! What a node observes of itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, ServiceKey, Timestamp};
+use crate::demand::Quantity;
+use crate::{Bytes, ServiceKey, Timestamp, goal};
 
 /// What an agent says of its machine when its link opens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +16,8 @@ pub struct Facts {
     pub kernel: String,
     pub cpus: u32,
     pub memory: Bytes,
+    #[serde(default)]
+    pub gpus: u32,
     /// The address that the node's services listen on.
     pub address: String,
     /// The port of the agent's own `/healthz` and `/metrics`.
@@ -33,6 +38,16 @@ pub struct Facts {
 pub struct Java {
     pub home: String,
     pub major: u32,
+}
+
+/// How busy a node is, in thousandths of what it may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    pub cpu: u32,
+    pub memory: u32,
+    /// Of all its GPUs, if it has any that say so.
+    #[serde(default)]
+    pub gpu: Option<u32>,
 }
 
 /// What a service does just now.
@@ -84,4 +99,14 @@ pub struct ServiceReport {
     pub since: Timestamp,
     /// The version of the goal that this was observed under.
     pub goal_version: u64,
+    /// The latest of the numbers that its goal asks for, by name.
+    #[serde(default)]
+    pub gauges: BTreeMap<String, Quantity>,
+}
+
+impl ServiceReport {
+    /// How much work it has, in whatever its runtime counts, if that can be asked: 0 is idle.
+    pub fn work(&self) -> Option<Quantity> {
+        self.gauges.get(goal::Gauge::WORK).copied()
+    }
 }

@@ -70,6 +70,8 @@ pub struct Resources {
     /// Processor cores.
     pub cpus: u32,
     pub memory: Bytes,
+    #[serde(default)]
+    pub gpus: u32,
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
 use crate::{MoneyPerHour, NodeTypeName, Resources, ServiceKey};
 
 /// What a cluster is to be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// Grows with every accepted change; nodes' goals are made from one revision.
     pub revision: u64,
@@ -17,20 +18,123 @@ pub struct Spec {
     #[serde(default)]
     pub budget: Option<MoneyPerHour>,
     pub services: Vec<ServicePlacement>,
+    #[serde(default)]
+    pub policies: Vec<Policy>,
+    /// Milliseconds that a worker which nobody wants any more must have been idle before it is let go.
+    #[serde(default = "Spec::default_idle_after")]
+    pub idle_after_ms: u64,
     /// The change restarts processes that run, so nodes take it one after the other.
     #[serde(default)]
     pub rolling: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            workers: BTreeMap::new(),
+            max_workers: 0,
+            budget: None,
+            services: Vec::new(),
+            policies: Vec::new(),
+            idle_after_ms: Self::default_idle_after(),
+            rolling: false,
+        }
+    }
+}
+
+/// A shape of worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerType {
     pub min: u32,
     pub max: u32,
+    /// Of one that nobody can take away.
     #[serde(default)]
     pub price: Option<MoneyPerHour>,
     /// What is known before a node of the type reports itself.
     #[serde(default)]
     pub resources: Option<Resources>,
+    /// What else it offers, under names that the description chose.
+    #[serde(default)]
+    pub custom: BTreeMap<String, u32>,
+    /// Where several types would do, those of the highest priority are taken first, whatever they cost.
+    #[serde(default)]
+    pub priority: i32,
+    /// Where in the provider's region it may be made; empty where the provider chooses.
+    #[serde(default)]
+    pub zones: Vec<String>,
+    /// Bought as spot machines, if it is given.
+    #[serde(default)]
+    pub spot: Option<Spot>,
+}
+
+/// Machines that are cheaper and may be taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spot {
+    /// The most that is paid.
+    #[serde(default)]
+    pub price: Option<MoneyPerHour>,
+    /// If there are none, others are bought at the type's price.
+    pub or_on_demand: bool,
+}
+
+/// How a machine is bought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Market {
+    #[default]
+    OnDemand,
+    Spot,
+}
+
+impl Market {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Spot => "spot",
+        }
+    }
+}
+
+/// One way to come to a machine of a type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Offer {
+    #[serde(default)]
+    pub market: Market,
+    #[serde(default)]
+    pub zone: Option<String>,
+}
+
+impl std::fmt::Display for Offer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "{} in {zone}", self.market.name()),
+            None => f.write_str(self.market.name()),
+        }
+    }
+}
+
+impl WorkerType {
+    /// The ways to come to a machine of the type, preferred ones first, and what each costs.
+    pub fn offers(&self) -> Vec<(Offer, Option<MoneyPerHour>)> {
+        let mut markets = Vec::new();
+        if let Some(spot) = &self.spot {
+            markets.push((Market::Spot, spot.price.or(self.price)));
+        }
+        if self.spot.as_ref().is_none_or(|s| s.or_on_demand) {
+            markets.push((Market::OnDemand, self.price));
+        }
+        let zones: Vec<Option<String>> = if self.zones.is_empty() { vec![None] } else { self.zones.iter().cloned().map(Some).collect() };
+        markets
+            .iter()
+            .flat_map(|(market, price)| zones.iter().map(|zone| (Offer { market: *market, zone: zone.clone() }, *price)))
+            .collect()
+    }
+
+    /// What one costs at most.
+    pub fn dearest(&self) -> Option<MoneyPerHour> {
+        self.offers().into_iter().map(|(_, price)| price).try_fold(MoneyPerHour(0), |most, price| Some(most.max(price?)))
+    }
 }
 
 /// A service and the nodes that it runs on.
@@ -41,6 +145,21 @@ pub struct ServicePlacement {
     /// Services that must be ready, wherever they are placed, before this one starts.
     #[serde(default)]
     pub after: Vec<ServiceKey>,
+    /// The processes of the service on all nodes are members of one whole.
+    #[serde(default)]
+    pub membership: Option<Membership>,
+    /// Milliseconds that it may take to let its work go before it is stopped.
+    #[serde(default)]
+    pub drain_ms: u64,
+}
+
+/// What the members of a service need of each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// More than half of them must be up at any time.
+    pub quorum: bool,
+    /// Fewer members than this are of no use.
+    pub minimum: u32,
 }
 
 /// On which nodes a service runs.
@@ -67,6 +186,10 @@ impl Role {
 }
 
 impl Spec {
+    fn default_idle_after() -> u64 {
+        300_000
+    }
+
     /// The services placed on nodes of a type.
     pub fn services_on<'a>(&'a self, node_type: &'a NodeTypeName) -> impl Iterator<Item = &'a ServicePlacement> {
         self.services.iter().filter(move |s| s.role.covers(node_type))

@@ -1,6 +1,7 @@
 //! What goes wrong, and what people want meanwhile.
 
-use cloudtik_brain::{Input, Request};
+use cloudtik_brain::{Input, Request, Wish};
+use cloudtik_model::demand::Wants;
 use cloudtik_model::node::{InstanceState, NodeState};
 use cloudtik_model::{Generation, NodeId, NodeTypeName};
 
@@ -139,7 +140,8 @@ impl World {
         let input = match self.random.between(0, 3) {
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;
-                Some(Input::Scale { request, node_type: name, workers })
+                let wants = Wants::Workers { node_type: name, count: workers };
+                Some(Input::Scale { request, wish: Wish { name: None, wants, additive: false, until: None, reason: String::new() } })
             }
             2 => self.random.pick(&workers).cloned().map(|(node, generation)| {
                 self.asked_to_go.insert((node.clone(), generation));

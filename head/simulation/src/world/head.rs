@@ -12,7 +12,8 @@ impl World {
         self.epoch = Epoch(self.epoch.0 + 1);
         let config = Config { visibility: self.faults.visibility, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
         let nodes = self.stored.nodes.values().cloned().collect();
-        self.brain = Some(Brain::restore(config, self.epoch, self.stored.cluster.clone(), nodes, self.moment()));
+        self.brain =
+            Some(Brain::restore(config, self.epoch, self.stored.cluster.clone(), self.stored.outlook.clone(), nodes, self.moment()));
         self.paused_until = self.now;
         let epoch = self.epoch.0;
         self.note(|| format!("head starts, epoch {epoch}"));
@@ -57,6 +58,7 @@ impl World {
                     }
                 }
                 Record::Cluster(cluster) => self.stored.cluster = cluster,
+                Record::Outlook(outlook) => self.stored.outlook = outlook,
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
                     let line = format!("  {} {:?} {}", event.kind.name(), event.node, event.message);

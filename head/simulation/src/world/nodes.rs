@@ -86,7 +86,7 @@ impl World {
         let (node, epoch) = (agent.node.clone(), self.epoch);
         if agent.is_well(now) {
             let delay = self.random.between(1, 60);
-            self.hear(delay, epoch, Input::Heartbeat { session, node });
+            self.hear(delay, epoch, Input::Heartbeat { session, node, load: None });
         }
         self.after(HEARTBEAT, Happening::Beat(id.clone(), session));
     }

@@ -1,0 +1,162 @@
+//! How busy the node is: the whole machine, or, where several nodes share one, what this node's services take of their part.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use cloudtik_model::Resources;
+use cloudtik_protocol::wire;
+use sysinfo::System;
+
+/// Clock ticks per second in `/proc`: fixed for user space on Linux.
+const TICKS: f64 = 100.0;
+/// GPUs are looked at this often: asking takes their driver a while.
+const GPU_EVERY: Duration = Duration::from_secs(10);
+/// How long their driver may take to answer.
+const GPU_TIMEOUT: Duration = Duration::from_secs(5);
+/// No GPU has said anything.
+const UNKNOWN: u32 = u32::MAX;
+
+/// Measures from one look to the next.
+pub struct Meter {
+    /// What this node may use of the machine, if that is not all.
+    share: Option<Resources>,
+    system: System,
+    /// Of the node's processes at the last look.
+    last: Option<(Instant, u64)>,
+    gpus: Gpus,
+}
+
+impl Meter {
+    pub fn new(share: Option<Resources>, gpus: Gpus) -> Self {
+        Self { share, system: System::new().expect("a Linux system can be looked at"), last: None, gpus }
+    }
+
+    /// Looks; `roots` are the processes that the node runs, with everything below them.
+    pub fn measure(&mut self, home: &Path, roots: impl Iterator<Item = u32>) -> wire::Load {
+        let disk_free = nix::sys::statvfs::statvfs(home).map_or(0, |s| s.blocks_available() * s.fragment_size());
+        let gpu_permille = self.gpus.busy();
+        let Some(share) = self.share else {
+            self.system.refresh_cpu_usage();
+            self.system.refresh_memory();
+            return wire::Load {
+                cpu_permille: (self.system.global_cpu_usage() * 10.0) as u32,
+                memory_used: self.system.used_memory(),
+                memory_total: self.system.total_memory(),
+                disk_free,
+                gpu_permille,
+            };
+        };
+        let (ticks, memory_used) = processes(roots);
+        let now = Instant::now();
+        let cpu = self.last.replace((now, ticks)).map_or(0.0, |(then, before)| {
+            let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+            ticks.saturating_sub(before) as f64 / TICKS / seconds / f64::from(share.cpus.max(1))
+        });
+        wire::Load { cpu_permille: (cpu * 1_000.0).min(1_000.0) as u32, memory_used, memory_total: share.memory.0, disk_free, gpu_permille }
+    }
+}
+
+/// Processor time in ticks, children that ended included, and resident bytes, of processes and everything below them.
+fn processes(roots: impl Iterator<Item = u32>) -> (u64, u64) {
+    let mut waiting: Vec<u32> = roots.collect();
+    let (mut seen, mut ticks, mut pages) = (BTreeSet::new(), 0u64, 0u64);
+    while let Some(pid) = waiting.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The second field is the program's name in parentheses, which may contain anything.
+        let Some(rest) = stat.rfind(')').and_then(|end| stat.get(end + 2..)) else { continue };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        // Fields 14 to 17 and 24, counted from the third.
+        ticks += (11..=14).map(number).sum::<u64>();
+        pages += number(21);
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            waiting.extend(children.split_ascii_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+        }
+    }
+    (ticks, pages * 4096)
+}
+
+/// The machine's GPUs.
+#[derive(Debug, Clone)]
+pub struct Gpus(Arc<AtomicU32>);
+
+impl Gpus {
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU32::new(UNKNOWN)))
+    }
+
+    /// How many there are.
+    pub fn count() -> u32 {
+        let nvidia = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |all| all.flatten().count());
+        (nvidia + amd().count()) as u32
+    }
+
+    fn busy(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN)
+    }
+
+    /// Keeps looking at how busy they are; returns at once where there are none.
+    pub async fn follow(self) {
+        if Self::count() == 0 {
+            return;
+        }
+        loop {
+            let mut shares: Vec<u32> =
+                amd().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok()).map(|percent| percent * 10).collect();
+            shares.extend(nvidia().await);
+            let average = shares.iter().sum::<u32>().checked_div(shares.len() as u32).unwrap_or(UNKNOWN);
+            self.0.store(average, Ordering::Relaxed);
+            tokio::time::sleep(GPU_EVERY).await;
+        }
+    }
+}
+
+/// The files in which AMD's driver says how busy each of its GPUs is, in hundredths.
+fn amd() -> impl Iterator<Item = std::path::PathBuf> {
+    let cards = fs::read_dir("/sys/class/drm").into_iter().flatten().flatten();
+    cards.map(|card| card.path().join("device/gpu_busy_percent")).filter(|path| path.exists())
+}
+
+async fn nvidia() -> Vec<u32> {
+    let asked = tokio::process::Command::new("nvidia-smi")
+        .args(["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"])
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let Ok(Ok(answer)) = tokio::time::timeout(GPU_TIMEOUT, asked).await else { return Vec::new() };
+    let text = String::from_utf8_lossy(&answer.stdout);
+    text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).map(|percent| percent * 10).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_child_counts() {
+        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh");
+        let share = Resources { cpus: 1, memory: cloudtik_model::Bytes(1 << 30), gpus: 0 };
+        let mut meter = Meter::new(Some(share), Gpus::new());
+        let mut most = 0;
+        // A machine that is busy with other things gives it less than a core: any noticeable share will do.
+        for _ in 0..50 {
+            most = most.max(meter.measure(Path::new("/"), [child.id()].into_iter()).cpu_permille);
+            if most > 100 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        assert!(most > 100, "{most}");
+    }
+}

@@ -1,0 +1,279 @@
+//! `[[scaling]]`: policies, and what of them cannot be meant.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::str::FromStr;
+use std::time::Duration;
+
+use cloudtik_model::demand::Quantity;
+use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers as Count};
+use cloudtik_model::{MoneyPerHour, NodeTypeName, RuntimeName};
+
+use crate::cluster::{MOST_WORKERS, Workers};
+use crate::reader::{At, Problems, Table, nearest};
+
+/// Long enough to be no moment's noise, short enough that somebody who waits for workers does not give up.
+const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
+/// A worker that comes takes about a minute on a cloud: before that nothing of the last change can be seen.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(120);
+/// Leaves a fifth for what comes while more is made.
+const DEFAULT_HIGH: f64 = 0.8;
+/// Less than half of `high`, so that one worker more never makes one too many.
+const DEFAULT_LOW: f64 = 0.3;
+
+const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+const POLICIES: [&str; 3] = ["load", "schedule", "signal"];
+const METRICS: [&str; 3] = ["cpu", "memory", "gpu"];
+
+/// A policy with its place, for problems found later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scaling {
+    pub policy: Policy,
+    pub span: Range<usize>,
+}
+
+/// Minutes after midnight, written `09:30`; `24:00` is the end of the day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TimeOfDay(u16);
+
+impl FromStr for TimeOfDay {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail = || format!("{text:?} is not a time of day, such as \"09:30\"");
+        let (hours, minutes) = text.split_once(':').ok_or_else(fail)?;
+        let number = |digits: &str| digits.parse::<u16>().ok().filter(|_| digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()));
+        let (hours, minutes) = (number(hours).ok_or_else(fail)?, number(minutes).ok_or_else(fail)?);
+        if minutes > 59 || hours * 60 + minutes > 24 * 60 {
+            return Err(fail());
+        }
+        Ok(Self(hours * 60 + minutes))
+    }
+}
+
+/// Bounds that policies are read against.
+pub(crate) struct Bounds<'b> {
+    pub types: &'b BTreeMap<NodeTypeName, Workers>,
+    pub runtimes: Vec<&'b RuntimeName>,
+    pub budget: Option<MoneyPerHour>,
+}
+
+pub(crate) fn read(root: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> Vec<Scaling> {
+    let mut all: Vec<Scaling> = Vec::new();
+    for mut table in root.tables("scaling") {
+        let span = table.span();
+        let Some(scaling) = read_one(&mut table, bounds, problems) else {
+            // Its keys are known only with its kind.
+            continue;
+        };
+        table.finish();
+        let policy = &scaling.policy;
+        if let Some(other) = all.iter().find(|other| other.policy.name == policy.name) {
+            let line_of = if other.span == span { "" } else { " above" };
+            let help = Some("give one of them a name of its own: name = \"...\"".to_owned());
+            problems.note(span.clone(), format!("there is a policy called {}{line_of} already", policy.name), help);
+        }
+        let same_measure = |other: &&Scaling| match (&other.policy.rule, &policy.rule) {
+            (Rule::Load { metric: a, .. }, Rule::Load { metric: b, .. }) => a == b && other.policy.node_type == policy.node_type,
+            (Rule::Signal { signal: a, .. }, Rule::Signal { signal: b, .. }) => a == b && other.policy.node_type == policy.node_type,
+            _ => false,
+        };
+        if let Some(other) = all.iter().find(same_measure) {
+            let message =
+                format!("it contradicts the policy {}: both follow the same measure for the type {}", other.policy.name, policy.node_type);
+            problems.note(span.clone(), message, Some("keep one of them".to_owned()));
+        }
+        all.push(scaling);
+    }
+    all
+}
+
+fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> Option<Scaling> {
+    let span = table.span();
+    let kind = table.require_text("policy", "\"load\"")?;
+    if !POLICIES.contains(&kind.value.as_str()) {
+        let help = nearest(&kind.value, POLICIES.into_iter()).map(|near| format!("did you mean `{near}`?"));
+        let help = help.unwrap_or_else(|| format!("policies: {}", POLICIES.join(", ")));
+        problems.note(kind.span, format!("there is no policy `{}`", kind.value), Some(help));
+        return None;
+    }
+    let name = table.text("name");
+    let node_type = table.parse::<NodeTypeName>("workers");
+    let node_type =
+        node_type.unwrap_or_else(|| At { value: NodeTypeName::new(NodeTypeName::DEFAULT).expect("a valid name"), span: span.clone() });
+    let Some(workers) = bounds.types.get(&node_type.value) else {
+        let known: Vec<&str> = bounds.types.keys().map(NodeTypeName::as_str).collect();
+        let help = Some(format!("set workers = \"TYPE\"; there is {}", known.join(", ")));
+        problems.note(node_type.span, format!("there is no node type {}", node_type.value), help);
+        // What else is wrong with it is worth knowing all the same.
+        let _ = read_rule(table, &kind.value, None, bounds, problems);
+        let _ = (table.integer("min", 0, MOST_WORKERS), table.integer("max", 0, MOST_WORKERS), table.duration("pause"));
+        return None;
+    };
+    if workers.min == workers.max {
+        let help = Some(format!("raise `max` of [workers.{}], or leave the policy out", node_type.value));
+        let message = format!("it can change nothing: the type {} has from {} to {} workers", node_type.value, workers.min, workers.max);
+        problems.note(span.clone(), message, help);
+    }
+    let (least, most) = (table.integer("min", 0, MOST_WORKERS), table.integer("max", 0, MOST_WORKERS));
+    if let Some(most) = most.as_ref().filter(|m| m.value > u64::from(workers.max)) {
+        let message = format!("`max` is {}, and the type {} has at most {} workers", most.value, node_type.value, workers.max);
+        problems.note(most.span.clone(), message, Some("the type's own `max` counts; lower this one, or raise that".to_owned()));
+    }
+    if let Some(least) = least.as_ref().filter(|l| l.value > most.as_ref().map_or(u64::from(workers.max), |m| m.value)) {
+        problems.note(least.span.clone(), format!("`min` is {}, more than it may ask for at most", least.value), None);
+    }
+    let pause = table.duration("pause").map_or(DEFAULT_PAUSE, |p| p.value);
+    let rule = read_rule(table, &kind.value, Some((&node_type.value, workers)), bounds, problems)?;
+    let name = match name {
+        Some(name) if name.value.is_empty() || name.value.len() > 63 => {
+            problems.note(name.span, "a policy's name has from 1 to 63 characters", None);
+            return None;
+        }
+        Some(name) => name.value,
+        None => format!("{}-{}", kind.value, node_type.value),
+    };
+    let policy = Policy {
+        name,
+        node_type: node_type.value,
+        least: least.map_or(0, |l| l.value as u32),
+        most: most.map_or(workers.max, |m| m.value as u32),
+        pause_ms: pause.as_millis() as u64,
+        rule,
+    };
+    Some(Scaling { policy, span })
+}
+
+fn read_rule(
+    table: &mut Table<'_>,
+    kind: &str,
+    of: Option<(&NodeTypeName, &Workers)>,
+    bounds: &Bounds<'_>,
+    problems: &Problems,
+) -> Option<Rule> {
+    match kind {
+        "load" => read_load(table, problems),
+        "schedule" => read_schedule(table, of, bounds, problems),
+        _ => read_signal(table, bounds, problems),
+    }
+}
+
+fn read_load(table: &mut Table<'_>, problems: &Problems) -> Option<Rule> {
+    let metric = table.text("metric");
+    let metric = match metric.as_ref().map_or("cpu", |m| m.value.as_str()) {
+        "cpu" => Some(Metric::Cpu),
+        "memory" => Some(Metric::Memory),
+        "gpu" => Some(Metric::Gpu),
+        other => {
+            let help = Some(format!("metrics: {}", METRICS.join(", ")));
+            problems.note(metric.as_ref().map_or(0..0, |m| m.span.clone()), format!("there is no metric `{other}`"), help);
+            None
+        }
+    };
+    let (high, low) = (table.float("high", 0.01, 1.0), table.float("low", 0.0, 1.0));
+    let window = table.duration("window").map_or(DEFAULT_WINDOW, |w| w.value);
+    let high_share = high.as_ref().map_or(DEFAULT_HIGH, |h| h.value);
+    let low_share = low.as_ref().map_or(DEFAULT_LOW.min(high_share / 2.0), |l| l.value);
+    if low_share > high_share / 2.0 {
+        let at = low.or(high).map_or(table.span(), |at| at.span);
+        let help = Some(format!("`low` is at most half of `high`, {}", high_share / 2.0));
+        let message = format!(
+            "`low` {low_share} and `high` {high_share} contradict each other: a second worker halves the load of the first, and would be let go again"
+        );
+        problems.note(at, message, help);
+    }
+    Some(Rule::Load { metric: metric?, high: permille(high_share), low: permille(low_share), window_ms: window.as_millis() as u64 })
+}
+
+fn permille(share: f64) -> u32 {
+    (share * 1_000.0).round() as u32
+}
+
+fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, bounds: &Bounds<'_>, problems: &Problems) -> Option<Rule> {
+    let mut days: Vec<u8> = Vec::new();
+    let has_days = table.has("days");
+    for day in table.texts("days") {
+        match DAYS.iter().position(|known| *known == day.value) {
+            Some(known) if days.contains(&(known as u8)) => problems.note(day.span, format!("{:?} is there twice", day.value), None),
+            Some(known) => days.push(known as u8),
+            None => problems.note(day.span, format!("{:?} is no day", day.value), Some(format!("days: {}", DAYS.join(", ")))),
+        }
+    }
+    if has_days && days.is_empty() {
+        table.problem("a schedule without days is never on", Some("leave `days` out for every day".to_owned()));
+    }
+    days.sort_unstable();
+    if !has_days {
+        days = (0..7).collect();
+    }
+    let from = table.require::<TimeOfDay>("from", "\"09:00\"");
+    let until = table.require::<TimeOfDay>("until", "\"17:00\"");
+    let zone = table.text("time_zone");
+    let time_zone = zone.as_ref().map_or("UTC", |z| z.value.as_str()).to_owned();
+    if let Some(zone) = zone.filter(|z| jiff::tz::TimeZone::get(&z.value).is_err()) {
+        let help = Some("a name of the time zone database, such as \"Europe/Berlin\" or \"UTC\"".to_owned());
+        problems.note(zone.span, format!("there is no time zone {:?}", zone.value), help);
+    }
+    let (count, more) = (table.integer("count", 0, MOST_WORKERS), table.integer("more", 1, MOST_WORKERS));
+    let (workers, span) = match (count, more) {
+        (Some(count), None) => (Count::AtLeast(count.value as u32), count.span),
+        (None, Some(more)) => (Count::More(more.value as u32), more.span),
+        (Some(_), Some(more)) => {
+            problems.note(more.span, "`count` says how many there are to be, `more` how many beyond the minimum: not both", None);
+            return None;
+        }
+        (None, None) => {
+            let help = Some("add count = 4, or more = 2 for two beyond the minimum".to_owned());
+            table.problem("a schedule says how many workers it wants", help);
+            return None;
+        }
+    };
+    if let Some((name, of_type)) = of {
+        let wanted = match workers {
+            Count::AtLeast(count) => count,
+            Count::More(more) => of_type.min.saturating_add(more),
+        };
+        if wanted > of_type.max {
+            let message = format!("it wants {wanted} workers of type {name}, which has at most {}", of_type.max);
+            problems.note(span.clone(), message, Some(format!("raise `max` of [workers.{name}], or ask for fewer")));
+        }
+        if wanted <= of_type.min {
+            let message = format!("it changes nothing: the type {name} always has at least {} workers", of_type.min);
+            problems.note(span.clone(), message, None);
+        }
+        if let Some(budget) = bounds.budget {
+            let others: MoneyPerHour =
+                bounds.types.iter().filter(|(other, _)| *other != name).filter_map(|(_, w)| Some(w.price?.times(w.min))).sum();
+            let cost: MoneyPerHour = [others, of_type.price.unwrap_or_default().times(wanted)].into_iter().sum();
+            if cost > budget {
+                let message = format!(
+                    "it cannot be kept: {wanted} workers of type {name} and the others' minima cost {cost}, the budget is {budget}"
+                );
+                problems.note(span, message, None);
+            }
+        }
+    }
+    let hours = Hours { days, from: from?.value.0, until: until?.value.0, time_zone };
+    Some(Rule::Schedule { hours, workers })
+}
+
+fn read_signal(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> Option<Rule> {
+    let signal = table.require_text("signal", "\"spark.waiting_apps\"");
+    let per_worker = table.float("per_worker", 0.001, 1e9);
+    if let Some(signal) = &signal {
+        let runtime = signal.value.split_once('.').map(|(runtime, _)| runtime);
+        match runtime {
+            None => {
+                let message = format!("{:?} names no signal of a runtime", signal.value);
+                problems.note(signal.span.clone(), message, Some("write it as RUNTIME.SIGNAL".to_owned()));
+            }
+            Some(runtime) if !bounds.runtimes.iter().any(|r| r.as_str() == runtime) => {
+                let help = Some(format!("add [runtimes.{runtime}]"));
+                problems.note(signal.span.clone(), format!("the cluster does not run {runtime}"), help);
+            }
+            Some(_) => {}
+        }
+    }
+    let per_worker = per_worker.map_or(Quantity::ONE, |p| Quantity((p.value * 1_000.0).round().max(1.0) as u64));
+    // Whether it counts all work or what waits is said by the runtime.
+    Some(Rule::Signal { signal: signal?.value, per_worker, counts: Counts::All })
+}

@@ -1,0 +1,196 @@
+//! How long deciding takes: the whole step of the brain, on one core, records and events included.
+//!
+//! `cargo xtask bench decide` runs it as the head is shipped.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use cloudtik_brain::packing::{Amounts, Class, Kind, purchase};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Request, Wish};
+use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
+use cloudtik_model::spec::{Spec, WorkerType};
+use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
+
+const TYPES: u64 = 50;
+/// Demands per node.
+const LOAD: u64 = 10;
+const GIB: u64 = 1 << 30;
+
+/// `SplitMix64`.
+struct Random(u64);
+
+impl Random {
+    fn between(&mut self, least: u64, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        least + (z ^ (z >> 31)) % (most - least + 1)
+    }
+}
+
+fn type_name(n: u64) -> NodeTypeName {
+    NodeTypeName::new(format!("t{n}")).expect("a valid name")
+}
+
+/// Types such as a cloud sells: from 2 to 64 cores, 2, 4 or 8 GiB each, every tenth with GPUs.
+fn types(random: &mut Random) -> BTreeMap<NodeTypeName, WorkerType> {
+    let mut types = BTreeMap::new();
+    for n in 0..TYPES {
+        let cpus = 1u64 << random.between(1, 6);
+        let memory = cpus * [2, 4, 8][random.between(0, 2) as usize];
+        let gpus = if n % 10 == 9 { random.between(1, 8) } else { 0 };
+        let price = (cpus * 40_000 + memory * 5_000) * random.between(90, 110) / 100 + gpus * 1_000_000;
+        let kind = WorkerType {
+            max: 100_000,
+            price: Some(MoneyPerHour(price)),
+            resources: Some(Resources { cpus: cpus as u32, memory: Bytes(memory * GIB), gpus: gpus as u32 }),
+            ..WorkerType::default()
+        };
+        types.insert(type_name(n), kind);
+    }
+    types
+}
+
+fn bundle(random: &mut Random, shapes: u64) -> Bundle {
+    // Of so many shapes, one; each is always the same.
+    let mut shape = Random(random.between(1, shapes) * 7_919);
+    let gpus = if shape.between(0, 19) == 0 { shape.between(1, 4) } else { 0 };
+    Bundle {
+        cpus: Quantity(shape.between(1, 16) * 500),
+        memory: Bytes(shape.between(1, 64) * GIB / 2),
+        gpus: Quantity(gpus * 1_000),
+        resources: BTreeMap::new(),
+    }
+}
+
+/// A cluster of so many nodes, and ten times as many demands, of which those that have no room are to get new nodes.
+fn cluster(nodes: u64, shapes: u64) -> (ClusterRecord, Vec<NodeRecord>) {
+    let mut random = Random(nodes);
+    let workers = types(&mut random);
+    let mut records = Vec::new();
+    for n in 0..nodes {
+        let name = type_name(n % TYPES);
+        let id = NodeId::worker(&name, (n / TYPES + 1) as u32);
+        records.push(NodeRecord {
+            life: NodeState::Ready,
+            instance: InstanceId::new(format!("i-{n}")).ok(),
+            address: Some("10.0.0.1".to_owned()),
+            price: workers[&name].price,
+            revision: 1,
+            ..NodeRecord::requested(id, Generation(1), name, Timestamp(0))
+        });
+    }
+    // Requests of a hundred demands each.
+    let mut asks = Vec::new();
+    for n in 0..(nodes * LOAD / 100).max(1) {
+        let bundles = (0..100).map(|_| Counted { bundle: bundle(&mut random, shapes), count: 1 }).collect();
+        let wants = Wants::Bundles { bundles, gang: false, spread: false };
+        asks.push(Ask { name: format!("job-{n}"), at: Timestamp(0), until: None, wants, reason: String::new() });
+    }
+    let spec = Spec { revision: 1, workers, max_workers: 1_000_000, ..Spec::default() };
+    (ClusterRecord { spec: Some(spec), asks, ..ClusterRecord::default() }, records)
+}
+
+fn main() {
+    println!("{TYPES} node types, {LOAD} demands per node; one core; the whole step, with its records, events and reasons");
+    println!(
+        "{:>7} {:>9} {:>7} {:>12} {:>9} {:>15} {:>15}",
+        "nodes", "demands", "shapes", "full", "launched", "one demand", "one node dies"
+    );
+    for (nodes, shapes) in [(100, 200), (1_000, 200), (10_000, 200), (10_000, 100_000)] {
+        measure(nodes, shapes);
+    }
+    quality();
+}
+
+fn measure(nodes: u64, shapes: u64) {
+    let (record, records) = cluster(nodes, shapes);
+    let moment = |mono: u64| Moment { mono, wall: Timestamp(1_700_000_000_000 + mono) };
+    let mut full = Vec::new();
+    let mut last = None;
+    for _ in 0..5 {
+        let (record, records) = (record.clone(), records.clone());
+        let begun = Instant::now();
+        let mut brain = Brain::restore(Config::default(), Epoch(1), record, Outlook::default(), records, moment(0));
+        let step = brain.handle(moment(1), Input::Started);
+        full.push(begun.elapsed());
+        let launched = step.actions.iter().filter(|a| matches!(a, Action::Create { .. })).count();
+        last = Some((brain, launched));
+    }
+    let (mut brain, launched) = last.expect("five were made");
+    let (mut demand, mut death) = (Vec::new(), Vec::new());
+    let mut random = Random(99);
+    for n in 0..101u64 {
+        let wants = Wants::Bundles { bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }], gang: false, spread: false };
+        let wish = Wish { name: None, wants, additive: true, until: None, reason: String::new() };
+        let begun = Instant::now();
+        brain.handle(moment(10 + 2 * n), Input::Scale { request: Request(n), wish });
+        demand.push(begun.elapsed());
+        let victim = records[(n * 7 % nodes) as usize].id.clone();
+        let begun = Instant::now();
+        brain.handle(moment(11 + 2 * n), Input::Kill { request: Request(1_000 + n), node: victim });
+        death.push(begun.elapsed());
+    }
+    println!(
+        "{nodes:>7} {:>9} {shapes:>7} {:>12} {launched:>9} {:>15} {:>15}",
+        nodes * LOAD,
+        shown(median(&mut full)),
+        format!("{} (most {})", shown(median(&mut demand)), shown(demand[demand.len() - 1])),
+        format!("{} (most {})", shown(median(&mut death)), shown(death[death.len() - 1])),
+    );
+}
+
+/// What a purchase costs above the sum of fair shares, which nothing can be below by much: at sizes where nobody knows the
+/// optimum.
+fn quality() {
+    for (demands, shapes) in [(1_000u64, 50u64), (100_000, 200)] {
+        let mut random = Random(demands);
+        let kinds: Vec<Kind> = types(&mut random)
+            .values()
+            .filter_map(|kind| {
+                let r = kind.resources?;
+                let mut capacity = Amounts::default();
+                (capacity.0[0], capacity.0[1], capacity.0[2]) = (u64::from(r.cpus) * 1_000, r.memory.0, u64::from(r.gpus) * 1_000);
+                Some(Kind { capacity, price: kind.price?.0, most: u32::MAX })
+            })
+            .collect();
+        let mut counts: BTreeMap<Amounts, u32> = BTreeMap::new();
+        for _ in 0..demands {
+            let bundle = bundle(&mut random, shapes);
+            let mut need = Amounts::default();
+            (need.0[0], need.0[1], need.0[2]) = (bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
+            *counts.entry(need).or_default() += 1;
+        }
+        let classes: Vec<Class> = counts.into_iter().map(|(need, count)| Class { need, count, apart: None }).collect();
+        let fair: f64 = classes
+            .iter()
+            .map(|class| {
+                let share = |k: &Kind| k.price as f64 * class.need.dominant_share(&k.capacity);
+                let fitting = kinds.iter().filter(|k| class.need.fits(&k.capacity) && (class.need.wants_gpus() || k.capacity.0[2] == 0));
+                fitting.map(share).fold(f64::INFINITY, f64::min) * f64::from(class.count)
+            })
+            .sum();
+        let begun = Instant::now();
+        let found = purchase(&kinds, &classes);
+        let took = begun.elapsed();
+        println!(
+            "a purchase for {demands} demands of {} shapes: {} nodes in {}, {:.1} % of the sum of each demand's cheapest share",
+            classes.len(),
+            found.bins.len(),
+            shown(took),
+            found.cost(&kinds) as f64 / fair * 100.0
+        );
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn shown(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,324 @@
+//! What the brain hears, and what it wants done and stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::event::Event;
+use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
+use cloudtik_model::outlook::Outlook;
+use cloudtik_model::report::{Facts, Load, ServiceReport};
+use cloudtik_model::spec::{Offer, Spec};
+use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// The number of one bus connection, unique within a head's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Session(pub u64);
+
+/// The number of a question that waits for [`Action::Reply`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Request(pub u64);
+
+/// What the brain hears.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "input", rename_all = "kebab-case")]
+pub enum Input {
+    /// The head started: records are loaded, nothing else is known.
+    Started,
+    /// A deadline came, or time simply passes.
+    Tick,
+    /// A new description of the cluster was accepted.
+    Specified {
+        spec: Spec,
+    },
+    /// Somebody wants something of the cluster's size.
+    Scale {
+        request: Request,
+        wish: Wish,
+    },
+    /// Somebody takes a wish back.
+    Revoke {
+        request: Request,
+        name: String,
+    },
+    /// Somebody wants the brain to make and end nothing by itself.
+    Hold {
+        request: Request,
+        reason: String,
+    },
+    Resume {
+        request: Request,
+    },
+    /// Somebody wants a node set aside.
+    Quarantine {
+        request: Request,
+        node: NodeId,
+        reason: String,
+    },
+    /// Somebody wants a node that was set aside back.
+    Release {
+        request: Request,
+        node: NodeId,
+    },
+    /// Somebody wants a node gone at once.
+    Kill {
+        request: Request,
+        node: NodeId,
+    },
+    /// Somebody wants a node let go gently.
+    Drain {
+        request: Request,
+        node: NodeId,
+    },
+    /// Somebody did something that the log should tell and nothing is decided about.
+    Noted {
+        node: NodeId,
+        what: String,
+    },
+    /// Something goes wrong that a person should look at and nothing is decided about.
+    Complained {
+        what: String,
+    },
+    /// Somebody wants every worker gone.
+    Shutdown {
+        request: Request,
+    },
+    /// An agent asks for a certificate. `token` says whether its join token is right.
+    JoinAsked {
+        request: Request,
+        node: NodeId,
+        generation: Generation,
+        key: String,
+        token: bool,
+        address: String,
+    },
+    /// An agent's stream is open, and its certificate says who it is.
+    LinkOpened {
+        session: Session,
+        node: NodeId,
+        generation: Generation,
+        facts: Facts,
+    },
+    LinkClosed {
+        session: Session,
+        node: NodeId,
+        cause: String,
+    },
+    Heartbeat {
+        session: Session,
+        node: NodeId,
+        /// How busy the node is, if that changed.
+        load: Option<Load>,
+    },
+    Reported {
+        session: Session,
+        node: NodeId,
+        complete: bool,
+        services: Vec<ServiceReport>,
+    },
+    GoalAcknowledged {
+        session: Session,
+        node: NodeId,
+        version: u64,
+        refusal: Option<String>,
+    },
+    DialedBack {
+        node: NodeId,
+        generation: Generation,
+        outcome: DialOutcome,
+    },
+    Created {
+        node: NodeId,
+        generation: Generation,
+        result: Result<Instance, Failure>,
+    },
+    Deleted {
+        node: NodeId,
+        generation: Generation,
+        result: Result<(), Failure>,
+    },
+    AgentRestarted {
+        node: NodeId,
+        generation: Generation,
+        result: Result<(), Failure>,
+    },
+    Listed {
+        /// Of the question.
+        number: u64,
+        result: Result<Vec<Instance>, Failure>,
+    },
+}
+
+/// How a provider's call failed, as far as deciding goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub message: String,
+    /// Milliseconds to wait, if the provider said.
+    pub retry_after: Option<u64>,
+    pub kind: FailureKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// There is none of what was asked for, and nothing was made.
+    StockOut,
+    /// The account may have no more of it, and nothing was made.
+    Quota,
+    /// Too many calls; nothing was made.
+    Throttled,
+    /// Asking again may help; whether something was made is not known.
+    Transient,
+    /// Asking again the same will fail the same.
+    Permanent,
+}
+
+/// What somebody wants of the cluster's size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// Under which it is kept; made up if it is left out.
+    #[serde(default)]
+    pub name: Option<String>,
+    pub wants: Wants,
+    /// Beside what was asked for before, and not in its place.
+    #[serde(default)]
+    pub additive: bool,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What the body is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// Make an instance; node and generation are the idempotency key.
+    Create {
+        node: NodeId,
+        generation: Generation,
+        node_type: NodeTypeName,
+        /// Of the specification that says its shape.
+        revision: u64,
+        offer: Offer,
+    },
+    /// Delete an instance; all three must match.
+    Delete {
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
+    RestartAgent {
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+        /// Also if it runs: it hangs.
+        force: bool,
+    },
+    /// Ask the provider what there is; the answer carries the number.
+    ListInstances {
+        number: u64,
+    },
+    DialBack {
+        node: NodeId,
+        generation: Generation,
+        address: String,
+        port: u16,
+    },
+    /// Make the node's goal from `revision` and send it: of the node's services, those in `start` may start.
+    SendGoal {
+        node: NodeId,
+        order: GoalOrder,
+    },
+    CloseLink {
+        session: Session,
+        reason: String,
+    },
+    Reply {
+        request: Request,
+        result: Result<Reply, String>,
+    },
+}
+
+/// What a node's goal is to be made from, and over which link it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoalOrder {
+    pub session: Session,
+    pub version: u64,
+    /// Of the specification.
+    pub revision: u64,
+    /// Of the node's services, those that may start.
+    pub start: BTreeSet<ServiceKey>,
+    /// Nothing is to run any more.
+    pub drain: bool,
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    Done {
+        message: String,
+    },
+    /// Certify the node's key, for this address.
+    Admit {
+        node: NodeId,
+        generation: Generation,
+        address: String,
+    },
+}
+
+/// What is to be stored before any action of the same step is executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    Node(NodeRecord),
+    Cluster(ClusterRecord),
+    Outlook(Outlook),
+    Event(Event),
+}
+
+/// What is stored of the cluster as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    pub spec: Option<Spec>,
+    /// What was asked for by hand and still stands, oldest first.
+    #[serde(default)]
+    pub asks: Vec<Ask>,
+    #[serde(default)]
+    pub stopping: bool,
+    /// Somebody holds the brain back.
+    #[serde(default)]
+    pub held: Option<Hold>,
+    /// Types of which nothing is made for now.
+    #[serde(default)]
+    pub paused: BTreeMap<NodeTypeName, Pause>,
+    /// Types of which workers that nobody wants any more go at once, idle or not: somebody said so.
+    #[serde(default)]
+    pub shrinking: BTreeSet<NodeTypeName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub since: Timestamp,
+    pub reason: String,
+}
+
+/// Nothing is made of a type until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    pub until: Timestamp,
+    pub reason: String,
+    /// Pauses in a row.
+    pub times: u32,
+}
+
+/// What one input led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    pub records: Vec<Record>,
+    pub actions: Vec<Action>,
+}

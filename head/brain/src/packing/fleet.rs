@@ -1,0 +1,359 @@
+//! Demands on nodes that exist or are being made. Each change costs what it touches, not the size of the fleet.
+//!
+//! A demand keeps its node as long as both are there. Where demands lie is a plan only: it says how many nodes are needed
+//! and which, and tells nobody where to run anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::NodeId;
+
+use super::tree::FreeTree;
+use super::{Amounts, Bin, Class, GPUS};
+
+/// A demand's number, unique within a fleet; smaller ones are served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+/// By class, the groups that it is made of: which, which of its shapes, how many.
+pub type Members = Vec<Vec<(GroupId, usize, u32)>>;
+
+/// Demands that belong together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Group {
+    /// What is needed, and how often.
+    pub shapes: Vec<(Amounts, u32)>,
+    /// All of it or nothing.
+    pub gang: bool,
+    /// No two on one node.
+    pub spread: bool,
+}
+
+#[derive(Debug)]
+struct Placed {
+    group: Group,
+    /// By shape, how many have no node.
+    waiting: Vec<u32>,
+    /// Which nodes have some.
+    slots: BTreeSet<usize>,
+}
+
+impl Placed {
+    fn waits(&self) -> bool {
+        self.waiting.iter().any(|n| *n > 0)
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    capacity: Amounts,
+    /// Group, place in its list of shapes, how many.
+    holds: Vec<(GroupId, usize, u32)>,
+}
+
+/// Nodes and what is placed on them.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    slots: Vec<Option<Slot>>,
+    /// Room by slot: of nodes without GPUs, and of nodes with. A slot has room in one of them.
+    plain: FreeTree,
+    with_gpus: FreeTree,
+    by_node: BTreeMap<NodeId, usize>,
+    groups: BTreeMap<GroupId, Placed>,
+    waiting: BTreeSet<GroupId>,
+    /// Gangs that could not be served whole: they hold nothing until something changes.
+    parked: BTreeSet<GroupId>,
+}
+
+impl Fleet {
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.by_node.contains_key(node)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.by_node.keys()
+    }
+
+    pub fn capacity(&self, node: &NodeId) -> Option<Amounts> {
+        self.by_node.get(node).and_then(|s| self.slots[*s].as_ref()).map(|s| s.capacity)
+    }
+
+    /// Takes a node in; demands that wait are placed on it as far as they fit.
+    pub fn add_node(&mut self, node: NodeId, capacity: Amounts) {
+        self.insert(node, capacity);
+        self.settle();
+    }
+
+    fn insert(&mut self, node: NodeId, capacity: Amounts) -> usize {
+        if let Some(slot) = self.by_node.get(&node) {
+            return *slot;
+        }
+        let slot = self.slots.len();
+        self.by_node.insert(node, slot);
+        self.slots.push(Some(Slot { capacity, holds: Vec::new() }));
+        let (plain, gpus) = if capacity.0[GPUS] > 0 { (Amounts::default(), capacity) } else { (capacity, Amounts::default()) };
+        self.plain.push(plain);
+        self.with_gpus.push(gpus);
+        slot
+    }
+
+    /// Takes a node out; what was on it goes elsewhere, or waits.
+    pub fn remove_node(&mut self, node: &NodeId) {
+        let Some(slot) = self.by_node.remove(node) else { return };
+        let Some(gone) = self.slots[slot].take() else { return };
+        self.plain.set(slot, Amounts::default());
+        self.with_gpus.set(slot, Amounts::default());
+        let mut touched = BTreeSet::new();
+        for (id, shape, n) in gone.holds {
+            // What waits is looked for a place below, and bought for if there is none.
+            if let Some(placed) = self.groups.get_mut(&id) {
+                placed.waiting[shape] += n;
+                placed.slots.remove(&slot);
+                touched.insert(id);
+            }
+        }
+        for id in touched {
+            self.waiting.insert(id);
+            self.place(id);
+        }
+    }
+
+    /// Replaces what is demanded under a number; an empty group ends it.
+    pub fn set_group(&mut self, id: GroupId, group: Group) {
+        if self.groups.get(&id).is_some_and(|known| known.group == group) {
+            return;
+        }
+        if self.groups.contains_key(&id) {
+            self.release(id);
+            self.groups.remove(&id);
+            self.waiting.remove(&id);
+            self.parked.remove(&id);
+        }
+        if group.shapes.iter().all(|(_, n)| *n == 0) {
+            return;
+        }
+        let waiting = group.shapes.iter().map(|(_, n)| *n).collect();
+        self.groups.insert(id, Placed { group, waiting, slots: BTreeSet::new() });
+        self.waiting.insert(id);
+        self.place(id);
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.iter().map(|(id, placed)| (*id, &placed.group))
+    }
+
+    /// Whether anything is placed on a node.
+    pub fn is_used(&self, node: &NodeId) -> bool {
+        self.by_node.get(node).and_then(|s| self.slots[*s].as_ref()).is_some_and(|s| !s.holds.is_empty())
+    }
+
+    /// The demands that are placed on a node.
+    pub fn placed_on(&self, node: &NodeId) -> BTreeSet<GroupId> {
+        let slot = self.by_node.get(node).and_then(|s| self.slots[*s].as_ref());
+        slot.map(|s| s.holds.iter().map(|(id, ..)| *id).collect()).unwrap_or_default()
+    }
+
+    /// What has no node, by group: shape and number.
+    pub fn waiting(&self) -> impl Iterator<Item = (GroupId, Vec<(Amounts, u32)>)> {
+        self.waiting.iter().filter_map(|id| {
+            let placed = self.groups.get(id)?;
+            let shapes = placed.group.shapes.iter().zip(&placed.waiting);
+            Some((*id, shapes.filter(|(_, n)| **n > 0).map(|((shape, _), n)| (*shape, *n)).collect()))
+        })
+    }
+
+    /// Whether something of a group has no node.
+    pub fn is_waiting(&self, id: GroupId) -> bool {
+        self.waiting.contains(&id) || self.parked.contains(&id)
+    }
+
+    pub fn is_gang(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|placed| placed.group.gang)
+    }
+
+    /// How many demands of a group have no node.
+    pub fn waiting_of(&self, id: GroupId) -> u32 {
+        self.groups.get(&id).map_or(0, |placed| placed.waiting.iter().fold(0, |sum, n| sum.saturating_add(*n)))
+    }
+
+    /// What has no node, gangs that gave up included.
+    pub fn waiting_or_parked(&self) -> Vec<(GroupId, Vec<(Amounts, u32)>)> {
+        let parked = self.parked.iter().filter_map(|id| Some((*id, self.groups.get(id)?.group.shapes.clone())));
+        self.waiting().chain(parked).collect()
+    }
+
+    /// Half a gang is of no use and takes others' room: takes it off every node until [`Fleet::unpark`].
+    pub fn park(&mut self, id: GroupId) {
+        self.release(id);
+        self.waiting.remove(&id);
+        self.parked.insert(id);
+    }
+
+    /// Something changed: gangs try again.
+    pub fn unpark(&mut self) {
+        for id in std::mem::take(&mut self.parked) {
+            self.waiting.insert(id);
+            self.place(id);
+        }
+    }
+
+    /// Everything that waits, for a purchase. Demands that are alike are one class; the numbers of a class's groups, and which
+    /// shape of theirs, are beside it.
+    ///
+    /// Of the group in `cut`, no more than so many are taken.
+    pub fn classes(&self, of: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>) -> (Vec<Class>, Members) {
+        let mut found: BTreeMap<(Amounts, Option<u32>, Option<GroupId>), usize> = BTreeMap::new();
+        let (mut classes, mut members): (Vec<Class>, Members) = (Vec::new(), Vec::new());
+        for (number, id) in of.iter().enumerate() {
+            let Some(placed) = self.groups.get(id) else { continue };
+            let apart = placed.group.spread.then_some(number as u32);
+            // What becomes of a gang must be told from what becomes of others.
+            let gang = placed.group.gang.then_some(*id);
+            let mut most = cut.filter(|(group, _)| group == id).map_or(u32::MAX, |(_, most)| most);
+            for (shape, count) in placed.waiting.iter().copied().enumerate().filter(|(_, n)| *n > 0) {
+                let count = count.min(most);
+                most -= count;
+                if count == 0 {
+                    continue;
+                }
+                let need = placed.group.shapes[shape].0;
+                let class = *found.entry((need, apart, gang)).or_insert_with(|| {
+                    classes.push(Class { need, count: 0, apart });
+                    members.push(Vec::new());
+                    classes.len() - 1
+                });
+                classes[class].count += count;
+                members[class].push((*id, shape, count));
+            }
+        }
+        (classes, members)
+    }
+
+    /// Takes in a bought node with what it was bought for.
+    pub fn add_bought(&mut self, node: NodeId, capacity: Amounts, bin: &Bin, members: &mut Members) {
+        let slot = self.insert(node, capacity);
+        for (class, count) in &bin.content {
+            let mut count = *count;
+            while count > 0
+                && let Some((id, shape, left)) = members[*class].last_mut()
+            {
+                let taken = count.min(*left);
+                let (id, shape) = (*id, *shape);
+                *left -= taken;
+                count -= taken;
+                if *left == 0 {
+                    members[*class].pop();
+                }
+                self.put(slot, id, shape, taken);
+            }
+        }
+    }
+
+    fn free(&self, slot: usize) -> Amounts {
+        let with_gpus = self.slots[slot].as_ref().is_some_and(|s| s.capacity.0[GPUS] > 0);
+        if with_gpus { self.with_gpus.get(slot) } else { self.plain.get(slot) }
+    }
+
+    fn set_free(&mut self, slot: usize, free: Amounts) {
+        match self.slots[slot].as_ref() {
+            Some(s) if s.capacity.0[GPUS] > 0 => self.with_gpus.set(slot, free),
+            Some(_) => self.plain.set(slot, free),
+            None => {}
+        }
+    }
+
+    fn put(&mut self, slot: usize, id: GroupId, shape: usize, count: u32) {
+        let Some(placed) = self.groups.get_mut(&id) else { return };
+        let count = count.min(placed.waiting[shape]);
+        let need = placed.group.shapes[shape].0;
+        placed.waiting[shape] -= count;
+        placed.slots.insert(slot);
+        if !placed.waits() {
+            self.waiting.remove(&id);
+        }
+        let free = self.free(slot).minus(&need.times(count));
+        self.set_free(slot, free);
+        if let Some(slot) = &mut self.slots[slot] {
+            match slot.holds.iter_mut().find(|(i, s, _)| *i == id && *s == shape) {
+                Some((.., n)) => *n += count,
+                None => slot.holds.push((id, shape, count)),
+            }
+        }
+    }
+
+    /// Takes a group off every node.
+    fn release(&mut self, id: GroupId) {
+        let Some(placed) = self.groups.get_mut(&id) else { return };
+        placed.waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
+        let shapes = placed.group.shapes.clone();
+        for slot in std::mem::take(&mut placed.slots) {
+            let Some(kept) = &mut self.slots[slot] else { continue };
+            let mut freed = Amounts::default();
+            kept.holds.retain(|(holder, shape, n)| {
+                if *holder == id {
+                    freed = freed.plus(&shapes[*shape].0.times(*n));
+                }
+                *holder != id
+            });
+            let free = self.free(slot).plus(&freed);
+            self.set_free(slot, free);
+        }
+        self.waiting.insert(id);
+    }
+
+    /// Places what waits as far as there is room.
+    fn settle(&mut self) {
+        for id in self.waiting.clone() {
+            self.place(id);
+        }
+    }
+
+    fn place(&mut self, id: GroupId) {
+        let Some(placed) = self.groups.get(&id) else { return };
+        let spread = placed.group.spread;
+        let mut order: Vec<usize> = (0..placed.waiting.len()).filter(|s| placed.waiting[*s] > 0).collect();
+        // Large ones first: small ones fit into what they leave.
+        order.sort_by_key(|s| (std::cmp::Reverse(placed.group.shapes[*s].0), *s));
+        for shape in order {
+            let need = self.groups[&id].group.shapes[shape].0;
+            for with_gpus in [false, true] {
+                let mut from = 0;
+                while let waiting = self.groups[&id].waiting[shape]
+                    && waiting > 0
+                {
+                    let tree = if with_gpus { &self.with_gpus } else { &self.plain };
+                    let Some(slot) = tree.first_fit(&need, from) else { break };
+                    from = slot + 1;
+                    if self.slots[slot].is_none() || (spread && self.groups[&id].slots.contains(&slot)) {
+                        continue;
+                    }
+                    let copies = if spread { 1 } else { need.copies_in(&self.free(slot)).min(waiting) };
+                    self.put(slot, id, shape, copies);
+                }
+            }
+        }
+    }
+
+    /// Places everything anew: nodes in the order given, large demands first within each rank. Afterwards the nodes that
+    /// come last are the least used.
+    pub fn rebuild(&mut self, nodes: &[NodeId]) {
+        let old = std::mem::take(self);
+        let capacity = |node: &NodeId| old.by_node.get(node).and_then(|s| old.slots[*s].as_ref()).map(|s| s.capacity);
+        for node in nodes {
+            if let Some(capacity) = capacity(node) {
+                self.insert(node.clone(), capacity);
+            }
+        }
+        let mut order: Vec<(bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
+        for (id, placed) in old.groups {
+            let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
+            order.push((!largest.wants_gpus(), std::cmp::Reverse(largest), id));
+            let waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
+            self.groups.insert(id, Placed { group: placed.group, waiting, slots: BTreeSet::new() });
+            self.waiting.insert(id);
+        }
+        order.sort_unstable();
+        for (.., id) in order {
+            self.place(id);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The cheapest new nodes for a set of demands: variable-sized vector bin packing, cost first, then few nodes.
+//!
+//! Where that is few enough to look at everything, it is the optimum (`exact`). Else several ways are tried and the cheapest result is taken: first-fit decreasing (Johnson 1973), so that the answer is never
+//! worse than that, and a greedy choice of the best filled node per unit of money whose prices of demands are corrected
+//! round by round by what they turned out to cost (sequential value correction, after Belov and Scheithauer 2007,
+//! <https://doi.org/10.1287/ijoc.1050.0132>). What comes out is then improved (`improve`).
+
+use super::exact::exact;
+use super::improve::improve;
+use super::tree::FreeTree;
+use super::{Amounts, GPUS};
+
+/// A sort of node that can be bought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind {
+    pub capacity: Amounts,
+    /// Of one, in any unit of money.
+    pub price: u64,
+    /// At most so many.
+    pub most: u32,
+}
+
+/// Demands that are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Class {
+    pub need: Amounts,
+    pub count: u32,
+    /// Demands of the same number are never together on one node.
+    pub apart: Option<u32>,
+}
+
+/// Places in the list of classes, and how many of each.
+pub type Content = Vec<(usize, u32)>;
+
+/// One new node and what is to go on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bin {
+    pub kind: usize,
+    pub content: Content,
+}
+
+/// New nodes, and what found no place on any, by class.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purchase {
+    pub bins: Vec<Bin>,
+    pub left: Vec<u32>,
+}
+
+impl Purchase {
+    pub fn cost(&self, kinds: &[Kind]) -> u64 {
+        self.bins.iter().fold(0, |sum, bin| sum.saturating_add(kinds[bin.kind].price))
+    }
+
+    /// What is better is less: fewer demands left over, then money, then nodes.
+    fn rank(&self, kinds: &[Kind]) -> (u64, u64, usize) {
+        (self.left.iter().map(|n| u64::from(*n)).sum(), self.cost(kinds), self.bins.len())
+    }
+}
+
+/// How much looking at demands a purchase may cost: a bound on time that is the same on every machine.
+const EFFORT: u64 = 3_000_000;
+/// More rounds than this gain nothing.
+const MOST_ROUNDS: u64 = 3_000;
+/// After so many rounds values have settled: from then on they are shaken.
+const SETTLED: u64 = 40;
+/// A round in which only one node of a sort is bought at a time finds more, and takes longer.
+const SINGLE_DEMANDS: u32 = 200;
+/// Demands of more different shapes than this are packed by first fit alone, which takes their number times its logarithm.
+const MOST_CLASSES: usize = 400;
+
+/// What is the same for every way of packing.
+pub(super) struct Problem<'p> {
+    pub kinds: &'p [Kind],
+    pub classes: &'p [Class],
+    /// By class: the kinds that may be bought for it, cheapest for its share first.
+    pub openers: Vec<Vec<usize>>,
+}
+
+impl<'p> Problem<'p> {
+    pub fn new(kinds: &'p [Kind], classes: &'p [Class]) -> Self {
+        let openers = classes.iter().map(|class| openers(kinds, class)).collect();
+        Self { kinds, classes, openers }
+    }
+
+    /// What one of a class costs at least, if it pays for its share of a node only.
+    pub fn fair_price(&self, class: usize) -> f64 {
+        let need = &self.classes[class].need;
+        let price = |kind: &usize| self.kinds[*kind].price as f64 * need.dominant_share(&self.kinds[*kind].capacity);
+        self.openers[class].iter().map(price).fold(f64::INFINITY, f64::min)
+    }
+
+    /// How many of a class fit into a node's room beside what is there.
+    pub fn copies(&self, class: usize, room: &Amounts, content: &[(usize, u32)]) -> u32 {
+        let Class { need, apart, .. } = &self.classes[class];
+        match apart {
+            None => need.copies_in(room),
+            Some(_) if !need.fits(room) || content.iter().any(|(other, _)| self.classes[*other].apart == *apart) => 0,
+            Some(_) => 1,
+        }
+    }
+
+    /// How large a class is: its share of the largest node.
+    fn size(&self, class: usize) -> f64 {
+        let need = &self.classes[class].need;
+        self.openers[class].iter().map(|k| need.dominant_share(&self.kinds[*k].capacity)).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// GPUs are not bought for work that needs none, as long as anything else would do.
+fn openers(kinds: &[Kind], class: &Class) -> Vec<usize> {
+    let fitting = || (0..kinds.len()).filter(|k| kinds[*k].most > 0 && class.need.fits(&kinds[*k].capacity));
+    let without_gpus = || fitting().filter(|k| kinds[*k].capacity.0[GPUS] == 0);
+    let mut openers: Vec<usize> =
+        if class.need.wants_gpus() || without_gpus().next().is_none() { fitting().collect() } else { without_gpus().collect() };
+    let price = |k: usize| kinds[k].price as f64 * class.need.dominant_share(&kinds[k].capacity);
+    openers.sort_by(|a, b| price(*a).total_cmp(&price(*b)).then(a.cmp(b)));
+    openers
+}
+
+/// Finds the cheapest new nodes for all of `classes` that `kinds` allow.
+pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
+    let problem = Problem::new(kinds, classes);
+    if let Some(optimum) = exact(&problem) {
+        return optimum;
+    }
+    let mut best = first_fit_decreasing(kinds, classes);
+    let mut consider = |candidate: Purchase| {
+        if candidate.rank(kinds) < best.rank(kinds) {
+            best = candidate;
+        }
+    };
+    consider(first_fit(&problem, &|class| cheapest_that_fits(&problem, class)));
+    // What a node of each kind alone would make of it.
+    if kinds.len() * classes.len() <= MOST_CLASSES {
+        for kind in 0..kinds.len() {
+            let first = |class: usize| {
+                let openers = &problem.openers[class];
+                let rest = openers.iter().filter(|k| **k != kind).copied();
+                openers.iter().filter(|k| **k == kind).copied().chain(rest).collect()
+            };
+            consider(first_fit(&problem, &first));
+        }
+    }
+    if classes.len() <= MOST_CLASSES {
+        correct_values(&problem, &mut consider);
+    }
+    improve(&problem, best)
+}
+
+/// The plain way, which nothing that [`purchase`] finds is worse than: demands by falling size, each into the first node
+/// with room, else into a new one of the kind whose share it takes is the cheapest.
+pub fn first_fit_decreasing(kinds: &[Kind], classes: &[Class]) -> Purchase {
+    let problem = Problem::new(kinds, classes);
+    first_fit(&problem, &|class| problem.openers[class].clone())
+}
+
+fn cheapest_that_fits(problem: &Problem<'_>, class: usize) -> Vec<usize> {
+    let mut kinds = problem.openers[class].clone();
+    kinds.sort_by_key(|k| (problem.kinds[*k].price, *k));
+    kinds
+}
+
+fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize) -> Vec<usize>) -> Purchase {
+    let Problem { kinds, classes, .. } = problem;
+    let mut order: Vec<(f64, usize)> = (0..classes.len()).map(|c| (problem.size(c), c)).collect();
+    // What needs a GPU first: what does not may then go beside it, and never the other way round.
+    order.sort_by(|(a, i), (b, j)| classes[*j].need.wants_gpus().cmp(&classes[*i].need.wants_gpus()).then(b.total_cmp(a)).then(i.cmp(j)));
+    let mut room: Vec<u32> = kinds.iter().map(|k| k.most).collect();
+    let (mut bins, mut free): (Vec<Bin>, FreeTree) = (Vec::new(), FreeTree::default());
+    let mut left = vec![0; classes.len()];
+    for (_, class) in order {
+        let need = classes[class].need;
+        let mut waiting = classes[class].count;
+        let mut from = 0;
+        while waiting > 0
+            && let Some(at) = free.first_fit(&need, from)
+        {
+            let room = free.get(at);
+            let taken = problem.copies(class, &room, &bins[at].content).min(waiting);
+            if taken > 0 {
+                bins[at].content.push((class, taken));
+                free.set(at, room.minus(&need.times(taken)));
+                waiting -= taken;
+            }
+            from = at + 1;
+        }
+        let mut kinds_left = preferred(class).into_iter();
+        let mut kind = kinds_left.next();
+        while waiting > 0
+            && let Some(k) = kind
+        {
+            if room[k] == 0 {
+                kind = kinds_left.next();
+                continue;
+            }
+            let taken = problem.copies(class, &kinds[k].capacity, &[]).min(waiting);
+            room[k] -= 1;
+            bins.push(Bin { kind: k, content: vec![(class, taken)] });
+            free.push(kinds[k].capacity.minus(&need.times(taken)));
+            waiting -= taken;
+        }
+        left[class] = waiting;
+    }
+    Purchase { bins, left }
+}
+
+/// The greedy choice, again and again, each time with values nearer to what demands really cost.
+fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase)) {
+    let (kinds, classes) = (problem.kinds, problem.classes);
+    let mut values: Vec<f64> = (0..classes.len()).map(|c| problem.fair_price(c)).collect();
+    let (mut effort, mut round) = (0, 0);
+    let demands: u32 = classes.iter().fold(0, |sum, c| sum.saturating_add(c.count));
+    let mut tried = values.clone();
+    while effort < EFFORT && round < MOST_ROUNDS {
+        let (candidate, looked) = greedy(problem, &tried, round % 2 == 1 && demands <= SINGLE_DEMANDS);
+        effort += looked + classes.len() as u64;
+        round += 1;
+        // What a class cost: each node's price falls on its content in proportion to the content's values.
+        if round > SETTLED {
+            tried = values.iter().enumerate().map(|(class, value)| value * shake(round, class)).collect();
+            consider(candidate);
+            continue;
+        }
+        let (mut paid, mut count) = (vec![0.0; classes.len()], vec![0.0; classes.len()]);
+        for bin in &candidate.bins {
+            let worth: f64 = bin.content.iter().map(|(c, n)| values[*c] * f64::from(*n)).sum();
+            let factor = kinds[bin.kind].price as f64 / worth.max(f64::MIN_POSITIVE);
+            for (class, n) in &bin.content {
+                paid[*class] += values[*class] * f64::from(*n) * factor;
+                count[*class] += f64::from(*n);
+            }
+        }
+        // The further on, the smaller the steps: values settle.
+        let step = 1.0 / (1.5 + round as f64 / 20.0);
+        for class in 0..classes.len() {
+            if count[class] > 0.0 {
+                values[class] += step * (paid[class] / count[class] - values[class]);
+            }
+        }
+        tried.clone_from(&values);
+        consider(candidate);
+    }
+}
+
+/// A factor around 1 that differs by round and class and is always the same for both: the last step of `SplitMix64`.
+fn shake(round: u64, class: usize) -> f64 {
+    let mut z = (round << 20 | class as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    0.6 + 0.8 * ((z >> 40) as f64 / (1u64 << 24) as f64)
+}
+
+/// Buys, again and again, the node whose best content is worth the most for its price.
+fn greedy(problem: &Problem<'_>, values: &[f64], singly: bool) -> (Purchase, u64) {
+    let (kinds, classes) = (problem.kinds, problem.classes);
+    let mut waiting: Vec<u32> = classes.iter().map(|c| c.count).collect();
+    let mut room: Vec<u32> = kinds.iter().map(|k| k.most).collect();
+    let mut bins = Vec::new();
+    let mut looked = 0u64;
+    // By kind, what is worth the most for the room that it takes first, and what is largest first.
+    let orders: Vec<[Vec<usize>; 2]> = kinds.iter().map(|kind| orders(problem, kind, values)).collect();
+    loop {
+        let mut best: Option<(f64, f64, usize, Content)> = None;
+        for (k, kind) in kinds.iter().enumerate().filter(|(k, _)| room[*k] > 0) {
+            for order in &orders[k] {
+                looked += order.len() as u64;
+                let (content, worth) = fill(problem, k, kind, order, &waiting, values);
+                if content.is_empty() {
+                    continue;
+                }
+                let ratio = worth / (kind.price as f64).max(f64::MIN_POSITIVE);
+                if best.as_ref().is_none_or(|(r, w, ..)| ratio > *r || (ratio == *r && worth > *w)) {
+                    best = Some((ratio, worth, k, content));
+                }
+            }
+        }
+        let Some((_, _, kind, content)) = best else { break };
+        let most = if singly { 1 } else { room[kind] };
+        let alike = content.iter().map(|(class, n)| waiting[*class] / n).min().unwrap_or(1).min(most).max(1);
+        for (class, n) in &content {
+            waiting[*class] -= n * alike;
+        }
+        room[kind] -= alike;
+        bins.extend(std::iter::repeat_n(Bin { kind, content }, alike as usize));
+    }
+    (Purchase { bins, left: waiting }, looked)
+}
+
+fn orders(problem: &Problem<'_>, kind: &Kind, values: &[f64]) -> [Vec<usize>; 2] {
+    let fitting = || (0..problem.classes.len()).filter(|c| problem.classes[*c].need.fits(&kind.capacity));
+    let share = |c: usize| problem.classes[c].need.dominant_share(&kind.capacity);
+    let density = |c: usize| values[c] / share(c).max(f64::MIN_POSITIVE);
+    let gpus = |c: usize| problem.classes[c].need.wants_gpus();
+    let mut by_density: Vec<(bool, f64, usize)> = fitting().map(|c| (gpus(c), density(c), c)).collect();
+    let mut by_size: Vec<(bool, f64, usize)> = fitting().map(|c| (gpus(c), share(c), c)).collect();
+    for order in [&mut by_density, &mut by_size] {
+        order.sort_by(|(g, a, i), (h, b, j)| h.cmp(g).then(b.total_cmp(a)).then(i.cmp(j)));
+    }
+    [by_density, by_size].map(|order| order.into_iter().map(|(_, _, c)| c).collect())
+}
+
+/// What goes onto a node of a kind, in an order, of what still waits; nothing if nothing that waits would buy it.
+fn fill(problem: &Problem<'_>, k: usize, kind: &Kind, order: &[usize], waiting: &[u32], values: &[f64]) -> (Vec<(usize, u32)>, f64) {
+    let mut free = kind.capacity;
+    let (mut content, mut worth, mut is_opened) = (Vec::new(), 0.0, false);
+    for class in order.iter().copied().filter(|c| waiting[*c] > 0) {
+        if !is_opened && !problem.openers[class].contains(&k) {
+            continue;
+        }
+        let taken = problem.copies(class, &free, &content).min(waiting[class]);
+        if taken > 0 {
+            is_opened = true;
+            content.push((class, taken));
+            free = free.minus(&problem.classes[class].need.times(taken));
+            worth += values[class] * f64::from(taken);
+        }
+    }
+    (content, worth)
+}

@@ -1,0 +1,231 @@
+//! What load, schedules and signals ask for, and how fast they may change their mind.
+//!
+//! Load is answered as a horizontal pod autoscaler does, by the ratio of what is seen to what is wanted
+//! (<https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/#algorithm-details>), with a band between
+//! `low` and `high` in which nothing changes. What lowers its number waits; what goes up and down again and again waits
+//! longer each time, and says so.
+
+use std::collections::VecDeque;
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
+use cloudtik_model::policy::{Counts, Metric, Policy, Rule, Workers};
+use cloudtik_model::report::{Load, ServiceState};
+use cloudtik_model::spec::Spec;
+
+use super::begins_or_ends;
+use crate::Brain;
+
+/// Turns within [`FLAP_PAUSES`] pauses that make a policy one that flaps.
+const FLAP_TURNS: usize = 3;
+/// Over so many of its pauses turns are counted.
+const FLAP_PAUSES: u64 = 8;
+/// A policy that flaps waits up to so many of its pauses.
+const LONGEST_FACTOR: u64 = 16;
+/// A node is at work so long after it became ready, in milliseconds.
+const SETTLE: u64 = 10_000;
+/// Schedules look at the wall clock at least so often, in milliseconds: it may be set.
+const CLOCK_CHECK: u64 = 60_000;
+/// Samples of load kept per node.
+const SAMPLES: usize = 720;
+
+/// How busy a node was.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// When a load began to hold; the last holds on.
+    samples: VecDeque<(u64, Load)>,
+}
+
+impl History {
+    pub(crate) fn add(&mut self, now: u64, load: Load) {
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, load));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.samples.clear();
+    }
+
+    pub(crate) fn latest(&self) -> Option<Load> {
+        self.samples.back().map(|(_, load)| *load)
+    }
+
+    /// The average since `from`, if the whole time is covered.
+    pub(crate) fn average(&self, metric: Metric, from: u64, now: u64) -> Option<u64> {
+        let of = |load: &Load| match metric {
+            Metric::Cpu => Some(load.cpu),
+            Metric::Memory => Some(load.memory),
+            Metric::Gpu => load.gpu,
+        };
+        if self.samples.front().is_none_or(|(at, _)| *at > from) || now <= from {
+            return None;
+        }
+        let (mut sum, mut end) = (0u64, now);
+        for (at, load) in self.samples.iter().rev() {
+            let begin = (*at).max(from);
+            sum += u64::from(of(load)?) * end.saturating_sub(begin);
+            end = end.min(begin);
+            if *at <= from {
+                break;
+            }
+        }
+        Some(sum / (now - from))
+    }
+}
+
+/// What a policy asked for, and when it changed its mind.
+#[derive(Debug, Default)]
+pub(crate) struct PolicyState {
+    want: Option<u32>,
+    changed: Option<(u64, bool)>,
+    turns: VecDeque<u64>,
+    last_turn: u64,
+    factor: u64,
+}
+
+impl Brain {
+    pub(crate) fn follows_signals(&self) -> bool {
+        self.cluster.spec.iter().flat_map(|s| &s.policies).any(|p| matches!(p.rule, Rule::Signal { .. }))
+    }
+
+    /// What a policy asks for now, and why, in words.
+    pub(super) fn consult(&mut self, spec: &Spec, policy: &Policy) -> (Option<u32>, String) {
+        match &policy.rule {
+            Rule::Schedule { hours, workers } => {
+                let wall = self.clock.wall();
+                let Some((is_on, next)) = begins_or_ends(hours, wall) else {
+                    return (None, format!("the time zone {} is not known", hours.time_zone));
+                };
+                let until = next.0.saturating_sub(wall.0);
+                self.decide_at(self.clock.now() + until.min(CLOCK_CHECK));
+                let min = spec.workers.get(&policy.node_type).map_or(0, |w| w.min);
+                let count = match workers {
+                    Workers::AtLeast(count) => *count,
+                    Workers::More(count) => min.saturating_add(*count),
+                };
+                if is_on { (Some(count), format!("{hours}")) } else { (None, format!("off until {hours}")) }
+            }
+            Rule::Load { metric, high, low, window_ms } => {
+                let raw = self.by_load(policy, *metric, *high, *low, *window_ms);
+                self.steady(policy, raw)
+            }
+            Rule::Signal { signal, per_worker, counts } => {
+                let raw = self.by_signal(policy, signal, per_worker.0, *counts);
+                self.steady(policy, raw)
+            }
+        }
+    }
+
+    fn by_load(&mut self, policy: &Policy, metric: Metric, high: u32, low: u32, window: u64) -> (Option<u32>, String) {
+        let now = self.clock.now();
+        let (mut ready, mut known, mut sum) = (0u64, 0u64, 0u64);
+        for node in self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life == NodeState::Ready) {
+            ready += 1;
+            if let Some(average) = node.load.average(metric, now.saturating_sub(window), now) {
+                known += 1;
+                sum += average;
+            }
+        }
+        let seconds = window / 1_000;
+        if known == 0 {
+            if ready > 0 {
+                self.decide_at(now + window.min(5_000));
+            }
+            return (None, format!("no {metric} load is known for {seconds} s yet"));
+        }
+        // Loads change without anybody saying so: the window moves on.
+        self.decide_at(now + (window / 8).clamp(1_000, 15_000));
+        let average = sum / known;
+        let says = format!("{metric} at {} % of {ready} over {seconds} s", average / 10);
+        // Nodes whose load is not known yet may take some of what the others have: it is not there twice.
+        let for_share = |share: u64| u32::try_from(sum.div_ceil(share.max(1))).unwrap_or(u32::MAX);
+        if average > u64::from(high) {
+            (Some(for_share(u64::from(high))), format!("{says}, above {} %", high / 10))
+        } else if average < u64::from(low) && known == ready {
+            (Some(for_share(u64::from(high + low) / 2)), format!("{says}, below {} %", low / 10))
+        } else {
+            (None, format!("{says}, between {} % and {} %", low / 10, high / 10))
+        }
+    }
+
+    fn by_signal(&self, policy: &Policy, signal: &str, per_worker: u64, counts: Counts) -> (Option<u32>, String) {
+        let (runtime, name) = signal.split_once('.').unwrap_or((signal, ""));
+        let of_node = |node: &crate::Node| -> Option<u64> {
+            let of_runtime = node.services.values().filter(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
+            of_runtime.filter_map(|s| s.gauges.get(name)).map(|q| q.0).reduce(u64::saturating_add)
+        };
+        let found = self.nodes.values().filter(|n| n.link.is_some()).filter_map(of_node).reduce(u64::saturating_add);
+        let Some(sum) = found else { return (None, format!("{signal} is not known")) };
+        let needed = u32::try_from(sum.div_ceil(per_worker.max(1))).unwrap_or(u32::MAX);
+        let says = format!("{signal} is {}", cloudtik_model::demand::Quantity(sum));
+        match counts {
+            Counts::All => (Some(needed), says),
+            Counts::Waiting if needed == 0 => (Some(0), says),
+            Counts::Waiting => {
+                let of_type = self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life == NodeState::Ready);
+                // Work finds a new node only after a while: until then what waits is counted without it.
+                let now = self.clock.now();
+                let settled = of_type.filter(|n| n.entered + SETTLE <= now).count();
+                (Some(needed.saturating_add(settled as u32)), format!("{says}, with {settled} at work"))
+            }
+        }
+    }
+
+    /// Holds a policy to its bounds, and to its number where it would change its mind too soon.
+    fn steady(&mut self, policy: &Policy, (raw, says): (Option<u32>, String)) -> (Option<u32>, String) {
+        let now = self.clock.now();
+        let present = self.scaling.tally.counted(&policy.node_type);
+        let state = self.scaling.policies.entry(policy.name.clone()).or_default();
+        let Some(raw) = raw else {
+            // Without an opinion of its own, what is there stays: also after a restart of the head.
+            let kept = *state.want.get_or_insert(present);
+            return (Some(kept), says);
+        };
+        let raw = raw.clamp(policy.least, policy.most.max(policy.least));
+        let before = state.want.unwrap_or(present);
+        if raw == before {
+            state.want = Some(raw);
+            return (Some(raw), says);
+        }
+        let up = raw > before;
+        let factor = state.factor.max(1);
+        let is_turn = state.changed.is_some_and(|(_, was_up)| was_up != up);
+        // More is given at once, but to a policy that flaps; less waits.
+        let wait = if up && factor == 1 { 0 } else { policy.pause_ms.saturating_mul(factor) };
+        let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at + wait);
+        if now < due {
+            self.decide_at(due);
+            // The seconds that pass are not said: that would be news each time.
+            let why = if factor > 1 { "it flaps, so its" } else { "it turned the other way just now, so its" };
+            return (Some(before), format!("{says}; {why} {raw} waits"));
+        }
+        state.want = Some(raw);
+        state.changed = Some((now, up));
+        let mut flaps = None;
+        let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
+        if is_turn {
+            state.turns.push_back(now);
+            state.last_turn = now;
+            while state.turns.front().is_some_and(|at| now.saturating_sub(*at) > span.saturating_mul(factor)) {
+                state.turns.pop_front();
+            }
+            if state.turns.len() >= FLAP_TURNS {
+                state.turns.clear();
+                state.factor = (factor * 2).min(LONGEST_FACTOR);
+                flaps = Some(state.factor);
+            }
+        } else if now.saturating_sub(state.last_turn) > span.saturating_mul(factor) {
+            state.factor = 1;
+        }
+        let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);
+        self.event(None, EventKind::Decision, message);
+        if let Some(factor) = flaps {
+            let seconds = policy.pause_ms.saturating_mul(factor) / 1_000;
+            let message = format!("policy {} flaps: it now waits {seconds} s before it turns round", policy.name);
+            self.event(None, EventKind::Alarm, message);
+        }
+        (Some(raw), says)
+    }
+}

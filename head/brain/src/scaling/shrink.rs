@@ -1,0 +1,174 @@
+//! Which workers to let go: those that nobody wants, by number or for room, the least useful and the dearest first. Where a
+//! person made the cluster smaller they go at once; else each when it has been idle for long enough. Members of a whole go
+//! one at a time, and never below what the whole needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
+use cloudtik_model::outlook::Outlook;
+use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
+
+use crate::{Brain, Node};
+
+/// A node whose runtimes do not say how much they do is idle below this share of its cores, in thousandths.
+const IDLE_LOAD: u32 = 100;
+
+impl Node {
+    /// Whether it does something, as far as that is known.
+    pub(crate) fn is_busy(&self) -> bool {
+        let mut said = self.services.values().filter(|s| s.state == ServiceState::Ready).filter_map(ServiceReport::work).peekable();
+        if said.peek().is_none() { self.load.latest().is_some_and(|load| load.cpu >= IDLE_LOAD) } else { said.any(|work| work.0 > 0) }
+    }
+}
+
+impl Brain {
+    /// Notes whether a node does something: idleness is counted from when it began.
+    pub(crate) fn note_activity(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get_mut(id).filter(|n| n.is_worker()) else { return };
+        let busy = node.is_busy();
+        if busy != node.idle_since.is_none() {
+            node.idle_since = (!busy).then_some(now);
+            self.reconsider_scale();
+        }
+    }
+
+    /// The workers of a type that count, those first that are to stay longest: what is ready before what is not, what works
+    /// before what is idle, the elder before the younger.
+    pub(crate) fn by_usefulness(&self, name: &NodeTypeName) -> Vec<NodeId> {
+        let mut nodes: Vec<(bool, bool, u64, NodeId)> = self
+            .workers()
+            .filter(|n| n.record.node_type == *name && n.record.life.is_counted())
+            .map(|n| (n.record.life != NodeState::Ready, !n.is_busy(), ordinal(&n.record.id), n.record.id.clone()))
+            .collect();
+        nodes.sort();
+        nodes.into_iter().map(|(.., id)| id).collect()
+    }
+
+    pub(super) fn let_everything_go(&mut self) {
+        let all: Vec<NodeId> = self.workers().filter(|n| !n.record.life.is_leaving()).map(|n| n.record.id.clone()).collect();
+        for id in all {
+            self.let_go(&id, "the cluster goes down");
+        }
+    }
+
+    pub(super) fn shrink(&mut self, spec: &Spec, outlook: &mut Outlook) {
+        let now = self.clock.now();
+        let mut surplus: Vec<(bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
+        let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
+        for (name, count) in &wanted {
+            let mut over = (self.scaling.tally.counted(name)).saturating_sub(*count);
+            // The least useful, but for those on which something lies.
+            for id in self.by_usefulness(name).into_iter().rev() {
+                if over == 0 {
+                    break;
+                }
+                if self.scaling.fleet.is_used(&id) && spec.workers.contains_key(name) {
+                    let by: Vec<&str> =
+                        self.scaling.fleet.placed_on(&id).iter().filter_map(|g| self.scaling.groups.get(g)).map(String::as_str).collect();
+                    outlook.types.entry(name.clone()).or_default().surplus.insert(id, format!("needed by {}", by.join(", ")));
+                } else {
+                    let node = &self.nodes[&id];
+                    let price = node.record.price.unwrap_or_default();
+                    surplus.push((node.record.life == NodeState::Ready, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
+                }
+                over -= 1;
+            }
+        }
+        surplus.sort();
+        let mut unfinished = BTreeSet::new();
+        for (.., id) in surplus {
+            let node = &self.nodes[&id];
+            let name = node.record.node_type.clone();
+            let at_once =
+                self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.record.life != NodeState::Ready;
+            let why_not = if let Err(why) = self.may_leave(&id) {
+                Some(why)
+            } else if at_once {
+                None
+            } else if let Some(since) = node.idle_since {
+                let due = since.saturating_add(spec.idle_after_ms);
+                (now < due).then(|| {
+                    self.decide_at(due);
+                    format!("idle, and let go after {} s of that", spec.idle_after_ms / 1_000)
+                })
+            } else {
+                Some("busy".to_owned())
+            };
+            match why_not {
+                Some(why) => {
+                    unfinished.insert(name.clone());
+                    outlook.types.entry(name).or_default().surplus.insert(id, why);
+                }
+                None => self.let_go(&id, "not needed any more"),
+            }
+        }
+        // What a person wanted smaller is small enough: from now on idleness counts again.
+        if !self.cluster.shrinking.is_subset(&unfinished) {
+            self.cluster.shrinking.retain(|name| unfinished.contains(name));
+            self.store_cluster();
+        }
+    }
+
+    pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {
+        let sources = self.nodes.get(id).and_then(|n| self.scaling.wanted.get(&n.record.node_type)).map(|w| w.sources.join("; "));
+        let details = BTreeMap::from([("wanted of its type".to_owned(), sources.unwrap_or_default())]);
+        self.event_with(Some(id), EventKind::Decision, format!("let {id} go: {reason}"), details);
+        self.enter(id, NodeState::Draining { reason: reason.to_owned() }, reason);
+        self.drive(id);
+    }
+
+    /// Whether the wholes that a node's services are members of can do without it just now.
+    pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
+        let (Some(node), Some(spec)) = (self.nodes.get(id), &self.cluster.spec) else { return Ok(()) };
+        for placement in spec.services_on(&node.record.node_type) {
+            let Some(membership) = &placement.membership else { continue };
+            let (mut members, mut up) = (0u32, 0u32);
+            for other in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type)) {
+                // Who is on the way out or was never in is no member; who is being let go is one until it is gone.
+                let is_member = match &other.record.life {
+                    NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
+                    _ => other.services.contains_key(&placement.key) || other.was_ready,
+                };
+                members += u32::from(is_member);
+                let is_up = other.record.life == NodeState::Ready
+                    && other.link.is_some()
+                    && other.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
+                up += u32::from(is_up && other.record.id != *id);
+            }
+            let key = &placement.key;
+            if membership.quorum && up < members / 2 + 1 {
+                return Err(format!("{key} would have {up} of {members} members up without it, and needs {}", members / 2 + 1));
+            }
+            if up < membership.minimum {
+                return Err(format!("{key} would have {up} members up without it, and needs {}", membership.minimum));
+            }
+        }
+        Ok(())
+    }
+
+    /// The types of which a specification would let workers go: how many are there, and how many it wants.
+    pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
+        let Some(known) = &self.cluster.spec else { return Vec::new() };
+        let mut excess = Vec::new();
+        for name in self.scaling.tally.types() {
+            let present = self.scaling.tally.counted(name);
+            let (before, after) = (self.base(known, name), self.base(spec, name));
+            let by_policies = self.scaling.wanted.get(name).map_or(0, |w| if w.count > before { w.count } else { 0 });
+            let most = spec.workers.get(name).map_or(0, |w| w.max);
+            let wanted = after.max(by_policies).min(most);
+            if present > wanted && (after < before || most < present) {
+                excess.push((name.clone(), present as usize, wanted as usize));
+            }
+        }
+        excess
+    }
+}
+
+fn ordinal(id: &NodeId) -> u64 {
+    let digits = id.as_str().rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
+    digits.parse().unwrap_or(0)
+}

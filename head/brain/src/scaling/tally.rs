@@ -1,0 +1,86 @@
+//! What there is and what it costs, kept up to date with every change of a node.
+
+use std::collections::BTreeMap;
+
+use cloudtik_model::node::NodeRecord;
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    /// May exist at the provider.
+    exist: u32,
+    /// Of those, on their way or there, and not on their way out.
+    counted: u32,
+    /// Of those that exist, the ones that were made without a price.
+    unpriced: u32,
+    /// Millionths of money per hour of the others.
+    spent: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    types: BTreeMap<NodeTypeName, Counts>,
+    /// What each node is counted as.
+    nodes: BTreeMap<NodeId, (NodeTypeName, Counts)>,
+    exist: u32,
+}
+
+impl Tally {
+    pub(crate) fn set(&mut self, record: &NodeRecord) {
+        let exists = record.life.may_exist();
+        let counts = Counts {
+            exist: u32::from(exists),
+            counted: u32::from(record.life.is_counted()),
+            unpriced: u32::from(exists && record.price.is_none()),
+            spent: record.price.filter(|_| exists).map_or(0, |p| p.0),
+        };
+        let now = (record.node_type.clone(), counts);
+        if self.nodes.get(&record.id) == Some(&now) {
+            return;
+        }
+        if let Some((name, old)) = self.nodes.remove(&record.id)
+            && let Some(all) = self.types.get_mut(&name)
+        {
+            all.exist -= old.exist;
+            all.counted -= old.counted;
+            all.unpriced -= old.unpriced;
+            all.spent -= old.spent;
+            self.exist -= old.exist;
+        }
+        let all = self.types.entry(record.node_type.clone()).or_default();
+        all.exist += counts.exist;
+        all.counted += counts.counted;
+        all.unpriced += counts.unpriced;
+        all.spent += counts.spent;
+        self.exist += counts.exist;
+        self.nodes.insert(record.id.clone(), now);
+    }
+
+    pub(crate) fn types(&self) -> impl Iterator<Item = &NodeTypeName> {
+        self.types.iter().filter(|(_, c)| c.exist > 0).map(|(name, _)| name)
+    }
+
+    /// Workers that may exist.
+    pub(crate) fn exist(&self) -> u32 {
+        self.exist
+    }
+
+    pub(crate) fn exist_of(&self, name: &NodeTypeName) -> u32 {
+        self.types.get(name).map_or(0, |c| c.exist)
+    }
+
+    pub(crate) fn counted(&self, name: &NodeTypeName) -> u32 {
+        self.types.get(name).map_or(0, |c| c.counted)
+    }
+
+    /// What everything that may exist costs. A node costs what its type cost when it was made, also after the type is gone
+    /// from the description; one that was made without a price costs what its type costs now.
+    pub(crate) fn spent(&self, spec: &Spec) -> MoneyPerHour {
+        let of_type = |(name, counts): (&NodeTypeName, &Counts)| {
+            let price = spec.workers.get(name).and_then(|w| w.price).unwrap_or_default();
+            MoneyPerHour(counts.spent.saturating_add(price.times(counts.unpriced).0))
+        };
+        self.types.iter().map(of_type).sum()
+    }
+}

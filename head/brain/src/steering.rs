@@ -1,0 +1,118 @@
+//! What people may do with the brain's decisions: hold them, set a node aside, kill or drain one.
+
+use cloudtik_model::NodeId;
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
+
+use crate::{Brain, Hold, Reply, Request};
+
+impl Brain {
+    pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
+        let reason = if reason.is_empty() { "held by hand".to_owned() } else { format!("held by hand: {reason}") };
+        self.event(None, EventKind::Request, format!("hold: {reason}"));
+        self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
+        self.store_cluster();
+        let message = "nothing is made, replaced or let go until `cloudtik resume`".to_owned();
+        self.reply(request, Ok(Reply::Done { message }));
+        self.reconsider_scale();
+    }
+
+    pub(crate) fn take_resume(&mut self, request: Request) {
+        let was_held = self.cluster.held.take().is_some();
+        let paused = std::mem::take(&mut self.cluster.paused);
+        if !was_held && paused.is_empty() {
+            return self.reply(request, Ok(Reply::Done { message: "nothing was held".to_owned() }));
+        }
+        self.store_cluster();
+        self.event(None, EventKind::Request, "resume".to_owned());
+        self.scaling.launching.forget_shortages();
+        let types: Vec<&str> = paused.keys().map(cloudtik_model::NodeTypeName::as_str).collect();
+        let types = if types.is_empty() { String::new() } else { format!("; {} is tried again", types.join(", ")) };
+        self.reply(request, Ok(Reply::Done { message: format!("the head decides again{types}") }));
+        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.wake_at(&id, self.clock.now());
+        }
+        self.scaling_changed();
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.cluster.held.is_some() && !self.cluster.stopping
+    }
+
+    pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
+        if let Err(refusal) = self.may_let_go(&id) {
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        let reason = if reason.is_empty() { "set aside by hand".to_owned() } else { reason };
+        self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
+        self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
+        let message = format!("{id} is set aside: it runs on, counts for nothing and is left alone; `cloudtik release` takes it back");
+        self.reply(request, Ok(Reply::Done { message }));
+        Some(id)
+    }
+
+    pub(crate) fn take_release(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
+            self.reply(request, Err(format!("{id} is not set aside")));
+            return None;
+        };
+        // It is looked at afresh: if it is silent, that is noticed from now on.
+        let (now, session) = (self.clock.now(), node.link);
+        node.watch = crate::membership::Watch::since(now);
+        self.event(Some(&id), EventKind::Request, "release".to_owned());
+        let life = if session.is_some() || self.nodes[&id].was_ready { NodeState::Preparing } else { NodeState::Launched };
+        self.enter(&id, life, "released");
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is one of the cluster's workers again") }));
+        Some(id)
+    }
+
+    pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
+        if let Err(refusal) = self.may_let_go(&id) {
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        self.event(Some(&id), EventKind::Request, "kill-node".to_owned());
+        self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is being killed; it will be replaced if the cluster needs it") }));
+        Some(id)
+    }
+
+    pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
+        if let Err(refusal) = self.may_let_go(&id) {
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        if self.nodes[&id].record.life.is_leaving() {
+            self.reply(request, Ok(Reply::Done { message: format!("{id} is {} already", self.nodes[&id].record.life.name()) }));
+            return None;
+        }
+        if let Err(why) = self.may_leave(&id) {
+            let refusal = format!("{id} cannot be drained now: {why}; `kill-node` takes it all the same");
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        self.event(Some(&id), EventKind::Request, "drain".to_owned());
+        let node_type = self.nodes[&id].record.node_type.clone();
+        let lowered = self.lower_target(&node_type);
+        self.enter(&id, NodeState::Draining { reason: "drained on request".to_owned() }, "drained on request");
+        let then = if lowered { "the cluster shrinks by one" } else { "it will be replaced, because so many of its type are wanted" };
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
+        Some(id)
+    }
+
+    fn may_let_go(&self, id: &NodeId) -> Result<(), String> {
+        match self.nodes.get(id) {
+            None => Err(format!("there is no node {id}")),
+            Some(_) if id.is_head() => Err("the head cannot be let go: `down` ends the whole cluster".to_owned()),
+            Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
+                Err(format!("{id} is {} already", n.record.life.name()))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}

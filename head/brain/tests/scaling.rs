@@ -1,0 +1,641 @@
+//! Scaling, rule by rule: a brain, a provider that answers as it is told, and agents that say what they are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Record, Reply, Request, Session, Wish};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::node::{Instance, InstanceState, NodeRecord, NodeState};
+use cloudtik_model::outlook::Outlook;
+use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
+use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
+use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
+use cloudtik_model::{Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+
+/// A Monday morning.
+const MONDAY: u64 = 1_795_392_000_000;
+
+struct World {
+    brain: Brain,
+    now: u64,
+    cluster: ClusterRecord,
+    outlook: Outlook,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    events: Vec<Event>,
+    replies: BTreeMap<u64, Result<String, String>>,
+    next: u64,
+    /// What the provider has.
+    machines: BTreeMap<InstanceId, Instance>,
+    /// How creating fails, by type and offer.
+    failing: BTreeMap<(String, Offer), FailureKind>,
+    /// The types and offers of every call to create.
+    calls: Vec<(u64, String, Offer)>,
+    links: BTreeMap<NodeId, Session>,
+    versions: BTreeMap<NodeId, u64>,
+    load: BTreeMap<NodeId, u32>,
+    gauges: BTreeMap<NodeId, BTreeMap<String, Quantity>>,
+    services: BTreeSet<NodeId>,
+    silent: BTreeSet<NodeId>,
+}
+
+fn name(text: &str) -> NodeTypeName {
+    NodeTypeName::new(text).expect("a valid name")
+}
+
+fn id(text: &str) -> NodeId {
+    NodeId::new(text).expect("a valid id")
+}
+
+fn key() -> ServiceKey {
+    "run/worker".parse().expect("a valid key")
+}
+
+fn kind(min: u32, max: u32, cpus: u32, price: u64) -> WorkerType {
+    WorkerType {
+        min,
+        max,
+        price: Some(MoneyPerHour(price * 1_000)),
+        resources: Some(Resources { cpus, memory: Bytes(u64::from(cpus) << 32), gpus: 0 }),
+        ..WorkerType::default()
+    }
+}
+
+fn spec(types: &[(&str, WorkerType)]) -> Spec {
+    Spec {
+        revision: 1,
+        workers: types.iter().map(|(n, k)| (name(n), k.clone())).collect(),
+        max_workers: 100,
+        services: vec![ServicePlacement { key: key(), role: Role::Workers, after: Vec::new(), membership: None, drain_ms: 0 }],
+        ..Spec::default()
+    }
+}
+
+fn bundles(of: &[(u32, u64, u64)]) -> Wants {
+    let counted = |(count, cpus, gpus): &(u32, u64, u64)| Counted {
+        bundle: Bundle { cpus: Quantity(cpus * 1_000), gpus: Quantity(gpus * 1_000), ..Bundle::default() },
+        count: *count,
+    };
+    Wants::Bundles { bundles: of.iter().map(counted).collect(), gang: false, spread: false }
+}
+
+impl World {
+    fn new(spec: Spec) -> Self {
+        let cluster = ClusterRecord::default();
+        let moment = Moment { mono: 0, wall: Timestamp(MONDAY) };
+        let brain = Brain::restore(Config::default(), Epoch(1), cluster.clone(), Outlook::default(), Vec::new(), moment);
+        let mut world = Self {
+            brain,
+            now: 0,
+            cluster,
+            outlook: Outlook::default(),
+            nodes: BTreeMap::new(),
+            events: Vec::new(),
+            replies: BTreeMap::new(),
+            next: 0,
+            machines: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            calls: Vec::new(),
+            links: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            load: BTreeMap::new(),
+            gauges: BTreeMap::new(),
+            services: BTreeSet::new(),
+            silent: BTreeSet::new(),
+        };
+        world.tell(Input::Started);
+        world.tell(Input::Specified { spec });
+        world
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { mono: self.now, wall: Timestamp(MONDAY + self.now) }
+    }
+
+    /// A new head from what was stored; agents link again.
+    fn restart(&mut self) {
+        let nodes = self.nodes.values().cloned().collect();
+        self.brain = Brain::restore(Config::default(), Epoch(2), self.cluster.clone(), self.outlook.clone(), nodes, self.moment());
+        let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
+        self.tell(Input::Started);
+        for node in linked {
+            self.link(&node);
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        let step = self.brain.handle(self.moment(), input);
+        for record in step.records {
+            match record {
+                Record::Node(node) => drop(self.nodes.insert(node.id.clone(), node)),
+                Record::Cluster(cluster) => self.cluster = cluster,
+                Record::Outlook(outlook) => self.outlook = outlook,
+                Record::Event(event) => self.events.push(event),
+            }
+        }
+        for action in step.actions {
+            self.execute(action);
+        }
+    }
+
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::Create { node, generation, node_type, offer, .. } => {
+                self.calls.push((self.now, node_type.to_string(), offer.clone()));
+                if let Some(kind) = self.failing.get(&(node_type.to_string(), offer)) {
+                    let failure = Failure { message: format!("{kind:?}"), retry_after: None, kind: *kind };
+                    return self.tell(Input::Created { node, generation, result: Err(failure) });
+                }
+                let instance = InstanceId::new(format!("i-{node}.{generation}")).expect("short");
+                let machine = Instance {
+                    id: instance.clone(),
+                    node: node.clone(),
+                    generation,
+                    address: Some("10.0.0.1".to_owned()),
+                    state: InstanceState::Running,
+                };
+                self.machines.insert(instance, machine.clone());
+                self.tell(Input::Created { node: node.clone(), generation, result: Ok(machine) });
+                self.link(&node);
+            }
+            Action::Delete { node, generation, instance } => {
+                self.machines.remove(&instance);
+                self.links.remove(&node);
+                self.services.remove(&node);
+                self.load.remove(&node);
+                self.tell(Input::Deleted { node, generation, result: Ok(()) });
+            }
+            Action::ListInstances { number } => {
+                let all = self.machines.values().cloned().collect();
+                self.tell(Input::Listed { number, result: Ok(all) });
+            }
+            Action::SendGoal { node, order } => {
+                self.versions.insert(node.clone(), order.version);
+                self.tell(Input::GoalAcknowledged { session: order.session, node: node.clone(), version: order.version, refusal: None });
+                if order.drain {
+                    self.services.remove(&node)
+                } else {
+                    self.services.insert(node.clone())
+                };
+                self.report(&node);
+            }
+            Action::Reply { request, result } => {
+                let said = result.map(|reply| match reply {
+                    Reply::Done { message } => message,
+                    Reply::Admit { .. } => String::new(),
+                });
+                self.replies.insert(request.0, said);
+            }
+            _ => {}
+        }
+    }
+
+    fn link(&mut self, node: &NodeId) {
+        let Some(record) = self.nodes.get(node).filter(|r| !self.silent.contains(&r.id)) else { return };
+        let generation = record.generation;
+        self.next += 1;
+        let session = Session(self.next);
+        self.links.insert(node.clone(), session);
+        let facts = Facts { health_port: 7071, cpus: 2, ..Facts::default() };
+        self.tell(Input::LinkOpened { session, node: node.clone(), generation, facts });
+        self.report(node);
+    }
+
+    fn report(&mut self, node: &NodeId) {
+        let Some(session) = self.links.get(node).copied() else { return };
+        let state = if self.services.contains(node) { ServiceState::Ready } else { ServiceState::Stopped };
+        let report = ServiceReport {
+            key: key(),
+            state,
+            detail: String::new(),
+            pid: None,
+            restarts: 0,
+            since: Timestamp(0),
+            goal_version: self.versions.get(node).copied().unwrap_or(0),
+            gauges: self.gauges.get(node).cloned().unwrap_or_default(),
+        };
+        self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report] });
+    }
+
+    /// Time passes; every linked agent is heard, and says how busy it is.
+    fn pass(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds;
+        while self.now < end {
+            let beat = (self.now / 1_000 + 1) * 1_000;
+            self.now = self.brain.next_wake().max(self.now + 1).min(beat).min(end);
+            if self.now == beat {
+                for (node, session) in self.links.clone() {
+                    let load = self.load.get(&node).map(|cpu| Load { cpu: *cpu, memory: 0, gpu: None });
+                    self.tell(Input::Heartbeat { session, node, load });
+                }
+            }
+            self.tell(Input::Tick);
+        }
+    }
+
+    fn ask(&mut self, input: impl FnOnce(Request) -> Input) -> Result<String, String> {
+        self.next += 1;
+        let number = self.next;
+        self.tell(input(Request(number)));
+        self.replies.remove(&number).expect("every question is answered")
+    }
+
+    fn wish(&mut self, wants: Wants) -> Result<String, String> {
+        self.ask(|request| Input::Scale { request, wish: Wish { name: None, wants, additive: false, until: None, reason: String::new() } })
+    }
+
+    fn workers(&mut self, count: u32) -> Result<String, String> {
+        self.wish(Wants::Workers { node_type: name("default"), count })
+    }
+
+    /// How many machines there are, by type.
+    fn machines(&self, of: &str) -> usize {
+        self.machines.values().filter(|m| self.nodes[&m.node].node_type.as_str() == of).count()
+    }
+
+    fn busy(&mut self, node: &str, cpu: u32) {
+        self.load.insert(id(node), cpu);
+    }
+
+    fn said(&self, kind: EventKind, what: &str) -> usize {
+        self.events.iter().filter(|e| e.kind == kind && e.message.contains(what)).count()
+    }
+}
+
+#[test]
+fn room_is_bought_from_the_cheapest_type_and_said_why() {
+    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 4, 8, 90) };
+    let mut world =
+        World::new(spec(&[("default", kind(0, 10, 4, 100)), ("dear", kind(0, 10, 4, 130)), ("gpu", gpu), ("small", kind(0, 10, 1, 10))]));
+    world.wish(bundles(&[(6, 2, 0)])).expect("there is room");
+    assert_eq!((world.machines("default"), world.machines("dear"), world.machines("gpu"), world.machines("small")), (3, 0, 0, 0));
+    let event = world.events.iter().find(|e| e.message.starts_with("request w1")).expect("it is told");
+    assert_eq!(event.details["for"], "2 × 2 cpus");
+    assert_eq!(event.details["asked by"], "room");
+    assert_eq!(event.details["not small"], "has only 1 cpu");
+    assert!(event.details["not gpu"].contains("GPUs"), "{:?}", event.details);
+    assert!(event.details["not dear"].contains("dearer"), "{:?}", event.details);
+    // What wants GPUs gets them, and what does not may go beside it.
+    world.wish(bundles(&[(4, 1, 1), (1, 4, 0)])).expect("there is room");
+    assert_eq!(world.machines("gpu"), 2);
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_what_it_would_take() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 500))]);
+    of.budget = Some(MoneyPerHour(2_000_000));
+    let mut world = World::new(of);
+    for (wants, says) in [
+        (Wants::Workers { node_type: name("default"), count: 5 }, "would bring the cluster to 2.50/h, its budget is 2.00/h"),
+        (Wants::Workers { node_type: name("default"), count: 7 }, "not between its min 1 and max 6"),
+        (Wants::Workers { node_type: name("other"), count: 1 }, "there is no node type other; there is default"),
+        (bundles(&[(1, 5, 0)]), "no node type has 5 cpus: default has only 4 cpus"),
+        (bundles(&[(1, 1, 1)]), "default has no gpus"),
+        (bundles(&[(17, 1, 0)]), "the budget is 2.00/h, 2.50/h is needed"),
+        (bundles(&[(25, 1, 0)]), "workers.default.max is 6, 7 are needed"),
+    ] {
+        let refusal = world.wish(wants.clone()).expect_err("too much");
+        assert!(refusal.contains(says), "{wants}: {refusal}");
+    }
+    assert_eq!(world.machines("default"), 1, "nothing was changed");
+    assert!(world.cluster.asks.is_empty());
+    world.wish(bundles(&[(16, 1, 0)])).expect("just within the budget");
+    assert_eq!(world.machines("default"), 4);
+    let refusal = world.workers(5).expect_err("together they are too much");
+    assert!(refusal.contains("budget"), "{refusal}");
+}
+
+#[test]
+fn a_gang_is_served_whole_or_not_at_all() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    let gang = |spread| Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 3 }],
+        gang: true,
+        spread,
+    };
+    world.wish(gang(false)).expect("it could be had");
+    assert_eq!(world.calls.len(), 3);
+    assert_eq!(world.machines("default"), 0);
+    world.pass(30_000);
+    assert_eq!(world.calls.len(), 3, "what is out of stock is left alone");
+    assert_eq!(world.brain.asks()[0].unmet.as_deref().map(|u| u.contains("StockOut")), Some(true));
+    world.failing.clear();
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 3, "and tried again after a while");
+    // Two more nodes cannot be had: one of the gang's demands would be left.
+    let refusal = world.wish(Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 5 }],
+        gang: true,
+        spread: false,
+    });
+    assert!(refusal.expect_err("five do not fit").contains("max is 4, 5 are needed"));
+}
+
+#[test]
+fn demands_that_are_apart_are_on_nodes_of_their_own() {
+    let mut world = World::new(spec(&[("default", kind(1, 5, 8, 100))]));
+    let wants = Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(1_000), ..Bundle::default() }, count: 4 }],
+        gang: false,
+        spread: true,
+    };
+    world.wish(wants).expect("there is room");
+    assert_eq!(world.machines("default"), 4, "one was there");
+}
+
+#[test]
+fn requests_add_up_end_and_survive_a_restart() {
+    let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
+    world.workers(3).expect("within the bounds");
+    let more = |count, until| Wish {
+        name: None,
+        wants: Wants::Workers { node_type: name("default"), count },
+        additive: true,
+        until,
+        reason: "a test".to_owned(),
+    };
+    world.ask(|request| Input::Scale { request, wish: more(2, None) }).expect("two more");
+    let until = Some(Timestamp(MONDAY + 600_000));
+    world.ask(|request| Input::Scale { request, wish: more(1, until) }).expect("one more for a while");
+    assert_eq!(world.machines("default"), 6);
+    world.restart();
+    world.pass(5_000);
+    let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.ask.name).collect();
+    assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
+    world.pass(600_000);
+    assert_eq!((world.brain.asks().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 0));
+    world.pass(290_000);
+    assert_eq!(world.machines("default"), 6);
+    world.pass(20_000);
+    assert_eq!(world.machines("default"), 5, "once it is idle for long enough");
+    world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect("it stands");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "what is taken back goes at once");
+    let refusal = world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect_err("it is gone");
+    assert!(refusal.contains("there is workers-default"), "{refusal}");
+}
+
+#[test]
+fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
+    let spot = WorkerType {
+        zones: vec!["a".to_owned(), "b".to_owned()],
+        spot: Some(Spot { price: Some(MoneyPerHour(30_000)), or_on_demand: true }),
+        ..kind(0, 4, 4, 100)
+    };
+    let mut world = World::new(spec(&[("default", spot), ("other", kind(0, 4, 4, 150))]));
+    let all = |market: &str| ["a", "b"].map(|zone| format!("{market} in {zone}"));
+    for offer in world.cluster.spec.clone().expect("a specification").workers[&name("default")].offers() {
+        world.failing.insert(("default".to_owned(), offer.0), FailureKind::StockOut);
+    }
+    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    let tried: Vec<String> = world.calls.iter().map(|(_, of, offer)| format!("{of} {offer}")).collect();
+    let mut expected: Vec<String> = all("spot").into_iter().chain(all("on-demand")).map(|o| format!("default {o}")).collect();
+    expected.push("other on-demand".to_owned());
+    assert_eq!(tried, expected);
+    assert_eq!((world.machines("default"), world.machines("other")), (0, 1));
+    assert_eq!(world.said(EventKind::Decision, "left alone for 60 s"), 4);
+}
+
+#[test]
+fn the_provider_s_pace_is_kept() {
+    let mut world = World::new(spec(&[("default", kind(0, 50, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Throttled);
+    world.workers(50).expect("within the bounds");
+    let first = world.calls.len();
+    world.pass(20_000);
+    let then = world.calls.len() - first;
+    assert!((1..=20).contains(&then), "{first} at once, before anything was said, and {then} in the next 20 s");
+    world.failing.clear();
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 50);
+}
+
+#[test]
+fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 4, 100)), ("other", kind(0, 4, 4, 150))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Permanent);
+    world.workers(4).expect("within the bounds");
+    world.pass(200_000);
+    let calls = world.calls.len();
+    assert!(calls <= 6, "{calls} calls");
+    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for 300 s"), 1);
+    assert!(world.brain.snapshot().alarms[0].contains("default"), "it is shown");
+    world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
+    assert_eq!(world.machines("other"), 1, "others go on");
+    world.restart();
+    assert_eq!(world.calls.len(), calls + 1, "a restart ends no pause");
+    world.failing.clear();
+    world.ask(|request| Input::Resume { request }).expect("a person may");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 4);
+}
+
+#[test]
+fn a_held_cluster_is_left_as_it_is() {
+    let mut world = World::new(spec(&[("default", kind(3, 5, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: "the network moves".to_owned() }).expect("held");
+    world.ask(|request| Input::Kill { request, node: id("w2") }).expect("a person may");
+    world.silent.insert(id("w3"));
+    world.links.remove(&id("w3"));
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 2, "nothing is replaced");
+    world.restart();
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 2, "also after a restart");
+    assert!(world.outlook.held.as_deref().is_some_and(|h| h.contains("the network moves")));
+    world.silent.clear();
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 3);
+}
+
+#[test]
+fn a_node_in_quarantine_is_replaced_and_kept() {
+    let mut world = World::new(spec(&[("default", kind(2, 3, 4, 100))]));
+    world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: "odd".to_owned() }).expect("set aside");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3);
+    assert!(world.services.contains(&id("w1")), "it runs on");
+    world.silent.insert(id("w1"));
+    world.links.remove(&id("w1"));
+    world.restart();
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 3, "it is left alone, silent or not");
+    world.silent.clear();
+    world.link(&id("w1"));
+    world.ask(|request| Input::Release { request, node: id("w1") }).expect("taken back");
+    world.pass(5_000);
+    assert_eq!(world.brain.node(&id("w1")).map(|n| n.record.life.name()), Some("ready"));
+    world.pass(400_000);
+    assert_eq!(world.machines("default"), 2, "one too many is let go when it is idle");
+}
+
+fn load_policy() -> Policy {
+    Policy {
+        name: "busy".to_owned(),
+        node_type: name("default"),
+        least: 0,
+        most: 6,
+        pause_ms: 60_000,
+        rule: Rule::Load { metric: Metric::Cpu, high: 800, low: 300, window_ms: 30_000 },
+    }
+}
+
+#[test]
+fn load_makes_more_and_lets_idle_ones_go() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![load_policy()], 60_000);
+    let mut world = World::new(of);
+    world.busy("w1", 1_000);
+    world.pass(20_000);
+    assert_eq!(world.machines("default"), 1, "the window is not full yet");
+    world.pass(40_000);
+    assert_eq!(world.machines("default"), 2, "one and a quarter are two");
+    let why = &world.brain.outlook().types[&name("default")].sources[0];
+    assert!(why.contains("policy busy: 2") && why.contains("above 80 %"), "{why}");
+    world.busy("w2", 1_000);
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 3);
+    world.restart();
+    world.pass(10_000);
+    assert_eq!(world.machines("default"), 3, "a restart forgets the window and lets nobody go");
+    (1..=3).for_each(|n| world.busy(&format!("w{n}"), 10));
+    world.busy("w3", 500);
+    world.pass(400_000);
+    assert_eq!(world.nodes[&id("w3")].life, NodeState::Ready, "what works stays");
+    assert_eq!(world.machines("default"), 1);
+    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
+}
+
+#[test]
+fn a_policy_that_flaps_is_damped_and_says_so() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![load_policy()], 1_000);
+    let mut world = World::new(of);
+    for round in 0..120 {
+        let cpu = if round % 2 == 0 { 1_000 } else { 0 };
+        for n in 1..=6 {
+            world.busy(&format!("w{n}"), cpu);
+        }
+        world.pass(90_000);
+    }
+    assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
+    let changes = |from: u64| {
+        let of_policy = world.events.iter().filter(|e| e.message.starts_with("policy busy:"));
+        of_policy.filter(|e| (from..from + 1_800_000).contains(&(e.at.0 - MONDAY))).count()
+    };
+    let (first, last) = (changes(0), changes(9_000_000));
+    assert!(last * 2 < first, "{first} changes in the first half hour, {last} in the last");
+}
+
+#[test]
+fn schedules_begin_and_end() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let hours = Hours { days: vec![0], from: 60, until: 120, time_zone: "UTC".to_owned() };
+    let policy =
+        |name: &str, workers| Policy { name: name.to_owned(), rule: Rule::Schedule { hours: hours.clone(), workers }, ..load_policy() };
+    (of.policies, of.idle_after_ms) = (vec![policy("day", Workers::AtLeast(3)), policy("more", Workers::More(4))], 60_000);
+    // The Monday began at midnight UTC.
+    assert_eq!(MONDAY % 86_400_000, 0);
+    let mut world = World::new(of);
+    world.pass(3_599_000);
+    assert_eq!(world.machines("default"), 1);
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 5, "the larger of the two");
+    world.pass(3_600_000 - 2_000);
+    assert_eq!(world.machines("default"), 5);
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+#[test]
+fn signals_are_followed_without_overshooting() {
+    for counts in [Counts::All, Counts::Waiting] {
+        let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+        let rule = Rule::Signal { signal: "run.cores".to_owned(), per_worker: Quantity(4_000), counts };
+        (of.policies, of.idle_after_ms) = (vec![Policy { rule, ..load_policy() }], 60_000);
+        let mut world = World::new(of);
+        world.pass(20_000);
+        let say = |world: &mut World, cores: u64| {
+            world
+                .gauges
+                .insert(id("w1"), BTreeMap::from([("cores".to_owned(), Quantity(cores * 1_000)), ("work".to_owned(), Quantity(1_000))]));
+            world.report(&id("w1"));
+        };
+        say(&mut world, 9);
+        let wanted = if counts == Counts::All { 3 } else { 4 };
+        world.pass(5_000);
+        assert_eq!(world.machines("default"), wanted, "{counts:?}");
+        world.pass(8_000);
+        assert_eq!(world.machines("default"), wanted, "new ones have had no time to take work yet: {counts:?}");
+        say(&mut world, 0);
+        world.pass(300_000);
+        assert_eq!(world.machines("default"), 1, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_quorum_is_never_given_up() {
+    let mut of = spec(&[("default", kind(3, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 3 });
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("within the bounds");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 5);
+    // Two are silent: the other three are just a quorum of five.
+    for node in ["w4", "w5"] {
+        world.silent.insert(id(node));
+        world.links.remove(&id(node));
+    }
+    world.pass(5_000);
+    let refusal = world.ask(|request| Input::Drain { request, node: id("w1") }).expect_err("it is needed");
+    assert!(refusal.contains("needs 3"), "{refusal}");
+    world.workers(3).expect("within the bounds");
+    world.pass(1_000);
+    assert!(["w1", "w2", "w3"].iter().all(|n| world.nodes[&id(n)].life == NodeState::Ready), "none of those that are up may go");
+    world.silent.clear();
+    world.link(&id("w4"));
+    world.link(&id("w5"));
+    let mut fewest = 5;
+    for _ in 0..120 {
+        world.pass(500);
+        let ready = world.nodes.values().filter(|r| r.life == NodeState::Ready).count();
+        fewest = fewest.min(ready);
+    }
+    assert_eq!((world.machines("default"), fewest), (3, 3));
+    // The last three stay whatever a description says: the service needs them.
+    of.revision = 2;
+    of.workers.insert(name("default"), kind(1, 5, 4, 100));
+    world.tell(Input::Specified { spec: of });
+    world.workers(1).expect("within the bounds");
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 3);
+    let why: Vec<&String> = world.outlook.types[&name("default")].surplus.values().collect();
+    assert!(why[0].contains("run/worker"), "{why:?}");
+}
+
+#[test]
+fn dearest_and_least_useful_go_first_and_never_what_a_request_needs() {
+    let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100)), ("dear", kind(0, 6, 4, 300))]));
+    world.wish(Wants::Workers { node_type: name("dear"), count: 2 }).expect("within the bounds");
+    world.workers(4).expect("within the bounds");
+    world
+        .ask(|request| {
+            let wish =
+                Wish { name: Some("job".to_owned()), wants: bundles(&[(3, 4, 0)]), additive: true, until: None, reason: String::new() };
+            Input::Scale { request, wish }
+        })
+        .expect("it fits on what is there");
+    assert_eq!((world.machines("default"), world.machines("dear")), (4, 2), "nothing new is bought for it");
+    world.wish(Wants::Workers { node_type: name("dear"), count: 0 }).expect("within the bounds");
+    world.pass(2_000);
+    assert_eq!((world.machines("default"), world.machines("dear")), (4, 0), "what lay on them fits on the others");
+    world.workers(0).expect("within the bounds");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 3, "three are needed by the job");
+    world.ask(|request| Input::Revoke { request, name: "job".to_owned() }).expect("it stands");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 0);
+}

@@ -1,0 +1,232 @@
+//! Commands that change what the head decides: the cluster's size, requests for room, holding, setting nodes aside.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::{Bytes, NodeTypeName, Timestamp};
+use cloudtik_protocol::wire;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Scale;
+use crate::client::{Client, document};
+use crate::failure::{Failure, USAGE};
+use crate::output::{Printer, ago, short};
+
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    message: String,
+}
+
+fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
+    let answer: Answer = document(answer)?;
+    if printer.is_json() {
+        printer.json(&answer)
+    } else {
+        printer.line(&answer.message)
+    }
+    Ok(())
+}
+
+/// A bundle as people write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    cpus: Quantity,
+    #[serde(default)]
+    memory: Option<String>,
+    #[serde(default)]
+    gpus: Quantity,
+    #[serde(default)]
+    resources: BTreeMap<String, Quantity>,
+    #[serde(default = "one")]
+    count: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> {
+    let wants = wants(arguments)?;
+    let client = Client::connect(&arguments.cluster).await?;
+    let request = wire::ScaleRequest {
+        wants: serde_json::to_vec(&wants).map_err(|e| Failure::failed(e.to_string()))?.into(),
+        additive: arguments.add,
+        name: arguments.name.clone().unwrap_or_default(),
+        lasts_ms: arguments.lasts.map_or(0, |lasts| lasts.as_millis() as u64),
+        reason: arguments.reason.clone().unwrap_or_default(),
+    };
+    let answer = client.admin().scale(request).await.map_err(|status| {
+        let is_refusal = status.code() == tonic::Code::FailedPrecondition;
+        let failure = Failure::from(status);
+        let hint = format!(
+            "change the limit in the cluster's file and run `cloudtik up` again; `cloudtik why {}` shows who wants what",
+            arguments.cluster
+        );
+        if is_refusal { failure.hint(hint) } else { failure }
+    })?;
+    print_answer(printer, answer.into_inner())
+}
+
+fn wants(arguments: &Scale) -> Result<Wants, Failure> {
+    let usage = |message: String| Failure::new(USAGE, message).hint("see `cloudtik scale --help`");
+    let mut bundles: Vec<Counted> = Vec::new();
+    let mut add = |bundle: Bundle, count: u32| {
+        if count > 0 {
+            bundles.push(Counted { bundle, count });
+        }
+    };
+    // What can be shared out anyhow is asked for in pieces that fit on any node.
+    if let Some(cpus) = arguments.cpus {
+        add(Bundle { cpus: Quantity::ONE, ..Bundle::default() }, cpus);
+    }
+    if let Some(gpus) = arguments.gpus {
+        add(Bundle { gpus: Quantity::ONE, ..Bundle::default() }, gpus);
+    }
+    if let Some(memory) = arguments.memory {
+        const PIECE: u64 = 256 << 20;
+        let pieces = u32::try_from(memory.0.div_ceil(PIECE)).map_err(|_| usage(format!("{memory} is too much memory")))?;
+        add(Bundle { memory: Bytes(PIECE), ..Bundle::default() }, pieces);
+    }
+    for (name, amount) in &arguments.resources {
+        add(Bundle { resources: BTreeMap::from([(name.clone(), Quantity::ONE)]), ..Bundle::default() }, *amount);
+    }
+    if let Some(text) = &arguments.bundles {
+        let text = match text.strip_prefix('@') {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {path}: {e}")))?,
+            None => text.clone(),
+        };
+        let written: Vec<Written> = serde_json::from_str(&text).map_err(|e| {
+            usage(format!("--bundles is not a list of bundles: {e}"))
+                .hint("such as --bundles '[{\"cpus\": 4, \"memory\": \"8GiB\", \"count\": 2}, {\"gpus\": 1}]'")
+        })?;
+        for bundle in written {
+            let memory = bundle.memory.as_deref().map(str::parse::<Bytes>).transpose().map_err(|e| usage(e.to_string()))?;
+            let Written { cpus, gpus, resources, count, .. } = bundle;
+            add(Bundle { cpus, memory: memory.unwrap_or_default(), gpus, resources }, count);
+        }
+    }
+    match (arguments.workers, bundles.is_empty()) {
+        (Some(_), false) => Err(usage("--workers is a number of nodes and the others are room: ask for one of them at a time".to_owned())),
+        (Some(count), true) => {
+            let name = NodeTypeName::new(&*arguments.node_type).map_err(|e| usage(e.to_string()))?;
+            Ok(Wants::Workers { node_type: name, count })
+        }
+        (None, true) => Err(usage("say what is wanted: --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
+        (None, false) => Ok(Wants::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
+    }
+}
+
+/// Reads a span of time such as `90s`, `30m`, `2h` or `7d`.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => 0,
+    };
+    let found = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds)).filter(|s| (1..=366 * 86_400).contains(s));
+    found.map(Duration::from_secs).ok_or_else(|| "not a span of time such as 90s, 30m, 2h or 7d".to_owned())
+}
+
+/// Reads `name=amount`.
+pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
+    let (name, amount) = text.split_once('=').ok_or("not a resource such as licences=2")?;
+    let amount = amount.parse().map_err(|_| format!("{amount:?} is not a whole number"))?;
+    Ok((name.to_owned(), amount))
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Size {
+    pub requests: Vec<Request>,
+    pub outlook: cloudtik_model::outlook::Outlook,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Request {
+    pub name: String,
+    pub at: Timestamp,
+    pub until: Option<Timestamp>,
+    pub wants: Wants,
+    pub description: String,
+    #[serde(default)]
+    pub reason: String,
+    pub unmet: Option<String>,
+}
+
+pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let size: Size = document(client.admin().outlook(wire::Empty {}).await?.into_inner())?;
+    if printer.is_json() {
+        printer.json(&size.requests);
+        return Ok(());
+    }
+    if size.requests.is_empty() {
+        printer.line("nothing is asked for beyond what the cluster's file says");
+        return Ok(());
+    }
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
+    let rows: Vec<Vec<String>> = size
+        .requests
+        .into_iter()
+        .map(|request| {
+            let ends =
+                request.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
+            let state = request.unmet.map_or_else(|| "met".to_owned(), |unmet| format!("no room: {unmet}"));
+            vec![request.name, request.description, ago(request.at), ends, state, request.reason]
+        })
+        .collect();
+    printer.table(&["REQUEST", "WANTS", "SINCE", "ENDS", "STATE", "REASON"], &rows);
+    Ok(())
+}
+
+pub async fn revoke(printer: &Printer, cluster: &str, name: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let answer = client
+        .admin()
+        .revoke(wire::RevokeRequest { name: name.to_owned() })
+        .await
+        .map_err(|status| Failure::from(status).hint(format!("`cloudtik requests {}` lists what is asked for", client.place.name)))?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn hold(printer: &Printer, cluster: &str, reason: Option<String>) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let answer = client.admin().hold(wire::HoldRequest { reason: reason.unwrap_or_default() }).await?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn resume(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    print_answer(printer, client.admin().resume(wire::Empty {}).await?.into_inner())
+}
+
+pub async fn quarantine(printer: &Printer, cluster: &str, node: &str, reason: Option<String>) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    let request = wire::QuarantineRequest { node: node.to_owned(), reason: reason.unwrap_or_default() };
+    print_answer(printer, client.admin().quarantine_node(request).await?.into_inner())
+}
+
+pub async fn release(printer: &Printer, cluster: &str, node: &str) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    print_answer(printer, client.admin().release_node(wire::NodeRequest { node: node.to_owned() }).await?.into_inner())
+}
+
+pub async fn kill_node(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    printer.confirm(&format!("Kill {node} of {} with everything on it?", client.place.name), yes)?;
+    let answer = client.admin().kill_node(wire::NodeRequest { node: node.to_owned() }).await?;
+    print_answer(printer, answer.into_inner())
+}
+
+pub async fn drain(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+    let client = Client::connect(cluster).await?;
+    printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
+    let answer = client.admin().drain_node(wire::NodeRequest { node: node.to_owned() }).await?;
+    print_answer(printer, answer.into_inner())
+}
