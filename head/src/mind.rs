@@ -241,7 +241,8 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Node(node) => nodes.insert(node.id.clone()),
             Record::Cluster(_) => !std::mem::replace(&mut cluster, true),
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
-            Record::Event(_) => true,
+            // The last word on an ask is what counts, and both are cheap.
+            Record::Ask(_) | Record::AskGone(_) | Record::Event(_) => true,
         };
         if keep {
             kept.push(record);

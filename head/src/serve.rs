@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use cloudtik_brain::{Brain, Config, Input};
+use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
 use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
@@ -38,7 +37,7 @@ use crate::mind::Mind;
 use crate::revisions::Revisions;
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
-use crate::store::{Remembered, Store};
+use crate::store::Store;
 use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
@@ -96,13 +95,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
     let (deeds_in, deeds) = mpsc::channel(DEEDS);
     let config = brain_config(&settings, provider.as_ref());
-    let records = own_node(&settings, remembered);
-    let (mind, mut failed) = Mind::start(
-        move |now| Brain::restore(config, epoch, records.0, records.1, records.2, now),
-        store.clone(),
-        deeds_in,
-        telemetry.clone(),
-    );
+    let memory = own_node(&settings, remembered.memory);
+    let (mind, mut failed) = Mind::start(move |now| Brain::restore(config, epoch, memory, now), store.clone(), deeds_in, telemetry.clone());
     let driver = Driver {
         settings: settings.clone(),
         epoch,
@@ -216,8 +210,8 @@ fn brain_config(settings: &Settings, provider: &dyn NodeProvider) -> Config {
 }
 
 /// The records to start from. The head's own node was made by the launcher, so it is launched from the beginning.
-fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::ClusterRecord, Outlook, Vec<NodeRecord>) {
-    let Remembered { cluster, outlook, mut nodes, .. } = remembered;
+fn own_node(settings: &Settings, mut memory: Memory) -> Memory {
+    let nodes = &mut memory.nodes;
     let id = NodeId::head();
     let known = nodes.iter().any(|n| n.id == id && n.generation == settings.generation);
     if !known {
@@ -229,7 +223,7 @@ fn own_node(settings: &Settings, remembered: Remembered) -> (cloudtik_brain::Clu
         record.instance = Some(instance_id(&id, settings.generation));
         nodes.push(record);
     }
-    (cluster, outlook, nodes)
+    memory
 }
 
 /// Renews the head's own certificate while it serves: when a third of its life is left, and when the root has certified

@@ -4,9 +4,8 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use cloudtik_brain::{ClusterRecord, Record};
+use cloudtik_brain::{ClusterRecord, Memory, Record};
 use cloudtik_model::event::Event;
-use cloudtik_model::node::NodeRecord;
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::{Epoch, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -14,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
+const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
@@ -48,9 +48,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Remembered {
     pub epoch: Epoch,
-    pub cluster: ClusterRecord,
-    pub outlook: Outlook,
-    pub nodes: Vec<NodeRecord>,
+    pub memory: Memory,
     pub join_secret: Vec<u8>,
 }
 
@@ -101,9 +99,15 @@ impl Store {
                 let (_, value) = entry.map_err(failed(operation))?;
                 nodes.push(parse("node record", value.value())?);
             }
+            let table = write.open_table(ASKS).map_err(failed(operation))?;
+            let mut asks = Vec::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (_, value) = entry.map_err(failed(operation))?;
+                asks.push(parse("request", value.value())?);
+            }
             write.open_table(EVENTS).map_err(failed(operation))?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
-            Remembered { epoch: Epoch(epoch), cluster, outlook, nodes, join_secret }
+            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes }, join_secret }
         };
         write.commit().map_err(failed(operation))?;
         Ok(remembered)
@@ -116,6 +120,7 @@ impl Store {
         let last = {
             let mut meta = write.open_table(META).map_err(failed(operation))?;
             let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
+            let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
             let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
             let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
             for record in records {
@@ -125,6 +130,12 @@ impl Store {
                     }
                     Record::Cluster(cluster) => {
                         meta.insert("cluster", text(cluster).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Ask(ask) => {
+                        asks.insert(ask.name.as_str(), text(ask).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::AskGone(name) => {
+                        asks.remove(name.as_str()).map_err(failed(operation))?;
                     }
                     Record::Outlook(outlook) => {
                         meta.insert("outlook", text(outlook).as_slice()).map_err(failed(operation))?;
@@ -204,6 +215,7 @@ fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Err
 mod tests {
     use super::*;
     use cloudtik_model::event::EventKind;
+    use cloudtik_model::node::NodeRecord;
     use cloudtik_model::{Generation, NodeTypeName, Timestamp};
 
     #[test]
@@ -232,7 +244,7 @@ mod tests {
         }
         let store = Store::open(&path, true).expect("opens");
         let again = store.begin(b"other", Epoch(0)).expect("begins");
-        assert_eq!((again.epoch, again.nodes, again.join_secret.as_slice()), (Epoch(2), vec![node], b"secret".as_slice()));
+        assert_eq!((again.epoch, again.memory.nodes, again.join_secret.as_slice()), (Epoch(2), vec![node], b"secret".as_slice()));
         assert_eq!(store.events(2, 10, Some(&id)).expect("reads").len(), 1);
         assert_eq!(store.events(0, 10, Some(&NodeId::head())).expect("reads").len(), 0);
     }

@@ -76,7 +76,8 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         printer.line(&format!("Held: {held}. Nothing is made, replaced or let go; `cloudtik resume {}` ends that.", client.place.name));
     }
     for (name, of_type) in &outlook.types {
-        printer.line(&format!("{name}: {} there or coming, {} wanted", of_type.present, of_type.wanted));
+        let for_room = if of_type.for_room > 0 { format!(" by number and {} for room", of_type.for_room) } else { String::new() };
+        printer.line(&format!("{name}: {} there or coming, {} wanted{for_room}", of_type.present, of_type.wanted));
         for (i, source) in of_type.sources.iter().enumerate() {
             printer.line(&format!("  {} {source}", if i == 0 { "because" } else { "   also" }));
         }

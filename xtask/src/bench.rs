@@ -42,6 +42,11 @@ pub fn footprint() -> Result<(), String> {
     result
 }
 
+/// Decisions of the brain, as it is shipped.
+pub fn decide() -> Result<(), String> {
+    run(&mut cargo(&["bench", "-p", "cloudtik-brain", "--bench", "decide"]))
+}
+
 /// The released programs' directory, once they are built.
 fn build() -> Result<PathBuf, String> {
     run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;

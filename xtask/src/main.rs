@@ -1,4 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | bench footprint | bench detect`.
+//! Chores: `cargo xtask quickstart | test | bench footprint | bench decide | bench detect`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -15,6 +15,7 @@ Chores of the project.
   cargo xtask quickstart        set up, build, bring a cluster with Spark up and count words on it
   cargo xtask test              set up, check formatting and lints, run every test
   cargo xtask bench footprint   sizes, memory and processor time of the programs
+  cargo xtask bench decide      how long decisions about the cluster's size take, up to 10,000 nodes
   cargo xtask bench detect      how soon killed, stopped and cut-off agents are noticed (some minutes)
 ";
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ["test"] => test(),
         ["bench", "footprint"] => bench::footprint(),
         ["bench", "detect"] => bench::detect(),
+        ["bench", "decide"] => bench::decide(),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
             Ok(())

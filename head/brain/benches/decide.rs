@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cloudtik_brain::packing::{Amounts, Class, Kind, purchase};
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Request, Wish};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Wish};
 use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
@@ -67,7 +66,7 @@ fn bundle(random: &mut Random, shapes: u64) -> Bundle {
 }
 
 /// A cluster of so many nodes, and ten times as many demands, of which those that have no room are to get new nodes.
-fn cluster(nodes: u64, shapes: u64) -> (ClusterRecord, Vec<NodeRecord>) {
+fn cluster(nodes: u64, shapes: u64) -> Memory {
     let mut random = Random(nodes);
     let workers = types(&mut random);
     let mut records = Vec::new();
@@ -91,14 +90,14 @@ fn cluster(nodes: u64, shapes: u64) -> (ClusterRecord, Vec<NodeRecord>) {
         asks.push(Ask { name: format!("job-{n}"), at: Timestamp(0), until: None, wants, reason: String::new() });
     }
     let spec = Spec { revision: 1, workers, max_workers: 1_000_000, ..Spec::default() };
-    (ClusterRecord { spec: Some(spec), asks, ..ClusterRecord::default() }, records)
+    Memory { cluster: ClusterRecord { spec: Some(spec), ..ClusterRecord::default() }, asks, nodes: records, ..Memory::default() }
 }
 
 fn main() {
     println!("{TYPES} node types, {LOAD} demands per node; one core; the whole step, with its records, events and reasons");
     println!(
-        "{:>7} {:>9} {:>7} {:>12} {:>9} {:>15} {:>15}",
-        "nodes", "demands", "shapes", "full", "launched", "one demand", "one node dies"
+        "{:>7} {:>9} {:>7} {:>10} {:>10} {:>9} {:>22} {:>22}",
+        "nodes", "demands", "shapes", "restart", "full", "launched", "one demand (p99)", "one node dies (p99)"
     );
     for (nodes, shapes) in [(100, 200), (1_000, 200), (10_000, 200), (10_000, 100_000)] {
         measure(nodes, shapes);
@@ -107,14 +106,15 @@ fn main() {
 }
 
 fn measure(nodes: u64, shapes: u64) {
-    let (record, records) = cluster(nodes, shapes);
+    let memory = cluster(nodes, shapes);
     let moment = |mono: u64| Moment { mono, wall: Timestamp(1_700_000_000_000 + mono) };
-    let mut full = Vec::new();
-    let mut last = None;
+    let (mut restart, mut full, mut last) = (Vec::new(), Vec::new(), None);
     for _ in 0..5 {
-        let (record, records) = (record.clone(), records.clone());
+        let copy = memory.clone();
         let begun = Instant::now();
-        let mut brain = Brain::restore(Config::default(), Epoch(1), record, Outlook::default(), records, moment(0));
+        let mut brain = Brain::restore(Config::default(), Epoch(1), copy, moment(0));
+        restart.push(begun.elapsed());
+        let begun = Instant::now();
         let step = brain.handle(moment(1), Input::Started);
         full.push(begun.elapsed());
         let launched = step.actions.iter().filter(|a| matches!(a, Action::Create { .. })).count();
@@ -123,23 +123,24 @@ fn measure(nodes: u64, shapes: u64) {
     let (mut brain, launched) = last.expect("five were made");
     let (mut demand, mut death) = (Vec::new(), Vec::new());
     let mut random = Random(99);
-    for n in 0..101u64 {
+    for n in 0..400u64 {
         let wants = Wants::Bundles { bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }], gang: false, spread: false };
         let wish = Wish { name: None, wants, additive: true, until: None, reason: String::new() };
         let begun = Instant::now();
-        brain.handle(moment(10 + 2 * n), Input::Scale { request: Request(n), wish });
+        brain.handle(moment(10 + n / 4), Input::Scale { request: Request(n), wish });
         demand.push(begun.elapsed());
-        let victim = records[(n * 7 % nodes) as usize].id.clone();
+        let victim = memory.nodes[(n * 7 % nodes) as usize].id.clone();
         let begun = Instant::now();
-        brain.handle(moment(11 + 2 * n), Input::Kill { request: Request(1_000 + n), node: victim });
+        brain.handle(moment(10 + n / 4), Input::Kill { request: Request(10_000 + n), node: victim });
         death.push(begun.elapsed());
     }
     println!(
-        "{nodes:>7} {:>9} {shapes:>7} {:>12} {launched:>9} {:>15} {:>15}",
+        "{nodes:>7} {:>9} {shapes:>7} {:>10} {:>10} {launched:>9} {:>22} {:>22}",
         nodes * LOAD,
+        shown(median(&mut restart)),
         shown(median(&mut full)),
-        format!("{} (most {})", shown(median(&mut demand)), shown(demand[demand.len() - 1])),
-        format!("{} (most {})", shown(median(&mut death)), shown(death[death.len() - 1])),
+        spread(&mut demand),
+        spread(&mut death),
     );
 }
 
@@ -189,6 +190,11 @@ fn quality() {
 fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() / 2]
+}
+
+fn spread(times: &mut [Duration]) -> String {
+    let middle = median(times);
+    format!("{} ({})", shown(middle), shown(times[times.len() * 99 / 100]))
 }
 
 fn shown(time: Duration) -> String {

@@ -32,7 +32,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{Evidence, NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport};
 use cloudtik_model::{Epoch, InstanceId, Moment, NodeId, ServiceKey};
 use serde::{Deserialize, Serialize};
@@ -42,7 +41,7 @@ pub use explain::{NodeView, Snapshot};
 use membership::Watch;
 pub use messages::*;
 pub use scaling::{AskView, begins_or_ends, is_time_zone};
-use scaling::{History, Scaling};
+use scaling::{Asks, History, Scaling};
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +102,7 @@ pub struct Brain {
     epoch: Epoch,
     clock: Clock,
     cluster: ClusterRecord,
+    asks: Asks,
     nodes: BTreeMap<NodeId, Node>,
     /// When to look at a node again.
     timers: BTreeSet<(u64, NodeId)>,
@@ -213,7 +213,8 @@ impl Node {
 
 impl Brain {
     /// A brain from what the store holds.
-    pub fn restore(config: Config, epoch: Epoch, cluster: ClusterRecord, outlook: Outlook, nodes: Vec<NodeRecord>, now: Moment) -> Self {
+    pub fn restore(config: Config, epoch: Epoch, memory: Memory, now: Moment) -> Self {
+        let Memory { cluster, asks, outlook, nodes } = memory;
         let clock = Clock::new(now);
         let restored = |record: NodeRecord| {
             let mut node = Node::new(record, clock.now());
@@ -227,6 +228,7 @@ impl Brain {
             epoch,
             clock,
             cluster,
+            asks: Asks::new(asks),
             nodes,
             timers: BTreeSet::new(),
             brake: false,

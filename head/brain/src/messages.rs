@@ -277,6 +277,10 @@ pub enum Reply {
 pub enum Record {
     Node(NodeRecord),
     Cluster(ClusterRecord),
+    /// A request that stands now.
+    Ask(Ask),
+    /// A request that does not stand any more, by name.
+    AskGone(String),
     Outlook(Outlook),
     Event(Event),
 }
@@ -285,9 +289,6 @@ pub enum Record {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
     pub spec: Option<Spec>,
-    /// What was asked for by hand and still stands, oldest first.
-    #[serde(default)]
-    pub asks: Vec<Ask>,
     #[serde(default)]
     pub stopping: bool,
     /// Somebody holds the brain back.
@@ -299,6 +300,15 @@ pub struct ClusterRecord {
     /// Types of which workers that nobody wants any more go at once, idle or not: somebody said so.
     #[serde(default)]
     pub shrinking: BTreeSet<NodeTypeName>,
+}
+
+/// Everything that a brain is rebuilt from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub cluster: ClusterRecord,
+    pub asks: Vec<Ask>,
+    pub outlook: Outlook,
+    pub nodes: Vec<NodeRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

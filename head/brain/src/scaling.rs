@@ -25,7 +25,7 @@ mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::demand::{Bundle, Wants};
+use cloudtik_model::demand::Bundle;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook, Unmet};
@@ -37,10 +37,11 @@ pub(crate) use self::policies::History;
 use self::policies::PolicyState;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
-use crate::packing::{Amounts, DIMENSIONS, Fleet, Group, GroupId};
+use crate::packing::{Amounts, DIMENSIONS, Fleet, GroupId};
 use crate::{Brain, Node, Reply, Request};
 
 pub use self::asks::AskView;
+pub(crate) use self::asks::Asks;
 pub use self::hours::{begins_or_ends, is_time_zone};
 
 /// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
@@ -55,9 +56,12 @@ pub(crate) struct Scaling {
     pub(crate) tally: Tally,
     pub(crate) launching: Launching,
     fleet: Fleet,
+    /// Workers that count and of which it is not known what they offer.
+    shapeless: BTreeSet<NodeId>,
     /// The names of the resources beyond cores, memory and GPUs, by dimension.
     custom: Vec<String>,
     groups: BTreeMap<GroupId, String>,
+    group_ids: BTreeMap<String, GroupId>,
     next_group: u64,
     policies: BTreeMap<String, PolicyState>,
     wanted: BTreeMap<NodeTypeName, Wanted>,
@@ -98,12 +102,14 @@ impl Brain {
         let Some(node) = self.nodes.get(id).filter(|n| n.is_worker()) else { return };
         self.scaling.changes += 1;
         self.scaling.tally.set(&node.record);
-        if node.record.life.is_counted() && !self.scaling.fleet.has(id) {
-            if let Some(capacity) = self.capacity_of(&node.record.node_type.clone()) {
-                self.scaling.fleet.add_node(id.clone(), capacity);
-            }
-        } else if !node.record.life.is_counted() {
+        if !node.record.life.is_counted() {
             self.scaling.fleet.remove_node(id);
+            self.scaling.shapeless.remove(id);
+        } else if !self.scaling.fleet.has(id) {
+            match self.capacity_of(&node.record.node_type) {
+                Some(capacity) => self.scaling.fleet.add_node(id.clone(), capacity),
+                None => drop(self.scaling.shapeless.insert(id.clone())),
+            }
         }
     }
 
@@ -146,46 +152,14 @@ impl Brain {
         let names: BTreeSet<String> = custom.collect();
         self.scaling.custom = names.into_iter().take(DIMENSIONS - 3).collect();
         self.scaling.fleet = Fleet::default();
+        self.scaling.shapeless.clear();
         self.scaling.groups.clear();
+        self.scaling.group_ids.clear();
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.recount(&id);
         }
-        self.sync_groups();
+        self.place_asks();
         self.scaling.rebuild = true;
-        self.reconsider_scale();
-    }
-
-    /// Makes the fleet's groups those of the asks that stand.
-    fn sync_groups(&mut self) {
-        let asks: Vec<(String, Group)> = self
-            .cluster
-            .asks
-            .iter()
-            .filter_map(|ask| match &ask.wants {
-                Wants::Bundles { bundles, gang, spread } => {
-                    let shapes = bundles.iter().map(|b| (self.amounts_of(&b.bundle), b.count)).collect();
-                    Some((ask.name.clone(), Group { shapes, gang: *gang, spread: *spread }))
-                }
-                _ => None,
-            })
-            .collect();
-        let names: BTreeSet<&String> = asks.iter().map(|(name, _)| name).collect();
-        let gone: Vec<GroupId> = self.scaling.groups.iter().filter(|(_, n)| !names.contains(n)).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.scaling.fleet.set_group(id, Group::default());
-            self.scaling.groups.remove(&id);
-            self.scaling.rebuild = true;
-        }
-        for (name, group) in asks {
-            let known = self.scaling.groups.iter().find(|(_, n)| **n == name).map(|(id, _)| *id);
-            let id = known.unwrap_or_else(|| {
-                self.scaling.next_group += 1;
-                GroupId(self.scaling.next_group)
-            });
-            self.scaling.groups.insert(id, name);
-            self.scaling.fleet.set_group(id, group);
-        }
-        self.scaling.changes += 1;
         self.reconsider_scale();
     }
 
@@ -196,10 +170,7 @@ impl Brain {
         self.event(None, EventKind::Head, format!("specification {} accepted", spec.revision));
         let known = self.cluster.spec.take();
         // What somebody asked for by hand holds, within what the file allows now.
-        self.cluster.asks.retain(|ask| match &ask.wants {
-            Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => spec.workers.contains_key(node_type),
-            Wants::Bundles { .. } => true,
-        });
+        self.end_asks_of_missing_types(&spec);
         self.cluster.paused.retain(|name, _| spec.workers.contains_key(name));
         self.cluster.stopping = false;
         if let Some(known) = &known {
@@ -254,7 +225,7 @@ impl Brain {
             self.let_everything_go();
         } else {
             if std::mem::take(&mut self.scaling.rebuild) {
-                self.rebuild_fleet(&spec);
+                self.rebuild_fleet();
             }
             outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
             if self.cluster.held.is_none() {
@@ -280,11 +251,15 @@ impl Brain {
     }
 
     /// The fleet anew, those nodes first that stay anyway: what lies on the others may then fit on these.
-    fn rebuild_fleet(&mut self, spec: &Spec) {
+    fn rebuild_fleet(&mut self) {
+        let mut of_types: BTreeMap<&NodeTypeName, Vec<NodeId>> = BTreeMap::new();
+        for id in self.scaling.fleet.nodes() {
+            of_types.entry(&self.nodes[id].record.node_type).or_default().push(id.clone());
+        }
         let mut order: Vec<(bool, MoneyPerHour, bool, u64, NodeId)> = Vec::new();
-        for name in spec.workers.keys() {
+        for (name, of_type) in of_types {
             let kept = self.scaling.wanted.get(name).map_or(0, |w| w.count as usize);
-            for (rank, id) in self.by_usefulness(name).into_iter().enumerate() {
+            for (rank, id) in self.by_usefulness(of_type).into_iter().enumerate() {
                 let node = &self.nodes[&id];
                 let price = node.record.price.unwrap_or_default();
                 order.push((rank >= kept, price, node.record.life != NodeState::Ready, rank as u64, id));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Request, Session};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Session};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
@@ -42,7 +42,7 @@ impl Bench {
         });
         let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
-        let brain = Brain::restore(config, Epoch(2), cluster, Default::default(), records.collect(), moment);
+        let brain = Brain::restore(config, Epoch(2), Memory { cluster, nodes: records.collect(), ..Memory::default() }, moment);
         let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0, dials_end: true };
         bench.tell(Input::Started);
         bench

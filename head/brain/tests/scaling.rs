@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Record, Reply, Request, Session, Wish};
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Reply, Request, Session, Wish};
+use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
@@ -19,6 +19,7 @@ struct World {
     brain: Brain,
     now: u64,
     cluster: ClusterRecord,
+    asks: BTreeMap<String, Ask>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
     events: Vec<Event>,
@@ -82,11 +83,12 @@ impl World {
     fn new(spec: Spec) -> Self {
         let cluster = ClusterRecord::default();
         let moment = Moment { mono: 0, wall: Timestamp(MONDAY) };
-        let brain = Brain::restore(Config::default(), Epoch(1), cluster.clone(), Outlook::default(), Vec::new(), moment);
+        let brain = Brain::restore(Config::default(), Epoch(1), Memory::default(), moment);
         let mut world = Self {
             brain,
             now: 0,
             cluster,
+            asks: BTreeMap::new(),
             outlook: Outlook::default(),
             nodes: BTreeMap::new(),
             events: Vec::new(),
@@ -114,7 +116,9 @@ impl World {
     /// A new head from what was stored; agents link again.
     fn restart(&mut self) {
         let nodes = self.nodes.values().cloned().collect();
-        self.brain = Brain::restore(Config::default(), Epoch(2), self.cluster.clone(), self.outlook.clone(), nodes, self.moment());
+        let asks = self.asks.values().cloned().collect();
+        let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes };
+        self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
         self.tell(Input::Started);
         for node in linked {
@@ -128,6 +132,8 @@ impl World {
             match record {
                 Record::Node(node) => drop(self.nodes.insert(node.id.clone(), node)),
                 Record::Cluster(cluster) => self.cluster = cluster,
+                Record::Ask(ask) => drop(self.asks.insert(ask.name.clone(), ask)),
+                Record::AskGone(name) => drop(self.asks.remove(&name)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
             }
@@ -297,7 +303,7 @@ fn what_cannot_be_had_is_refused_with_what_it_would_take() {
         assert!(refusal.contains(says), "{wants}: {refusal}");
     }
     assert_eq!(world.machines("default"), 1, "nothing was changed");
-    assert!(world.cluster.asks.is_empty());
+    assert!(world.asks.is_empty());
     world.wish(bundles(&[(16, 1, 0)])).expect("just within the budget");
     assert_eq!(world.machines("default"), 4);
     let refusal = world.workers(5).expect_err("together they are too much");
@@ -361,7 +367,7 @@ fn requests_add_up_end_and_survive_a_restart() {
     world.restart();
     world.pass(5_000);
     let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.ask.name).collect();
-    assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
+    assert_eq!(names, ["ask-1", "ask-2", "workers-default"]);
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(600_000);
     assert_eq!((world.brain.asks().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use cloudtik_brain::{Brain, ClusterRecord, Input, Request};
+use cloudtik_model::demand::Ask;
 use cloudtik_model::event::Event;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
@@ -70,6 +71,7 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Stored {
     cluster: ClusterRecord,
+    asks: BTreeMap<String, Ask>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
     events: Vec<Event>,

@@ -134,6 +134,16 @@ pub enum Wants {
     },
 }
 
+impl Wants {
+    /// The type of which it wants a number.
+    pub fn node_type(&self) -> Option<&NodeTypeName> {
+        match self {
+            Self::Workers { node_type, .. } | Self::More { node_type, .. } => Some(node_type),
+            Self::Bundles { .. } => None,
+        }
+    }
+}
+
 /// Bundles that are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {

@@ -29,6 +29,9 @@ pub struct TypeOutlook {
     pub present: u32,
     /// Workers that are wanted, without those that bundles need.
     pub wanted: u32,
+    /// Workers beyond those, on which requests for room lie.
+    #[serde(default)]
+    pub for_room: u32,
     /// Who wants how many, the deciding one first.
     pub sources: Vec<String>,
     /// Why nothing is made of it just now.

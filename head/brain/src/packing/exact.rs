@@ -7,7 +7,7 @@ use super::purchase::{Bin, Problem, Purchase};
 /// Numbers of waiting demands that are told apart, at most.
 const MOST_STATES: usize = 60_000;
 /// States times fillings.
-const MOST_STEPS: usize = 3_000_000;
+const MOST_STEPS: usize = 600_000;
 /// Fillings of all kinds.
 const MOST_FILLINGS: usize = 2_000;
 
@@ -49,7 +49,7 @@ pub(super) fn exact(problem: &Problem<'_>) -> Option<Purchase> {
             for i in 0..servable.len() {
                 let taken = filling.content[i].min(waiting[i]);
                 next -= strides[i] * taken as usize;
-                is_opened |= taken > 0 && problem.openers[servable[i]].contains(&filling.kind);
+                is_opened |= taken > 0 && problem.opens(servable[i], filling.kind);
             }
             let (cost, nodes) = (best[next].0 + filling.price, best[next].1 + 1);
             if is_opened && cheapest.is_none_or(|(c, n, ..)| (cost, nodes) < (c, n)) {

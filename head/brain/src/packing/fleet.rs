@@ -45,6 +45,7 @@ impl Placed {
 
 #[derive(Debug)]
 struct Slot {
+    node: NodeId,
     capacity: Amounts,
     /// Group, place in its list of shapes, how many.
     holds: Vec<(GroupId, usize, u32)>,
@@ -58,8 +59,13 @@ pub struct Fleet {
     plain: FreeTree,
     with_gpus: FreeTree,
     by_node: BTreeMap<NodeId, usize>,
+    /// Nodes on which nothing lies.
+    unused: BTreeSet<NodeId>,
     groups: BTreeMap<GroupId, Placed>,
     waiting: BTreeSet<GroupId>,
+    /// By need, and by whether nodes with GPUs are meant: no slot before this one has room for it. Holds as long as no room
+    /// comes back.
+    frontiers: BTreeMap<(Amounts, bool), usize>,
     /// Gangs that could not be served whole: they hold nothing until something changes.
     parked: BTreeSet<GroupId>,
 }
@@ -80,7 +86,9 @@ impl Fleet {
     /// Takes a node in; demands that wait are placed on it as far as they fit.
     pub fn add_node(&mut self, node: NodeId, capacity: Amounts) {
         self.insert(node, capacity);
-        self.settle();
+        if !self.waiting.is_empty() {
+            self.settle();
+        }
     }
 
     fn insert(&mut self, node: NodeId, capacity: Amounts) -> usize {
@@ -88,8 +96,9 @@ impl Fleet {
             return *slot;
         }
         let slot = self.slots.len();
-        self.by_node.insert(node, slot);
-        self.slots.push(Some(Slot { capacity, holds: Vec::new() }));
+        self.by_node.insert(node.clone(), slot);
+        self.unused.insert(node.clone());
+        self.slots.push(Some(Slot { node, capacity, holds: Vec::new() }));
         let (plain, gpus) = if capacity.0[GPUS] > 0 { (Amounts::default(), capacity) } else { (capacity, Amounts::default()) };
         self.plain.push(plain);
         self.with_gpus.push(gpus);
@@ -99,6 +108,7 @@ impl Fleet {
     /// Takes a node out; what was on it goes elsewhere, or waits.
     pub fn remove_node(&mut self, node: &NodeId) {
         let Some(slot) = self.by_node.remove(node) else { return };
+        self.unused.remove(node);
         let Some(gone) = self.slots[slot].take() else { return };
         self.plain.set(slot, Amounts::default());
         self.with_gpus.set(slot, Amounts::default());
@@ -131,10 +141,15 @@ impl Fleet {
         if group.shapes.iter().all(|(_, n)| *n == 0) {
             return;
         }
+        self.enlist(id, group);
+        self.place(id);
+    }
+
+    /// Takes a group in without looking for places: a [`Fleet::rebuild`] follows.
+    pub fn enlist(&mut self, id: GroupId, group: Group) {
         let waiting = group.shapes.iter().map(|(_, n)| *n).collect();
         self.groups.insert(id, Placed { group, waiting, slots: BTreeSet::new() });
         self.waiting.insert(id);
-        self.place(id);
     }
 
     pub fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
@@ -144,6 +159,11 @@ impl Fleet {
     /// Whether anything is placed on a node.
     pub fn is_used(&self, node: &NodeId) -> bool {
         self.by_node.get(node).and_then(|s| self.slots[*s].as_ref()).is_some_and(|s| !s.holds.is_empty())
+    }
+
+    /// The nodes on which nothing is placed.
+    pub fn unused(&self) -> impl Iterator<Item = &NodeId> {
+        self.unused.iter()
     }
 
     /// The demands that are placed on a node.
@@ -273,6 +293,9 @@ impl Fleet {
         let free = self.free(slot).minus(&need.times(count));
         self.set_free(slot, free);
         if let Some(slot) = &mut self.slots[slot] {
+            if slot.holds.is_empty() && count > 0 {
+                self.unused.remove(&slot.node);
+            }
             match slot.holds.iter_mut().find(|(i, s, _)| *i == id && *s == shape) {
                 Some((.., n)) => *n += count,
                 None => slot.holds.push((id, shape, count)),
@@ -285,6 +308,9 @@ impl Fleet {
         let Some(placed) = self.groups.get_mut(&id) else { return };
         placed.waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
         let shapes = placed.group.shapes.clone();
+        if !placed.slots.is_empty() {
+            self.frontiers.clear();
+        }
         for slot in std::mem::take(&mut placed.slots) {
             let Some(kept) = &mut self.slots[slot] else { continue };
             let mut freed = Amounts::default();
@@ -294,6 +320,9 @@ impl Fleet {
                 }
                 *holder != id
             });
+            if kept.holds.is_empty() {
+                self.unused.insert(kept.node.clone());
+            }
             let free = self.free(slot).plus(&freed);
             self.set_free(slot, free);
         }
@@ -316,12 +345,17 @@ impl Fleet {
         for shape in order {
             let need = self.groups[&id].group.shapes[shape].0;
             for with_gpus in [false, true] {
-                let mut from = 0;
+                let mut from = self.frontiers.get(&(need, with_gpus)).copied().unwrap_or(0);
+                let mut is_first = true;
                 while let waiting = self.groups[&id].waiting[shape]
                     && waiting > 0
                 {
                     let tree = if with_gpus { &self.with_gpus } else { &self.plain };
-                    let Some(slot) = tree.first_fit(&need, from) else { break };
+                    let found = tree.first_fit(&need, from);
+                    if std::mem::take(&mut is_first) {
+                        self.frontiers.insert((need, with_gpus), found.unwrap_or(self.slots.len()));
+                    }
+                    let Some(slot) = found else { break };
                     from = slot + 1;
                     if self.slots[slot].is_none() || (spread && self.groups[&id].slots.contains(&slot)) {
                         continue;

@@ -7,33 +7,58 @@ use super::{Amounts, DIMENSIONS};
 /// Demands that are looked at together.
 const MOST_DEMANDS: u32 = 18;
 /// Steps of one exact search.
-const STEPS: u32 = 6_000;
+const STEPS: u32 = 2_000;
 /// Steps of all of them.
-const ALL_STEPS: u32 = 240_000;
+const ALL_STEPS: u32 = 12_000;
+/// Nodes that are worked on.
+const MOST_NODES: usize = 64;
 
 pub(super) fn improve(problem: &Problem<'_>, mut purchase: Purchase) -> Purchase {
     downsize(problem, &mut purchase);
-    let mut steps = ALL_STEPS;
-    // First all at once, if that is few.
-    let demands: u32 = purchase.bins.iter().map(demands_of).sum();
-    if demands <= 2 * MOST_DEMANDS {
-        let all: Vec<usize> = (0..purchase.bins.len()).collect();
-        refill(problem, &mut purchase, &all, STEPS * 10, &mut steps);
+    // The worst used nodes: the others leave little to gain.
+    let mut order: Vec<(f64, usize)> = purchase.bins.iter().enumerate().map(|(i, bin)| (use_of(problem, bin), i)).collect();
+    order.sort_unstable_by(|(a, i), (b, j)| a.total_cmp(b).then(i.cmp(j)));
+    let mut is_open = vec![false; purchase.bins.len()];
+    order.iter().take(MOST_NODES).for_each(|(_, i)| is_open[*i] = true);
+    let mut room: Vec<u32> = problem.kinds.iter().map(|k| k.most).collect();
+    let (mut open, mut done) = (Vec::new(), Vec::new());
+    for (bin, is_open) in purchase.bins.into_iter().zip(is_open) {
+        if is_open {
+            open.push(bin);
+        } else {
+            room[bin.kind] = room[bin.kind].saturating_sub(1);
+            done.push(bin);
+        }
     }
-    let mut width = 4;
-    let mut stride = 1;
-    while steps > 0 && purchase.bins.len() > 1 && width > 1 {
-        let gained = sweep(problem, &mut purchase, width, stride, &mut steps);
-        if gained {
+    let mut bins = Bins { open, room, steps: ALL_STEPS };
+    // First all at once, if that is few.
+    let demands: u32 = bins.open.iter().map(demands_of).sum();
+    if demands <= 2 * MOST_DEMANDS {
+        let all: Vec<usize> = (0..bins.open.len()).collect();
+        refill(problem, &mut bins, &all, STEPS * 4);
+    }
+    let (mut width, mut stride) = (4, 1);
+    while bins.steps > 0 && bins.open.len() > 1 && width > 1 {
+        if sweep(problem, &mut bins, width, stride) {
             continue;
         }
         // The same neighbours again would give the same: others, then fewer of them.
         stride = stride * 2 + 1;
-        if stride >= purchase.bins.len() {
+        if stride >= bins.open.len() {
             (stride, width) = (1, width - 1);
         }
     }
-    purchase
+    done.append(&mut bins.open);
+    Purchase { bins: done, left: purchase.left }
+}
+
+/// The nodes that are worked on.
+struct Bins {
+    open: Vec<Bin>,
+    /// By kind, how many there may be of these.
+    room: Vec<u32>,
+    /// Steps of search that are left.
+    steps: u32,
 }
 
 fn demands_of(bin: &Bin) -> u32 {
@@ -41,24 +66,24 @@ fn demands_of(bin: &Bin) -> u32 {
 }
 
 /// Goes over all nodes, those first that are worst used, a few of them at a time.
-fn sweep(problem: &Problem<'_>, purchase: &mut Purchase, width: usize, stride: usize, steps: &mut u32) -> bool {
-    let mut order: Vec<(f64, usize)> = purchase.bins.iter().enumerate().map(|(i, bin)| (use_of(problem, bin), i)).collect();
+fn sweep(problem: &Problem<'_>, bins: &mut Bins, width: usize, stride: usize) -> bool {
+    let mut order: Vec<(f64, usize)> = bins.open.iter().enumerate().map(|(i, bin)| (use_of(problem, bin), i)).collect();
     order.sort_by(|(a, i), (b, j)| a.total_cmp(b).then(i.cmp(j)));
     for start in 0..order.len() {
         let (mut chosen, mut demands) = (Vec::new(), 0);
         for step in 0..width {
             let (_, bin) = order[(start + step * stride) % order.len()];
-            let more = demands_of(&purchase.bins[bin]);
+            let more = demands_of(&bins.open[bin]);
             if chosen.contains(&bin) || demands + more > MOST_DEMANDS {
                 continue;
             }
             chosen.push(bin);
             demands += more;
         }
-        if chosen.len() < 2 || *steps == 0 {
+        if chosen.len() < 2 || bins.steps == 0 {
             continue;
         }
-        if refill(problem, purchase, &chosen, STEPS, steps) {
+        if refill(problem, bins, &chosen, STEPS) {
             // The order is of the past.
             return true;
         }
@@ -68,7 +93,7 @@ fn sweep(problem: &Problem<'_>, purchase: &mut Purchase, width: usize, stride: u
 
 /// The share of a node's price that its content would pay by itself.
 fn use_of(problem: &Problem<'_>, bin: &Bin) -> f64 {
-    let fair: f64 = bin.content.iter().map(|(c, n)| problem.fair_price(*c) * f64::from(*n)).sum();
+    let fair: f64 = bin.content.iter().map(|(c, n)| problem.fair[*c] * f64::from(*n)).sum();
     fair / (problem.kinds[bin.kind].price as f64).max(f64::MIN_POSITIVE)
 }
 
@@ -83,7 +108,7 @@ fn downsize(problem: &Problem<'_>, purchase: &mut Purchase) {
         let now = &problem.kinds[bin.kind];
         let fits = |k: &usize| {
             let kind = &problem.kinds[*k];
-            let opens = bin.content.iter().any(|(c, _)| problem.openers[*c].contains(k));
+            let opens = bin.content.iter().any(|(c, _)| problem.opens(*c, *k));
             kind.price < now.price && used[*k] < kind.most && load.fits(&kind.capacity) && opens
         };
         if let Some(cheaper) = (0..problem.kinds.len()).filter(fits).min_by_key(|k| (problem.kinds[*k].price, *k)) {
@@ -95,11 +120,11 @@ fn downsize(problem: &Problem<'_>, purchase: &mut Purchase) {
 }
 
 /// Packs the content of some nodes anew; true if that is cheaper, or as cheap on fewer nodes.
-fn refill(problem: &Problem<'_>, purchase: &mut Purchase, chosen: &[usize], limit: u32, steps: &mut u32) -> bool {
-    let mut room: Vec<u32> = problem.kinds.iter().map(|k| k.most).collect();
+fn refill(problem: &Problem<'_>, bins: &mut Bins, chosen: &[usize], limit: u32) -> bool {
+    let mut room = bins.room.clone();
     let mut items = Vec::new();
     let mut price = 0u64;
-    for (i, bin) in purchase.bins.iter().enumerate() {
+    for (i, bin) in bins.open.iter().enumerate() {
         if chosen.contains(&i) {
             items.extend(bin.content.iter().flat_map(|(class, n)| std::iter::repeat_n(*class, *n as usize)));
             price += problem.kinds[bin.kind].price;
@@ -108,21 +133,21 @@ fn refill(problem: &Problem<'_>, purchase: &mut Purchase, chosen: &[usize], limi
         }
     }
     // What needs a GPU first: what does not may go beside it. Then by falling size, the alike together.
-    let key = |c: usize| (problem.classes[c].need.wants_gpus(), problem.fair_price(c));
+    let key = |c: usize| (problem.classes[c].need.wants_gpus(), problem.fair[c]);
     items.sort_by(|a, b| {
         let ((g, p), (h, q)) = (key(*a), key(*b));
         h.cmp(&g).then(q.total_cmp(&p)).then(a.cmp(b))
     });
-    let mut search = Search::new(problem, &items, room, (price, chosen.len()), limit.min(*steps));
+    let mut search = Search::new(problem, &items, room, (price, chosen.len()), limit.min(bins.steps));
     search.place(0, 0);
-    *steps -= search.used;
+    bins.steps -= search.used;
     let Some(found) = search.found else { return false };
     let mut index = 0;
-    purchase.bins.retain(|_| {
+    bins.open.retain(|_| {
         index += 1;
         !chosen.contains(&(index - 1))
     });
-    purchase.bins.extend(found);
+    bins.open.extend(found);
     true
 }
 
@@ -205,7 +230,7 @@ impl<'s, 'p> Search<'s, 'p> {
             self.open[bin].1 = before;
         }
         for k in 0..self.problem.openers[class].len() {
-            let kind = self.problem.openers[class][k];
+            let kind = self.problem.openers[class][k] as usize;
             if self.room[kind] == 0 {
                 continue;
             }

@@ -8,7 +8,7 @@
 use super::exact::exact;
 use super::improve::improve;
 use super::tree::FreeTree;
-use super::{Amounts, GPUS};
+use super::{Amounts, DIMENSIONS, GPUS};
 
 /// A sort of node that can be bought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Purchase {
 }
 
 /// How much looking at demands a purchase may cost: a bound on time that is the same on every machine.
-const EFFORT: u64 = 3_000_000;
+const EFFORT: u64 = 600_000;
 /// More rounds than this gain nothing.
 const MOST_ROUNDS: u64 = 3_000;
 /// After so many rounds values have settled: from then on they are shaken.
@@ -72,21 +72,42 @@ const MOST_CLASSES: usize = 400;
 pub(super) struct Problem<'p> {
     pub kinds: &'p [Kind],
     pub classes: &'p [Class],
-    /// By class: the kinds that may be bought for it, cheapest for its share first.
-    pub openers: Vec<Vec<usize>>,
+    /// By class: the kinds that may be bought for it.
+    pub openers: Vec<Vec<u32>>,
+    /// By class: what one costs at least, if it pays for its share of a node only.
+    pub fair: Vec<f64>,
+    /// By class: the smallest share that one takes of a node that may be bought for it.
+    pub size: Vec<f64>,
+    /// By kind: one divided by how much it has of each resource.
+    inverse: Vec<[f64; DIMENSIONS]>,
 }
 
 impl<'p> Problem<'p> {
     pub fn new(kinds: &'p [Kind], classes: &'p [Class]) -> Self {
-        let openers = classes.iter().map(|class| openers(kinds, class)).collect();
-        Self { kinds, classes, openers }
+        let inverse = kinds.iter().map(|k| k.capacity.0.map(|n| if n == 0 { 0.0 } else { 1.0 / n as f64 })).collect();
+        let mut problem = Self { kinds, classes, openers: Vec::with_capacity(classes.len()), fair: Vec::new(), size: Vec::new(), inverse };
+        for class in classes {
+            let openers = openers(kinds, class);
+            let (mut fair, mut size) = (f64::INFINITY, f64::INFINITY);
+            for kind in &openers {
+                let share = problem.share(&class.need, *kind as usize);
+                size = size.min(share);
+                fair = fair.min(share * kinds[*kind as usize].price as f64);
+            }
+            problem.openers.push(openers);
+            problem.fair.push(fair);
+            problem.size.push(size);
+        }
+        problem
     }
 
-    /// What one of a class costs at least, if it pays for its share of a node only.
-    pub fn fair_price(&self, class: usize) -> f64 {
-        let need = &self.classes[class].need;
-        let price = |kind: &usize| self.kinds[*kind].price as f64 * need.dominant_share(&self.kinds[*kind].capacity);
-        self.openers[class].iter().map(price).fold(f64::INFINITY, f64::min)
+    /// The largest share that a need takes of any one resource of a kind that has them all.
+    pub fn share(&self, need: &Amounts, kind: usize) -> f64 {
+        need.0.iter().zip(&self.inverse[kind]).map(|(need, inverse)| *need as f64 * inverse).fold(0.0, f64::max)
+    }
+
+    pub fn opens(&self, class: usize, kind: usize) -> bool {
+        self.openers[class].contains(&(kind as u32))
     }
 
     /// How many of a class fit into a node's room beside what is there.
@@ -99,22 +120,19 @@ impl<'p> Problem<'p> {
         }
     }
 
-    /// How large a class is: its share of the largest node.
-    fn size(&self, class: usize) -> f64 {
-        let need = &self.classes[class].need;
-        self.openers[class].iter().map(|k| need.dominant_share(&self.kinds[*k].capacity)).fold(f64::INFINITY, f64::min)
+    /// Of the kinds that may be bought for a class and are still to be had, the one that costs least by a measure.
+    fn cheapest(&self, class: usize, room: &[u32], cost: impl Fn(&Self, usize) -> f64) -> Option<usize> {
+        let to_be_had = self.openers[class].iter().map(|k| *k as usize).filter(|k| room[*k] > 0);
+        to_be_had.map(|k| (cost(self, k), k)).min_by(|(a, i), (b, j)| a.total_cmp(b).then(i.cmp(j))).map(|(_, k)| k)
     }
 }
 
 /// GPUs are not bought for work that needs none, as long as anything else would do.
-fn openers(kinds: &[Kind], class: &Class) -> Vec<usize> {
+fn openers(kinds: &[Kind], class: &Class) -> Vec<u32> {
     let fitting = || (0..kinds.len()).filter(|k| kinds[*k].most > 0 && class.need.fits(&kinds[*k].capacity));
     let without_gpus = || fitting().filter(|k| kinds[*k].capacity.0[GPUS] == 0);
-    let mut openers: Vec<usize> =
-        if class.need.wants_gpus() || without_gpus().next().is_none() { fitting().collect() } else { without_gpus().collect() };
-    let price = |k: usize| kinds[k].price as f64 * class.need.dominant_share(&kinds[k].capacity);
-    openers.sort_by(|a, b| price(*a).total_cmp(&price(*b)).then(a.cmp(b)));
-    openers
+    let any = class.need.wants_gpus() || without_gpus().next().is_none();
+    if any { fitting().map(|k| k as u32).collect() } else { without_gpus().map(|k| k as u32).collect() }
 }
 
 /// Finds the cheapest new nodes for all of `classes` that `kinds` allow.
@@ -123,20 +141,19 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
     if let Some(optimum) = exact(&problem) {
         return optimum;
     }
-    let mut best = first_fit_decreasing(kinds, classes);
+    let mut best = first_fit(&problem, &|class, room| by_share(&problem, class, room));
     let mut consider = |candidate: Purchase| {
         if candidate.rank(kinds) < best.rank(kinds) {
             best = candidate;
         }
     };
-    consider(first_fit(&problem, &|class| cheapest_that_fits(&problem, class)));
+    consider(first_fit(&problem, &|class, room| problem.cheapest(class, room, |p, k| p.kinds[k].price as f64)));
     // What a node of each kind alone would make of it.
     if kinds.len() * classes.len() <= MOST_CLASSES {
         for kind in 0..kinds.len() {
-            let first = |class: usize| {
-                let openers = &problem.openers[class];
-                let rest = openers.iter().filter(|k| **k != kind).copied();
-                openers.iter().filter(|k| **k == kind).copied().chain(rest).collect()
+            let first = |class: usize, room: &[u32]| {
+                let is_possible = room[kind] > 0 && problem.opens(class, kind);
+                if is_possible { Some(kind) } else { by_share(&problem, class, room) }
             };
             consider(first_fit(&problem, &first));
         }
@@ -151,24 +168,25 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
 /// with room, else into a new one of the kind whose share it takes is the cheapest.
 pub fn first_fit_decreasing(kinds: &[Kind], classes: &[Class]) -> Purchase {
     let problem = Problem::new(kinds, classes);
-    first_fit(&problem, &|class| problem.openers[class].clone())
+    first_fit(&problem, &|class, room| by_share(&problem, class, room))
 }
 
-fn cheapest_that_fits(problem: &Problem<'_>, class: usize) -> Vec<usize> {
-    let mut kinds = problem.openers[class].clone();
-    kinds.sort_by_key(|k| (problem.kinds[*k].price, *k));
-    kinds
+fn by_share(problem: &Problem<'_>, class: usize, room: &[u32]) -> Option<usize> {
+    let need = &problem.classes[class].need;
+    problem.cheapest(class, room, |p, k| p.kinds[k].price as f64 * p.share(need, k))
 }
 
-fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize) -> Vec<usize>) -> Purchase {
-    let Problem { kinds, classes, .. } = problem;
-    let mut order: Vec<(f64, usize)> = (0..classes.len()).map(|c| (problem.size(c), c)).collect();
+fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize, &[u32]) -> Option<usize>) -> Purchase {
+    let Problem { kinds, classes, size, .. } = problem;
     // What needs a GPU first: what does not may then go beside it, and never the other way round.
-    order.sort_by(|(a, i), (b, j)| classes[*j].need.wants_gpus().cmp(&classes[*i].need.wants_gpus()).then(b.total_cmp(a)).then(i.cmp(j)));
+    let mut order: Vec<usize> = (0..classes.len()).collect();
+    order.sort_unstable_by(|i, j| {
+        classes[*j].need.wants_gpus().cmp(&classes[*i].need.wants_gpus()).then(size[*j].total_cmp(&size[*i])).then(i.cmp(j))
+    });
     let mut room: Vec<u32> = kinds.iter().map(|k| k.most).collect();
     let (mut bins, mut free): (Vec<Bin>, FreeTree) = (Vec::new(), FreeTree::default());
     let mut left = vec![0; classes.len()];
-    for (_, class) in order {
+    for class in order {
         let need = classes[class].need;
         let mut waiting = classes[class].count;
         let mut from = 0;
@@ -184,19 +202,13 @@ fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize) -> Vec<usize>) -> 
             }
             from = at + 1;
         }
-        let mut kinds_left = preferred(class).into_iter();
-        let mut kind = kinds_left.next();
         while waiting > 0
-            && let Some(k) = kind
+            && let Some(kind) = preferred(class, &room)
         {
-            if room[k] == 0 {
-                kind = kinds_left.next();
-                continue;
-            }
-            let taken = problem.copies(class, &kinds[k].capacity, &[]).min(waiting);
-            room[k] -= 1;
-            bins.push(Bin { kind: k, content: vec![(class, taken)] });
-            free.push(kinds[k].capacity.minus(&need.times(taken)));
+            let taken = problem.copies(class, &kinds[kind].capacity, &[]).min(waiting);
+            room[kind] -= 1;
+            bins.push(Bin { kind, content: vec![(class, taken)] });
+            free.push(kinds[kind].capacity.minus(&need.times(taken)));
             waiting -= taken;
         }
         left[class] = waiting;
@@ -207,13 +219,13 @@ fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize) -> Vec<usize>) -> 
 /// The greedy choice, again and again, each time with values nearer to what demands really cost.
 fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase)) {
     let (kinds, classes) = (problem.kinds, problem.classes);
-    let mut values: Vec<f64> = (0..classes.len()).map(|c| problem.fair_price(c)).collect();
+    let mut values: Vec<f64> = problem.fair.iter().map(|fair| if fair.is_finite() { *fair } else { 0.0 }).collect();
     let (mut effort, mut round) = (0, 0);
     let demands: u32 = classes.iter().fold(0, |sum, c| sum.saturating_add(c.count));
     let mut tried = values.clone();
     while effort < EFFORT && round < MOST_ROUNDS {
         let (candidate, looked) = greedy(problem, &tried, round % 2 == 1 && demands <= SINGLE_DEMANDS);
-        effort += looked + classes.len() as u64;
+        effort += looked + (classes.len() + 4 * candidate.bins.len()) as u64;
         round += 1;
         // What a class cost: each node's price falls on its content in proportion to the content's values.
         if round > SETTLED {
@@ -258,7 +270,9 @@ fn greedy(problem: &Problem<'_>, values: &[f64], singly: bool) -> (Purchase, u64
     let mut bins = Vec::new();
     let mut looked = 0u64;
     // By kind, what is worth the most for the room that it takes first, and what is largest first.
-    let orders: Vec<[Vec<usize>; 2]> = kinds.iter().map(|kind| orders(problem, kind, values)).collect();
+    let orders: Vec<[Vec<usize>; 2]> = kinds.iter().enumerate().map(|(k, kind)| orders(problem, k, kind, values)).collect();
+    // Sorting costs about as much as ten looks at each.
+    looked += (10 * kinds.len() * classes.len()) as u64;
     loop {
         let mut best: Option<(f64, f64, usize, Content)> = None;
         for (k, kind) in kinds.iter().enumerate().filter(|(k, _)| room[*k] > 0) {
@@ -286,9 +300,9 @@ fn greedy(problem: &Problem<'_>, values: &[f64], singly: bool) -> (Purchase, u64
     (Purchase { bins, left: waiting }, looked)
 }
 
-fn orders(problem: &Problem<'_>, kind: &Kind, values: &[f64]) -> [Vec<usize>; 2] {
+fn orders(problem: &Problem<'_>, k: usize, kind: &Kind, values: &[f64]) -> [Vec<usize>; 2] {
     let fitting = || (0..problem.classes.len()).filter(|c| problem.classes[*c].need.fits(&kind.capacity));
-    let share = |c: usize| problem.classes[c].need.dominant_share(&kind.capacity);
+    let share = |c: usize| problem.share(&problem.classes[c].need, k);
     let density = |c: usize| values[c] / share(c).max(f64::MIN_POSITIVE);
     let gpus = |c: usize| problem.classes[c].need.wants_gpus();
     let mut by_density: Vec<(bool, f64, usize)> = fitting().map(|c| (gpus(c), density(c), c)).collect();
@@ -304,7 +318,7 @@ fn fill(problem: &Problem<'_>, k: usize, kind: &Kind, order: &[usize], waiting: 
     let mut free = kind.capacity;
     let (mut content, mut worth, mut is_opened) = (Vec::new(), 0.0, false);
     for class in order.iter().copied().filter(|c| waiting[*c] > 0) {
-        if !is_opened && !problem.openers[class].contains(&k) {
+        if !is_opened && !problem.opens(class, k) {
             continue;
         }
         let taken = problem.copies(class, &free, &content).min(waiting[class]);

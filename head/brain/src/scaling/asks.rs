@@ -1,6 +1,6 @@
 //! Wishes for a size: taken and kept, refused with what would be needed, ended, taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::EventKind;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::launch::{Candidate, Limits, buy};
 use crate::packing::{Fleet, Group, GroupId};
-use crate::{Brain, Reply, Request, Wish};
+use crate::{Brain, Record, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -36,8 +36,7 @@ impl Brain {
             Ok(message) => {
                 self.event(None, EventKind::Request, format!("scale: {message}"));
                 self.reply(request, Ok(Reply::Done { message }));
-                self.scaling.rebuild = true;
-                self.sync_groups();
+                self.scaling_changed();
             }
             Err(refusal) => {
                 self.complain(None, EventKind::Refusal, format!("scale: {refusal}"));
@@ -62,62 +61,61 @@ impl Brain {
         }
         let name = match (wish.name, wish.additive, &wants) {
             (Some(name), ..) => name,
-            (None, true, _) => self.free_name(),
+            (None, true, _) => self.asks.free_name(),
             (None, false, Wants::Workers { node_type, .. } | Wants::More { node_type, .. }) => own_name(node_type),
             (None, false, Wants::Bundles { .. }) => "room".to_owned(),
         };
         if name.is_empty() || name.len() > 63 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
             return Err(format!("{name:?} is no name for a request: letters, digits, '-', '_' and '.', at most 63"));
         }
-        let ask = Ask { name: name.clone(), at: wall, until: wish.until, wants, reason: wish.reason };
-        let mut asks = self.cluster.asks.clone();
-        match (&ask.wants, wish.additive) {
-            // A number for a type stands in the place of every earlier one, by whatever name.
-            (Wants::Workers { node_type, .. }, false) => asks.retain(|other| match &other.wants {
-                Wants::Workers { node_type: of, .. } | Wants::More { node_type: of, .. } => of != node_type,
-                Wants::Bundles { .. } => true,
-            }),
-            (Wants::Bundles { .. }, false) => asks.retain(|other| !matches!(other.wants, Wants::Bundles { .. })),
-            _ => {}
-        }
-        asks.retain(|other| other.name != name);
-        if asks.len() >= MOST_ASKS {
+        self.check_shape(&spec, &wants)?;
+        let replaced = self.asks.replaced_by(&name, &wants, wish.additive);
+        if self.asks.len() - replaced.len() >= MOST_ASKS {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some"));
         }
-        asks.push(ask.clone());
-        self.check_shape(&spec, &ask.wants)?;
-        let before = std::mem::replace(&mut self.cluster.asks, asks);
-        if let Err(refusal) = self.check_room(&spec) {
-            self.cluster.asks = before;
+        let ask = Ask { name, at: wall, until: wish.until, wants, reason: wish.reason };
+        let was = |brain: &Self| spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect::<BTreeMap<_, _>>();
+        let before = was(self);
+        let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
+        self.asks.insert(ask.clone());
+        let is_alone = gone.is_empty() && matches!(ask.wants, Wants::Bundles { .. });
+        if let Err(refusal) = self.check_room(&spec, is_alone.then_some(&ask)) {
+            self.asks.remove(&ask.name);
+            gone.into_iter().for_each(|ask| self.asks.insert(ask));
             return Err(refusal);
         }
-        let message = match &ask.wants {
+        let after = was(self);
+        for old in gone.iter().filter(|old| old.name != ask.name) {
+            self.step.records.push(Record::AskGone(old.name.clone()));
+        }
+        self.step.records.push(Record::Ask(ask.clone()));
+        self.forget_asks(&gone, |name| after.get(name) < before.get(name));
+        self.place_ask(&ask);
+        Ok(match &ask.wants {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
-                let after = self.base(&spec, node_type);
-                let asks = std::mem::replace(&mut self.cluster.asks, before);
-                let was = self.base(&spec, node_type);
-                self.cluster.asks = asks;
-                if after < was {
-                    self.cluster.shrinking.insert(node_type.clone());
-                }
-                let policies = self.scaling.wanted.get(node_type).filter(|w| w.count > after.max(was)).map(|w| w.sources[0].clone());
-                let others = policies.map(|p| format!("; more are there for {p}")).unwrap_or_default();
-                format!("{node_type}: {was} → {after} workers{others}")
+                let (was, now) = (before[node_type], after[node_type]);
+                let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now.max(was)).map(|w| w.sources[0].clone());
+                let others = others.map(|source| format!("; more are there for {source}")).unwrap_or_default();
+                format!("{node_type}: {was} → {now} workers{others}")
             }
-            Wants::Bundles { .. } => {
-                self.cluster
-                    .shrinking
-                    .extend(spec.workers.keys().filter(|_| before != self.cluster.asks[..self.cluster.asks.len() - 1]).cloned());
-                format!("{}: {}", ask.name, ask.wants)
-            }
-        };
-        self.store_cluster();
-        Ok(message)
+            Wants::Bundles { .. } => format!("{}: {}", ask.name, ask.wants),
+        })
     }
 
-    fn free_name(&self) -> String {
-        let taken: BTreeSet<&str> = self.cluster.asks.iter().map(|a| a.name.as_str()).collect();
-        (1..).map(|n| format!("ask-{n}")).find(|name| !taken.contains(name.as_str())).unwrap_or_default()
+    /// Takes asks that stand no more out of the fleet; what somebody takes back goes at once.
+    fn forget_asks(&mut self, gone: &[Ask], is_lowered: impl Fn(&NodeTypeName) -> bool) {
+        let Some(spec) = &self.cluster.spec else { return };
+        let before = self.cluster.shrinking.len();
+        let had_bundles = gone.iter().any(|ask| matches!(ask.wants, Wants::Bundles { .. }));
+        let types: Vec<NodeTypeName> = spec.workers.keys().filter(|name| had_bundles || is_lowered(name)).cloned().collect();
+        self.cluster.shrinking.extend(types);
+        if self.cluster.shrinking.len() != before {
+            self.store_cluster();
+        }
+        for ask in gone {
+            self.unplace_ask(&ask.name);
+        }
+        self.scaling.rebuild |= !gone.is_empty();
     }
 
     /// What no node of any type could ever do is refused.
@@ -174,8 +172,12 @@ impl Brain {
         }
     }
 
-    /// Whether everything that is asked for could be there at once, within every maximum and the budget.
-    fn check_room(&self, spec: &Spec) -> Result<(), String> {
+    /// Whether everything that is asked for could be there at once, within every maximum and the budget. `new` is what came
+    /// to it, if nothing went: then it may be enough to look at that.
+    fn check_room(&mut self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
+        if new.is_some_and(|ask| self.has_room_now(spec, ask)) {
+            return Ok(());
+        }
         let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
         let workers: u32 = base.iter().map(|(_, n)| *n).sum();
         let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
@@ -197,11 +199,8 @@ impl Brain {
                 }
             }
         }
-        for (number, ask) in self.cluster.asks.iter().enumerate() {
-            if let Wants::Bundles { bundles, gang, spread } = &ask.wants {
-                let shapes = bundles.iter().map(|b| (self.amounts_of(&b.bundle), b.count)).collect();
-                fleet.set_group(GroupId(number as u64), Group { shapes, gang: *gang, spread: *spread });
-            }
+        for (number, ask) in self.asks.room.values().enumerate() {
+            fleet.set_group(GroupId(number as u64), self.group_of(ask));
         }
         let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
         if waiting.is_empty() {
@@ -246,6 +245,66 @@ impl Brain {
         Err(format!("there is no room for all of it: it takes {}, but {}", parts.join(" and "), limits.join(", and ")))
     }
 
+    /// Whether an ask has room on what there is and on what may be bought beside it just now.
+    fn has_room_now(&mut self, spec: &Spec, ask: &Ask) -> bool {
+        let id = self.place_ask(ask);
+        let has_room = !self.scaling.fleet.is_waiting(id) || {
+            let candidates = self.candidates(spec).0;
+            buy(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec)).is_whole()
+        };
+        if !has_room {
+            self.unplace_ask(&ask.name);
+        }
+        has_room
+    }
+
+    fn group_of(&self, ask: &Ask) -> Group {
+        match &ask.wants {
+            Wants::Bundles { bundles, gang, spread } => {
+                let shapes = bundles.iter().map(|b| (self.amounts_of(&b.bundle), b.count)).collect();
+                Group { shapes, gang: *gang, spread: *spread }
+            }
+            _ => Group::default(),
+        }
+    }
+
+    /// Gives an ask its place on the fleet.
+    fn place_ask(&mut self, ask: &Ask) -> GroupId {
+        let id = self.scaling.group_ids.get(&ask.name).copied().unwrap_or_else(|| {
+            self.scaling.next_group += 1;
+            GroupId(self.scaling.next_group)
+        });
+        if matches!(ask.wants, Wants::Bundles { .. }) {
+            self.scaling.group_ids.insert(ask.name.clone(), id);
+            self.scaling.groups.insert(id, ask.name.clone());
+            let group = self.group_of(ask);
+            self.scaling.fleet.set_group(id, group);
+            self.scaling.changes += 1;
+        }
+        id
+    }
+
+    fn unplace_ask(&mut self, name: &str) {
+        if let Some(id) = self.scaling.group_ids.remove(name) {
+            self.scaling.groups.remove(&id);
+            self.scaling.fleet.set_group(id, Group::default());
+            self.scaling.changes += 1;
+        }
+    }
+
+    /// Takes every ask into a fleet that is new; the decision that follows places them.
+    pub(super) fn place_asks(&mut self) {
+        let mut all: Vec<Ask> = self.asks.room.values().cloned().collect();
+        all.sort_by(|a, b| (a.at, &a.name).cmp(&(b.at, &b.name)));
+        for ask in all {
+            self.scaling.next_group += 1;
+            let (id, group) = (GroupId(self.scaling.next_group), self.group_of(&ask));
+            self.scaling.fleet.enlist(id, group);
+            self.scaling.groups.insert(id, ask.name.clone());
+            self.scaling.group_ids.insert(ask.name, id);
+        }
+    }
+
     /// What is asked for by hand, and what of it has no room yet.
     pub fn asks(&self) -> Vec<AskView> {
         let outlook = self.outlook();
@@ -254,55 +313,52 @@ impl Brain {
             wants: ask.wants.to_string(),
             ask: ask.clone(),
         };
-        self.cluster.asks.iter().map(view).collect()
+        let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
+        all.sort_by(|a, b| (a.ask.at, &a.ask.name).cmp(&(b.ask.at, &b.ask.name)));
+        all
     }
 
     pub(crate) fn take_revoke(&mut self, request: Request, name: String) {
-        let Some(at) = self.cluster.asks.iter().position(|ask| ask.name == name) else {
-            let known: Vec<&str> = self.cluster.asks.iter().map(|a| a.name.as_str()).collect();
+        let Some(ask) = self.asks.remove(&name) else {
+            let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
             let known = if known.is_empty() { "nothing is asked for".to_owned() } else { format!("there is {}", known.join(", ")) };
             return self.reply(request, Err(format!("there is no request {name}; {known}")));
         };
-        let ask = self.cluster.asks.remove(at);
-        self.forget_ask(&ask);
-        self.store_cluster();
+        self.step.records.push(Record::AskGone(name));
         let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
         self.event(None, EventKind::Request, format!("revoke: {message}"));
         self.reply(request, Ok(Reply::Done { message }));
-        self.scaling.rebuild = true;
-        self.sync_groups();
+        let of = ask.wants.node_type().cloned();
+        self.forget_asks(&[ask], |name| of.as_ref() == Some(name));
+        self.scaling_changed();
     }
 
-    /// What somebody takes back goes at once; what merely ends, when it is idle.
-    fn forget_ask(&mut self, ask: &Ask) {
-        let Some(spec) = &self.cluster.spec else { return };
-        match &ask.wants {
-            Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
-                self.cluster.shrinking.insert(node_type.clone());
-            }
-            Wants::Bundles { .. } => self.cluster.shrinking.extend(spec.workers.keys().cloned()),
-        }
-    }
-
-    /// Ends asks whose time is over.
+    /// Ends asks whose time is over. What they held goes when it is idle: nobody said that it should go now.
     pub(super) fn end_asks(&mut self) {
         let wall = self.clock.wall();
-        let (over, kept): (Vec<Ask>, Vec<Ask>) =
-            std::mem::take(&mut self.cluster.asks).into_iter().partition(|ask| ask.until.is_some_and(|until| until <= wall));
-        self.cluster.asks = kept;
-        if let Some(next) = self.cluster.asks.iter().filter_map(|ask| ask.until).min() {
+        let over: Vec<String> = self.asks.iter().filter(|a| a.until.is_some_and(|until| until <= wall)).map(|a| a.name.clone()).collect();
+        for name in over {
+            let Some(ask) = self.asks.remove(&name) else { continue };
+            self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
+            self.unplace_ask(&name);
+            self.step.records.push(Record::AskGone(name));
+            self.scaling.rebuild = true;
+        }
+        if let Some(next) = self.asks.iter().filter_map(|ask| ask.until).min() {
             // The wall clock may be set meanwhile.
             self.decide_at(self.clock.now() + next.0.saturating_sub(wall.0).min(60_000));
         }
-        if over.is_empty() {
-            return;
+    }
+
+    /// Ends asks for types that there are no more.
+    pub(super) fn end_asks_of_missing_types(&mut self, spec: &Spec) {
+        let missing = |ask: &&Ask| ask.wants.node_type().is_some_and(|name| !spec.workers.contains_key(name));
+        let over: Vec<String> = self.asks.iter().filter(missing).map(|a| a.name.clone()).collect();
+        for name in over {
+            self.asks.remove(&name);
+            self.event(None, EventKind::Decision, format!("the request {name} is over: its node type is gone"));
+            self.step.records.push(Record::AskGone(name));
         }
-        for ask in &over {
-            self.event(None, EventKind::Decision, format!("the request {} is over: {}", ask.name, ask.wants));
-        }
-        self.store_cluster();
-        self.sync_groups();
-        self.scaling.dirty = false;
     }
 
     /// Takes one off a type's number; false if policies or its minimum want it anyway.
@@ -314,15 +370,81 @@ impl Brain {
             return false;
         }
         let wants = Wants::Workers { node_type: name.clone(), count: base - 1 };
-        self.cluster.asks.retain(|other| match &other.wants {
-            Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => node_type != name,
-            Wants::Bundles { .. } => true,
-        });
-        let at = self.clock.wall();
-        self.cluster.asks.push(Ask { name: own_name(name), at, until: None, wants, reason: "a node was drained".to_owned() });
-        self.store_cluster();
-        self.sync_groups();
+        for old in self.asks.replaced_by(&own_name(name), &wants, false) {
+            self.asks.remove(&old);
+            self.step.records.push(Record::AskGone(old));
+        }
+        let ask = Ask { name: own_name(name), at: self.clock.wall(), until: None, wants, reason: "a node was drained".to_owned() };
+        self.step.records.push(Record::Ask(ask.clone()));
+        self.asks.insert(ask);
+        self.scaling_changed();
         true
+    }
+}
+
+/// What was asked for and stands: numbers of workers, and room.
+#[derive(Debug, Default)]
+pub(crate) struct Asks {
+    numbers: BTreeMap<String, Ask>,
+    room: BTreeMap<String, Ask>,
+    /// The last number that was made a name of.
+    last: u64,
+}
+
+impl Asks {
+    pub(crate) fn new(all: Vec<Ask>) -> Self {
+        let mut asks = Self::default();
+        all.into_iter().for_each(|ask| asks.insert(ask));
+        asks
+    }
+
+    fn len(&self) -> usize {
+        self.numbers.len() + self.room.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Ask> {
+        self.numbers.values().chain(self.room.values())
+    }
+
+    /// Those that want a number of workers, oldest first.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = &Ask> {
+        self.numbers.values()
+    }
+
+    fn insert(&mut self, ask: Ask) {
+        let of = if ask.wants.node_type().is_some() { &mut self.numbers } else { &mut self.room };
+        of.insert(ask.name.clone(), ask);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Ask> {
+        self.numbers.remove(name).or_else(|| self.room.remove(name))
+    }
+
+    /// The names of those in whose place a new one stands.
+    fn replaced_by(&self, name: &str, wants: &Wants, additive: bool) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        match (wants.node_type(), additive) {
+            // A number for a type stands in the place of every earlier one, by whatever name.
+            (Some(of), false) => {
+                names.extend(self.numbers.values().filter(|a| a.wants.node_type() == Some(of)).map(|a| a.name.clone()));
+            }
+            (None, false) => names.extend(self.room.keys().cloned()),
+            (_, true) => {}
+        }
+        if self.numbers.contains_key(name) || self.room.contains_key(name) {
+            names.insert(name.to_owned());
+        }
+        names
+    }
+
+    fn free_name(&mut self) -> String {
+        loop {
+            self.last += 1;
+            let name = format!("ask-{}", self.last);
+            if !self.numbers.contains_key(&name) && !self.room.contains_key(&name) {
+                return name;
+            }
+        }
     }
 }
 

@@ -288,23 +288,7 @@ impl Brain {
             if waiting.is_empty() && self.scaling.fleet.waiting_or_parked().is_empty() {
                 break;
             }
-            blocked.clear();
-            candidates.clear();
-            for (name, kind) in &spec.workers {
-                let Some(capacity) = self.capacity_of(name) else {
-                    blocked.insert(name.clone(), "what it offers is not known before one is there".to_owned());
-                    continue;
-                };
-                match self.may_launch(spec, name, kind) {
-                    Ok((_, price)) => {
-                        let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
-                        candidates.push(Candidate::new(name, kind, capacity, price, most, self.scaling.learned.get(name).copied()));
-                    }
-                    Err(why) => {
-                        blocked.insert(name.clone(), why);
-                    }
-                }
-            }
+            (candidates, blocked) = self.candidates(spec);
             for (name, why) in &blocked {
                 note_blocked(outlook, name, why.clone());
             }
@@ -312,11 +296,7 @@ impl Brain {
             if waiting.is_empty() || self.scaling.tried == Some(self.scaling.changes) {
                 break;
             }
-            let spent = self.scaling.tally.spent(spec);
-            let limits = Limits {
-                nodes: spec.max_workers.saturating_sub(self.scaling.tally.exist()),
-                money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(spent.0))),
-            };
+            let limits = self.limits(spec);
             let bought = buy(&self.scaling.fleet, &waiting, &candidates, &limits);
             // A gang that cannot be served whole is not served at all.
             let broken: BTreeSet<GroupId> = waiting
@@ -336,11 +316,20 @@ impl Brain {
                 continue;
             }
             let mut members = bought.members.clone();
+            let mut explained: BTreeMap<usize, NodeId> = BTreeMap::new();
             for (candidate, bin) in &bought.bins {
                 let of = &candidates[*candidate];
                 let Ok((offer, price)) = self.may_launch(spec, &of.name, &spec.workers[&of.name]) else { continue };
-                let (why, details) = self.explain(spec, &bought, &candidates, *candidate, bin, &offer, &blocked);
-                self.request(spec, Order { name: &of.name, offer, price, why, details }, Some((of.capacity, bin, &mut members)));
+                let (why, mut details) = self.explain(&bought, bin, &offer);
+                // Once for each type: the reasons are much the same for all that are bought together.
+                match explained.get(candidate) {
+                    Some(first) => drop(details.insert("reasons".to_owned(), format!("as for {first}"))),
+                    None => details.extend(self.compare_types(spec, &bought, &candidates, *candidate, bin, &blocked)),
+                }
+                let order = Order { name: &of.name, offer, price, why, details };
+                if let Some(id) = self.request(spec, order, Some((of.capacity, bin, &mut members))) {
+                    explained.entry(*candidate).or_insert(id);
+                }
             }
             break;
         }
@@ -348,34 +337,72 @@ impl Brain {
         self.tell_unmet(spec, outlook, &candidates, &blocked);
     }
 
+    /// The types of which something may be bought just now, and why nothing of the others.
+    pub(super) fn candidates(&mut self, spec: &Spec) -> (Vec<Candidate>, BTreeMap<NodeTypeName, String>) {
+        let (mut candidates, mut blocked) = (Vec::new(), BTreeMap::new());
+        for (name, kind) in &spec.workers {
+            let Some(capacity) = self.capacity_of(name) else {
+                blocked.insert(name.clone(), "what it offers is not known before one is there".to_owned());
+                continue;
+            };
+            match self.may_launch(spec, name, kind) {
+                Ok((_, price)) => {
+                    let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
+                    candidates.push(Candidate::new(name, kind, capacity, price, most, self.scaling.learned.get(name).copied()));
+                }
+                Err(why) => {
+                    blocked.insert(name.clone(), why);
+                }
+            }
+        }
+        (candidates, blocked)
+    }
+
+    /// What may be bought at most beside what there is.
+    pub(super) fn limits(&self, spec: &Spec) -> Limits {
+        let spent = self.scaling.tally.spent(spec);
+        Limits {
+            nodes: spec.max_workers.saturating_sub(self.scaling.tally.exist()),
+            money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(spent.0))),
+        }
+    }
+
+    /// What a node is bought for, and for whom.
+    fn explain(&self, bought: &Bought, bin: &Bin, offer: &Offer) -> (String, BTreeMap<String, String>) {
+        let mut needs: Vec<String> = Vec::new();
+        let mut sources = BTreeSet::new();
+        for (class, n) in &bin.content {
+            needs.push(format!("{n} × {}", self.words(&bought.classes[*class].need)));
+            // Those that have many alike are not all told.
+            sources.extend(bought.members[*class].iter().take(3).filter_map(|(id, ..)| self.scaling.groups.get(id)));
+        }
+        let sources: Vec<&str> = sources.into_iter().map(String::as_str).take(5).collect();
+        let details = BTreeMap::from([
+            ("for".to_owned(), needs.join(", ")),
+            ("asked by".to_owned(), sources.join(", ")),
+            ("offer".to_owned(), offer.to_string()),
+        ]);
+        (format!("room for {}", needs.join(", ")), details)
+    }
+
     /// Why this type and not another.
-    #[expect(clippy::too_many_arguments, reason = "all that the choice was made from")]
-    fn explain(
+    fn compare_types(
         &self,
         spec: &Spec,
         bought: &Bought,
         candidates: &[Candidate],
         chosen: usize,
         bin: &Bin,
-        offer: &Offer,
         blocked: &BTreeMap<NodeTypeName, String>,
-    ) -> (String, BTreeMap<String, String>) {
-        let mut needs: Vec<String> = Vec::new();
-        let mut sources = BTreeSet::new();
+    ) -> BTreeMap<String, String> {
         let (mut largest, mut sum) = (Amounts::default(), Amounts::default());
         for (class, n) in &bin.content {
             let need = &bought.classes[*class].need;
-            needs.push(format!("{n} × {}", self.words(need)));
             largest = Amounts(std::array::from_fn(|i| largest.0[i].max(need.0[i])));
             sum = sum.plus(&need.times(*n));
-            sources.extend(bought.members[*class].iter().filter_map(|(id, ..)| self.scaling.groups.get(id)));
         }
         let of = &candidates[chosen];
-        let mut details = BTreeMap::from([
-            ("for".to_owned(), needs.join(", ")),
-            ("asked by".to_owned(), sources.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ")),
-            ("offer".to_owned(), offer.to_string()),
-        ]);
+        let mut details = BTreeMap::new();
         for name in spec.workers.keys().filter(|name| **name != of.name) {
             let why = match (candidates.iter().find(|c| c.name == *name), blocked.get(name)) {
                 (_, Some(why)) => why.clone(),
@@ -400,7 +427,7 @@ impl Brain {
             };
             details.insert(format!("not {name}"), why);
         }
-        (format!("room for {}", needs.join(", ")), details)
+        details
     }
 
     /// What a node of a type lacks for a need.

@@ -36,15 +36,15 @@ impl Brain {
         }
     }
 
-    /// The workers of a type that count, those first that are to stay longest: what is ready before what is not, what works
-    /// before what is idle, the elder before the younger.
-    pub(crate) fn by_usefulness(&self, name: &NodeTypeName) -> Vec<NodeId> {
-        let mut nodes: Vec<(bool, bool, u64, NodeId)> = self
-            .workers()
-            .filter(|n| n.record.node_type == *name && n.record.life.is_counted())
-            .map(|n| (n.record.life != NodeState::Ready, !n.is_busy(), ordinal(&n.record.id), n.record.id.clone()))
-            .collect();
-        nodes.sort();
+    /// Workers, those first that are to stay longest: what is ready before what is not, what works before what is idle, the
+    /// elder before the younger.
+    pub(crate) fn by_usefulness(&self, ids: Vec<NodeId>) -> Vec<NodeId> {
+        let rank = |id: NodeId| {
+            let node = &self.nodes[&id];
+            (node.record.life != NodeState::Ready, !node.is_busy(), ordinal(&id), id)
+        };
+        let mut nodes: Vec<(bool, bool, u64, NodeId)> = ids.into_iter().map(rank).collect();
+        nodes.sort_unstable();
         nodes.into_iter().map(|(.., id)| id).collect()
     }
 
@@ -59,23 +59,30 @@ impl Brain {
         let now = self.clock.now();
         let mut surplus: Vec<(bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
         let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
+        // Nodes on which nothing lies, and those of which it is not known what they could hold.
+        let mut unused: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
+        for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
+            unused.entry(&self.nodes[id].record.node_type).or_default().push(id);
+        }
         for (name, count) in &wanted {
-            let mut over = (self.scaling.tally.counted(name)).saturating_sub(*count);
-            // The least useful, but for those on which something lies.
-            for id in self.by_usefulness(name).into_iter().rev() {
-                if over == 0 {
-                    break;
-                }
-                if self.scaling.fleet.is_used(&id) && spec.workers.contains_key(name) {
-                    let by: Vec<&str> =
-                        self.scaling.fleet.placed_on(&id).iter().filter_map(|g| self.scaling.groups.get(g)).map(String::as_str).collect();
-                    outlook.types.entry(name.clone()).or_default().surplus.insert(id, format!("needed by {}", by.join(", ")));
-                } else {
-                    let node = &self.nodes[&id];
-                    let price = node.record.price.unwrap_or_default();
-                    surplus.push((node.record.life == NodeState::Ready, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
-                }
-                over -= 1;
+            let over = self.scaling.tally.counted(name).saturating_sub(*count) as usize;
+            if over == 0 {
+                continue;
+            }
+            let is_gone = !spec.workers.contains_key(name);
+            let of_type: Vec<NodeId> = if is_gone {
+                self.workers().filter(|n| n.record.node_type == *name && n.record.life.is_counted()).map(|n| n.record.id.clone()).collect()
+            } else {
+                unused.remove(name).unwrap_or_default().into_iter().cloned().collect()
+            };
+            let needed = self.scaling.tally.counted(name) as usize - of_type.len();
+            if needed > *count as usize {
+                outlook.types.entry(name.clone()).or_default().for_room = (needed - *count as usize) as u32;
+            }
+            for id in self.by_usefulness(of_type).into_iter().rev().take(over) {
+                let node = &self.nodes[&id];
+                let price = node.record.price.unwrap_or_default();
+                surplus.push((node.record.life == NodeState::Ready, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
             }
         }
         surplus.sort();

@@ -23,7 +23,7 @@ impl Brain {
     pub(crate) fn base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
         let Some(kind) = spec.workers.get(name) else { return 0 };
         let (mut base, mut more) = (kind.min, 0u32);
-        for ask in &self.cluster.asks {
+        for ask in self.asks.numbers() {
             match &ask.wants {
                 Wants::Workers { node_type, count } if node_type == name => base = *count,
                 Wants::More { node_type, count } if node_type == name => more = more.saturating_add(*count),
@@ -52,13 +52,8 @@ impl Brain {
         }
         for (name, kind) in &spec.workers {
             let base = self.base(spec, name);
-            let by_hand: Vec<String> = self
-                .cluster
-                .asks
-                .iter()
-                .filter(|ask| matches!(&ask.wants, Wants::Workers { node_type, .. } | Wants::More { node_type, .. } if node_type == name))
-                .map(|ask| format!("{} ({})", ask.name, ask.wants))
-                .collect();
+            let of_type = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name));
+            let by_hand: Vec<String> = of_type.map(|ask| format!("{} ({})", ask.name, ask.wants)).collect();
             let of_base =
                 if by_hand.is_empty() { format!("minimum {base}") } else { format!("asked for: {base} by {}", by_hand.join(", ")) };
             let mut sources = vec![(base, of_base)];

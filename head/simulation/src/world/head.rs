@@ -1,6 +1,6 @@
 //! The head: the brain's steps, each committed and then executed, with a crash possible at any point.
 
-use cloudtik_brain::{Action, Brain, Config, Input, Record, Reply};
+use cloudtik_brain::{Action, Brain, Config, Input, Memory, Record, Reply};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::{Epoch, InstanceId};
 
@@ -11,9 +11,13 @@ impl World {
     pub(super) fn start_head(&mut self) -> Result<(), Violation> {
         self.epoch = Epoch(self.epoch.0 + 1);
         let config = Config { visibility: self.faults.visibility, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
-        let nodes = self.stored.nodes.values().cloned().collect();
-        self.brain =
-            Some(Brain::restore(config, self.epoch, self.stored.cluster.clone(), self.stored.outlook.clone(), nodes, self.moment()));
+        let memory = Memory {
+            cluster: self.stored.cluster.clone(),
+            asks: self.stored.asks.values().cloned().collect(),
+            outlook: self.stored.outlook.clone(),
+            nodes: self.stored.nodes.values().cloned().collect(),
+        };
+        self.brain = Some(Brain::restore(config, self.epoch, memory, self.moment()));
         self.paused_until = self.now;
         let epoch = self.epoch.0;
         self.note(|| format!("head starts, epoch {epoch}"));
@@ -58,6 +62,8 @@ impl World {
                     }
                 }
                 Record::Cluster(cluster) => self.stored.cluster = cluster,
+                Record::Ask(ask) => drop(self.stored.asks.insert(ask.name.clone(), ask)),
+                Record::AskGone(name) => drop(self.stored.asks.remove(&name)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
