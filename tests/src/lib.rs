@@ -68,7 +68,8 @@ pub fn repository() -> PathBuf {
 }
 
 impl Cluster {
-    /// A cluster that is not up yet. `rest` is its file below `[cluster]` and `[provider]`.
+    /// A cluster that is not up yet. `rest` is its file below `[cluster]` and `[provider]`; what stands before
+    /// its first table belongs to `[cluster]`.
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
@@ -123,7 +124,8 @@ impl Cluster {
     }
 
     pub fn write(&self, rest: &str) {
-        let text = format!("[cluster]\nname = \"{}\"\n[provider]\nkind = \"local\"\n{rest}\n", self.name);
+        let (own, tables) = rest.split_at(rest.find('[').unwrap_or(rest.len()));
+        let text = format!("[cluster]\nname = \"{}\"\n{own}[provider]\nkind = \"local\"\n{tables}\n", self.name);
         fs::write(&self.file, text).expect("writes");
     }
 

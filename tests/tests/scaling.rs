@@ -1,0 +1,120 @@
+//! Scaling for real: requests, holding and setting aside on plain nodes, and Spark under load.
+
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cloudtik_model::status::{Node, Status};
+use cloudtik_tests::{Cluster, send};
+use nix::sys::signal::Signal;
+
+fn workers(status: &Status) -> Vec<&Node> {
+    status.nodes.iter().filter(|n| n.kind == "worker" && n.state != "gone").collect()
+}
+
+fn ready(status: &Status) -> usize {
+    workers(status).iter().filter(|n| n.state == "ready").count()
+}
+
+#[test]
+fn people_ask_for_room_and_steer_the_head() {
+    let spec = "budget = \"1.30/h\"\n[workers.default]\nmin = 1\nmax = 5\ncpus = 2\nmemory = \"1GiB\"\nprice = \"0.20/h\"\n\
+                [workers.large]\nmin = 0\nmax = 2\ncpus = 8\nmemory = \"4GiB\"\nprice = \"0.70/h\"\n[workers.large.resources]\nlicence = 1";
+    let cluster = Cluster::new("room", spec);
+    cluster.up();
+    let run = |arguments: &[&str]| {
+        let mut all = vec![arguments[0], "room"];
+        all.extend(&arguments[1..]);
+        cluster.run(&all)
+    };
+    // Two times two cores fit on two small nodes, of which one is there.
+    let said = run(&["scale", "--cpus", "4", "--reason", "a test"]).ok().out;
+    assert!(said.contains("room for 4 × 1 cpu"), "{said}");
+    cluster.wait("two workers", Duration::from_secs(20), |s| s.ready && workers(s).len() == 2);
+    run(&["scale", "--add", "--name", "solver", "--resources", "licence=1"]).ok();
+    cluster.wait("a node with a licence", Duration::from_secs(20), |s| s.ready && s.nodes.iter().any(|n| n.id.as_str() == "large-1"));
+    let refused = run(&["scale", "--add", "--cpus", "60"]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.err.contains("the budget is 1.30/h"), "{}", refused.err);
+    assert_eq!(run(&["scale", "--workers", "2", "--cpus", "1"]).code, 2);
+    assert_eq!(run(&["scale", "--bundles", "[{\"cpu\": 1}]"]).code, 2);
+
+    // What was asked for survives the head.
+    let head = cluster.status().head.pid;
+    send(head as i32, Signal::SIGKILL);
+    let after = cluster.wait("the head back", Duration::from_secs(20), |s| s.ready && s.head.pid != head);
+    assert_eq!(workers(&after).len(), 3);
+    let listed = run(&["requests", "-o", "json"]).ok().out;
+    let requests: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("JSON");
+    let names: Vec<&str> = requests.iter().filter_map(|r| r["name"].as_str()).collect();
+    assert_eq!(names, ["room", "solver"], "{listed}");
+    assert!(requests.iter().all(|r| r["unmet"].is_null()) && requests[0]["reason"] == "a test", "{listed}");
+    let why = run(&["why"]).ok().out;
+    assert!(why.contains("because minimum 1") && why.contains("request solver"), "{why}");
+    let events = run(&["events", "-o", "json"]).ok().out;
+    let event = events.lines().find(|e| e.contains("request large-1")).expect("it is told");
+    let number = serde_json::from_str::<serde_json::Value>(event).expect("JSON")["position"].to_string();
+    let why = run(&["why", &number]).ok().out;
+    assert!(why.contains("not default: has no licence") && why.contains("launched"), "{why}");
+
+    run(&["revoke", "solver"]).ok();
+    cluster.wait("the licence back", Duration::from_secs(30), |s| s.ready && !workers(s).iter().any(|n| n.node_type.as_str() == "large"));
+    // A node that is set aside is replaced and kept.
+    run(&["quarantine", "w1", "--reason", "odd"]).ok();
+    cluster.wait("a replacement", Duration::from_secs(20), |s| s.ready && ready(s) == 2 && workers(s).len() == 3);
+    run(&["release", "w1"]).ok();
+    cluster.wait("w1 back", Duration::from_secs(20), |s| s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.state == "ready"));
+
+    // A held head replaces nothing.
+    run(&["hold", "--reason", "a look"]).ok();
+    run(&["kill-node", "w1", "--yes"]).ok();
+    let held = cluster.wait("w1 gone", Duration::from_secs(20), |s| workers(s).iter().all(|n| n.id.as_str() != "w1"));
+    assert!(held.alarms.iter().any(|a| a.contains("a look")), "{:?}", held.alarms);
+    run(&["resume"]).ok();
+    cluster.wait("two workers again", Duration::from_secs(20), |s| s.ready && ready(s) >= 2);
+    cluster.down();
+    cluster.assert_nothing_left();
+}
+
+const BURN: &str = "import time
+from pyspark.sql import SparkSession
+def burn(n):
+    import os, time
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        pass
+    return os.environ.get('SPARK_LOCAL_IP', '?')
+context = SparkSession.builder.getOrCreate().sparkContext
+hosts = context.parallelize(range(70), 70).map(burn).collect()
+print(len(hosts), 'done on', len(set(hosts)), flush=True)
+";
+
+#[test]
+fn a_spark_job_under_load_gets_workers_and_loses_one() {
+    let spec = "idle_after = \"4s\"\n[workers.default]\nmin = 1\nmax = 2\ncpus = 1\nmemory = \"1.5GiB\"\n[runtimes.spark]\n\
+                [[scaling]]\npolicy = \"load\"\nhigh = 0.5\nlow = 0.1\nwindow = \"6s\"\npause = \"5s\"";
+    let cluster = Cluster::new("busy", spec).with_shared_software();
+    cluster.up();
+    let job = cluster.state().join("burn.py");
+    fs::write(&job, BURN).expect("writes");
+    let mut running = cluster.command(&["submit", "busy", &job.display().to_string()]).stdout(Stdio::piped()).spawn().expect("runs");
+    cluster.wait("a second worker", Duration::from_secs(120), |s| ready(s) == 2);
+    assert!(running.try_wait().expect("it can be asked").is_none(), "the job still runs");
+    assert!(cluster.events().iter().any(|e| e.contains("policy load-default: 1 → 2")), "{:#?}", cluster.events());
+    // One of them dies with all that is on it.
+    cluster.run(&["kill-node", "busy", "w1", "--yes"]).ok();
+    cluster.wait("w1 replaced", Duration::from_secs(120), |s| {
+        s.nodes.iter().any(|n| n.id.as_str() == "w1" && n.generation.0 == 2 && n.state == "ready")
+    });
+    let mut out = String::new();
+    running.stdout.take().expect("piped").read_to_string(&mut out).expect("reads");
+    let ended = running.wait().expect("ends");
+    assert!(ended.success() && out.contains("70 done on"), "{ended}: {out}");
+    // And back in, when there is nothing to do any more.
+    let status = cluster.wait("one worker", Duration::from_secs(90), |s| s.ready && workers(s).len() == 1);
+    assert_eq!(ready(&status), 1);
+    assert!(cluster.events().iter().any(|e| e.contains("go: not needed any more")), "{:#?}", cluster.events());
+    cluster.down();
+    cluster.assert_nothing_left();
+}
