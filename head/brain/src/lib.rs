@@ -62,8 +62,10 @@ pub struct Config {
     pub drain_deadline: u64,
     /// Between two looks at the provider's list.
     pub list_every: u64,
-    /// How long the provider may hide an instance that exists.
+    /// How long the provider may hide an instance that exists. 0: it never does, and a call ends with the head that made it.
     pub visibility: u64,
+    /// How long after a call that had no answer its effect may come.
+    pub call_limit: u64,
     /// The provider can start a node's agent again.
     pub can_restart_agent: bool,
     /// The machines are the user's own: never deleted for being unreachable.
@@ -84,6 +86,7 @@ impl Default for Config {
             drain_deadline: 60_000,
             list_every: 30_000,
             visibility: 60_000,
+            call_limit: 60_000,
             can_restart_agent: false,
             machines_are_owned: false,
         }
@@ -109,6 +112,8 @@ pub struct Brain {
     brake: bool,
     /// Since when some worker is heard, as far as that was looked at.
     company_since: Option<u64>,
+    /// The head was away until a moment before this: what was said meanwhile has been heard by then.
+    listening_since: u64,
     scaling: Scaling,
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
@@ -169,10 +174,8 @@ struct Node {
     load: History,
     /// Since when it has had nothing to do.
     idle_since: Option<u64>,
-    /// This generation was ready once.
-    was_ready: bool,
-    /// A call that may have made an instance had no answer.
-    uncertain: bool,
+    /// When a call that may have made an instance, and had no answer, was last under way.
+    uncertain: Option<u64>,
 }
 
 impl Node {
@@ -181,13 +184,8 @@ impl Node {
         if let NodeState::Down { evidence } = record.life {
             record.life = NodeState::Suspect { evidence };
         }
-        let was_ready = matches!(
-            record.life,
-            NodeState::Ready | NodeState::Suspect { .. } | NodeState::Draining { .. } | NodeState::Quarantined { .. }
-        );
         Self {
-            was_ready,
-            uncertain: false,
+            uncertain: None,
             idle_since: Some(now),
             load: History::default(),
             record,
@@ -219,7 +217,7 @@ impl Brain {
         let restored = |record: NodeRecord| {
             let mut node = Node::new(record, clock.now());
             // Of a launch that an earlier head stored nobody knows how far it came.
-            node.uncertain = true;
+            node.uncertain = Some(clock.now());
             (node.record.id.clone(), node)
         };
         let nodes = nodes.into_iter().map(restored).collect();
@@ -233,6 +231,7 @@ impl Brain {
             timers: BTreeSet::new(),
             brake: false,
             company_since: None,
+            listening_since: 0,
             scaling: Scaling::with(outlook),
             listing: Listing::default(),
             services_changed: false,
@@ -422,7 +421,7 @@ impl Brain {
         let was_leaving = node.record.life.is_leaving();
         // Suspicion is soft: after a restart the evidence is collected afresh.
         let is_soft = matches!(life, NodeState::Suspect { .. });
-        node.was_ready |= life == NodeState::Ready;
+        node.record.was_ready |= life == NodeState::Ready;
         node.record.life = life;
         node.record.since = wall;
         node.entered = now;

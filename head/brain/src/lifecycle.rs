@@ -98,7 +98,7 @@ impl Brain {
                 self.complain(Some(id), EventKind::Node, format!("create is throttled, and goes on slower: {}", failure.message));
             }
             FailureKind::StockOut | FailureKind::Quota => {
-                let nothing_exists = !node.uncertain;
+                let nothing_exists = node.uncertain.is_none();
                 self.event(Some(id), EventKind::Decision, message.clone());
                 self.note_shortage(&node_type, &offer, failure);
                 match is_requested {
@@ -109,7 +109,7 @@ impl Brain {
                 }
             }
             FailureKind::Transient => {
-                node.uncertain = true;
+                node.uncertain = Some(now);
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
                 self.event(Some(id), EventKind::Decision, message);

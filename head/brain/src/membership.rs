@@ -117,6 +117,7 @@ impl Brain {
     }
 
     pub(crate) fn notice_lag(&mut self, by_ms: u64) {
+        self.listening_since = self.clock.now() + 2 * self.config.heartbeat;
         let suspects: Vec<NodeId> =
             self.nodes.values().filter(|n| matches!(n.record.life, NodeState::Suspect { .. })).map(|n| n.record.id.clone()).collect();
         for id in &suspects {
@@ -152,6 +153,10 @@ impl Brain {
         } else {
             self.config.down_after
         };
+        // A head that was away hears what was said meanwhile only after it is back.
+        if now < self.listening_since {
+            return self.wake_at(id, self.listening_since);
+        }
         if silent >= limit && was_dialed {
             return self.condemn(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
@@ -208,6 +213,7 @@ impl Brain {
             Some(since) => condemned.max(since) + self.config.replace_after,
             None => condemned + LONELY * self.config.replace_after,
         };
+        let due = due.max(self.listening_since);
         if now < due {
             return self.wake_at(id, due.min(now + REDIAL_EVERY));
         }
@@ -284,7 +290,7 @@ impl Brain {
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
-        if let Some(node) = self.nodes.get(id).filter(|n| !n.was_ready) {
+        if let Some(node) = self.nodes.get(id).filter(|n| !n.record.was_ready) {
             let node_type = node.record.node_type.clone();
             self.note_failed(&node_type, &format!("the provider says: {says}"));
         }

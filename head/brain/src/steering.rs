@@ -54,15 +54,14 @@ impl Brain {
     }
 
     pub(crate) fn take_release(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
-        let Some(node) = self.nodes.get_mut(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
+        let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
             self.reply(request, Err(format!("{id} is not set aside")));
             return None;
         };
-        // It is looked at afresh: if it is silent, that is noticed from now on.
-        let (now, session) = (self.clock.now(), node.link);
-        node.watch = crate::membership::Watch::since(now);
+        // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.
+        let session = node.link;
         self.event(Some(&id), EventKind::Request, "release".to_owned());
-        let life = if session.is_some() || self.nodes[&id].was_ready { NodeState::Preparing } else { NodeState::Launched };
+        let life = if session.is_some() || self.nodes[&id].record.was_ready { NodeState::Preparing } else { NodeState::Launched };
         self.enter(&id, life, "released");
         self.reply(request, Ok(Reply::Done { message: format!("{id} is one of the cluster's workers again") }));
         Some(id)

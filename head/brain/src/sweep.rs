@@ -133,6 +133,9 @@ impl Brain {
                 // Missing, in lists asked for since it entered its state, for as long as the provider may hide it.
                 let since = node.unlisted_since.filter(|since| *since > node.entered).unwrap_or(asked);
                 node.unlisted_since = Some(since);
+                // A launch that may still be under way shows nothing before it had its effect.
+                let launching = node.uncertain.filter(|_| node.record.instance.is_none() && visibility > 0);
+                let since = launching.map_or(since, |at| since.max(at + self.config.call_limit));
                 let silent = node.link.is_none();
                 let sure = asked.saturating_sub(since) >= visibility;
                 if !sure || !silent {

@@ -14,8 +14,8 @@ use cloudtik_model::demand::Ask;
 use cloudtik_model::event::Event;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
-use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
-use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use cloudtik_model::spec::{Membership, Role, ServicePlacement, Spec, WorkerType};
+use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 
 pub use self::faults::Faults;
 use self::happening::Happening;
@@ -27,7 +27,7 @@ use crate::random::Random;
 /// How long faults and people trouble the world, in virtual milliseconds.
 const TROUBLE: u64 = 600_000;
 /// How long it then has to settle.
-const PEACE: u64 = 600_000;
+const PEACE: u64 = 1_200_000;
 /// Lines of the trail that are kept.
 const TRAIL: usize = 80;
 
@@ -61,6 +61,8 @@ pub struct World {
     next: u64,
     next_process: u32,
     all_cut_until: u64,
+    /// Which generations of which nodes were ready once.
+    ever_ready: BTreeSet<(NodeId, Generation)>,
     /// What people or scale asked to go, by node and generation.
     asked_to_go: BTreeSet<(NodeId, Generation)>,
     stats: Stats,
@@ -105,6 +107,7 @@ impl World {
             next: 0,
             next_process: 0,
             all_cut_until: 0,
+            ever_ready: BTreeSet::new(),
             asked_to_go: BTreeSet::new(),
             stats: Stats::default(),
             trail: VecDeque::new(),
@@ -126,13 +129,22 @@ impl World {
     /// The description that this seed is about.
     fn spec(&self, revision: u64, rolling: bool) -> Spec {
         let mut random = Random::new(self.seed ^ 0x57ec);
-        let (priced, limited) = (random.permille(500), random.permille(500));
+        let (priced, limited, zoned) = (random.permille(500), random.permille(500), random.permille(300));
         let mut kind = |least: u64, most: u64, spread: u64, price: u64| {
             let min = random.between(least, most) as u32;
             let max = min + random.between(0, spread) as u32;
-            WorkerType { min, max, price: priced.then_some(MoneyPerHour(price)), ..WorkerType::default() }
+            let cpus = if price > 500_000 { 8 } else { 2 };
+            WorkerType {
+                min,
+                max,
+                price: priced.then_some(MoneyPerHour(price)),
+                resources: Some(Resources { cpus, memory: Bytes(u64::from(cpus) << 30), gpus: 0 }),
+                zones: if zoned { vec!["a".to_owned(), "b".to_owned()] } else { Vec::new() },
+                ..WorkerType::default()
+            }
         };
-        let mut workers = BTreeMap::from([(default_type(), kind(1, 5, 3, 400_000))]);
+        let quorum = self.seed % 3 == 2;
+        let mut workers = BTreeMap::from([(default_type(), if quorum { kind(3, 5, 3, 400_000) } else { kind(1, 5, 3, 400_000) })]);
         let large = kind(0, 2, 2, 1_000_000);
         if random.permille(500) && large.max > 0 {
             workers.insert(NodeTypeName::new("large").expect("a valid name"), large);
@@ -145,12 +157,15 @@ impl World {
         let budget = (priced && limited).then(|| MoneyPerHour(random.between(least, most)));
         let place =
             |name: &str, role, after: Vec<ServiceKey>| ServicePlacement { key: key(name), role, after, membership: None, drain_ms: 0 };
+        let mut worker = place("a/worker", Role::Workers, vec![key("a/master")]);
+        worker.membership = quorum.then_some(Membership { quorum: true, minimum: 1 });
         Spec {
             revision,
             workers,
             max_workers,
             budget,
-            services: vec![place("a/master", Role::Head, vec![]), place("a/worker", Role::Workers, vec![key("a/master")])],
+            services: vec![place("a/master", Role::Head, vec![]), worker],
+            idle_after_ms: 30_000,
             rolling,
             ..Spec::default()
         }
@@ -211,6 +226,8 @@ impl World {
             crash: 0,
             call_fails: 0,
             call_fails_after: 0,
+            stock_out: 0,
+            throttled: 0,
             agent_dies: 0,
             agent_freezes: 0,
             agent_cut: 0,
@@ -222,6 +239,7 @@ impl World {
             visibility: self.faults.visibility,
         };
         self.faults = nothing;
+        self.people_leave(6);
         self.note(|| "peace".to_owned());
     }
 }

@@ -157,6 +157,9 @@ pub struct NodeRecord {
     /// What it costs, as its type said when it was requested; unknown if that did not say.
     #[serde(default)]
     pub price: Option<MoneyPerHour>,
+    /// This generation was ready once.
+    #[serde(default)]
+    pub was_ready: bool,
     /// How it was bought.
     #[serde(default)]
     pub offer: Offer,
@@ -179,6 +182,7 @@ impl NodeRecord {
             key: None,
             revision: 0,
             price: None,
+            was_ready: false,
             offer: Offer::default(),
             health_port: None,
         }

@@ -15,7 +15,7 @@ use crate::{Brain, Failure, FailureKind, Node, Pause};
 /// The first time that an offer which had nothing is left alone, in milliseconds; it doubles each time.
 const SHORTAGE: u64 = 60_000;
 /// The longest such time.
-const LONGEST_SHORTAGE: u64 = 1_800_000;
+const LONGEST_SHORTAGE: u64 = 300_000;
 /// So many workers of a type that fail in a row, before any is ready, pause it.
 const FAILURES: u32 = 3;
 /// The first pause of a type, in milliseconds; it doubles each time.
@@ -358,12 +358,19 @@ impl Brain {
         (candidates, blocked)
     }
 
-    /// What may be bought at most beside what there is.
+    /// What may be bought at most for room, beside what there is and what is wanted by number and cannot be had just now:
+    /// minima come first.
     pub(super) fn limits(&self, spec: &Spec) -> Limits {
-        let spent = self.scaling.tally.spent(spec);
+        let (mut missing, mut dear) = (0u32, MoneyPerHour(0));
+        for (name, kind) in &spec.workers {
+            let of_type = self.wanted_of(name).saturating_sub(self.scaling.tally.counted(name));
+            missing = missing.saturating_add(of_type);
+            dear = [dear, kind.dearest().unwrap_or_default().times(of_type)].into_iter().sum();
+        }
+        let spent = self.scaling.tally.spent(spec).0.saturating_add(dear.0);
         Limits {
-            nodes: spec.max_workers.saturating_sub(self.scaling.tally.exist()),
-            money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(spent.0))),
+            nodes: spec.max_workers.saturating_sub(self.scaling.tally.exist().saturating_add(missing)),
+            money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(spent))),
         }
     }
 

@@ -86,6 +86,8 @@ impl Brain {
             }
         }
         surplus.sort();
+        // Something waits for what others do not need: they go as soon as they are idle.
+        let is_pressed = !outlook.unmet.is_empty() || outlook.types.values().any(|t| !t.blocked.is_empty());
         let mut unfinished = BTreeSet::new();
         for (.., id) in surplus {
             let node = &self.nodes[&id];
@@ -94,7 +96,7 @@ impl Brain {
                 self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.record.life != NodeState::Ready;
             let why_not = if let Err(why) = self.may_leave(&id) {
                 Some(why)
-            } else if at_once {
+            } else if at_once || (is_pressed && node.idle_since.is_some()) {
                 None
             } else if let Some(since) = node.idle_since {
                 let due = since.saturating_add(spec.idle_after_ms);
@@ -138,7 +140,7 @@ impl Brain {
                 // Who is on the way out or was never in is no member; who is being let go is one until it is gone.
                 let is_member = match &other.record.life {
                     NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
-                    _ => other.services.contains_key(&placement.key) || other.was_ready,
+                    _ => other.services.contains_key(&placement.key) || other.record.was_ready,
                 };
                 members += u32::from(is_member);
                 let is_up = other.record.life == NodeState::Ready

@@ -116,6 +116,23 @@ impl World {
         Ok(())
     }
 
+    /// No whole loses its quorum because the brain lets a member go: as it was stored, more than half were ready without it.
+    pub(super) fn check_quorum(&self, record: &NodeRecord) -> Result<(), Violation> {
+        let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
+        let NodeState::Draining { reason } = &record.life else { return Ok(()) };
+        let is_new = before.is_some_and(|b| !b.life.is_leaving());
+        if self.seed % 3 != 2 || !is_new || reason.contains("goes down") {
+            return Ok(());
+        }
+        let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
+        let members = workers().filter(|r| self.ever_ready.contains(&(r.id.clone(), r.generation))).count();
+        let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready).count();
+        if up < members / 2 + 1 {
+            return Err(self.broken(4, format!("{} is let go ({reason}) with {up} of {members} members up beside it", record.id)));
+        }
+        Ok(())
+    }
+
     /// In the end everything is as it was asked for, and nothing else exists.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
         let spec = self.spec(1, false);
@@ -127,7 +144,14 @@ impl World {
         if let Some(id) = orphan {
             return Err(self.broken(1, format!("{id} is an orphan")));
         }
-        if snapshot.phase != Phase::Ready {
+        // Room that was promised may have become impossible, by what nodes there were to be had meanwhile; then it is said so.
+        // Requests may also hold what a minimum needs, when what was set aside came back.
+        let is_told = |w: &String| {
+            let is_at_a_limit = w.contains("is reached") || w.contains("is spent");
+            w.starts_with("room for") || (w.contains("more worker") && is_at_a_limit && !self.stored.asks.is_empty())
+        };
+        let waits_for_room = !snapshot.waiting_for.is_empty() && snapshot.waiting_for.iter().all(is_told);
+        if snapshot.phase != Phase::Ready && !waits_for_room {
             return Err(self.broken(1, format!("the cluster does not come to rest; it waits for {:?}", snapshot.waiting_for)));
         }
         for node in snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone) {

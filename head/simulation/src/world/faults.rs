@@ -1,9 +1,9 @@
 //! What goes wrong, and what people want meanwhile.
 
 use cloudtik_brain::{Input, Request, Wish};
-use cloudtik_model::demand::Wants;
+use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{InstanceState, NodeState};
-use cloudtik_model::{Generation, NodeId, NodeTypeName};
+use cloudtik_model::{Generation, NodeId, NodeTypeName, Timestamp};
 
 use super::{Happening, World, default_type};
 use crate::promises::Violation;
@@ -18,6 +18,10 @@ pub struct Faults {
     /// Per provider call.
     pub call_fails: u64,
     pub call_fails_after: u64,
+    /// Per create: there is none of what was asked for.
+    pub stock_out: u64,
+    /// Per call: there were too many.
+    pub throttled: u64,
     /// Per 10 s.
     pub agent_dies: u64,
     pub agent_freezes: u64,
@@ -43,6 +47,8 @@ impl Faults {
             crash: some(8),
             call_fails: some(300),
             call_fails_after: some(300),
+            stock_out: some(400),
+            throttled: some(300),
             agent_dies: some(150),
             agent_freezes: some(100),
             agent_cut: some(100),
@@ -123,6 +129,22 @@ impl World {
         Ok(())
     }
 
+    /// Nobody holds anything or sets anything aside any more; said again, since the head may be away.
+    pub(super) fn people_leave(&mut self, times: u64) {
+        if times > 0 {
+            self.after(20_000, Happening::PeopleLeave(times - 1));
+        }
+        self.next += 1;
+        let mut inputs = vec![Input::Resume { request: Request(self.next) }];
+        for record in self.stored.nodes.values().filter(|r| matches!(r.life, NodeState::Quarantined { .. })) {
+            self.next += 1;
+            inputs.push(Input::Release { request: Request(self.next), node: record.id.clone() });
+        }
+        for input in inputs {
+            self.hear(1, self.epoch, input);
+        }
+    }
+
     fn people_want(&mut self) {
         self.next += 1;
         let request = Request(self.next);
@@ -137,7 +159,31 @@ impl World {
             .filter(|r| !r.id.is_head() && r.life != NodeState::Gone)
             .map(|r| (r.id.clone(), r.generation))
             .collect();
-        let input = match self.random.between(0, 3) {
+        let input = match self.random.between(0, 9) {
+            4 | 5 => {
+                let room = (0..self.random.between(1, 2)).map(|_| Counted {
+                    bundle: Bundle { cpus: Quantity(self.random.between(1, 8) * 500), ..Bundle::default() },
+                    count: self.random.between(1, 4) as u32,
+                });
+                let bundles = room.collect();
+                let (gang, spread, additive) = (self.random.permille(300), self.random.permille(200), self.random.permille(500));
+                let until = self.random.permille(400).then(|| Timestamp(self.moment().wall.0 + self.random.between(1_000, 300_000)));
+                let wish = Wish { name: None, wants: Wants::Bundles { bundles, gang, spread }, additive, until, reason: String::new() };
+                Some(Input::Scale { request, wish })
+            }
+            6 => {
+                let names: Vec<String> = self.stored.asks.keys().cloned().collect();
+                self.random.pick(&names).cloned().map(|name| Input::Revoke { request, name })
+            }
+            7 => Some(Input::Hold { request, reason: String::new() }),
+            8 => Some(Input::Resume { request }),
+            9 => {
+                let quarantined = |n: &&(NodeId, Generation)| matches!(self.stored.nodes[&n.0].life, NodeState::Quarantined { .. });
+                match workers.iter().find(quarantined) {
+                    Some((node, _)) => Some(Input::Release { request, node: node.clone() }),
+                    None => self.random.pick(&workers).cloned().map(|(node, _)| Input::Quarantine { request, node, reason: String::new() }),
+                }
+            }
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;
                 let wants = Wants::Workers { node_type: name, count: workers };

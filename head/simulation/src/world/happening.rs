@@ -1,6 +1,6 @@
 //! What can happen, and its effect on the provider's machines and on the head.
 
-use cloudtik_brain::{GoalOrder, Input, Session};
+use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Session};
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
 
@@ -53,6 +53,7 @@ pub(super) enum Happening {
     Beat(InstanceId, Session),
     ServiceReady(InstanceId, ServiceKey, u32),
     Trouble,
+    PeopleLeave(u64),
 }
 
 impl World {
@@ -62,6 +63,7 @@ impl World {
             Happening::HeadStarts => return self.start_head(),
             Happening::Create { epoch, node, generation, node_type } => return self.create(epoch, node, generation, &node_type),
             Happening::Trouble => return self.trouble(),
+            Happening::PeopleLeave(times) => self.people_leave(times),
             Happening::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
             Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
             Happening::List { epoch, number } => self.list(epoch, number),
@@ -97,6 +99,10 @@ impl World {
         if self.ended_with_its_head(epoch) {
             return;
         }
+        if self.random.permille(self.faults.throttled) {
+            let failure = Failure { kind: FailureKind::Throttled, retry_after: Some(1_500), ..failure("delete: too many calls") };
+            return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure) });
+        }
         if self.call_fails() {
             return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure("delete: try later")) });
         }
@@ -122,9 +128,19 @@ impl World {
     }
 
     fn list(&mut self, epoch: Epoch, number: u64) {
-        let result = if self.call_fails() { Err(failure("list: try later")) } else { Ok(self.provider.list(self.now)) };
+        let result = if self.call_fails() { Err(failure("list: try later")) } else { Ok(self.listed()) };
         let delay = self.random.between(1, 1_500);
         self.hear(delay, epoch, Input::Listed { number, result });
+    }
+
+    /// The list, of which pages may overlap.
+    fn listed(&mut self) -> Vec<cloudtik_model::node::Instance> {
+        let mut all = self.provider.list(self.now);
+        if self.faults.call_fails > 0 && !all.is_empty() && self.random.permille(300) {
+            let at = self.random.between(0, all.len() as u64 - 1) as usize;
+            all.push(all[at].clone());
+        }
+        all
     }
 
     fn dial(&mut self, epoch: Epoch, node: NodeId, generation: Generation) {
@@ -157,9 +173,19 @@ impl World {
         if self.ended_with_its_head(epoch) {
             return Ok(());
         }
-        if self.call_fails() {
-            self.hear(1, epoch, Input::Created { node, generation, result: Err(failure("create: no capacity just now")) });
-            return Ok(());
+        let chances = [
+            (self.faults.throttled, FailureKind::Throttled, "create: too many calls"),
+            (self.faults.stock_out, FailureKind::StockOut, "create: no capacity just now"),
+            (self.faults.call_fails, FailureKind::Transient, "create: try later"),
+        ];
+        for (chance, kind, message) in chances {
+            // The provider's word that nothing was made is true, also of earlier calls with the same key.
+            let is_possible = kind != FailureKind::StockOut || !self.provider.machines.contains_key(&instance_id(&node, generation));
+            if self.random.permille(chance) && is_possible {
+                let failure = Failure { kind, ..failure(message) };
+                self.hear(1, epoch, Input::Created { node, generation, result: Err(failure) });
+                return Ok(());
+            }
         }
         let is_new = !self.provider.machines.contains_key(&instance_id(&node, generation));
         let instance = self.provider.create(self.now, &node, generation, node_type, self.faults.visibility, &mut self.random);

@@ -53,6 +53,10 @@ impl World {
         for record in step.records {
             match record {
                 Record::Node(node) => {
+                    self.check_quorum(&node)?;
+                    if node.life == NodeState::Ready {
+                        self.ever_ready.insert((node.id.clone(), node.generation));
+                    }
                     let before = self.stored.nodes.insert(node.id.clone(), node.clone());
                     let was_condemned = before.is_some_and(|b| {
                         b.generation == node.generation && matches!(b.life, NodeState::Terminating { .. } | NodeState::Failed { .. })
