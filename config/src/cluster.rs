@@ -78,11 +78,13 @@ pub struct Head {
     pub memory: Option<Bytes>,
     /// How long certificates of nodes, and the head's own, are good for; they are renewed when a third of that is left.
     pub certificate_lifetime: Duration,
+    /// Whether the brain's inputs are recorded, to be replayed.
+    pub record: bool,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME }
+        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME, record: false }
     }
 }
 
@@ -148,6 +150,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
             cpus: integer32(&mut table, "cpus", 1, 4096),
             memory: table.parse("memory").map(|m| m.value),
             certificate_lifetime: lifetime.map_or(DEFAULT_LIFETIME, |l| l.value),
+            record: table.boolean("record").unwrap_or(false),
         };
         table.finish();
         head

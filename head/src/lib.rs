@@ -27,6 +27,7 @@ mod http;
 mod hub;
 mod identity;
 mod mind;
+mod recorder;
 mod revisions;
 mod serve;
 mod sessions;

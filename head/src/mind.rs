@@ -10,6 +10,7 @@ use cloudtik_model::{Moment, Timestamp};
 use cloudtik_protocol::logging::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::recorder::Recorder;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
@@ -64,7 +65,8 @@ pub enum Stopped {
 impl Mind {
     /// Starts the thread. Deeds go to `deeds`; the receiver hears if the store fails, which ends the head.
     pub fn start(
-        brain: impl FnOnce(Moment) -> Brain + Send + 'static,
+        brain: impl FnOnce(Moment, Option<&mut Recorder>) -> Brain + Send + 'static,
+        recorder: Option<Recorder>,
         store: Arc<Store>,
         deeds: mpsc::Sender<Deed>,
         telemetry: Telemetry,
@@ -83,7 +85,7 @@ impl Mind {
         std::thread::Builder::new()
             .name("mind".to_owned())
             .spawn(move || {
-                if let Err(error) = think(brain, &store, inbox, &deeds, &own, &runtime) {
+                if let Err(error) = think(brain, recorder, &store, inbox, &deeds, &own, &runtime) {
                     let _ = failed.send(error);
                 }
             })
@@ -162,7 +164,8 @@ impl Mind {
 }
 
 fn think(
-    make: impl FnOnce(Moment) -> Brain,
+    make: impl FnOnce(Moment, Option<&mut Recorder>) -> Brain,
+    mut recorder: Option<Recorder>,
     store: &Store,
     mut inbox: mpsc::Receiver<Message>,
     deeds: &mpsc::Sender<Deed>,
@@ -174,7 +177,7 @@ fn think(
         mono: started.elapsed().as_millis() as u64,
         wall: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
     };
-    let mut brain = make(now());
+    let mut brain = make(now(), recorder.as_mut());
     loop {
         let wake = Duration::from_millis(brain.next_wake()).saturating_sub(started.elapsed());
         let first = match runtime.block_on(async { tokio::time::timeout(wake, inbox.recv()).await }) {
@@ -186,7 +189,11 @@ fn think(
         let (mut records, mut actions, mut questions, mut interesting) = (Vec::new(), Vec::new(), Vec::new(), false);
         let mut take = |input: Input, brain: &mut Brain| {
             interesting |= !matches!(input, Input::Heartbeat { .. } | Input::Tick);
-            let step = brain.handle(now(), input);
+            let (moment, copy) = (now(), recorder.as_ref().map(|_| input.clone()));
+            let step = brain.handle(moment, input);
+            if let (Some(recorder), Some(input)) = (&mut recorder, copy) {
+                recorder.note(moment, input, &step);
+            }
             records.extend(step.records);
             actions.extend(step.actions);
         };
@@ -201,6 +208,9 @@ fn think(
                 Ok(Message::Ask(question)) => questions.push(question),
                 Err(_) => break,
             }
+        }
+        if let Some(recorder) = &mut recorder {
+            recorder.flush();
         }
         // The same node may have changed several times in the batch: only how it is now is stored.
         if !records.is_empty() {
@@ -242,7 +252,7 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Cluster(_) => !std::mem::replace(&mut cluster, true),
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             // The last word on an ask is what counts, and both are cheap.
-            Record::Ask(_) | Record::AskGone(_) | Record::Event(_) => true,
+            Record::Ask(_) | Record::AskGone { .. } | Record::Event(_) => true,
         };
         if keep {
             kept.push(record);

@@ -34,6 +34,7 @@ use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
 use crate::mind::Mind;
+use crate::recorder::Recorder;
 use crate::revisions::Revisions;
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
@@ -96,7 +97,18 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let (deeds_in, deeds) = mpsc::channel(DEEDS);
     let config = brain_config(&settings, provider.as_ref());
     let memory = own_node(&settings, remembered.memory);
-    let (mind, mut failed) = Mind::start(move |now| Brain::restore(config, epoch, memory, now), store.clone(), deeds_in, telemetry.clone());
+    let recorder = if settings.record || revisions.latest().is_some_and(|(_, _, planner)| planner.cluster().head.record) {
+        Recorder::open(state, epoch).inspect_err(|error| tracing::warn!("nothing is recorded: {error}")).ok()
+    } else {
+        None
+    };
+    let begin = move |now, recorder: Option<&mut Recorder>| {
+        if let Some(recorder) = recorder {
+            recorder.begin(&config, epoch, &memory, now);
+        }
+        Brain::restore(config, epoch, memory, now)
+    };
+    let (mind, mut failed) = Mind::start(begin, recorder, store.clone(), deeds_in, telemetry.clone());
     let driver = Driver {
         settings: settings.clone(),
         epoch,

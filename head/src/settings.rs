@@ -32,6 +32,9 @@ pub struct Settings {
     pub provider: Provider,
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,
+    /// The brain's inputs are recorded.
+    #[serde(default)]
+    pub record: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

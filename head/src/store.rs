@@ -134,7 +134,7 @@ impl Store {
                     Record::Ask(ask) => {
                         asks.insert(ask.name.as_str(), text(ask).as_slice()).map_err(failed(operation))?;
                     }
-                    Record::AskGone(name) => {
+                    Record::AskGone { name } => {
                         asks.remove(name.as_str()).map_err(failed(operation))?;
                     }
                     Record::Outlook(outlook) => {

@@ -191,6 +191,17 @@ Examples:
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
     },
+    /// Live a head's life again from its recording, and compare every decision
+    #[command(after_help = "\
+Example:
+  cloudtik simulate --replay record-0000000001.jsonl
+
+`[head] record = true` in a cluster's file makes its head record what it hears.")]
+    Simulate {
+        /// The recording
+        #[arg(long, value_name = "FILE")]
+        replay: PathBuf,
+    },
     /// Kill a node the hard way; it is replaced if the cluster needs it
     #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
     KillNode {

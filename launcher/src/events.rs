@@ -40,7 +40,8 @@ pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option
     }
 }
 
-fn describe(event: &Event) -> String {
+/// An event on one line.
+pub fn describe(event: &Event) -> String {
     let node = event.node.as_ref().map_or("-", |n| n.as_str());
     format!("{:>6}  {}  {:<8}  {node:<8}  {}", event.position, clock(event.at), event.kind.name(), event.message)
 }

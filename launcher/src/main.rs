@@ -17,6 +17,7 @@ mod output;
 mod runtime;
 mod session;
 mod show;
+mod simulate;
 mod steer;
 mod submit;
 mod terminal;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             printer.version();
             Ok(0)
         }
+        Command::Simulate { replay } => simulate::replay(&printer, &replay),
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
@@ -93,6 +95,6 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Download { cluster, from, to, node } => transfer::download(printer, &cluster, &from, &to, node).await.map(|()| 0),
         Command::Doctor { cluster } => doctor::run(printer, cluster.as_deref()).await,
         Command::Dump { cluster } => show::dump(printer, &cluster).await.map(|()| 0),
-        Command::Completions { .. } | Command::Version | Command::Runtime { .. } => Ok(0),
+        Command::Completions { .. } | Command::Version | Command::Runtime { .. } | Command::Simulate { .. } => Ok(0),
     }
 }

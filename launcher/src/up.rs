@@ -259,6 +259,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
             "unpacked": unpacked,
             "provider": { "kind": "local", "nodes": place.nodes(), "network": network, "agent": agent },
             "heartbeat_ms": HEARTBEAT_MS,
+            "record": described.cluster.head.record,
         });
         let path = head_directory.join("head.json");
         cloudtik_protocol::files::write_atomically(&path, settings.to_string().as_bytes(), 0o600).map_err(failed(&path))?;

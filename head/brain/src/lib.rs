@@ -12,6 +12,7 @@
 //! | `membership` | suspicion, verdicts, the recovery ladder and the brake on mass loss |
 //! | `scaling` | how many workers there are to be, and which to make or let go |
 //! | `packing` | which demands fit on which nodes, and what is the cheapest to buy for the rest |
+//! | `recording` | nothing: how a life is written down to be lived again |
 //! | `steering` | what people may hold, resume, set aside, kill and drain |
 //! | `rollout` | what each node is to run, in order of needs and readiness |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
@@ -23,6 +24,7 @@ mod lifecycle;
 mod membership;
 mod messages;
 pub mod packing;
+pub mod recording;
 mod rollout;
 mod scaling;
 mod steering;

@@ -280,7 +280,9 @@ pub enum Record {
     /// A request that stands now.
     Ask(Ask),
     /// A request that does not stand any more, by name.
-    AskGone(String),
+    AskGone {
+        name: String,
+    },
     Outlook(Outlook),
     Event(Event),
 }

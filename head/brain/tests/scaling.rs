@@ -133,7 +133,7 @@ impl World {
                 Record::Node(node) => drop(self.nodes.insert(node.id.clone(), node)),
                 Record::Cluster(cluster) => self.cluster = cluster,
                 Record::Ask(ask) => drop(self.asks.insert(ask.name.clone(), ask)),
-                Record::AskGone(name) => drop(self.asks.remove(&name)),
+                Record::AskGone { name } => drop(self.asks.remove(&name)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
             }

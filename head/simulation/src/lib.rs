@@ -9,6 +9,7 @@ mod agent;
 mod promises;
 mod provider;
 mod random;
+pub mod replay;
 mod world;
 
 pub use promises::Violation;

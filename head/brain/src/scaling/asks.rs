@@ -86,7 +86,7 @@ impl Brain {
         }
         let after = was(self);
         for old in gone.iter().filter(|old| old.name != ask.name) {
-            self.step.records.push(Record::AskGone(old.name.clone()));
+            self.step.records.push(Record::AskGone { name: old.name.clone() });
         }
         self.step.records.push(Record::Ask(ask.clone()));
         self.forget_asks(&gone, |name| after.get(name) < before.get(name));
@@ -324,7 +324,7 @@ impl Brain {
             let known = if known.is_empty() { "nothing is asked for".to_owned() } else { format!("there is {}", known.join(", ")) };
             return self.reply(request, Err(format!("there is no request {name}; {known}")));
         };
-        self.step.records.push(Record::AskGone(name));
+        self.step.records.push(Record::AskGone { name });
         let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
         self.event(None, EventKind::Request, format!("revoke: {message}"));
         self.reply(request, Ok(Reply::Done { message }));
@@ -341,7 +341,7 @@ impl Brain {
             let Some(ask) = self.asks.remove(&name) else { continue };
             self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
             self.unplace_ask(&name);
-            self.step.records.push(Record::AskGone(name));
+            self.step.records.push(Record::AskGone { name });
             self.scaling.rebuild = true;
         }
         if let Some(next) = self.asks.iter().filter_map(|ask| ask.until).min() {
@@ -357,7 +357,7 @@ impl Brain {
         for name in over {
             self.asks.remove(&name);
             self.event(None, EventKind::Decision, format!("the request {name} is over: its node type is gone"));
-            self.step.records.push(Record::AskGone(name));
+            self.step.records.push(Record::AskGone { name });
         }
     }
 
@@ -372,7 +372,7 @@ impl Brain {
         let wants = Wants::Workers { node_type: name.clone(), count: base - 1 };
         for old in self.asks.replaced_by(&own_name(name), &wants, false) {
             self.asks.remove(&old);
-            self.step.records.push(Record::AskGone(old));
+            self.step.records.push(Record::AskGone { name: old });
         }
         let ask = Ask { name: own_name(name), at: self.clock.wall(), until: None, wants, reason: "a node was drained".to_owned() };
         self.step.records.push(Record::Ask(ask.clone()));

@@ -67,7 +67,7 @@ impl World {
                 }
                 Record::Cluster(cluster) => self.stored.cluster = cluster,
                 Record::Ask(ask) => drop(self.stored.asks.insert(ask.name.clone(), ask)),
-                Record::AskGone(name) => drop(self.stored.asks.remove(&name)),
+                Record::AskGone { name } => drop(self.stored.asks.remove(&name)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);

@@ -1,0 +1,85 @@
+//! Lives a head's life again from its recording, and says whether every decision is the same.
+
+use std::io::BufRead;
+
+use cloudtik_brain::recording::{FORMAT, Header, Line};
+use cloudtik_brain::{Brain, Record};
+use cloudtik_model::event::Event;
+use serde::Serialize;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading the recording failed")]
+    Read(#[from] std::io::Error),
+    #[error("line {line} is not part of a recording")]
+    Malformed { line: u64, source: serde_json::Error },
+    #[error("the recording has format {0}, this program reads {FORMAT}")]
+    Format(u32),
+    #[error("the recording is empty")]
+    Empty,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Replayed {
+    /// Of the head that recorded.
+    pub version: String,
+    pub epoch: u64,
+    /// Inputs that were fed.
+    pub inputs: u64,
+    /// What was decided, in order.
+    pub events: Vec<Event>,
+    /// The first line whose decision was another one.
+    pub differs: Option<Difference>,
+    /// The last line was cut off: the head was killed while it wrote.
+    pub cut_off: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    pub line: u64,
+    pub input: String,
+    /// What is decided now.
+    pub decided: Vec<String>,
+}
+
+pub fn replay(recording: impl BufRead) -> Result<Replayed, Error> {
+    let mut lines = recording.lines();
+    let first = lines.next().ok_or(Error::Empty)??;
+    let header: Header = serde_json::from_str(&first).map_err(|source| Error::Malformed { line: 1, source })?;
+    if header.format != FORMAT {
+        return Err(Error::Format(header.format));
+    }
+    let mut replayed = Replayed { version: header.version, epoch: header.epoch.0, ..Replayed::default() };
+    let mut brain = Brain::restore(header.config, header.epoch, header.memory, header.moment);
+    let mut number = 1;
+    let mut lines = lines.peekable();
+    while let Some(text) = lines.next() {
+        let text = text?;
+        number += 1;
+        let line: Line = match serde_json::from_str(&text) {
+            Ok(line) => line,
+            Err(_) if lines.peek().is_none() => {
+                replayed.cut_off = true;
+                break;
+            }
+            Err(source) => return Err(Error::Malformed { line: number, source }),
+        };
+        let input = format!("{:?}", line.input);
+        let step = brain.handle(line.moment, line.input);
+        replayed.inputs += 1;
+        let is_same = step.digest() == line.step;
+        if !is_same {
+            let decided = step.records.iter().map(|r| format!("{r:?}")).chain(step.actions.iter().map(|a| format!("{a:?}")));
+            replayed.differs = Some(Difference { line: number, input, decided: decided.collect() });
+        }
+        replayed.events.extend(step.records.into_iter().filter_map(|record| match record {
+            Record::Event(event) => Some(event),
+            _ => None,
+        }));
+        if !is_same {
+            break;
+        }
+    }
+    Ok(replayed)
+}
