@@ -160,14 +160,15 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let runtimes = read_runtimes(root);
     let mut table = root.require_table("cluster");
     let budget: Option<At<MoneyPerHour>> = table.as_mut().and_then(|table| table.parse("budget"));
+    let max_workers = table.as_mut().and_then(|table| table.integer("max_workers", 0, MOST_WORKERS));
     let runtime_names = runtimes.iter().map(|r| &r.name).collect();
-    let bounds = scaling::Bounds { types: &workers, runtimes: runtime_names, budget: budget.as_ref().map(|b| b.value) };
+    let most = max_workers.as_ref().map(|m| m.value as u32);
+    let bounds = scaling::Bounds { types: &workers, runtimes: runtime_names, max_workers: most, budget: budget.as_ref().map(|b| b.value) };
     let scaling = scaling::read(root, &bounds, problems);
     let sum: u32 = workers.values().map(|w| w.max).sum();
     let mut table = table?;
     let name = table.require::<ClusterName>("name", "\"demo\"");
     let workspace = table.parse("workspace").map(|w| w.value);
-    let max_workers = table.integer("max_workers", 0, MOST_WORKERS);
     let idle_after = table.duration("idle_after").map_or(DEFAULT_IDLE_AFTER, |i| i.value);
     table.finish();
 

@@ -14,6 +14,8 @@ use crate::reader::{At, Problems, Table, nearest};
 
 /// Long enough to be no moment's noise, short enough that somebody who waits for workers does not give up.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
+/// Nodes remember their load for an hour.
+const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// A worker that comes takes about a minute on a cloud: before that nothing of the last change can be seen.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(120);
 /// Leaves a fifth for what comes while more is made.
@@ -54,6 +56,7 @@ impl FromStr for TimeOfDay {
 pub(crate) struct Bounds<'b> {
     pub types: &'b BTreeMap<NodeTypeName, Workers>,
     pub runtimes: Vec<&'b RuntimeName>,
+    pub max_workers: Option<u32>,
     pub budget: Option<MoneyPerHour>,
 }
 
@@ -122,8 +125,15 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
     if let Some(least) = least.as_ref().filter(|l| l.value > most.as_ref().map_or(u64::from(workers.max), |m| m.value)) {
         problems.note(least.span.clone(), format!("`min` is {}, more than it may ask for at most", least.value), None);
     }
+    if let Some((most, least)) = bounds.max_workers.zip(least.as_ref()).filter(|(most, least)| least.value > u64::from(*most)) {
+        problems.note(least.span.clone(), format!("`min` is {}, more than max_workers, {most}", least.value), None);
+    }
     let pause = table.duration("pause").map_or(DEFAULT_PAUSE, |p| p.value);
     let rule = read_rule(table, &kind.value, Some((&node_type.value, workers)), bounds, problems)?;
+    if let (Rule::Schedule { .. }, Some(bound)) = (&rule, least.as_ref().or(most.as_ref())) {
+        let help = Some("it wants what `count` or `more` says".to_owned());
+        problems.note(bound.span.clone(), "a schedule has no `min` and `max` of its own", help);
+    }
     let name = match name {
         Some(name) if name.value.is_empty() || name.value.len() > 63 => {
             problems.note(name.span, "a policy's name has from 1 to 63 characters", None);
@@ -151,14 +161,19 @@ fn read_rule(
     problems: &Problems,
 ) -> Option<Rule> {
     match kind {
-        "load" => read_load(table, problems),
+        "load" => read_load(table, of, problems),
         "schedule" => read_schedule(table, of, bounds, problems),
         _ => read_signal(table, bounds, problems),
     }
 }
 
-fn read_load(table: &mut Table<'_>, problems: &Problems) -> Option<Rule> {
+fn read_load(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, problems: &Problems) -> Option<Rule> {
     let metric = table.text("metric");
+    if let (Some(metric), Some((name, _))) = (&metric, of.filter(|(_, w)| w.gpus == Some(0)))
+        && metric.value == "gpu"
+    {
+        problems.note(metric.span.clone(), format!("the type {name} has no GPUs"), None);
+    }
     let metric = match metric.as_ref().map_or("cpu", |m| m.value.as_str()) {
         "cpu" => Some(Metric::Cpu),
         "memory" => Some(Metric::Memory),
@@ -170,7 +185,11 @@ fn read_load(table: &mut Table<'_>, problems: &Problems) -> Option<Rule> {
         }
     };
     let (high, low) = (table.float("high", 0.01, 1.0), table.float("low", 0.0, 1.0));
-    let window = table.duration("window").map_or(DEFAULT_WINDOW, |w| w.value);
+    let window = table.duration("window");
+    if let Some(window) = window.as_ref().filter(|w| !WINDOWS.contains(&w.value)) {
+        problems.note(window.span.clone(), "`window` is out of range", Some("from \"1s\" to \"1h\"".to_owned()));
+    }
+    let window = window.map_or(DEFAULT_WINDOW, |w| w.value);
     let high_share = high.as_ref().map_or(DEFAULT_HIGH, |h| h.value);
     let low_share = low.as_ref().map_or(DEFAULT_LOW.min(high_share / 2.0), |l| l.value);
     if low_share > high_share / 2.0 {
@@ -236,6 +255,12 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
             let message = format!("it wants {wanted} workers of type {name}, which has at most {}", of_type.max);
             problems.note(span.clone(), message, Some(format!("raise `max` of [workers.{name}], or ask for fewer")));
         }
+        let others: u32 = bounds.types.iter().filter(|(other, _)| *other != name).map(|(_, w)| w.min).sum();
+        if let Some(most) = bounds.max_workers.filter(|most| wanted.saturating_add(others) > *most) {
+            let message =
+                format!("it cannot be kept: {wanted} workers of type {name} beside {others} of others are more than max_workers, {most}");
+            problems.note(span.clone(), message, None);
+        }
         if wanted <= of_type.min {
             let message = format!("it changes nothing: the type {name} always has at least {} workers", of_type.min);
             problems.note(span.clone(), message, None);
@@ -251,6 +276,12 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
                 problems.note(span, message, None);
             }
         }
+    }
+    if let (Some(from), Some(until)) = (&from, &until)
+        && from.value.0 == 24 * 60
+    {
+        let help = Some("write from = \"00:00\", and the next day".to_owned());
+        problems.note(from.span.start..until.span.end, "a schedule cannot begin at the end of a day", help);
     }
     let hours = Hours { days, from: from?.value.0, until: until?.value.0, time_zone };
     Some(Rule::Schedule { hours, workers })

@@ -366,8 +366,8 @@ pub struct Scale {
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
     /// The node type of --workers
-    #[arg(long = "type", value_name = "TYPE", default_value = "default")]
-    pub node_type: String,
+    #[arg(long = "type", value_name = "TYPE", requires = "workers")]
+    pub node_type: Option<String>,
     /// Room for so many cores
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,

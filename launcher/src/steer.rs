@@ -111,7 +111,8 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
     match (arguments.workers, bundles.is_empty()) {
         (Some(_), false) => Err(usage("--workers is a number of nodes and the others are room: ask for one of them at a time".to_owned())),
         (Some(count), true) => {
-            let name = NodeTypeName::new(&*arguments.node_type).map_err(|e| usage(e.to_string()))?;
+            let name =
+                NodeTypeName::new(arguments.node_type.as_deref().unwrap_or(NodeTypeName::DEFAULT)).map_err(|e| usage(e.to_string()))?;
             Ok(Wants::Workers { node_type: name, count })
         }
         (None, true) => Err(usage("say what is wanted: --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),

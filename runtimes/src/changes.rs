@@ -145,6 +145,24 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         if a.max_workers != b.max_workers {
             note("change", "max_workers".to_owned(), format!("{} → {}", a.max_workers, b.max_workers));
         }
+        if a.idle_after != b.idle_after {
+            let seconds = |span: std::time::Duration| format!("{} s", span.as_secs());
+            note("change", "idle_after".to_owned(), format!("{} → {}", seconds(a.idle_after), seconds(b.idle_after)));
+        }
+        for scaling in &b.scaling {
+            let name = &scaling.policy.name;
+            match a.scaling.iter().find(|known| known.policy.name == *name) {
+                None => note("create", format!("scaling policy {name}"), format!("for the type {}", scaling.policy.node_type)),
+                Some(known) if known.policy != scaling.policy => note("change", format!("scaling policy {name}"), String::new()),
+                Some(_) => {}
+            }
+        }
+        for gone in a.scaling.iter().filter(|known| !b.scaling.iter().any(|s| s.policy.name == known.policy.name)) {
+            note("change", format!("scaling policy {}", gone.policy.name), "ends".to_owned());
+        }
+        if a.head.record != b.head.record {
+            note("change", "head.record".to_owned(), "from the next start of the head on".to_owned());
+        }
         if a.head.certificate_lifetime != b.head.certificate_lifetime {
             let hours = |lifetime: std::time::Duration| format!("{:.1} h", lifetime.as_secs_f64() / 3600.0);
             let change = format!("{} → {}", hours(a.head.certificate_lifetime), hours(b.head.certificate_lifetime));
@@ -169,7 +187,12 @@ fn shape(workers: &Workers) -> String {
     let mut parts = Vec::new();
     parts.extend(workers.cpus.map(|c| if c == 1 { "1 cpu".to_owned() } else { format!("{c} cpus") }));
     parts.extend(workers.memory.map(|m| m.to_string()));
+    parts.extend(workers.gpus.filter(|n| *n > 0).map(|n| if n == 1 { "1 gpu".to_owned() } else { format!("{n} gpus") }));
+    parts.extend(workers.resources.iter().map(|(name, n)| format!("{n} {name}")));
     parts.extend(workers.price.map(|p| p.to_string()));
+    if workers.priority != 0 {
+        parts.push(format!("priority {}", workers.priority));
+    }
     parts.join(", ")
 }
 

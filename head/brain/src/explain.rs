@@ -103,6 +103,7 @@ impl Brain {
                 let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
                 let blocked = self.outlook().types.get(name).and_then(|t| t.blocked.first());
                 let why = match blocked {
+                    _ if self.is_held() => " (the head is held: `cloudtik resume`)".to_owned(),
                     _ if leaving > 0 => format!(" ({leaving} still leaving)"),
                     Some(why) => format!(" ({why})"),
                     None => String::new(),

@@ -302,6 +302,19 @@ pub struct ClusterRecord {
     /// Types of which workers that nobody wants any more go at once, idle or not: somebody said so.
     #[serde(default)]
     pub shrinking: BTreeSet<NodeTypeName>,
+    /// Types of which such workers go as soon as they are idle: somebody took back what they were for.
+    #[serde(default)]
+    pub hurried: BTreeSet<NodeTypeName>,
+    /// What each policy wanted last: a head that knows no loads yet goes on with that.
+    #[serde(default)]
+    pub policy_wants: BTreeMap<String, PolicyWant>,
+}
+
+/// What a policy wanted of a type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyWant {
+    pub node_type: NodeTypeName,
+    pub count: u32,
 }
 
 /// Everything that a brain is rebuilt from.

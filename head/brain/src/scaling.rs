@@ -143,6 +143,10 @@ impl Brain {
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = bundle.resources.get(custom).map_or(0, |q| q.0);
         }
+        // What no type offers any more is nowhere to be had.
+        if bundle.resources.iter().any(|(name, q)| q.0 > 0 && !self.scaling.custom.contains(name)) {
+            amounts.0[DIMENSIONS - 1] = u64::MAX;
+        }
         amounts
     }
 
@@ -186,6 +190,7 @@ impl Brain {
         spec.rolling |= is_rolling;
         let same_shapes = known.as_ref().is_some_and(|known| known.workers == spec.workers);
         self.scaling.policies.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
+        self.cluster.policy_wants.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.spec = Some(spec);
         self.store_cluster();
         self.services_changed = false;
@@ -228,7 +233,10 @@ impl Brain {
                 self.rebuild_fleet();
             }
             outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
-            if self.cluster.held.is_none() {
+            if let Some(held) = &outlook.held {
+                let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
+                self.tell_unmet(&spec, &mut outlook, &[], &nobody);
+            } else {
                 self.launch_wanted(&spec, &mut outlook);
                 self.launch_for_asks(&spec, &mut outlook);
                 self.shrink(&spec, &mut outlook);

@@ -8,6 +8,7 @@ use crate::{Brain, Hold, Reply, Request};
 
 impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
+        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
         let reason = if reason.is_empty() { "held by hand".to_owned() } else { format!("held by hand: {reason}") };
         self.event(None, EventKind::Request, format!("hold: {reason}"));
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
@@ -45,6 +46,15 @@ impl Brain {
             self.reply(request, Err(refusal));
             return None;
         }
+        let is_made = self.nodes.get(&id).is_some_and(|n| n.record.instance.is_some());
+        if !is_made || self.nodes[&id].record.life.is_leaving() {
+            let life = self.nodes[&id].record.life.name();
+            let refusal = format!("{id} is {life}: there is nothing to set aside");
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
+            return None;
+        }
+        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
         let reason = if reason.is_empty() { "set aside by hand".to_owned() } else { reason };
         self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
@@ -97,9 +107,17 @@ impl Brain {
         }
         self.event(Some(&id), EventKind::Request, "drain".to_owned());
         let node_type = self.nodes[&id].record.node_type.clone();
-        let lowered = self.lower_target(&node_type);
+        // One that is set aside or one too many counts for no number.
+        let (counted, wanted) = (self.scaling_counts(&node_type), self.wanted_of(&node_type));
+        let is_counted = self.nodes[&id].record.life.is_counted();
+        let is_surplus = !is_counted || counted > wanted;
+        let lowered = !is_surplus && self.lower_target(&node_type);
         self.enter(&id, NodeState::Draining { reason: "drained on request".to_owned() }, "drained on request");
-        let then = if lowered { "the cluster shrinks by one" } else { "it will be replaced, because so many of its type are wanted" };
+        let then = match (is_surplus, lowered) {
+            (true, _) => "no number asks for it, and it will not be replaced for one",
+            (false, true) => "the cluster shrinks by one",
+            (false, false) => "it will be replaced, because so many of its type are wanted",
+        };
         self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
         Some(id)
     }

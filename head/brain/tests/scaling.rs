@@ -645,3 +645,124 @@ fn dearest_and_least_useful_go_first_and_never_what_a_request_needs() {
     world.pass(2_000);
     assert_eq!(world.machines("default"), 0);
 }
+
+fn add(wants: Wants, named: &str, until: Option<u64>) -> Wish {
+    let until = until.map(|at| Timestamp(MONDAY + at));
+    Wish { name: Some(named.to_owned()), wants, additive: true, until, reason: "two\nlines".to_owned() }
+}
+
+#[test]
+fn limits_that_are_lowered_hold_for_what_is_there() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 500)), ("dear", kind(0, 3, 8, 900))]);
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("within the bounds");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 8, 0)]), "big", None) }).expect("there is room");
+    assert_eq!((world.machines("default"), world.machines("dear")), (5, 1));
+    (of.revision, of.max_workers) = (2, 4);
+    assert_eq!(world.brain.excess(&of).len(), 2, "it is told beforehand, of both types");
+    world.tell(Input::Specified { spec: of.clone() });
+    world.pass(2_000);
+    assert_eq!((world.machines("default"), world.machines("dear")), (4, 0), "numbers come before room");
+    (of.revision, of.budget) = (3, Some(MoneyPerHour(1_000_000)));
+    world.tell(Input::Specified { spec: of.clone() });
+    world.pass(2_000);
+    assert_eq!((world.machines("default"), world.machines("dear")), (2, 0), "1.00/h and no more");
+    let asks = world.brain.asks();
+    assert!(asks.iter().all(|a| a.unmet.is_some()), "what is not there is not met: {asks:?}");
+    world.workers(1).expect("less is always to be had");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+#[test]
+fn what_is_promised_while_held_fits_together() {
+    let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    world.workers(4).expect("within the bounds");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(6, 4, 0)]), "all", None) }).expect("just fits");
+    let refusal = world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "more", None) });
+    assert!(refusal.expect_err("six are promised").contains("max is 6, 7 are needed"));
+    assert!(world.brain.asks().iter().all(|a| a.unmet.is_some()), "nothing of it is there");
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 6);
+    assert!(world.brain.asks().iter().all(|a| a.unmet.is_none()), "{:?}", world.brain.asks());
+}
+
+#[test]
+fn a_policy_remembers_its_own_number_and_nobody_else_s() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100)), ("other", kind(0, 6, 4, 100))]);
+    of.policies = vec![Policy { most: 3, ..load_policy() }];
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("within the bounds");
+    world.restart();
+    world.pass(5_000);
+    world.workers(1).expect("within the bounds");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 1, "what people asked for is no policy's wish");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 1_000));
+    world.pass(200_000);
+    assert_eq!(world.machines("default"), 3, "its own most");
+    world.restart();
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "what it asked for holds");
+    (of.revision, of.policies[0].node_type) = (2, name("other"));
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    assert_eq!(world.machines("other"), 0, "a number for one type is none for another");
+}
+
+#[test]
+fn a_drain_takes_one_from_what_was_asked_for() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    let wish = Wish {
+        name: Some("batch".to_owned()),
+        additive: false,
+        ..add(Wants::Workers { node_type: name("default"), count: 4 }, "", Some(60_000))
+    };
+    world.ask(|request| Input::Scale { request, wish }).expect("within the bounds");
+    let said = world.ask(|request| Input::Drain { request, node: id("w4") }).expect("it may go");
+    assert!(said.contains("shrinks by one"), "{said}");
+    let ask = &world.brain.asks()[0].ask;
+    assert_eq!((ask.name.as_str(), ask.until, ask.reason.as_str()), ("batch", Some(Timestamp(MONDAY + 60_000)), "two lines"));
+    world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() }).expect("set aside");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 4);
+    let said = world.ask(|request| Input::Drain { request, node: id("w2") }).expect("it may go");
+    assert!(said.contains("no number asks for it"), "{said}");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 3, "those that are well stay");
+}
+
+#[test]
+fn taking_room_back_disturbs_nobody_who_works() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    world.wish(bundles(&[(3, 4, 0)])).expect("there is room");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+    ["w1", "w2", "w3"].iter().for_each(|n| world.busy(n, 900));
+    world.busy("w4", 0);
+    world.pass(2_000);
+    for ask in ["small", "room"] {
+        world.ask(|request| Input::Revoke { request, name: ask.to_owned() }).expect("it stands");
+    }
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "the idle one goes at once, the others when they are done");
+    world.busy("w3", 0);
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 2);
+}
+
+#[test]
+fn a_resource_that_is_gone_is_missed() {
+    let licensed = WorkerType { custom: BTreeMap::from([("licence".to_owned(), 1)]), ..kind(0, 3, 4, 100) };
+    let mut of = spec(&[("default", licensed)]);
+    let mut world = World::new(of.clone());
+    let bundle = Bundle { resources: BTreeMap::from([("licence".to_owned(), Quantity::ONE)]), ..Bundle::default() };
+    let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
+    world.wish(wants).expect("there is room");
+    assert_eq!(world.machines("default"), 2);
+    (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
+    world.tell(Input::Specified { spec: of });
+    world.pass(1_000);
+    assert!(world.brain.asks()[0].unmet.is_some(), "{:?}", world.brain.asks());
+}

@@ -73,43 +73,64 @@ impl Brain {
         if self.asks.len() - replaced.len() >= MOST_ASKS {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some"));
         }
-        let ask = Ask { name, at: wall, until: wish.until, wants, reason: wish.reason };
+        // It is shown on terminals.
+        let reason: String = wish.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+        let ask = Ask { name, at: wall, until: wish.until, wants, reason };
         let was = |brain: &Self| spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect::<BTreeMap<_, _>>();
         let before = was(self);
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
         self.asks.insert(ask.clone());
-        let is_alone = gone.is_empty() && matches!(ask.wants, Wants::Bundles { .. });
-        if let Err(refusal) = self.check_room(&spec, is_alone.then_some(&ask)) {
+        let after = was(self);
+        // What is already promised to others and not there yet is not free: then all of it is looked at.
+        let is_settled = self.cluster.held.is_none()
+            && self.scaling.fleet.waiting_or_parked().is_empty()
+            && spec.workers.keys().all(|of| self.wanted_of(of) <= self.scaling.tally.counted(of));
+        let is_alone = is_settled && gone.is_empty() && ask.wants.node_type().is_none();
+        // Less is always to be had, whatever else stands.
+        let is_less = ask.wants.node_type().is_some() && after.iter().all(|(of, n)| *n <= before[of]);
+        let beyond = ask.wants.node_type().filter(|of| self.raw_base(&spec, of) > spec.workers[*of].max);
+        let checked = match beyond {
+            Some(of) => {
+                Err(format!("that would be {} workers of type {of}, above its max {}", self.raw_base(&spec, of), spec.workers[of].max))
+            }
+            None if is_less => Ok(()),
+            None => self.check_room(&spec, is_alone.then_some(&ask)),
+        };
+        if let Err(refusal) = checked {
             self.asks.remove(&ask.name);
             gone.into_iter().for_each(|ask| self.asks.insert(ask));
             return Err(refusal);
         }
-        let after = was(self);
         for old in gone.iter().filter(|old| old.name != ask.name) {
             self.step.records.push(Record::AskGone { name: old.name.clone() });
         }
         self.step.records.push(Record::Ask(ask.clone()));
         self.forget_asks(&gone, |name| after.get(name) < before.get(name));
         self.place_ask(&ask);
+        let others: Vec<&str> = gone.iter().map(|old| old.name.as_str()).filter(|name| *name != ask.name).collect();
+        let in_place = if others.is_empty() { String::new() } else { format!(", in the place of {}", others.join(", ")) };
         Ok(match &ask.wants {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
                 let (was, now) = (before[node_type], after[node_type]);
                 let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now.max(was)).map(|w| w.sources[0].clone());
                 let others = others.map(|source| format!("; more are there for {source}")).unwrap_or_default();
-                format!("{node_type}: {was} → {now} workers{others}")
+                format!("{node_type}: {was} → {now} workers{in_place}{others}")
             }
-            Wants::Bundles { .. } => format!("{}: {}", ask.name, ask.wants),
+            Wants::Bundles { .. } => format!("{}: {}{in_place}", ask.name, ask.wants),
         })
     }
 
     /// Takes asks that stand no more out of the fleet; what somebody takes back goes at once.
     fn forget_asks(&mut self, gone: &[Ask], is_lowered: impl Fn(&NodeTypeName) -> bool) {
         let Some(spec) = &self.cluster.spec else { return };
-        let before = self.cluster.shrinking.len();
-        let had_bundles = gone.iter().any(|ask| matches!(ask.wants, Wants::Bundles { .. }));
-        let types: Vec<NodeTypeName> = spec.workers.keys().filter(|name| had_bundles || is_lowered(name)).cloned().collect();
+        let before = self.cluster.shrinking.len() + self.cluster.hurried.len();
+        let types: Vec<NodeTypeName> = spec.workers.keys().filter(|name| is_lowered(name)).cloned().collect();
+        // Which nodes work for what had room is not known: those that are idle go.
+        if gone.iter().any(|ask| ask.wants.node_type().is_none()) {
+            self.cluster.hurried.extend(spec.workers.keys().cloned());
+        }
         self.cluster.shrinking.extend(types);
-        if self.cluster.shrinking.len() != before {
+        if self.cluster.shrinking.len() + self.cluster.hurried.len() != before {
             self.store_cluster();
         }
         for ask in gone {
@@ -133,12 +154,11 @@ impl Brain {
                 Ok(())
             }
             Wants::More { node_type, count } => {
-                let kind = spec.workers.get(node_type).ok_or_else(|| no_type(node_type))?;
-                let now = self.base(spec, node_type);
-                if now.saturating_add(*count) > kind.max {
-                    return Err(format!("{count} more than {now} workers of type {node_type} are above its max {}", kind.max));
-                }
-                Ok(())
+                // Whether it is within the maximum shows beside the others.
+                spec.workers.get(node_type).map(|_| ()).ok_or_else(|| no_type(node_type)).and_then(|()| match count {
+                    0 => Err("0 more workers are none".to_owned()),
+                    _ => Ok(()),
+                })
             }
             Wants::Bundles { bundles, spread, .. } => {
                 let total: u64 = bundles.iter().map(|b| u64::from(b.count)).sum();
@@ -308,8 +328,15 @@ impl Brain {
     /// What is asked for by hand, and what of it has no room yet.
     pub fn asks(&self) -> Vec<AskView> {
         let outlook = self.outlook();
+        let missing = |ask: &Ask| {
+            let of = ask.wants.node_type()?;
+            let (wanted, there) = (self.base(self.cluster.spec.as_ref()?, of), self.scaling.tally.counted(of));
+            let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
+            let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
+            (there < wanted).then(|| format!("{there} of {wanted} are there or coming{why}"))
+        };
         let view = |ask: &Ask| AskView {
-            unmet: outlook.unmet.iter().find(|u| u.source == ask.name).map(|u| format!("{}: {}", u.what, u.why)),
+            unmet: outlook.unmet.iter().find(|u| u.source == ask.name).map(|u| format!("{}: {}", u.what, u.why)).or_else(|| missing(ask)),
             wants: ask.wants.to_string(),
             ask: ask.clone(),
         };
@@ -369,16 +396,28 @@ impl Brain {
         if is_lowest || self.wanted_of(name) > base {
             return false;
         }
-        let wants = Wants::Workers { node_type: name.clone(), count: base - 1 };
-        for old in self.asks.replaced_by(&own_name(name), &wants, false) {
-            self.asks.remove(&old);
-            self.step.records.push(Record::AskGone { name: old });
+        // The youngest of the requests that make it so large becomes smaller by one; it ends when it would have ended.
+        let mut of_type: Vec<Ask> = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).cloned().collect();
+        of_type.sort_by(|a, b| (b.at, &b.name).cmp(&(a.at, &a.name)));
+        let least = spec.workers.get(name).map_or(0, |kind| kind.min);
+        for mut ask in of_type {
+            match &mut ask.wants {
+                Wants::Workers { count, .. } if *count > least => *count -= 1,
+                Wants::More { count, .. } if *count > 1 => *count -= 1,
+                Wants::More { .. } => {
+                    self.asks.remove(&ask.name);
+                    self.step.records.push(Record::AskGone { name: ask.name });
+                    self.scaling_changed();
+                    return true;
+                }
+                _ => continue,
+            }
+            self.step.records.push(Record::Ask(ask.clone()));
+            self.asks.insert(ask);
+            self.scaling_changed();
+            return true;
         }
-        let ask = Ask { name: own_name(name), at: self.clock.wall(), until: None, wants, reason: "a node was drained".to_owned() };
-        self.step.records.push(Record::Ask(ask.clone()));
-        self.asks.insert(ask);
-        self.scaling_changed();
-        true
+        false
     }
 }
 

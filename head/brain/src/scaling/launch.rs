@@ -450,6 +450,7 @@ impl Brain {
             0 => "cpus",
             1 => "memory",
             2 => "gpus",
+            other if need.0[other] == u64::MAX => "such resource",
             other => self.scaling.custom.get(other - 3).map_or("", String::as_str),
         };
         Some(if capacity.0[short] == 0 { format!("has no {what}") } else { format!("has only {}", self.words(&only)) })
@@ -468,7 +469,13 @@ impl Brain {
         bundle.to_string()
     }
 
-    fn tell_unmet(&self, spec: &Spec, outlook: &mut Outlook, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, String>) {
+    pub(super) fn tell_unmet(
+        &self,
+        spec: &Spec,
+        outlook: &mut Outlook,
+        candidates: &[Candidate],
+        blocked: &BTreeMap<NodeTypeName, String>,
+    ) {
         let spent = self.scaling.tally.spent(spec);
         let mut limits = Vec::new();
         if self.scaling.tally.exist() >= spec.max_workers {

@@ -14,7 +14,7 @@ use cloudtik_model::report::{Load, ServiceState};
 use cloudtik_model::spec::Spec;
 
 use super::begins_or_ends;
-use crate::Brain;
+use crate::{Brain, PolicyWant};
 
 /// Turns within [`FLAP_PAUSES`] pauses that make a policy one that flaps.
 const FLAP_TURNS: usize = 3;
@@ -78,7 +78,6 @@ impl History {
 /// What a policy asked for, and when it changed its mind.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
-    want: Option<u32>,
     changed: Option<(u64, bool)>,
     turns: VecDeque<u64>,
     last_turn: u64,
@@ -176,19 +175,18 @@ impl Brain {
     /// Holds a policy to its bounds, and to its number where it would change its mind too soon.
     fn steady(&mut self, policy: &Policy, (raw, says): (Option<u32>, String)) -> (Option<u32>, String) {
         let now = self.clock.now();
-        let present = self.scaling.tally.counted(&policy.node_type);
-        let state = self.scaling.policies.entry(policy.name.clone()).or_default();
-        let Some(raw) = raw else {
-            // Without an opinion of its own, what is there stays: also after a restart of the head.
-            let kept = *state.want.get_or_insert(present);
-            return (Some(kept), says);
-        };
-        let raw = raw.clamp(policy.least, policy.most.max(policy.least));
-        let before = state.want.unwrap_or(present);
+        let (least, most) = (policy.least, policy.most.max(policy.least));
+        let known = self.cluster.policy_wants.get(&policy.name).filter(|want| want.node_type == policy.node_type);
+        let before = known.map_or(least, |want| want.count.clamp(least, most));
+        // Without an opinion of its own, it wants what it wanted: also after a restart of the head.
+        let raw = raw.map_or(before, |raw| raw.clamp(least, most));
         if raw == before {
-            state.want = Some(raw);
+            if known.is_none_or(|want| want.count != raw) {
+                self.note_want(policy, raw);
+            }
             return (Some(raw), says);
         }
+        let state = self.scaling.policies.entry(policy.name.clone()).or_default();
         let up = raw > before;
         let factor = state.factor.max(1);
         let is_turn = state.changed.is_some_and(|(_, was_up)| was_up != up);
@@ -201,7 +199,6 @@ impl Brain {
             let why = if factor > 1 { "it flaps, so its" } else { "it turned the other way just now, so its" };
             return (Some(before), format!("{says}; {why} {raw} waits"));
         }
-        state.want = Some(raw);
         state.changed = Some((now, up));
         let mut flaps = None;
         let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
@@ -219,6 +216,7 @@ impl Brain {
         } else if now.saturating_sub(state.last_turn) > span.saturating_mul(factor) {
             state.factor = 1;
         }
+        self.note_want(policy, raw);
         let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);
         self.event(None, EventKind::Decision, message);
         if let Some(factor) = flaps {
@@ -227,5 +225,12 @@ impl Brain {
             self.event(None, EventKind::Alarm, message);
         }
         (Some(raw), says)
+    }
+
+    /// What a policy wants is remembered beyond this head.
+    fn note_want(&mut self, policy: &Policy, count: u32) {
+        let want = PolicyWant { node_type: policy.node_type.clone(), count };
+        self.cluster.policy_wants.insert(policy.name.clone(), want);
+        self.store_cluster();
     }
 }

@@ -55,8 +55,87 @@ impl Brain {
         }
     }
 
+    /// How many workers of a type are there.
+    pub(crate) fn scaling_counts(&self, name: &NodeTypeName) -> u32 {
+        self.scaling.tally.counted(name)
+    }
+
+    /// A description that was lowered holds for what is there too: above a maximum or the budget workers go, whoever needs
+    /// them: first those that nobody wants, then those for room, those for numbers, those for minima; the dearest first.
+    fn beyond_limits(&self, spec: &Spec) -> Vec<(NodeId, String)> {
+        let tally = &self.scaling.tally;
+        let over_types: Vec<NodeTypeName> =
+            spec.workers.iter().filter(|(name, kind)| tally.exist_of(name) > kind.max).map(|(name, _)| name.clone()).collect();
+        let is_over = tally.exist() > spec.max_workers || spec.budget.is_some_and(|budget| tally.spent(spec) > budget);
+        if over_types.is_empty() && !is_over {
+            return Vec::new();
+        }
+        let mut of_types: BTreeMap<&NodeTypeName, Vec<NodeId>> = BTreeMap::new();
+        for node in self.workers().filter(|n| n.record.life.is_counted()) {
+            of_types.entry(&node.record.node_type).or_default().push(node.record.id.clone());
+        }
+        let mut order: Vec<(u8, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<usize>, NodeId)> = Vec::new();
+        for (name, ids) in of_types {
+            let (min, wanted) = (spec.workers.get(name).map_or(0, |k| k.min) as usize, self.wanted_of(name) as usize);
+            for (rank, id) in self.by_usefulness(ids).into_iter().enumerate() {
+                let keeps = match rank {
+                    rank if rank < min => 3,
+                    rank if rank < wanted => 2,
+                    _ => u8::from(self.scaling.fleet.is_used(&id)),
+                };
+                let price = self.nodes[&id].record.price.unwrap_or_default();
+                order.push((keeps, std::cmp::Reverse(price), std::cmp::Reverse(rank), id));
+            }
+        }
+        order.sort();
+        // What is leaving already is on its way: only what would still be too much without it goes too.
+        let leaving = |of: Option<&NodeTypeName>| {
+            let gone = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist());
+            gone.filter(|n| of.is_none_or(|name| n.record.node_type == *name)).count() as u32
+        };
+        let mut types: BTreeMap<NodeTypeName, u32> = over_types
+            .into_iter()
+            .map(|name| {
+                let over = self.scaling.tally.exist_of(&name).saturating_sub(leaving(Some(&name)));
+                let over = over.saturating_sub(spec.workers[&name].max);
+                (name, over)
+            })
+            .collect();
+        let mut workers = self.scaling.tally.exist().saturating_sub(leaving(None)).saturating_sub(spec.max_workers);
+        let departing: MoneyPerHour =
+            self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).filter_map(|n| n.record.price).sum();
+        let spent = self.scaling.tally.spent(spec).0.saturating_sub(departing.0);
+        let mut money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
+        let mut beyond = Vec::new();
+        for (_, std::cmp::Reverse(price), _, id) in order {
+            let name = self.nodes[&id].record.node_type.clone();
+            let of_type = types.get(&name).copied().unwrap_or(0);
+            let reason = match (of_type > 0, workers > 0, money > 0 && price.0 > 0) {
+                (true, ..) => format!("above the type's maximum of {}", spec.workers.get(&name).map_or(0, |k| k.max)),
+                (_, true, _) => format!("above the cluster's maximum of {}", spec.max_workers),
+                (.., true) => format!("above the budget of {}", spec.budget.unwrap_or_default()),
+                _ => continue,
+            };
+            types.entry(name).and_modify(|n| *n = n.saturating_sub(1));
+            workers = workers.saturating_sub(1);
+            money = money.saturating_sub(price.0);
+            beyond.push((id, reason));
+        }
+        beyond
+    }
+
+    fn keep_limits(&mut self, spec: &Spec) {
+        for (id, reason) in self.beyond_limits(spec) {
+            match self.may_leave(&id) {
+                Ok(()) => self.let_go(&id, &reason),
+                Err(why) => self.complain(Some(&id), EventKind::Refusal, format!("{id} is {reason} and stays: {why}")),
+            }
+        }
+    }
+
     pub(super) fn shrink(&mut self, spec: &Spec, outlook: &mut Outlook) {
         let now = self.clock.now();
+        self.keep_limits(spec);
         let mut surplus: Vec<(bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
         let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
         // Nodes on which nothing lies, and those of which it is not known what they could hold.
@@ -96,7 +175,7 @@ impl Brain {
                 self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.record.life != NodeState::Ready;
             let why_not = if let Err(why) = self.may_leave(&id) {
                 Some(why)
-            } else if at_once || (is_pressed && node.idle_since.is_some()) {
+            } else if at_once || (node.idle_since.is_some() && (is_pressed || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
                 let due = since.saturating_add(spec.idle_after_ms);
@@ -116,8 +195,9 @@ impl Brain {
             }
         }
         // What a person wanted smaller is small enough: from now on idleness counts again.
-        if !self.cluster.shrinking.is_subset(&unfinished) {
+        if !self.cluster.shrinking.is_subset(&unfinished) || !self.cluster.hurried.is_subset(&unfinished) {
             self.cluster.shrinking.retain(|name| unfinished.contains(name));
+            self.cluster.hurried.retain(|name| unfinished.contains(name));
             self.store_cluster();
         }
     }
@@ -163,13 +243,18 @@ impl Brain {
     pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
         let Some(known) = &self.cluster.spec else { return Vec::new() };
         let mut excess = Vec::new();
+        let beyond = self.beyond_limits(spec);
         for name in self.scaling.tally.types() {
+            let too_many = beyond.iter().filter(|(id, _)| self.nodes[id].record.node_type == *name).count() as u32;
             let present = self.scaling.tally.counted(name);
             let (before, after) = (self.base(known, name), self.base(spec, name));
             let by_policies = self.scaling.wanted.get(name).map_or(0, |w| if w.count > before { w.count } else { 0 });
             let most = spec.workers.get(name).map_or(0, |w| w.max);
-            let wanted = after.max(by_policies).min(most);
-            if present > wanted && (after < before || most < present) {
+            let unused = self.scaling.fleet.unused().filter(|id| self.nodes[*id].record.node_type == *name).count() as u32;
+            let for_room = if spec.workers.contains_key(name) { present.saturating_sub(unused) } else { 0 };
+            let wanted = after.max(by_policies).max(for_room).min(most);
+            let wanted = wanted.min(present.saturating_sub(too_many));
+            if present > wanted && (after < before || most < present || too_many > 0) {
                 excess.push((name.clone(), present as usize, wanted as usize));
             }
         }

@@ -21,6 +21,12 @@ pub(crate) struct Wanted {
 impl Brain {
     /// How many workers of a type there are without policies and bundles: its minimum, or what was asked for by hand.
     pub(crate) fn base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
+        let bounds = spec.workers.get(name).map_or((0, 0), |kind| (kind.min, kind.max));
+        self.raw_base(spec, name).clamp(bounds.0, bounds.1)
+    }
+
+    /// The same before it is held to the type's bounds.
+    pub(super) fn raw_base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
         let Some(kind) = spec.workers.get(name) else { return 0 };
         let (mut base, mut more) = (kind.min, 0u32);
         for ask in self.asks.numbers() {
@@ -30,7 +36,7 @@ impl Brain {
                 _ => {}
             }
         }
-        base.saturating_add(more).clamp(kind.min, kind.max)
+        base.saturating_add(more)
     }
 
     pub(super) fn wants(&mut self, spec: &Spec, outlook: &mut Outlook) -> BTreeMap<NodeTypeName, Wanted> {
