@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cloudtik_model::{ServiceKey, goal};
 use cloudtik_protocol::files::write_atomically;
@@ -129,6 +130,21 @@ impl Converger {
                 }
             }
         }
+    }
+
+    /// Stops everything that is not the node's own, without forgetting the goal; returns how long that may take.
+    pub fn stop_all(&self) -> Duration {
+        let tasks = self.lock();
+        let mut longest = Duration::ZERO;
+        for (_, sender) in tasks.senders.iter().filter(|(key, _)| !key.runtime.is_own()) {
+            sender.send_if_modified(|desired| {
+                let Some(service) = desired.service.take() else { return false };
+                let drain = service.drain.as_ref().map_or(0, |d| d.timeout_ms);
+                longest = longest.max(Duration::from_millis(drain.saturating_add(service.stop.grace_ms)));
+                true
+            });
+        }
+        longest
     }
 
     /// Ends the tasks and leaves the processes.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::report::ServiceState;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::{HEALTH_PORT, tls};
 use sd_notify::NotifyState;
@@ -133,6 +134,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         artifacts: Artifacts::new(&artifacts, dialer.clone(), linked.subscribe()),
         tasks: tasks.clone(),
     };
+    let (is_linked, reports_kept) = (linked.subscribe(), reports.clone());
     let converger = Converger::start(&home, around, bootstrap.pinned.clone());
     let listen: SocketAddr = SocketAddr::new(address.parse().with_context(|| format!("{address:?} is no address"))?, HEALTH_PORT);
     tasks.spawn(serve_health(listen, health.clone(), identity.clone(), bootstrap.clone(), reports.clone(), stop.clone()));
@@ -156,8 +158,14 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let patience = bootstrap.dead_man_ms.map(Duration::from_millis);
+    let mut deserted = std::pin::pin!(deserted(is_linked, patience));
     loop {
         tokio::select! {
+            () = &mut deserted => {
+                end_node(&converger, &reports_kept, &bootstrap).await;
+                break;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
@@ -165,7 +173,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
             }
         }
     }
-    tracing::info!("agent stops; the node's services go on");
+    tracing::info!("agent stops; the node's services go on as they are");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     converger.release();
     stop.cancel();
@@ -174,6 +182,38 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         tracing::warn!("{} tasks did not end in time", tasks.len());
     }
     Ok(())
+}
+
+/// Returns when the head has not been heard for so long that the node is to end.
+async fn deserted(mut linked: watch::Receiver<bool>, patience: Option<Duration>) {
+    let Some(patience) = patience else { return std::future::pending().await };
+    loop {
+        if linked.wait_for(|linked| !*linked).await.is_err() {
+            return std::future::pending().await;
+        }
+        match tokio::time::timeout(patience, linked.wait_for(|linked| *linked)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Lets the node's work go, and shuts its machine down if that is the node's own: nobody may be paying attention, and
+/// somebody pays. The goal stays on the disk, for a head that comes back after all.
+async fn end_node(converger: &Converger, reports: &Reports, bootstrap: &Bootstrap) {
+    let silent = bootstrap.dead_man_ms.unwrap_or(0) / 1_000;
+    tracing::warn!("no head for {silent} s: this node lets its work go and ends");
+    let longest = converger.stop_all();
+    let mut seen = reports.subscribe();
+    let stopped = seen.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own()));
+    if tokio::time::timeout(longest + SHUTDOWN, stopped).await.is_err() {
+        tracing::warn!("not everything has stopped in time");
+    }
+    let Some((program, arguments)) = bootstrap.power_off.split_first() else { return };
+    if let Err(error) = tokio::process::Command::new(program).args(arguments).status().await {
+        tracing::error!("cannot shut the machine down: {program}: {error}");
+    }
 }
 
 /// Serves the health port once there is a certificate to serve it with.

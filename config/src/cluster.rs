@@ -80,11 +80,13 @@ pub struct Head {
     pub certificate_lifetime: Duration,
     /// Whether the brain's inputs are recorded, to be replayed.
     pub record: bool,
+    /// How long a worker goes on without hearing the head; then it lets its work go and ends. For ever, if nothing is said.
+    pub dead_man_timer: Option<Duration>,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME, record: false }
+        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME, record: false, dead_man_timer: None }
     }
 }
 
@@ -151,6 +153,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
             memory: table.parse("memory").map(|m| m.value),
             certificate_lifetime: lifetime.map_or(DEFAULT_LIFETIME, |l| l.value),
             record: table.boolean("record").unwrap_or(false),
+            dead_man_timer: table.duration("dead_man_timer").map(|d| d.value),
         };
         table.finish();
         head

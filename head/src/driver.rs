@@ -144,6 +144,7 @@ impl Driver {
     fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName, revision: u64, offer: Offer) -> CreateNode {
         let workers = self.revisions.get(revision).and_then(|planner| planner.cluster().workers.get(node_type).cloned());
         let resources = self.settings.resources_of(workers.as_ref());
+        let dead_man = self.revisions.get(revision).and_then(|planner| planner.cluster().head.dead_man_timer);
         CreateNode {
             offer,
             node_type: node_type.clone(),
@@ -160,6 +161,9 @@ impl Driver {
                 pinned: Vec::new(),
                 artifacts: self.settings.unpacked.as_ref().map(|p| p.display().to_string()),
                 heartbeat_ms: self.settings.heartbeat_ms,
+                dead_man_ms: dead_man.map(|timer| timer.as_millis() as u64),
+                // The local machine is not the node's own.
+                power_off: Vec::new(),
                 made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
         }

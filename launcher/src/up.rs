@@ -280,6 +280,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         pinned: vec![head_service(&head, &head_directory)],
         artifacts: Some(unpacked.display().to_string()),
         heartbeat_ms: HEARTBEAT_MS,
+        dead_man_ms: None,
+        power_off: Vec::new(),
         made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
     };
     provider.create(&CreateNode { node_type: NodeTypeName::head(), offer: Offer::default(), bootstrap }).await?;

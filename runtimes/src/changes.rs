@@ -160,6 +160,9 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         for gone in a.scaling.iter().filter(|known| !b.scaling.iter().any(|s| s.policy.name == known.policy.name)) {
             note("change", format!("scaling policy {}", gone.policy.name), "ends".to_owned());
         }
+        if a.head.dead_man_timer != b.head.dead_man_timer {
+            note("change", "head.dead_man_timer".to_owned(), "for workers that are made from now on".to_owned());
+        }
         if a.head.record != b.head.record {
             note("change", "head.record".to_owned(), "from the next start of the head on".to_owned());
         }

@@ -157,6 +157,8 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
         pinned: Vec::new(),
         artifacts: None,
         heartbeat_ms: 1_000,
+        dead_man_ms: None,
+        power_off: Vec::new(),
         made_at: 0,
     };
     fs::write(home.join("bootstrap.json"), serde_json::to_vec(&bootstrap).expect("a document")).expect("writes");

@@ -32,6 +32,8 @@ async fn the_local_provider_keeps_the_contract() {
             pinned: Vec::new(),
             artifacts: None,
             heartbeat_ms: 1_000,
+            dead_man_ms: None,
+            power_off: Vec::new(),
             made_at: 0,
         };
         CreateNode { node_type, offer: Default::default(), bootstrap }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use cloudtik_tests::{Cluster, repository, send, skipped};
+use cloudtik_tests::{Cluster, repository, send, skipped, until};
 use nix::sys::signal::Signal;
 
 fn with_web(name: &str, workers: u32) -> Cluster {
@@ -150,4 +150,30 @@ fn a_silent_node_gets_a_verdict_with_its_evidence() {
     assert_eq!(web_pids(&cluster), services, "the agent was replaced, not what it looks after");
     let why = cluster.run(&["why", "silent", "w2"]).ok().out;
     assert!(why.contains("concluded") && why.contains("no heartbeat for") && why.contains("dial-back"), "{why}");
+}
+
+/// Whoever keeps the head is gone too: nobody brings it back.
+#[test]
+fn workers_that_lost_their_head_for_good_let_their_work_go() {
+    let folder = repository().join("examples/runtimes/webserver").display().to_string();
+    let spec = format!("[head]\ndead_man_timer = \"3s\"\n[workers.default]\nmin = 1\n[runtimes.webserver]\npath = \"{folder}\"");
+    let cluster = Cluster::new("deserted", &spec);
+    cluster.up();
+    let status = cluster.status();
+    let of = |id: &str| status.nodes.iter().find(|n| n.id.as_str() == id).expect("it is there").clone();
+    let keeper = of("head").agent.expect("an agent").pid;
+    let (agent, web) = (of("w1").agent.expect("an agent").pid, of("w1").services.iter().find_map(|s| s.pid).expect("it runs"));
+    send(keeper as i32, Signal::SIGKILL);
+    send(status.head.pid as i32, Signal::SIGKILL);
+    let is_alive = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let begun = Instant::now();
+    until("the end of the node's work", Duration::from_secs(20), || (!is_alive(web) && !is_alive(agent)).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_millis(2_500), "a node goes on without its head for a while: {:?}", begun.elapsed());
+    // A head that comes back after all finds everything as it was.
+    cluster.up();
+    let after = cluster.wait_ready();
+    let w1 = after.nodes.iter().find(|n| n.id.as_str() == "w1").expect("it is there");
+    assert_eq!(w1.generation.0, 1, "the same node, with its data");
+    cluster.down();
+    cluster.assert_nothing_left();
 }

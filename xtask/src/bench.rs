@@ -1,6 +1,7 @@
 //! Figures that the project promises, printed: sizes, memory, processor time.
 
 mod detect;
+mod scale;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use self::detect::detect;
+pub use self::scale::scale;
 use crate::{cargo, repository, run};
 
 /// How long idle programs are watched.

@@ -1,4 +1,5 @@
-//! Chores: `cargo xtask quickstart | test | bench footprint | bench decide | bench detect`.
+//! Chores: `cargo xtask quickstart | test | bench footprint | bench decide | bench scale |
+//! bench detect`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -16,6 +17,7 @@ Chores of the project.
   cargo xtask test              set up, check formatting and lints, run every test
   cargo xtask bench footprint   sizes, memory and processor time of the programs
   cargo xtask bench decide      how long decisions about the cluster's size take, up to 10,000 nodes
+  cargo xtask bench scale       how soon `cloudtik scale` reaches the provider
   cargo xtask bench detect      how soon killed, stopped and cut-off agents are noticed (some minutes)
 ";
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["bench", "footprint"] => bench::footprint(),
         ["bench", "detect"] => bench::detect(),
         ["bench", "decide"] => bench::decide(),
+        ["bench", "scale"] => bench::scale(),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
             Ok(())

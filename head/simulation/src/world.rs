@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use cloudtik_brain::{Brain, ClusterRecord, Input, Request};
-use cloudtik_model::demand::Ask;
+use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::Event;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
@@ -39,6 +39,8 @@ pub struct Stats {
     pub creations: u64,
     pub deletions: u64,
     pub verdicts: u64,
+    /// Places at which a crash of the head could have made a difference.
+    pub crash_points: u64,
 }
 
 /// One seeded world.
@@ -65,6 +67,12 @@ pub struct World {
     ever_ready: BTreeSet<(NodeId, Generation)>,
     /// What people or scale asked to go, by node and generation.
     asked_to_go: BTreeSet<(NodeId, Generation)>,
+    /// At which point the head crashes, if one was chosen.
+    crash_at: Option<u64>,
+    /// Wishes that wait for an answer.
+    wishes: BTreeMap<Request, Wants>,
+    /// Wishes that were acknowledged and not stored.
+    unkept: Option<String>,
     stats: Stats,
     trail: VecDeque<String>,
     peaceful: bool,
@@ -109,6 +117,9 @@ impl World {
             all_cut_until: 0,
             ever_ready: BTreeSet::new(),
             asked_to_go: BTreeSet::new(),
+            crash_at: None,
+            wishes: BTreeMap::new(),
+            unkept: None,
             stats: Stats::default(),
             trail: VecDeque::new(),
             peaceful: false,
@@ -124,6 +135,12 @@ impl World {
         world.after(10, Happening::Boot(instance.id));
         world.after(10_000, Happening::Trouble);
         world
+    }
+
+    /// Has the head crash at one point of its life, counted from 1 ([`Stats::crash_points`]).
+    pub fn crashing_at(mut self, point: u64) -> Self {
+        self.crash_at = Some(point);
+        self
     }
 
     /// The description that this seed is about.
@@ -214,6 +231,9 @@ impl World {
             if let Some(happening) = self.happenings.remove(&sequence) {
                 self.happen(happening)?;
             }
+            if let Some(what) = self.unkept.take() {
+                return Err(self.broken(8, what));
+            }
         }
         self.check_end()?;
         self.stats.creations = self.provider.creations;
@@ -222,23 +242,8 @@ impl World {
 
     fn make_peace(&mut self) {
         self.peaceful = true;
-        let nothing = Faults {
-            crash: 0,
-            call_fails: 0,
-            call_fails_after: 0,
-            stock_out: 0,
-            throttled: 0,
-            agent_dies: 0,
-            agent_freezes: 0,
-            agent_cut: 0,
-            machine_breaks: 0,
-            head_pauses: 0,
-            all_cut: 0,
-            people: 0,
-            can_restart_agent: self.faults.can_restart_agent,
-            visibility: self.faults.visibility,
-        };
-        self.faults = nothing;
+        let Faults { can_restart_agent, visibility, .. } = self.faults;
+        self.faults = Faults { can_restart_agent, visibility, ..Faults::none() };
         self.people_leave(6);
         self.note(|| "peace".to_owned());
     }

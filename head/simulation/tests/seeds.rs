@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cloudtik_simulation::{Stats, run};
+use cloudtik_simulation::{Faults, Stats, World, run};
 
 /// Seeds of the test command; `CLOUDTIK_SEEDS` asks for more.
 const SEEDS: u64 = 1_000;
@@ -49,6 +49,44 @@ fn no_seed_breaks_a_promise() {
     let total = total.into_inner().expect("no thread panics");
     // Worlds in which nothing happens would prove nothing.
     assert!(total.crashes > seeds && total.creations > 2 * seeds && total.deletions > seeds && total.verdicts > seeds / 2, "{total:?}");
+}
+
+/// Seeds whose every point is tried; `CLOUDTIK_CRASH_SEEDS` asks for more.
+const CRASH_SEEDS: u64 = 2;
+
+/// The head crashes once, at each point where that could make a difference: before and after every commit, after every
+/// action, before and after every call's effect. Nothing else goes wrong but what the seed's people want.
+#[test]
+fn no_point_is_a_bad_one_to_crash_at() {
+    let seeds = number("CLOUDTIK_CRASH_SEEDS").unwrap_or(CRASH_SEEDS);
+    // Every fourth seed's provider never hides a machine.
+    let faults = |seed: u64| Faults { people: 900, visibility: Faults::from_seed(seed).visibility, ..Faults::none() };
+    for seed in 0..seeds {
+        let points = World::new(seed, faults(seed)).run().unwrap_or_else(|violation| panic!("{violation}")).crash_points;
+        assert!(points > 300, "{points} points");
+        let (next, violations) = (AtomicU64::new(1), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+                scope.spawn(|| {
+                    loop {
+                        let point = next.fetch_add(1, Ordering::Relaxed);
+                        if point > points {
+                            return;
+                        }
+                        if let Err(violation) = World::new(seed, faults(seed)).crashing_at(point).run() {
+                            violations.lock().expect("no thread panics").push((point, violation));
+                        }
+                    }
+                });
+            }
+        });
+        let mut violations = violations.into_inner().expect("no thread panics");
+        violations.sort_by_key(|(point, _)| *point);
+        if let Some((point, first)) = violations.first() {
+            panic!("{} of {points} points are bad, the first is {point}:\n{first}", violations.len());
+        }
+        println!("seed {seed}: {points} points");
+    }
 }
 
 #[test]

@@ -31,6 +31,12 @@ pub struct Bootstrap {
     pub artifacts: Option<String>,
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,
+    /// Milliseconds that the node goes on without hearing its head; then it lets its work go and ends. For ever, if absent.
+    #[serde(default)]
+    pub dead_man_ms: Option<u64>,
+    /// What shuts the machine down, where it is the node's own: program and arguments.
+    #[serde(default)]
+    pub power_off: Vec<String>,
     /// When this was made, in milliseconds since the Unix epoch, by the clock of whoever made it.
     #[serde(default)]
     pub made_at: i64,

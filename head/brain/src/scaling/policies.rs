@@ -175,7 +175,10 @@ impl Brain {
     /// Holds a policy to its bounds, and to its number where it would change its mind too soon.
     fn steady(&mut self, policy: &Policy, (raw, says): (Option<u32>, String)) -> (Option<u32>, String) {
         let now = self.clock.now();
-        let (least, most) = (policy.least, policy.most.max(policy.least));
+        // Below the type's minimum it changes nothing.
+        let min = self.cluster.spec.as_ref().and_then(|s| s.workers.get(&policy.node_type)).map_or(0, |kind| kind.min);
+        let least = policy.least.max(min);
+        let most = policy.most.max(least);
         let known = self.cluster.policy_wants.get(&policy.name).filter(|want| want.node_type == policy.node_type);
         let before = known.map_or(least, |want| want.count.clamp(least, most));
         // Without an opinion of its own, it wants what it wanted: also after a restart of the head.

@@ -39,6 +39,26 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Self {
+        Self {
+            crash: 0,
+            call_fails: 0,
+            call_fails_after: 0,
+            stock_out: 0,
+            throttled: 0,
+            agent_dies: 0,
+            agent_freezes: 0,
+            agent_cut: 0,
+            machine_breaks: 0,
+            head_pauses: 0,
+            all_cut: 0,
+            people: 0,
+            can_restart_agent: false,
+            visibility: 0,
+        }
+    }
+
     /// Seeds differ in what they are about.
     pub fn from_seed(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
@@ -199,7 +219,18 @@ impl World {
             }),
         };
         if let Some(input) = input {
+            if let Input::Scale { request, wish } = &input {
+                self.wishes.insert(*request, wish.wants.clone());
+            }
             self.hear(1, self.epoch, input);
+        }
+    }
+
+    /// What was acknowledged to somebody is stored.
+    pub(super) fn acknowledge(&mut self, request: Request, is_granted: bool) {
+        let Some(wants) = self.wishes.remove(&request).filter(|_| is_granted) else { return };
+        if !self.stored.asks.values().any(|ask| ask.wants == wants) {
+            self.unkept = Some(format!("{wants} was acknowledged and is not stored"));
         }
     }
 }

@@ -108,6 +108,9 @@ impl World {
         }
         self.provider.delete(self.now, instance);
         self.agents.remove(instance);
+        if self.crashes(true) {
+            self.note(|| "head crashes before its call is answered".to_owned());
+        }
         let result = if self.call_fails_after() { Err(failure("delete: the answer was lost")) } else { Ok(()) };
         let delay = self.random.between(1, 2_000);
         self.hear(delay, epoch, Input::Deleted { node, generation, result });
@@ -187,6 +190,12 @@ impl World {
                 return Ok(());
             }
         }
+        if self.crashes(true) {
+            self.note(|| "head crashes before its call has an effect".to_owned());
+        }
+        if self.ended_with_its_head(epoch) {
+            return Ok(());
+        }
         let is_new = !self.provider.machines.contains_key(&instance_id(&node, generation));
         let instance = self.provider.create(self.now, &node, generation, node_type, self.faults.visibility, &mut self.random);
         if is_new {
@@ -194,6 +203,9 @@ impl World {
             self.after(boots, Happening::Boot(instance.id.clone()));
             let spec = self.spec(1, false);
             check_machines(&self.provider, &spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        }
+        if self.crashes(true) {
+            self.note(|| "head crashes before its call is answered".to_owned());
         }
         let result = if self.call_fails_after() { Err(failure("create: the answer was lost")) } else { Ok(instance) };
         let delay = self.random.between(1, 2_000);

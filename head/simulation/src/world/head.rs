@@ -44,7 +44,8 @@ impl World {
         if let Some(text) = text {
             self.note(|| format!("→ {text}"));
         }
-        if self.crashes() {
+        let does_something = !step.records.is_empty() || !step.actions.is_empty();
+        if self.crashes(does_something) {
             // Decided, and not stored: it never happened.
             self.note(|| "head crashes before its commit".to_owned());
             return Ok(());
@@ -77,14 +78,14 @@ impl World {
                 }
             }
         }
-        if self.crashes() {
+        if self.crashes(does_something) {
             self.note(|| "head crashes after its commit".to_owned());
             return Ok(());
         }
         for action in step.actions {
             self.check_action(&action)?;
             self.execute(action);
-            if self.crashes() {
+            if self.crashes(true) {
                 self.note(|| "head crashes between its actions".to_owned());
                 return Ok(());
             }
@@ -92,9 +93,16 @@ impl World {
         Ok(())
     }
 
-    fn crashes(&mut self) -> bool {
+    /// Whether the head crashes here: by chance, or because this is the point that was chosen. `counts` says whether it is
+    /// one that may be chosen: where nothing is stored or done, a crash is as one before or after.
+    pub(super) fn crashes(&mut self, counts: bool) -> bool {
+        if self.brain.is_none() {
+            return false;
+        }
+        self.stats.crash_points += u64::from(counts);
+        let is_chosen = counts && self.crash_at == Some(self.stats.crash_points);
         let crash = self.faults.crash;
-        if crash == 0 || !self.random.permille(crash) {
+        if !is_chosen && (crash == 0 || !self.random.permille(crash)) {
             return false;
         }
         self.stats.crashes += 1;
@@ -137,6 +145,7 @@ impl World {
                 }
             }
             Action::Reply { request, result } => {
+                self.acknowledge(request, result.is_ok());
                 let Some(id) = self.requests.remove(&request) else { return };
                 let admitted = matches!(result, Ok(Reply::Admit { .. }));
                 if let Some(agent) = self.agents.get_mut(&id) {
