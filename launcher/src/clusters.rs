@@ -66,7 +66,7 @@ fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
 impl Place {
     pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
         if cluster.provider == Provider::Simulated {
-            return Err(Failure::new(INVALID, "the provider `simulated` exists for `cloudtik simulate` only"));
+            return Err(Failure::new(INVALID, "the provider `simulated` makes no machines"));
         }
         let workspace = workspace(&cluster.workspace)?;
         let directory = workspace.cluster_directory(&cluster.name);

@@ -44,6 +44,9 @@ pub use self::asks::AskView;
 pub(crate) use self::asks::Asks;
 pub use self::hours::{begins_or_ends, is_time_zone};
 
+/// An outlook of which only the words changed is stored at most once in so many milliseconds.
+const OUTLOOK_PAUSE: u64 = 60_000;
+
 /// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
 #[derive(Debug, Default)]
 pub(crate) struct Scaling {
@@ -68,6 +71,8 @@ pub(crate) struct Scaling {
     /// What a node of a type turned out to have.
     learned: BTreeMap<NodeTypeName, Resources>,
     outlook: Outlook,
+    /// When that was stored last.
+    outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<u64>,
     /// Grows with everything that a purchase depends on.
@@ -285,9 +290,17 @@ impl Brain {
         if outlook == self.scaling.outlook {
             return;
         }
-        outlook.at = self.clock.wall();
+        // That a percentage moved is worth a look, but no write to the disk each second.
+        let is_news = essence(&outlook) != essence(&self.scaling.outlook);
+        let now = self.clock.now();
+        if is_news {
+            outlook.at = self.clock.wall();
+        }
         self.scaling.outlook = outlook.clone();
-        self.step.records.push(crate::Record::Outlook(outlook));
+        if is_news || now >= self.scaling.outlook_stored + OUTLOOK_PAUSE {
+            self.scaling.outlook_stored = now;
+            self.step.records.push(crate::Record::Outlook(outlook));
+        }
     }
 
     pub fn outlook(&self) -> &Outlook {
@@ -298,6 +311,14 @@ impl Brain {
     pub(crate) fn wanted_of(&self, name: &NodeTypeName) -> u32 {
         self.scaling.wanted.get(name).map_or(0, |w| w.count)
     }
+}
+
+/// What of an outlook is more than words about numbers that move all the time.
+fn essence(outlook: &Outlook) -> Outlook {
+    let mut essence = outlook.clone();
+    essence.policies.values_mut().for_each(String::clear);
+    essence.types.values_mut().for_each(|of_type| of_type.sources.clear());
+    essence
 }
 
 fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Reply, Request, Session, Wish};
 use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::node::{Instance, InstanceState, NodeRecord, NodeState};
+use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
 use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
@@ -173,6 +173,10 @@ impl World {
             Action::ListInstances { number } => {
                 let all = self.machines.values().cloned().collect();
                 self.tell(Input::Listed { number, result: Ok(all) });
+            }
+            Action::DialBack { node, generation, .. } => {
+                let outcome = if self.silent.contains(&node) { DialOutcome::TimedOut } else { DialOutcome::Answered };
+                self.tell(Input::DialedBack { node, generation, outcome });
             }
             Action::SendGoal { node, order } => {
                 self.versions.insert(node.clone(), order.version);
@@ -765,4 +769,35 @@ fn a_resource_that_is_gone_is_missed() {
     world.tell(Input::Specified { spec: of });
     world.pass(1_000);
     assert!(world.brain.asks()[0].unmet.is_some(), "{:?}", world.brain.asks());
+}
+
+#[test]
+fn a_launch_that_may_still_be_under_way_is_waited_for() {
+    let mut world = World::new(spec(&[("default", kind(0, 1, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Transient);
+    world.workers(1).expect("within the bounds");
+    // The first call had no answer; that there is nothing for the second says nothing of the first.
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.pass(5_000);
+    assert_eq!(world.nodes[&id("w1")].life.name(), "terminating");
+    world.pass(90_000);
+    assert_eq!(world.nodes[&id("w1")].life.name(), "terminating", "it may come yet, and lists may be late too");
+    world.pass(60_000);
+    assert!(world.nodes[&id("w1")].generation.0 > 1, "then it is asked for anew");
+}
+
+#[test]
+fn room_does_not_take_what_a_minimum_needs() {
+    let mut of = spec(&[("default", kind(1, 2, 4, 100)), ("large", kind(0, 2, 8, 300))]);
+    of.max_workers = 1;
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of });
+    world.wish(bundles(&[(1, 2, 0)])).expect("the minimum's node has room for it");
+    world.pass(5_000);
+    assert_eq!((world.machines("default"), world.machines("large")), (0, 0), "the only place is the minimum's");
+    world.failing.clear();
+    world.pass(70_000);
+    assert_eq!((world.machines("default"), world.machines("large")), (1, 0));
 }

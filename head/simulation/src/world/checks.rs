@@ -42,6 +42,15 @@ impl World {
                     (e.node.as_ref() == Some(node) && e.generation == Some(*generation) && e.message.contains("→ terminating"))
                         || (e.message.contains("orphan") && e.message.contains(instance.as_str()))
                 });
+                let told = |what: &str| {
+                    self.stored
+                        .events
+                        .iter()
+                        .any(|e| e.node.as_ref() == Some(node) && e.generation == Some(*generation) && e.message.contains(what))
+                };
+                if told("not needed any more") && !told("→ draining") {
+                    return Err(self.broken(3, format!("{node} is let go without being drained")));
+                }
                 if !explained {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
                 }
@@ -119,8 +128,10 @@ impl World {
     /// No whole loses its quorum because the brain lets a member go: as it was stored, more than half were ready without it.
     pub(super) fn check_quorum(&self, record: &NodeRecord) -> Result<(), Violation> {
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
-        let NodeState::Draining { reason } = &record.life else { return Ok(()) };
-        let is_new = before.is_some_and(|b| !b.life.is_leaving());
+        let (NodeState::Draining { reason } | NodeState::Terminating { reason }) = &record.life else { return Ok(()) };
+        // What a person kills is that person's choice, and what the provider lost is gone already.
+        let is_choice = matches!(record.life, NodeState::Draining { .. }) || reason.contains("not brought back");
+        let is_new = is_choice && before.is_some_and(|b| !b.life.is_leaving());
         if self.seed % 3 != 2 || !is_new || reason.contains("goes down") {
             return Ok(());
         }
