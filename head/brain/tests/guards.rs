@@ -219,3 +219,19 @@ fn an_instance_that_nobody_knows_is_deleted_at_the_second_look() {
     let life = bench.brain.snapshot().nodes[0].record.life.clone();
     assert!(!life.is_leaving(), "the present generation goes on: {life:?}");
 }
+
+#[test]
+fn a_head_that_was_away_listens_before_it_judges() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    // The fourth is suspect, and the head sleeps just before its time is over; what it said meanwhile comes a moment later.
+    bench.pass(3_900, &[1, 2, 3]);
+    bench.now += 60_000;
+    bench.tell(Input::Tick);
+    bench.now += 300;
+    bench.tell(Input::Tick);
+    assert_eq!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("suspect"));
+    bench.tell(Input::Heartbeat { session: Session(4), node: node(4), load: None });
+    assert!(matches!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("ready" | "preparing")));
+}
