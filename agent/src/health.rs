@@ -72,7 +72,7 @@ impl Health {
         let (measured, meter, load) = &mut *guard;
         if measured.is_none_or(|at| at.elapsed() >= LOAD_EVERY) {
             *measured = Some(Instant::now());
-            let roots = reports.latest().into_values().filter_map(|r| r.pid);
+            let roots = reports.latest().into_values().filter_map(|r| r.pid).map(|pid| pid as i32);
             *load = meter.measure(&self.0.home, roots);
         }
         let differs = |a: u64, b: u64, whole: u64| a.abs_diff(b) * NOTICEABLE > whole;

@@ -1,6 +1,5 @@
 //! How busy the node is: the whole machine, or, where several nodes share one, what this node's services take of their part.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +10,8 @@ use cloudtik_model::Resources;
 use cloudtik_protocol::wire;
 use sysinfo::System;
 
-/// Clock ticks per second in `/proc`: fixed for user space on Linux.
-const TICKS: f64 = 100.0;
+use crate::process::{TICKS, usage};
+
 /// GPUs are looked at this often: asking takes their driver a while.
 const GPU_EVERY: Duration = Duration::from_secs(10);
 /// How long their driver may take to answer.
@@ -36,7 +35,7 @@ impl Meter {
     }
 
     /// Looks; `roots` are the processes that the node runs, with everything below them.
-    pub fn measure(&mut self, home: &Path, roots: impl Iterator<Item = u32>) -> wire::Load {
+    pub fn measure(&mut self, home: &Path, roots: impl Iterator<Item = i32>) -> wire::Load {
         let disk_free = nix::sys::statvfs::statvfs(home).map_or(0, |s| s.blocks_available() * s.fragment_size());
         let gpu_permille = self.gpus.busy();
         let Some(share) = self.share else {
@@ -50,7 +49,7 @@ impl Meter {
                 gpu_permille,
             };
         };
-        let (ticks, memory_used) = processes(roots);
+        let (ticks, memory_used) = usage(roots);
         let now = Instant::now();
         let cpu = self.last.replace((now, ticks)).map_or(0.0, |(then, before)| {
             let seconds = now.duration_since(then).as_secs_f64().max(0.001);
@@ -58,31 +57,6 @@ impl Meter {
         });
         wire::Load { cpu_permille: (cpu * 1_000.0).min(1_000.0) as u32, memory_used, memory_total: share.memory.0, disk_free, gpu_permille }
     }
-}
-
-/// Processor time in ticks, children that ended included, and resident bytes, of processes and everything below them.
-fn processes(roots: impl Iterator<Item = u32>) -> (u64, u64) {
-    let mut waiting: Vec<u32> = roots.collect();
-    let (mut seen, mut ticks, mut pages) = (BTreeSet::new(), 0u64, 0u64);
-    while let Some(pid) = waiting.pop() {
-        if !seen.insert(pid) {
-            continue;
-        }
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // The second field is the program's name in parentheses, which may contain anything.
-        let Some(rest) = stat.rfind(')').and_then(|end| stat.get(end + 2..)) else { continue };
-        let fields: Vec<&str> = rest.split(' ').collect();
-        let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-        // Fields 14 to 17 and 24, counted from the third.
-        ticks += (11..=14).map(number).sum::<u64>();
-        pages += number(21);
-        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            waiting.extend(children.split_ascii_whitespace().filter_map(|p| p.parse::<u32>().ok()));
-        }
-    }
-    (ticks, pages * 4096)
 }
 
 /// The machine's GPUs.
@@ -149,7 +123,7 @@ mod tests {
         let mut most = 0;
         // A machine that is busy with other things gives it less than a core: any noticeable share will do.
         for _ in 0..50 {
-            most = most.max(meter.measure(Path::new("/"), [child.id()].into_iter()).cpu_permille);
+            most = most.max(meter.measure(Path::new("/"), [child.id() as i32].into_iter()).cpu_permille);
             if most > 100 {
                 break;
             }

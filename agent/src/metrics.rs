@@ -11,6 +11,8 @@ use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_protocol::VERSION;
 use cloudtik_protocol::exposition::Exposition;
 
+use crate::process::TICKS;
+
 /// What the agent knows of itself.
 pub struct Agent {
     pub uptime: Duration,
@@ -19,8 +21,6 @@ pub struct Agent {
     pub clock_offset: f64,
 }
 
-/// Clock ticks per second in `/proc`: fixed for user space on Linux.
-const TICKS: f64 = 100.0;
 /// Sectors in `/proc/diskstats` have 512 bytes whatever the disk.
 const SECTOR: u64 = 512;
 /// File systems of other machines: asking one whose server is gone would wait for ever.

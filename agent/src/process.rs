@@ -1,5 +1,6 @@
 //! Processes that are not our children: recognised by process id and start time, waited for by file descriptor.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +11,9 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+
+/// Clock ticks per second in `/proc`: fixed for user space on Linux.
+pub const TICKS: f64 = 100.0;
 
 /// A process, which a later one with the same id is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,16 +97,39 @@ fn start_time(pid: i32) -> Option<u64> {
     field(pid, 19)?.parse().ok()
 }
 
-/// A field of `/proc/PID/stat`, counted from the third. A zombie has ended as far as we are concerned.
+/// A field of `/proc/PID/stat`, counted from the third.
 fn field(pid: i32, number: usize) -> Option<String> {
+    fields(pid)?.get(number).cloned()
+}
+
+/// The fields of `/proc/PID/stat` from the third on. A zombie has ended as far as we are concerned.
+fn fields(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may contain anything.
     let rest = stat.get(stat.rfind(')')? + 2..)?;
-    let mut fields = rest.split(' ');
-    if rest.starts_with('Z') {
-        return None;
+    (!rest.starts_with('Z')).then(|| rest.split(' ').map(str::to_owned).collect())
+}
+
+/// Processor time in ticks, children that ended included, and resident bytes, of processes and everything below them.
+pub fn usage(roots: impl Iterator<Item = i32>) -> (u64, u64) {
+    let mut waiting: Vec<i32> = roots.collect();
+    let (mut seen, mut ticks, mut pages) = (BTreeSet::new(), 0u64, 0u64);
+    while let Some(pid) = waiting.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        let Some(fields) = fields(pid) else { continue };
+        let number = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        // Fields 14 to 17 and 24, counted from the third.
+        ticks += (11..=14).map(number).sum::<u64>();
+        pages += number(21);
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            waiting.extend(children.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()));
+        }
     }
-    fields.nth(number).map(str::to_owned)
+    (ticks, pages * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

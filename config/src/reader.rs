@@ -197,18 +197,8 @@ impl<'t> Table<'t> {
     /// A span of time such as `500ms`, `10s`, `5m`, `24h` or `30d`; not zero.
     pub fn duration(&mut self, key: &str) -> Option<At<Duration>> {
         let text = self.text(key)?;
-        let split = text.value.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.value.len());
-        let (number, unit) = text.value.split_at(split);
-        let unit = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => 0,
-        };
-        match number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|ms| *ms > 0) {
-            Some(ms) => Some(At { value: Duration::from_millis(ms), span: text.span }),
+        match parse_duration(&text.value) {
+            Some(value) => Some(At { value, span: text.span }),
             None => {
                 let help = Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned());
                 self.problems.note(text.span, format!("{:?} is not a span of time", text.value), help);
@@ -325,6 +315,20 @@ impl<'t> Table<'t> {
             self.problems.note(key.span(), format!("unknown key `{}`", self.named(name)), help);
         }
     }
+}
+
+/// A span of time such as `500ms`, `10s`, `5m`, `24h` or `30d`; not zero.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).filter(|ms| *ms > 0).map(Duration::from_millis)
 }
 
 /// The name that a misspelt one was probably meant to be.

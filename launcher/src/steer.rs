@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cloudtik_config::reader::parse_duration;
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::{Bytes, NodeTypeName, Timestamp};
 use cloudtik_protocol::wire;
@@ -122,17 +123,9 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
 
 /// Reads a span of time such as `90s`, `30m`, `2h` or `7d`.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => 0,
-    };
-    let found = number.parse::<u64>().ok().and_then(|n| n.checked_mul(seconds)).filter(|s| (1..=366 * 86_400).contains(s));
-    found.map(Duration::from_secs).ok_or_else(|| "not a span of time such as 90s, 30m, 2h or 7d".to_owned())
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
+    let found = parse_duration(text).filter(|span| bounds.contains(span));
+    found.ok_or_else(|| "not a span of time from 1s to 366d, such as 90s, 30m, 2h or 7d".to_owned())
 }
 
 /// Reads `name=amount`.

@@ -11,24 +11,12 @@ use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
+use cloudtik_simulation::Random;
 
 const TYPES: u64 = 50;
 /// Demands per node.
 const LOAD: u64 = 10;
 const GIB: u64 = 1 << 30;
-
-/// `SplitMix64`.
-struct Random(u64);
-
-impl Random {
-    fn between(&mut self, least: u64, most: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        least + (z ^ (z >> 31)) % (most - least + 1)
-    }
-}
 
 fn type_name(n: u64) -> NodeTypeName {
     NodeTypeName::new(format!("t{n}")).expect("a valid name")
@@ -55,7 +43,7 @@ fn types(random: &mut Random) -> BTreeMap<NodeTypeName, WorkerType> {
 
 fn bundle(random: &mut Random, shapes: u64) -> Bundle {
     // Of so many shapes, one; each is always the same.
-    let mut shape = Random(random.between(1, shapes) * 7_919);
+    let mut shape = Random::new(random.between(1, shapes) * 7_919);
     let gpus = if shape.between(0, 19) == 0 { shape.between(1, 4) } else { 0 };
     Bundle {
         cpus: Quantity(shape.between(1, 16) * 500),
@@ -67,7 +55,7 @@ fn bundle(random: &mut Random, shapes: u64) -> Bundle {
 
 /// A cluster of so many nodes, and ten times as many demands, of which those that have no room are to get new nodes.
 fn cluster(nodes: u64, shapes: u64) -> Memory {
-    let mut random = Random(nodes);
+    let mut random = Random::new(nodes);
     let workers = types(&mut random);
     let mut records = Vec::new();
     for n in 0..nodes {
@@ -122,7 +110,7 @@ fn measure(nodes: u64, shapes: u64) {
     }
     let (mut brain, launched) = last.expect("five were made");
     let (mut demand, mut death) = (Vec::new(), Vec::new());
-    let mut random = Random(99);
+    let mut random = Random::new(99);
     for n in 0..400u64 {
         let wants = Wants::Bundles { bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }], gang: false, spread: false };
         let wish = Wish { name: None, wants, additive: true, until: None, reason: String::new() };
@@ -148,21 +136,19 @@ fn measure(nodes: u64, shapes: u64) {
 /// optimum.
 fn quality() {
     for (demands, shapes) in [(1_000u64, 50u64), (100_000, 200)] {
-        let mut random = Random(demands);
+        let mut random = Random::new(demands);
         let kinds: Vec<Kind> = types(&mut random)
             .values()
             .filter_map(|kind| {
                 let r = kind.resources?;
-                let mut capacity = Amounts::default();
-                (capacity.0[0], capacity.0[1], capacity.0[2]) = (u64::from(r.cpus) * 1_000, r.memory.0, u64::from(r.gpus) * 1_000);
+                let capacity = Amounts::of(u64::from(r.cpus) * 1_000, r.memory.0, u64::from(r.gpus) * 1_000);
                 Some(Kind { capacity, price: kind.price?.0, most: u32::MAX })
             })
             .collect();
         let mut counts: BTreeMap<Amounts, u32> = BTreeMap::new();
         for _ in 0..demands {
             let bundle = bundle(&mut random, shapes);
-            let mut need = Amounts::default();
-            (need.0[0], need.0[1], need.0[2]) = (bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
+            let need = Amounts::of(bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
             *counts.entry(need).or_default() += 1;
         }
         let classes: Vec<Class> = counts.into_iter().map(|(need, count)| Class { need, count, apart: None }).collect();

@@ -8,6 +8,11 @@ const PULSE: u64 = 500;
 /// Lateness up to this, in milliseconds, is ordinary scheduling.
 const TOLERANCE: u64 = 250;
 
+/// A pause that doubles: `first` at the first time, never more than `longest`.
+pub fn doubling(first: u64, times: u32, longest: u64) -> u64 {
+    first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(longest)
+}
+
 #[derive(Debug)]
 pub struct Clock {
     mono: u64,

@@ -42,7 +42,7 @@ use clock::Clock;
 pub use explain::{NodeView, Snapshot};
 use membership::Watch;
 pub use messages::*;
-pub use scaling::{AskView, begins_or_ends, is_time_zone};
+pub use scaling::AskView;
 use scaling::{Asks, History, Scaling};
 
 /// Timings and what the provider can do. All times in milliseconds.

@@ -5,6 +5,7 @@ use cloudtik_model::node::{Instance, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::{Generation, NodeId, Resources};
 
+use crate::clock::doubling;
 use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
@@ -391,6 +392,6 @@ impl Brain {
 
 /// The pause before a call is repeated, in milliseconds.
 fn pause(failures: u32, asked: Option<u64>) -> u64 {
-    let own = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
+    let own = doubling(FIRST_PAUSE, failures, LONGEST_PAUSE);
     asked.map_or(own, |asked| asked.max(FIRST_PAUSE))
 }

@@ -6,6 +6,7 @@ use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
 use cloudtik_model::report::Load;
 use cloudtik_model::{Generation, NodeId};
 
+use crate::clock::doubling;
 use crate::{Action, Brain, Failure, Session};
 
 /// Between two dial-backs of a suspect, in milliseconds.
@@ -262,8 +263,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);
-        let due =
-            restarts.map_or(now, |(at, count)| at + RESTART_PAUSE.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_RESTART_PAUSE));
+        let due = restarts.map_or(now, |(at, count)| at + doubling(RESTART_PAUSE, count, LONGEST_RESTART_PAUSE));
         if now < due {
             return self.wake_at(id, due);
         }

@@ -33,8 +33,11 @@ pub const GPUS: usize = 2;
 pub struct Amounts(pub [u64; DIMENSIONS]);
 
 impl Amounts {
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
+    /// Thousandths of cores, bytes, thousandths of GPUs.
+    pub fn of(cpus: u64, memory: u64, gpus: u64) -> Self {
+        let mut amounts = Self::default();
+        (amounts.0[0], amounts.0[1], amounts.0[GPUS]) = (cpus, memory, gpus);
+        amounts
     }
 
     pub fn fits(&self, room: &Self) -> bool {

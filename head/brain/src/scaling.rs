@@ -12,13 +12,21 @@
 //! | `policies` | what load, schedules and signals ask for, and how fast they may change their mind |
 //! | `hours` | when a schedule begins and ends |
 //! | `tally` | what there is and what it costs |
-//! | `launch` | which machines to ask for, from which offer, at which pace |
+//! | `history` | nothing: how busy nodes were |
+//! | `buy` | what to buy for what has no room |
+//! | `launch` | which machines to ask for, from which offer |
+//! | `pace` | how fast the provider is called |
+//! | `reasons` | nothing: why it was so decided, in words |
 //! | `shrink` | which workers to let go, and when |
 
 mod asks;
+mod buy;
+mod history;
 mod hours;
 mod launch;
+mod pace;
 mod policies;
+mod reasons;
 mod shrink;
 mod tally;
 mod wants;
@@ -28,12 +36,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::demand::Bundle;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
-use cloudtik_model::outlook::{Outlook, TypeOutlook, Unmet};
+use cloudtik_model::outlook::{Outlook, TypeOutlook};
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName, Resources};
 
+pub(crate) use self::history::History;
 use self::launch::Launching;
-pub(crate) use self::policies::History;
 use self::policies::PolicyState;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
@@ -42,7 +50,7 @@ use crate::{Brain, Node, Reply, Request};
 
 pub use self::asks::AskView;
 pub(crate) use self::asks::Asks;
-pub use self::hours::{begins_or_ends, is_time_zone};
+use self::hours::begins_or_ends;
 
 /// An outlook of which only the words changed is stored at most once in so many milliseconds.
 const OUTLOOK_PAUSE: u64 = 60_000;
@@ -132,10 +140,7 @@ impl Brain {
     pub(crate) fn capacity_of(&self, name: &NodeTypeName) -> Option<Amounts> {
         let kind = self.cluster.spec.as_ref()?.workers.get(name)?;
         let resources = kind.resources.or_else(|| self.scaling.learned.get(name).copied())?;
-        let mut amounts = Amounts::default();
-        amounts.0[0] = u64::from(resources.cpus) * 1_000;
-        amounts.0[1] = resources.memory.0;
-        amounts.0[2] = u64::from(resources.gpus) * 1_000;
+        let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, u64::from(resources.gpus) * 1_000);
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = kind.custom.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
         }
@@ -143,8 +148,7 @@ impl Brain {
     }
 
     fn amounts_of(&self, bundle: &Bundle) -> Amounts {
-        let mut amounts = Amounts::default();
-        (amounts.0[0], amounts.0[1], amounts.0[2]) = (bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
+        let mut amounts = Amounts::of(bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = bundle.resources.get(custom).map_or(0, |q| q.0);
         }
@@ -265,18 +269,11 @@ impl Brain {
 
     /// The fleet anew, those nodes first that stay anyway: what lies on the others may then fit on these.
     fn rebuild_fleet(&mut self) {
-        let mut of_types: BTreeMap<&NodeTypeName, Vec<NodeId>> = BTreeMap::new();
-        for id in self.scaling.fleet.nodes() {
-            of_types.entry(&self.nodes[id].record.node_type).or_default().push(id.clone());
-        }
-        let mut order: Vec<(bool, MoneyPerHour, bool, u64, NodeId)> = Vec::new();
-        for (name, of_type) in of_types {
-            let kept = self.scaling.wanted.get(name).map_or(0, |w| w.count as usize);
-            for (rank, id) in self.by_usefulness(of_type).into_iter().enumerate() {
-                let node = &self.nodes[&id];
-                let price = node.record.price.unwrap_or_default();
-                order.push((rank >= kept, price, node.record.life != NodeState::Ready, rank as u64, id));
-            }
+        let mut order: Vec<(bool, MoneyPerHour, bool, usize, NodeId)> = Vec::new();
+        for (name, rank, id) in self.ranked(self.scaling.fleet.nodes().cloned()) {
+            let node = &self.nodes[&id];
+            let is_kept = rank < self.wanted_of(&name) as usize;
+            order.push((!is_kept, node.record.price.unwrap_or_default(), node.record.life != NodeState::Ready, rank, id));
         }
         order.sort();
         let order: Vec<NodeId> = order.into_iter().map(|(.., id)| id).collect();
@@ -326,10 +323,6 @@ fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {
     if !of_type.blocked.contains(&why) {
         of_type.blocked.push(why);
     }
-}
-
-fn note_unmet(outlook: &mut Outlook, source: &str, what: String, why: String) {
-    outlook.unmet.push(Unmet { source: source.to_owned(), what, why });
 }
 
 /// A price to compare types by where the description gives none: about what clouds take for a core, a GiB and a GPU an

@@ -8,7 +8,7 @@ use crate::{Brain, Hold, Reply, Request};
 
 impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
-        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+        let reason = on_one_line(&reason);
         let reason = if reason.is_empty() { "held by hand".to_owned() } else { format!("held by hand: {reason}") };
         self.event(None, EventKind::Request, format!("hold: {reason}"));
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
@@ -54,7 +54,7 @@ impl Brain {
             self.reply(request, Err(refusal));
             return None;
         }
-        let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+        let reason = on_one_line(&reason);
         let reason = if reason.is_empty() { "set aside by hand".to_owned() } else { reason };
         self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
@@ -108,7 +108,7 @@ impl Brain {
         self.event(Some(&id), EventKind::Request, "drain".to_owned());
         let node_type = self.nodes[&id].record.node_type.clone();
         // One that is set aside or one too many counts for no number.
-        let (counted, wanted) = (self.scaling_counts(&node_type), self.wanted_of(&node_type));
+        let (counted, wanted) = (self.counted(&node_type), self.wanted_of(&node_type));
         let is_counted = self.nodes[&id].record.life.is_counted();
         let is_surplus = !is_counted || counted > wanted;
         let lowered = !is_surplus && self.lower_target(&node_type);
@@ -132,4 +132,9 @@ impl Brain {
             Some(_) => Ok(()),
         }
     }
+}
+
+/// What somebody wrote, as it may be shown on a terminal: on one line, and not too long a one.
+pub(crate) fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
 }

@@ -1,45 +1,27 @@
 //! The cost of what is bought, against an exact solver and against first-fit decreasing, on random instances.
 
 use cloudtik_brain::packing::{Amounts, Class, Kind, Purchase, first_fit_decreasing, purchase};
+use cloudtik_simulation::Random;
 use good_lp::{Expression, ProblemVariables, Solution, SolverModel, constraint, default_solver, variable};
-
-/// SplitMix64, as in the simulation.
-struct Random(u64);
-
-impl Random {
-    fn between(&mut self, least: u64, most: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        least + (z ^ (z >> 31)) % (most - least + 1)
-    }
-}
-
-fn amounts(cpus: u64, memory: u64, gpus: u64) -> Amounts {
-    let mut all = Amounts::default();
-    (all.0[0], all.0[1], all.0[2]) = (cpus, memory, gpus);
-    all
-}
 
 /// Kinds such as clouds sell, and demands that fit at least one.
 fn instance(seed: u64, most_classes: u64, most_count: u64) -> (Vec<Kind>, Vec<Class>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut kinds = Vec::new();
     for _ in 0..random.between(1, 4) {
         let (cpus, per_cpu) = (1 << random.between(1, 4), [2, 4, 8][random.between(0, 2) as usize]);
         // Large machines are about as dear per core as small ones, memory costs, and offers differ.
         let price = (cpus * 40 + cpus * per_cpu * 5) * random.between(85, 115) / 100;
-        kinds.push(Kind { capacity: amounts(cpus * 1_000, cpus * per_cpu, 0), price, most: 1_000 });
+        kinds.push(Kind { capacity: Amounts::of(cpus * 1_000, cpus * per_cpu, 0), price, most: 1_000 });
     }
     if random.between(0, 2) == 0 {
-        kinds.push(Kind { capacity: amounts(8_000, 64, 4_000), price: random.between(2_000, 4_000), most: 1_000 });
+        kinds.push(Kind { capacity: Amounts::of(8_000, 64, 4_000), price: random.between(2_000, 4_000), most: 1_000 });
     }
     let with_gpus = kinds.iter().any(|k| k.capacity.0[2] > 0);
     let mut classes = Vec::new();
     for _ in 0..random.between(1, most_classes) {
         let gpus = if with_gpus && random.between(0, 3) == 0 { random.between(1, 4) * 500 } else { 0 };
-        let need = amounts(random.between(1, 12) * 500, random.between(1, 24), gpus);
+        let need = Amounts::of(random.between(1, 12) * 500, random.between(1, 24), gpus);
         if kinds.iter().any(|k| need.fits(&k.capacity)) {
             classes.push(Class { need, count: random.between(1, most_count) as u32, apart: None });
         }

@@ -22,14 +22,6 @@ const MOST: f64 = 1e9;
 
 impl Quantity {
     pub const ONE: Self = Self(1_000);
-
-    pub fn whole(number: u32) -> Self {
-        Self(u64::from(number) * 1_000)
-    }
-
-    pub fn times(self, count: u32) -> Self {
-        Self(self.0.saturating_mul(u64::from(count)))
-    }
 }
 
 impl TryFrom<f64> for Quantity {

@@ -79,10 +79,6 @@ impl Fleet {
         self.by_node.keys()
     }
 
-    pub fn capacity(&self, node: &NodeId) -> Option<Amounts> {
-        self.by_node.get(node).and_then(|s| self.slots[*s].as_ref()).map(|s| s.capacity)
-    }
-
     /// Takes a node in; demands that wait are placed on it as far as they fit.
     pub fn add_node(&mut self, node: NodeId, capacity: Amounts) {
         self.insert(node, capacity);
@@ -152,10 +148,6 @@ impl Fleet {
         self.waiting.insert(id);
     }
 
-    pub fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
-        self.groups.iter().map(|(id, placed)| (*id, &placed.group))
-    }
-
     /// Whether anything is placed on a node.
     pub fn is_used(&self, node: &NodeId) -> bool {
         self.by_node.get(node).and_then(|s| self.slots[*s].as_ref()).is_some_and(|s| !s.holds.is_empty())
@@ -164,12 +156,6 @@ impl Fleet {
     /// The nodes on which nothing is placed.
     pub fn unused(&self) -> impl Iterator<Item = &NodeId> {
         self.unused.iter()
-    }
-
-    /// The demands that are placed on a node.
-    pub fn placed_on(&self, node: &NodeId) -> BTreeSet<GroupId> {
-        let slot = self.by_node.get(node).and_then(|s| self.slots[*s].as_ref());
-        slot.map(|s| s.holds.iter().map(|(id, ..)| *id).collect()).unwrap_or_default()
     }
 
     /// What has no node, by group: shape and number.

@@ -96,12 +96,6 @@ impl FreeTree {
 mod tests {
     use super::*;
 
-    fn amounts(cpus: u64, memory: u64) -> Amounts {
-        let mut all = Amounts::default();
-        (all.0[0], all.0[1]) = (cpus, memory);
-        all
-    }
-
     #[test]
     fn it_finds_what_a_walk_would_find() {
         let (mut tree, mut plain, mut state) = (FreeTree::default(), Vec::new(), 7u64);
@@ -111,15 +105,15 @@ mod tests {
         };
         for round in 0..2_000 {
             if round % 3 == 0 || plain.is_empty() {
-                let free = amounts(draw(10), draw(10));
+                let free = Amounts::of(draw(10), draw(10), 0);
                 tree.push(free);
                 plain.push(free);
             } else {
-                let (bin, free) = (draw(plain.len() as u64) as usize, amounts(draw(10), draw(10)));
+                let (bin, free) = (draw(plain.len() as u64) as usize, Amounts::of(draw(10), draw(10), 0));
                 tree.set(bin, free);
                 plain[bin] = free;
             }
-            let (need, from) = (amounts(draw(12), draw(12)), draw(plain.len() as u64 + 2) as usize);
+            let (need, from) = (Amounts::of(draw(12), draw(12), 0), draw(plain.len() as u64 + 2) as usize);
             let walked = plain.iter().enumerate().skip(from).find(|(_, free)| need.fits(free)).map(|(i, _)| i);
             assert_eq!(tree.first_fit(&need, from), walked, "round {round}, {need:?} from {from} of {plain:?}");
             assert_eq!(tree.len(), plain.len());

@@ -6,11 +6,11 @@ use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::EventKind;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
-
 use serde::{Deserialize, Serialize};
 
-use super::launch::{Candidate, Limits, buy};
+use super::buy::{Candidate, Limits, buy};
 use crate::packing::{Fleet, Group, GroupId};
+use crate::steering::on_one_line;
 use crate::{Brain, Record, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
@@ -73,9 +73,7 @@ impl Brain {
         if self.asks.len() - replaced.len() >= MOST_ASKS {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some"));
         }
-        // It is shown on terminals.
-        let reason: String = wish.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-        let ask = Ask { name, at: wall, until: wish.until, wants, reason };
+        let ask = Ask { name, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
         let was = |brain: &Self| spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect::<BTreeMap<_, _>>();
         let before = was(self);
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();

@@ -48,6 +48,18 @@ impl Brain {
         nodes.into_iter().map(|(.., id)| id).collect()
     }
 
+    /// Workers with their type and their place in it by usefulness, from 0.
+    pub(super) fn ranked(&self, ids: impl Iterator<Item = NodeId>) -> Vec<(NodeTypeName, usize, NodeId)> {
+        let mut of_types: BTreeMap<NodeTypeName, Vec<NodeId>> = BTreeMap::new();
+        for id in ids {
+            of_types.entry(self.nodes[&id].record.node_type.clone()).or_default().push(id);
+        }
+        let ranks = of_types
+            .into_iter()
+            .flat_map(|(name, ids)| self.by_usefulness(ids).into_iter().enumerate().map(move |(rank, id)| (name.clone(), rank, id)));
+        ranks.collect()
+    }
+
     pub(super) fn let_everything_go(&mut self) {
         let all: Vec<NodeId> = self.workers().filter(|n| !n.record.life.is_leaving()).map(|n| n.record.id.clone()).collect();
         for id in all {
@@ -56,7 +68,7 @@ impl Brain {
     }
 
     /// How many workers of a type are there.
-    pub(crate) fn scaling_counts(&self, name: &NodeTypeName) -> u32 {
+    pub(crate) fn counted(&self, name: &NodeTypeName) -> u32 {
         self.scaling.tally.counted(name)
     }
 
@@ -70,22 +82,17 @@ impl Brain {
         if over_types.is_empty() && !is_over {
             return Vec::new();
         }
-        let mut of_types: BTreeMap<&NodeTypeName, Vec<NodeId>> = BTreeMap::new();
-        for node in self.workers().filter(|n| n.record.life.is_counted()) {
-            of_types.entry(&node.record.node_type).or_default().push(node.record.id.clone());
-        }
         let mut order: Vec<(u8, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<usize>, NodeId)> = Vec::new();
-        for (name, ids) in of_types {
-            let (min, wanted) = (spec.workers.get(name).map_or(0, |k| k.min) as usize, self.wanted_of(name) as usize);
-            for (rank, id) in self.by_usefulness(ids).into_iter().enumerate() {
-                let keeps = match rank {
-                    rank if rank < min => 3,
-                    rank if rank < wanted => 2,
-                    _ => u8::from(self.scaling.fleet.is_used(&id)),
-                };
-                let price = self.nodes[&id].record.price.unwrap_or_default();
-                order.push((keeps, std::cmp::Reverse(price), std::cmp::Reverse(rank), id));
-            }
+        let present = self.workers().filter(|n| n.record.life.is_counted()).map(|n| n.record.id.clone());
+        for (name, rank, id) in self.ranked(present) {
+            let (min, wanted) = (spec.workers.get(&name).map_or(0, |k| k.min) as usize, self.wanted_of(&name) as usize);
+            let keeps = match rank {
+                rank if rank < min => 3,
+                rank if rank < wanted => 2,
+                _ => u8::from(self.scaling.fleet.is_used(&id)),
+            };
+            let price = self.nodes[&id].record.price.unwrap_or_default();
+            order.push((keeps, std::cmp::Reverse(price), std::cmp::Reverse(rank), id));
         }
         order.sort();
         // What is leaving already is on its way: only what would still be too much without it goes too.

@@ -1,0 +1,133 @@
+//! Why a node was bought and no other, and why something has no room, in words.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::demand::{Bundle, Quantity};
+use cloudtik_model::outlook::{Outlook, Unmet};
+use cloudtik_model::spec::{Offer, Spec};
+use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName};
+
+use super::buy::{Bought, Candidate};
+use crate::Brain;
+use crate::packing::{Amounts, Bin, GPUS};
+
+impl Brain {
+    /// What a node is bought for, and for whom.
+    pub(super) fn explain(&self, bought: &Bought, bin: &Bin, offer: &Offer) -> (String, BTreeMap<String, String>) {
+        let mut needs: Vec<String> = Vec::new();
+        let mut sources = BTreeSet::new();
+        for (class, n) in &bin.content {
+            needs.push(format!("{n} × {}", self.words(&bought.classes[*class].need)));
+            // Those that have many alike are not all told.
+            sources.extend(bought.members[*class].iter().take(3).filter_map(|(id, ..)| self.scaling.groups.get(id)));
+        }
+        let sources: Vec<&str> = sources.into_iter().map(String::as_str).take(5).collect();
+        let details = BTreeMap::from([
+            ("for".to_owned(), needs.join(", ")),
+            ("asked by".to_owned(), sources.join(", ")),
+            ("offer".to_owned(), offer.to_string()),
+        ]);
+        (format!("room for {}", needs.join(", ")), details)
+    }
+
+    /// Why this type and not another.
+    pub(super) fn compare_types(
+        &self,
+        spec: &Spec,
+        bought: &Bought,
+        candidates: &[Candidate],
+        chosen: usize,
+        bin: &Bin,
+        blocked: &BTreeMap<NodeTypeName, String>,
+    ) -> BTreeMap<String, String> {
+        let (mut largest, mut sum) = (Amounts::default(), Amounts::default());
+        for (class, n) in &bin.content {
+            let need = &bought.classes[*class].need;
+            largest = Amounts(std::array::from_fn(|i| largest.0[i].max(need.0[i])));
+            sum = sum.plus(&need.times(*n));
+        }
+        let of = &candidates[chosen];
+        let mut details = BTreeMap::new();
+        for name in spec.workers.keys().filter(|name| **name != of.name) {
+            let why = match (candidates.iter().find(|c| c.name == *name), blocked.get(name)) {
+                (_, Some(why)) => why.clone(),
+                (None, None) => continue,
+                (Some(other), None) => {
+                    if let Some(lack) = self.lacks(spec, name, &largest) {
+                        lack
+                    } else if other.priority < of.priority {
+                        format!("its priority is lower ({} against {})", other.priority, of.priority)
+                    } else if other.capacity.0[GPUS] > 0 && !sum.wants_gpus() {
+                        "it has GPUs, which this work does not need".to_owned()
+                    } else {
+                        let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
+                        let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
+                        if theirs >= ours {
+                            format!("dearer for this: {nodes} at {} against {}", MoneyPerHour(other.weight), MoneyPerHour(of.weight))
+                        } else {
+                            "all of the demand together is cheaper so".to_owned()
+                        }
+                    }
+                }
+            };
+            details.insert(format!("not {name}"), why);
+        }
+        details
+    }
+
+    /// What a node of a type lacks for a need.
+    pub(super) fn lacks(&self, spec: &Spec, name: &NodeTypeName, need: &Amounts) -> Option<String> {
+        if spec.workers.get(name).is_none_or(|kind| kind.max == 0) {
+            return Some("has a maximum of 0".to_owned());
+        }
+        let Some(capacity) = self.capacity_of(name) else { return Some("does not say what it offers".to_owned()) };
+        let short = (0..need.0.len()).find(|i| need.0[*i] > capacity.0[*i])?;
+        let mut only = Amounts::default();
+        only.0[short] = capacity.0[short];
+        let what = match short {
+            0 => "cpus",
+            1 => "memory",
+            2 => "gpus",
+            other if need.0[other] == u64::MAX => "such resource",
+            other => self.scaling.custom.get(other - 3).map_or("", String::as_str),
+        };
+        Some(if capacity.0[short] == 0 { format!("has no {what}") } else { format!("has only {}", self.words(&only)) })
+    }
+
+    /// Amounts as people read them.
+    pub(super) fn words(&self, amounts: &Amounts) -> String {
+        let custom = self.scaling.custom.iter().enumerate().map(|(i, name)| (name.clone(), Quantity(amounts.0[3 + i])));
+        let bundle =
+            Bundle { cpus: Quantity(amounts.0[0]), memory: Bytes(amounts.0[1]), gpus: Quantity(amounts.0[2]), resources: custom.collect() };
+        bundle.to_string()
+    }
+
+    /// Tells what has no room, and what is in its way.
+    pub(super) fn tell_unmet(
+        &self,
+        spec: &Spec,
+        outlook: &mut Outlook,
+        candidates: &[Candidate],
+        blocked: &BTreeMap<NodeTypeName, String>,
+    ) {
+        let spent = self.scaling.tally.spent(spec);
+        let mut limits = Vec::new();
+        if self.scaling.tally.exist() >= spec.max_workers {
+            limits.push(format!("the cluster's maximum of {} workers is reached", spec.max_workers));
+        }
+        let cheapest = candidates.iter().filter_map(|c| c.price).min();
+        if let Some(budget) = spec.budget.filter(|b| cheapest.is_some_and(|c| spent.0.saturating_add(c.0) > b.0)) {
+            limits.push(format!("the budget of {budget} is spent ({spent})"));
+        }
+        limits.extend(blocked.iter().map(|(name, why)| format!("{name}: {why}")));
+        if limits.is_empty() {
+            limits.push("the types that have room left cannot hold it".to_owned());
+        }
+        let waiting = self.scaling.fleet.waiting_or_parked();
+        for (id, shapes) in waiting {
+            let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", self.words(need))).collect();
+            let source = self.scaling.groups.get(&id).cloned().unwrap_or_default();
+            outlook.unmet.push(Unmet { source, what: what.join(", "), why: limits.join("; ") });
+        }
+    }
+}
