@@ -1,12 +1,13 @@
 //! What people write: cluster files, read strictly and explained kindly.
 //!
 //! Owns: the reader that turns TOML into validated types and reports every problem at once, with its place and a
-//! suggestion, and the shape of cluster files. Must never: ask a provider, know what a runtime needs, or do anything.
+//! suggestion, and the shape of cluster files and of scenarios. Must never: ask a provider, know what a runtime needs, or do anything.
 
 pub mod cluster;
 pub mod diagnostics;
 pub mod reader;
 pub mod scaling;
+pub mod scenario;
 
 pub use cluster::{Cluster, Head, Provider, RuntimeUse, Workers};
 pub use diagnostics::{InvalidFile, Problem};

@@ -207,6 +207,24 @@ impl<'t> Table<'t> {
         }
     }
 
+    /// A span of time, or a list of the shortest and the longest one.
+    pub fn durations(&mut self, key: &str) -> Option<At<(Duration, Duration)>> {
+        let value = self.get(key)?;
+        if let DeValue::String(_) = value.get_ref() {
+            return self.duration(key).map(|at| At { value: (at.value, at.value), span: at.span });
+        }
+        let texts = self.texts(key);
+        let parsed: Vec<Duration> = texts.iter().filter_map(|text| parse_duration(&text.value)).collect();
+        match parsed[..] {
+            [least, most] if texts.len() == 2 && least <= most => Some(At { value: (least, most), span: value.span() }),
+            _ => {
+                let message = format!("`{}` must be a span of time, or the shortest and the longest one", self.named(key));
+                self.problems.note(value.span(), message, Some("such as \"60s\" or [\"30s\", \"90s\"]".to_owned()));
+                None
+            }
+        }
+    }
+
     pub fn boolean(&mut self, key: &str) -> Option<bool> {
         let value = self.get(key)?;
         match value.get_ref() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use cloudtik_brain::{Input, Reply, Request as Question, Wish};
 use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
+use cloudtik_model::outlook::Size;
 use cloudtik_model::{NodeId, Timestamp};
 use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::transport::Caller;
@@ -266,13 +267,8 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn outlook(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let view = head.mind.ask(|brain| (brain.asks(), brain.outlook().clone())).await.map_err(stopped)?;
-        #[derive(Serialize)]
-        struct Size {
-            requests: Vec<cloudtik_brain::AskView>,
-            outlook: cloudtik_model::outlook::Outlook,
-        }
-        document(&Size { requests: view.0, outlook: view.1 })
+        let size = head.mind.ask(|brain| Size { requests: brain.asks(), outlook: brain.outlook().clone() }).await.map_err(stopped)?;
+        document(&size)
     }
 
     async fn revoke(&self, request: Request<wire::RevokeRequest>) -> Result<Response<wire::Document>, Status> {

@@ -157,7 +157,7 @@ impl Driver {
                 ca: self.settings.ca.clone(),
                 token: pki::join_token(&self.join_secret, node, generation),
                 address: None,
-                resources,
+                resources: Some(resources),
                 pinned: Vec::new(),
                 artifacts: self.settings.unpacked.as_ref().map(|p| p.display().to_string()),
                 heartbeat_ms: self.settings.heartbeat_ms,

@@ -14,10 +14,12 @@
 //! | `sessions` | programs run on nodes for somebody |
 //! | `artifacts` | software by content, fetched once |
 //! | `revisions` | descriptions of the cluster as they were accepted, and their planners |
+//! | `simulate` | scenarios and recordings, in virtual time |
 //! | `http` | `/metrics`, `/healthz`, `/readyz`, discovery for Prometheus |
 //! | `serve` | puts all of it together |
 
 pub mod settings;
+pub mod simulate;
 
 mod admin;
 mod artifacts;

@@ -1,33 +1,34 @@
 //! `cloudtik-head`.
 
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::io::BufWriter;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cloudtik_head::simulate;
+use serde::Serialize;
 
 /// The head of a CloudTik cluster.
 #[derive(Parser)]
 #[command(name = "cloudtik-head", version)]
 struct Arguments {
     /// The head's directory, which holds head.json.
-    #[arg(long, required_unless_present = "replay")]
+    #[arg(long, required_unless_present_any = ["replay", "simulate"])]
     state: Option<PathBuf>,
     /// Do not serve: live the life of an earlier head again, from its recording, and print what came of it as JSON.
-    #[arg(long, conflicts_with = "state")]
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
     replay: Option<PathBuf>,
+    /// Do not serve: simulate what a request on standard input asks for, and print what came of it as JSON.
+    #[arg(long, conflicts_with_all = ["state", "replay"])]
+    simulate: bool,
 }
 
-/// The mind of this very program decides again.
-fn replay(file: &Path) -> ExitCode {
-    let replayed = std::fs::File::open(file).map_err(cloudtik_simulation::replay::Error::Read);
-    match replayed.and_then(|file| cloudtik_simulation::replay::replay(BufReader::new(file))) {
-        Ok(replayed) => {
-            println!("{}", serde_json::to_string(&replayed).expect("a replay becomes JSON"));
-            ExitCode::SUCCESS
-        }
+fn print(answer: anyhow::Result<impl Serialize>) -> ExitCode {
+    let written = answer.and_then(|answer| Ok(serde_json::to_writer(BufWriter::new(std::io::stdout()), &answer)?));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", cloudtik_protocol::logging::chain(&error));
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -36,7 +37,10 @@ fn replay(file: &Path) -> ExitCode {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(file) = &arguments.replay {
-        return replay(file);
+        return print(simulate::replay(file));
+    }
+    if arguments.simulate {
+        return print(simulate::simulate(std::io::stdin()));
     }
     let Some(state) = arguments.state else { return ExitCode::FAILURE };
     cloudtik_protocol::logging::start();

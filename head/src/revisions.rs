@@ -42,7 +42,7 @@ impl Description {
     }
 
     /// Reads and checks everything; problems are as a person reads them.
-    fn planner(&self) -> Result<Planner, String> {
+    pub(crate) fn planner(&self) -> Result<Planner, String> {
         let name = "the cluster file";
         let cluster = Cluster::read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
         let mut folders: BTreeMap<RuntimeName, Folder> = BTreeMap::new();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use cloudtik_config::cluster::Workers;
+use cloudtik_config::cluster::{Cluster, Workers};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{Bytes, ClusterName, Generation, Resources};
 use cloudtik_providers::local;
@@ -52,29 +52,38 @@ impl Settings {
         serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
     }
 
-    /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
-    pub fn resources_of(&self, workers: Option<&Workers>) -> Option<Resources> {
-        let default = self.default_resources()?;
-        Some(Resources {
-            cpus: workers.and_then(|w| w.cpus).unwrap_or(default.cpus),
-            memory: workers.and_then(|w| w.memory).unwrap_or(default.memory),
-            gpus: workers.and_then(|w| w.gpus).unwrap_or(default.gpus),
-        })
-    }
-
     /// What the brain needs to know of a description.
     pub fn spec(&self, planner: &Planner, revision: u64, rolling: bool) -> Spec {
         let mut spec = planner.spec(revision, rolling);
-        for (name, kind) in &mut spec.workers {
-            kind.resources = kind.resources.or_else(|| self.resources_of(planner.cluster().workers.get(name)));
-        }
+        let Provider::Local(_) = self.provider;
+        fill_in(&mut spec, planner.cluster(), local_resources());
         spec
     }
 
-    /// What a node may use by default.
-    fn default_resources(&self) -> Option<Resources> {
+    /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
+    pub fn resources_of(&self, workers: Option<&Workers>) -> Resources {
         let Provider::Local(_) = self.provider;
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Some(Resources { cpus, memory: LOCAL_MEMORY, gpus: 0 })
+        or_default(workers, local_resources())
     }
+}
+
+fn or_default(workers: Option<&Workers>, default: Resources) -> Resources {
+    Resources {
+        cpus: workers.and_then(|w| w.cpus).unwrap_or(default.cpus),
+        memory: workers.and_then(|w| w.memory).unwrap_or(default.memory),
+        gpus: workers.and_then(|w| w.gpus).unwrap_or(default.gpus),
+    }
+}
+
+/// Says what nodes have where their description leaves that to the provider.
+pub fn fill_in(spec: &mut Spec, cluster: &Cluster, default: Resources) {
+    for (name, kind) in &mut spec.workers {
+        kind.resources.get_or_insert(or_default(cluster.workers.get(name), default));
+    }
+}
+
+/// What a node of this machine may use by default.
+pub fn local_resources() -> Resources {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    Resources { cpus, memory: LOCAL_MEMORY, gpus: 0 }
 }

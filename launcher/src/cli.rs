@@ -191,17 +191,17 @@ Examples:
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
     },
-    /// Live a head's life again from its recording, and compare every decision
+    /// See what a cluster would do, in virtual time: in a scenario, or in the recorded life of a head
     #[command(after_help = "\
-Example:
-  cloudtik simulate --replay record-0000000001.jsonl
+Examples:
+  cloudtik simulate cluster.toml --demand day.toml             how many nodes, what they cost, who waits how long
+  cloudtik simulate cluster.toml --demand day.toml --decisions with every decision
+  cloudtik simulate old.toml --demand day.toml --compare new.toml
+  cloudtik simulate --replay record-0000000001.jsonl           every decision of a head again
 
-`[head] record = true` in a cluster's file makes its head record what it hears.")]
-    Simulate {
-        /// The recording
-        #[arg(long, value_name = "FILE")]
-        replay: PathBuf,
-    },
+Nothing is made. docs/simulate.md says what a scenario is; examples/scenarios has some. `[head] record = true` in a
+cluster's file makes its head record what it hears.")]
+    Simulate(Simulate),
     /// Kill a node the hard way; it is replaced if the cluster needs it
     #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
     KillNode {
@@ -355,6 +355,28 @@ pub struct Down {
     /// Seconds for the workers to go gently; then they are deleted as they are
     #[arg(long, default_value_t = 90, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+#[derive(Args)]
+pub struct Simulate {
+    /// A cluster's file
+    #[arg(required_unless_present = "replay", conflicts_with = "replay", requires = "demand", value_name = "CLUSTER.toml")]
+    pub file: Option<PathBuf>,
+    /// What happens to the cluster: a scenario
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub demand: Option<PathBuf>,
+    /// Another cluster's file, to be put through the same
+    #[arg(long, value_name = "OTHER.toml", requires = "demand")]
+    pub compare: Option<PathBuf>,
+    /// Another life with the same scenario: chance falls differently
+    #[arg(long, value_name = "N", requires = "demand")]
+    pub seed: Option<u64>,
+    /// Print every decision, not only how many there were
+    #[arg(long, requires = "demand")]
+    pub decisions: bool,
+    /// The recording of a head's life
+    #[arg(long, value_name = "FILE")]
+    pub replay: Option<PathBuf>,
 }
 
 #[derive(Args)]

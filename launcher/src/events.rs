@@ -2,13 +2,14 @@
 
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::NodeRecord;
+use cloudtik_model::outlook::Size;
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, document};
 use crate::failure::{Failure, NOT_FOUND};
 use crate::output::{Printer, ago, clock};
-use crate::steer::Size;
+use crate::steer::state_of;
 
 pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;
@@ -90,8 +91,7 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         }
     }
     for request in &size.requests {
-        let state = request.unmet.as_ref().map_or_else(|| "met".to_owned(), |unmet| format!("no room: {unmet}"));
-        printer.line(&format!("request {}: {} ({state})", request.name, request.description));
+        printer.line(&format!("request {}: {} ({})", request.ask.name, request.wants, state_of(request)));
     }
     for (name, says) in &outlook.policies {
         printer.line(&format!("policy {name}: {says}"));

@@ -3,6 +3,7 @@
 //! Owns: what a person types and sees, making a workspace and a head, and talking to the head as any other client does.
 //! Must never: decide what a cluster does, or do what the head can do.
 
+mod chart;
 mod cli;
 mod client;
 mod clusters;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
             printer.version();
             Ok(0)
         }
-        Command::Simulate { replay } => simulate::replay(&printer, &replay),
+        Command::Simulate(arguments) => simulate::run(&printer, &arguments),
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
@@ -95,6 +96,6 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Download { cluster, from, to, node } => transfer::download(printer, &cluster, &from, &to, node).await.map(|()| 0),
         Command::Doctor { cluster } => doctor::run(printer, cluster.as_deref()).await,
         Command::Dump { cluster } => show::dump(printer, &cluster).await.map(|()| 0),
-        Command::Completions { .. } | Command::Version | Command::Runtime { .. } | Command::Simulate { .. } => Ok(0),
+        Command::Completions { .. } | Command::Version | Command::Runtime { .. } | Command::Simulate(_) => Ok(0),
     }
 }

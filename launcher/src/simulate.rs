@@ -1,52 +1,295 @@
 //! `simulate`: decisions in virtual time, made by the head's own program. This one only shows them.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use cloudtik_model::event::{Event, EventKind};
-use serde::{Deserialize, Serialize};
+use cloudtik_config::scenario;
+use cloudtik_model::event::EventKind;
+use cloudtik_model::simulation::{Arrival, Replayed, Request, Simulated};
+use serde::de::DeserializeOwned;
 
-use crate::clusters::program;
-use crate::events::describe;
-use crate::failure::{FAILED, Failure, INVALID};
-use crate::output::Printer;
+use crate::chart::{Column, columns, spark, squeeze};
+use crate::cli::Simulate;
+use crate::clusters::{Described, describe, program};
+use crate::events;
+use crate::failure::{FAILED, Failure, INVALID, NOT_FOUND};
+use crate::output::{Printer, clock, short};
+use crate::terminal::Progress;
 
-#[derive(Serialize, Deserialize)]
-struct Replayed {
-    version: String,
-    epoch: u64,
-    inputs: u64,
-    events: Vec<Event>,
-    differs: Option<Difference>,
-    cut_off: bool,
+/// Columns of a chart.
+const WIDTH: usize = 96;
+/// Lines of a chart.
+const HEIGHT: usize = 8;
+
+pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
+    if let Some(recording) = &arguments.replay {
+        return replay(printer, recording);
+    }
+    let (Some(file), Some(demand)) = (&arguments.file, &arguments.demand) else {
+        return Err(Failure::failed("nothing to simulate").hint("cloudtik simulate CLUSTER.toml --demand FILE"));
+    };
+    let text = std::fs::read_to_string(demand)
+        .map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", demand.display())).hint("examples/scenarios has some"))?;
+    // Everything is read before anything is run.
+    let mut all = Vec::new();
+    for file in [Some(file), arguments.compare.as_ref()].into_iter().flatten() {
+        let described = describe(file)?;
+        scenario::read(&demand.display().to_string(), &text, &described.cluster).map_err(|e| Failure::invalid(vec![e]))?;
+        all.push((file, described));
+    }
+    let mut progress = Progress::new();
+    let mut documents = Vec::new();
+    for (file, described) in &all {
+        progress.phase(&format!("simulating {}", file.display()));
+        let begun = Instant::now();
+        let simulated: Simulated = ask_head(&request(described, &text, arguments.seed))?;
+        documents.push((file.display().to_string(), simulated, begun.elapsed()));
+    }
+    drop(progress);
+    if printer.is_json() {
+        match &documents[..] {
+            [(_, one, _)] => printer.json(one),
+            several => printer.json(&several.iter().map(|(_, simulated, _)| simulated).collect::<Vec<_>>()),
+        }
+        return Ok(0);
+    }
+    for (file, simulated, took) in &documents {
+        show(printer, file, simulated, *took, arguments.decisions);
+    }
+    if let [(first, a, _), (second, b, _)] = &documents[..] {
+        compare(printer, (first, a), (second, b));
+    }
+    Ok(0)
 }
 
-#[derive(Serialize, Deserialize)]
-struct Difference {
-    line: u64,
-    input: String,
-    decided: Vec<String>,
+fn request(described: &Described, scenario: &str, seed: Option<u64>) -> Request {
+    let files = described.folders.iter().flat_map(|(runtime, folder)| {
+        folder.iter().map(move |(path, text)| (format!("{runtime}/{path}"), text.clone()))
+    });
+    Request { cluster_file: described.text.clone(), runtime_files: files.collect(), scenario: scenario.to_owned(), seed }
+}
+
+/// Has the head's program simulate.
+fn ask_head(request: &Request) -> Result<Simulated, Failure> {
+    let question = serde_json::to_vec(request).map_err(|e| Failure::failed(e.to_string()))?;
+    run_head(Command::new(program("cloudtik-head")?).arg("--simulate"), &question).map_err(|said| Failure::new(FAILED, said))
+}
+
+/// Runs the head's program, which does not serve; what it says on standard error is why it failed.
+fn run_head<T: DeserializeOwned>(command: &mut Command, question: &[u8]) -> Result<T, String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
+    // It reads all of it before it writes anything; if it ends earlier, its own words tell why.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(question));
+    let ran = child.wait_with_output().map_err(|e| e.to_string())?;
+    if !ran.status.success() {
+        let said = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+        return Err(if said.is_empty() { format!("the head's program ended: {}", ran.status) } else { said });
+    }
+    serde_json::from_slice(&ran.stdout).map_err(|e| format!("the head's answer is malformed: {e}"))
+}
+
+fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, all_decisions: bool) {
+    let span = short(Duration::from_millis(simulated.length_ms));
+    let (start, seed) = (&clock(simulated.start)[..16], simulated.seed);
+    printer.line(&format!("{} ({file}): {span} from {start} UTC, seed {seed}, in {:.1} s", simulated.cluster, took.as_secs_f64()));
+    printer.line("");
+    draw(printer, simulated);
+    let most_cost = simulated.samples.iter().map(|sample| sample.cost.0).max().unwrap_or(0);
+    let rows: Vec<Vec<String>> = simulated
+        .types
+        .iter()
+        .map(|(name, of)| {
+            vec![name.to_string(), of.launched.to_string(), of.most.to_string(), format!("{:.1}", of.node_hours), money(of.cost)]
+        })
+        .collect();
+    printer.table(&["TYPE", "LAUNCHED", "MOST", "NODE HOURS", "COST"], &rows);
+    let (total, used) = (money(simulated.cost), simulated.used * 100.0);
+    let most_cost = cloudtik_model::MoneyPerHour(most_cost);
+    printer.line(&format!("all of it: {total}, up to {most_cost}; {used:.0} % of the cores' time was used"));
+    let demands = waits(simulated);
+    if !demands.is_empty() {
+        printer.line("");
+        let rows: Vec<Vec<String>> = demands.iter().map(|(name, waits)| waits.row(name)).collect();
+        printer.table(&["DEMAND", "CAME", "SERVED", "WAITED: MEDIAN", "95 %", "MOST"], &rows);
+    }
+    for waits in demands.iter().filter_map(|(name, waits)| Some(format!("{name} was refused at first or at all: {}", waits.refused?))) {
+        printer.line(&waits);
+    }
+    if !simulated.work.is_empty() {
+        printer.line("");
+        let rows: Vec<Vec<String>> = simulated
+            .work
+            .iter()
+            .map(|(name, work)| {
+                let left = format!("{:.1}", work.left);
+                vec![name.to_string(), format!("{:.0}", work.core_hours), wait(work.mean_wait_ms), wait(work.longest_wait_ms), left]
+            })
+            .collect();
+        printer.table(&["WORK FOR", "CORE HOURS", "WAITED: MEAN", "MOST", "CORE HOURS LEFT"], &rows);
+    }
+    printer.line("");
+    tell_mishaps(printer, simulated);
+    let count = |kind: EventKind| simulated.decisions.iter().filter(|event| event.kind == kind).count();
+    let (decisions, alarms, refusals) = (count(EventKind::Decision), count(EventKind::Alarm), count(EventKind::Refusal));
+    let all = if all_decisions { "" } else { "; `--decisions` prints them" };
+    printer.line(&format!("{decisions} decisions, {alarms} alarms, {refusals} refusals{all}"));
+    if all_decisions {
+        simulated.decisions.iter().for_each(|event| printer.line(&events::describe(event)));
+    }
+    printer.line("");
+}
+
+/// Workers, money and waiting over time.
+fn draw(printer: &Printer, simulated: &Simulated) {
+    let of_sample = |sample: &cloudtik_model::simulation::Sample| {
+        let sum = |of: fn(&cloudtik_model::simulation::Count) -> u32| sample.types.values().map(of).sum::<u32>();
+        Column { full: sum(|count| count.ready).into(), pale: sum(|count| count.coming + count.other).into() }
+    };
+    let all: Vec<Column> = simulated.samples.iter().map(of_sample).collect();
+    let most = all.iter().map(|column| column.full + column.pale).fold(0.0, f64::max);
+    let workers = squeeze(&all, WIDTH);
+    for (row, line) in columns(&workers, HEIGHT, most).iter().enumerate() {
+        let label = if row == 0 { format!("{most:.0}") } else { String::new() };
+        printer.line(&format!("{label:>9} ┤{line}"));
+    }
+    printer.line(&format!("{:>9} └{}", 0, "─".repeat(workers.len())));
+    let lines: Vec<(String, Vec<f64>)> = simulated
+        .types
+        .keys()
+        .map(|name| {
+            let of = |sample: &cloudtik_model::simulation::Sample| {
+                sample.types.get(name).map_or(0.0, |count| f64::from(count.ready + count.coming + count.other))
+            };
+            (name.to_string(), simulated.samples.iter().map(of).collect())
+        })
+        .chain([
+            ("cost".to_owned(), simulated.samples.iter().map(|sample| sample.cost.0 as f64).collect()),
+            ("waiting".to_owned(), simulated.samples.iter().map(|sample| f64::from(sample.waiting)).collect()),
+        ])
+        .collect();
+    for (name, values) in lines {
+        let name: String = name.chars().take(9).collect();
+        printer.line(&format!("{name:>9}  {}", spark(&values, workers.len())));
+    }
+    let marks = ["█ ready", "░ coming, leaving or silent"].join("   ");
+    let (begin, end) = (&clock(simulated.start)[5..16], cloudtik_model::Timestamp(simulated.start.0 + simulated.length_ms));
+    let end = &clock(end)[5..16];
+    let gap = workers.len().saturating_sub(begin.len() + end.len() + marks.chars().count()) / 2;
+    printer.line(&format!("{:>9}  {begin}{}{marks}{}{end}", "", " ".repeat(gap), " ".repeat(gap)));
+    printer.line("");
+}
+
+/// How long the arrivals of one demand waited.
+#[derive(Default)]
+struct Waits<'s> {
+    came: usize,
+    waited: Vec<u64>,
+    refused: Option<&'s str>,
+}
+
+impl Waits<'_> {
+    /// The wait that so many percent did not exceed: nearest rank.
+    fn percentile(&self, percent: usize) -> Option<u64> {
+        let rank = (self.waited.len() * percent).div_ceil(100).max(1);
+        self.waited.get(rank - 1).copied()
+    }
+
+    fn row(&self, name: &str) -> Vec<String> {
+        let percentile = |percent| self.percentile(percent).map_or_else(|| "-".to_owned(), wait);
+        let (came, served) = (self.came.to_string(), self.waited.len().to_string());
+        vec![name.to_owned(), came, served, percentile(50), percentile(95), percentile(100)]
+    }
+}
+
+fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
+    let mut all: Vec<(&str, Waits<'_>)> = Vec::new();
+    for Arrival { demand, waited_ms, refused, .. } in &simulated.arrivals {
+        let index = all.iter().position(|(name, _)| name == demand).unwrap_or_else(|| {
+            all.push((demand, Waits::default()));
+            all.len() - 1
+        });
+        let waits = &mut all[index].1;
+        waits.came += 1;
+        waits.waited.extend(*waited_ms);
+        waits.refused = waits.refused.or(refused.as_deref());
+    }
+    all.iter_mut().for_each(|(_, waits)| waits.waited.sort_unstable());
+    all
+}
+
+fn tell_mishaps(printer: &Printer, simulated: &Simulated) {
+    let mishaps = &simulated.mishaps;
+    let all = [
+        (mishaps.machines_broke, "machines broke"),
+        (mishaps.spot_taken, "spot machines were taken away"),
+        (mishaps.calls_failed, "calls failed"),
+        (mishaps.calls_throttled, "calls were too many"),
+        (mishaps.calls_without_stock, "calls found nothing in stock"),
+        (mishaps.head_crashes, "times the head crashed"),
+    ];
+    let told: Vec<String> = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if !told.is_empty() {
+        printer.line(&told.join(", "));
+    }
+}
+
+fn compare(printer: &Printer, (first, a): (&str, &Simulated), (second, b): (&str, &Simulated)) {
+    let difference = |a: f64, b: f64| if a > 0.0 { format!("{:+.1} %", (b / a - 1.0) * 100.0) } else { "-".to_owned() };
+    let number = |what: &str, a: f64, b: f64, text: fn(f64) -> String| vec![what.to_owned(), text(a), text(b), difference(a, b)];
+    let launched = |of: &Simulated| of.types.values().map(|of| of.launched as f64).sum::<f64>();
+    let hours = |of: &Simulated| of.types.values().map(|of| of.node_hours).sum::<f64>();
+    let mut rows = vec![
+        number("cost", a.cost, b.cost, money),
+        number("node hours", hours(a), hours(b), |n| format!("{n:.1}")),
+        number("launched", launched(a), launched(b), |n| format!("{n:.0}")),
+        number("cores' time used", a.used, b.used, |n| format!("{:.0} %", n * 100.0)),
+    ];
+    for ((name, a), (_, b)) in waits(a).iter().zip(&waits(b)) {
+        rows.push(vec![format!("{name}: served"), format!("{} of {}", a.waited.len(), a.came), format!("{} of {}", b.waited.len(), b.came), String::new()]);
+        for (percent, what) in [(50, "median wait"), (95, "95 % waited at most")] {
+            if let (Some(a), Some(b)) = (a.percentile(percent), b.percentile(percent)) {
+                rows.push(number(&format!("{name}: {what}"), a as f64, b as f64, |ms| wait(ms as u64)));
+            }
+        }
+    }
+    for (name, a) in &a.work {
+        if let Some(b) = b.work.get(name) {
+            rows.push(number(&format!("work for {name}: mean wait"), a.mean_wait_ms as f64, b.mean_wait_ms as f64, |ms| wait(ms as u64)));
+        }
+    }
+    printer.table(&["", first, second, "CHANGE"], &rows);
+}
+
+fn money(amount: f64) -> String {
+    format!("{amount:.2}")
+}
+
+/// A wait for people: less than a second is none.
+fn wait(ms: u64) -> String {
+    if ms < 1_000 { "0s".to_owned() } else { short(Duration::from_millis(ms)) }
 }
 
 /// Lives a head's life again and says whether it decides the same.
-pub fn replay(printer: &Printer, file: &Path) -> Result<u8, Failure> {
+fn replay(printer: &Printer, file: &Path) -> Result<u8, Failure> {
     let head = program("cloudtik-head")?;
-    let ran = Command::new(&head).arg("--replay").arg(file).stdin(Stdio::null()).output();
-    let ran = ran.map_err(|e| Failure::failed(format!("cannot run {}: {e}", head.display())))?;
-    if !ran.status.success() {
-        let said = String::from_utf8_lossy(&ran.stderr);
-        return Err(Failure::new(INVALID, format!("cannot replay {}: {}", file.display(), said.trim()))
-            .hint("`[head] record = true` makes a head write record-EPOCH.jsonl into its directory, which `cloudtik info` shows"));
-    }
-    let replayed: Replayed =
-        serde_json::from_slice(&ran.stdout).map_err(|e| Failure::failed(format!("the head's answer is malformed: {e}")))?;
+    let replayed: Replayed = run_head(Command::new(head).arg("--replay").arg(file), &[]).map_err(|said| {
+        Failure::new(INVALID, format!("cannot replay {}: {said}", file.display()))
+            .hint("`[head] record = true` makes a head write record-EPOCH.jsonl into its directory, which `cloudtik info` shows")
+    })?;
     let code = if replayed.differs.is_some() { FAILED } else { 0 };
     if printer.is_json() {
         printer.json(&replayed);
         return Ok(code);
     }
     for event in replayed.events.iter().filter(|e| e.kind != EventKind::Service) {
-        printer.line(&describe(event));
+        printer.line(&events::describe(event));
     }
     printer.line("");
     let Replayed { version, epoch, inputs, .. } = &replayed;

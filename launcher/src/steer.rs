@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloudtik_config::reader::parse_duration;
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
-use cloudtik_model::{Bytes, NodeTypeName, Timestamp};
+use cloudtik_model::demand::{AskView, Bundle, Counted, Quantity, Wants};
+use cloudtik_model::outlook::Size;
+use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
@@ -135,22 +136,13 @@ pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
     Ok((name.to_owned(), amount))
 }
 
-#[derive(Serialize, Deserialize)]
-pub struct Size {
-    pub requests: Vec<Request>,
-    pub outlook: cloudtik_model::outlook::Outlook,
-}
-
-#[derive(Serialize, Deserialize)]
-pub struct Request {
-    pub name: String,
-    pub at: Timestamp,
-    pub until: Option<Timestamp>,
-    pub wants: Wants,
-    pub description: String,
-    #[serde(default)]
-    pub reason: String,
-    pub unmet: Option<String>,
+/// What has become of a request, in words.
+pub fn state_of(request: &AskView) -> String {
+    match &request.unmet {
+        Some(unmet) => format!("no room: {unmet}"),
+        None if request.ready => "ready".to_owned(),
+        None => "coming".to_owned(),
+    }
 }
 
 pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
@@ -169,10 +161,11 @@ pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
         .requests
         .into_iter()
         .map(|request| {
+            let state = state_of(&request);
+            let ask = request.ask;
             let ends =
-                request.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
-            let state = request.unmet.map_or_else(|| "met".to_owned(), |unmet| format!("no room: {unmet}"));
-            vec![request.name, request.description, ago(request.at), ends, state, request.reason]
+                ask.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
+            vec![ask.name, request.wants, ago(ask.at), ends, state, ask.reason]
         })
         .collect();
     printer.table(&["REQUEST", "WANTS", "SINCE", "ENDS", "STATE", "REASON"], &rows);

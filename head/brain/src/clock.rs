@@ -3,8 +3,6 @@
 
 use cloudtik_model::{Moment, Timestamp};
 
-/// The brain asks to be called at least this often, in milliseconds, so that a pause shows.
-const PULSE: u64 = 500;
 /// Lateness up to this, in milliseconds, is ordinary scheduling.
 const TOLERANCE: u64 = 250;
 
@@ -15,6 +13,8 @@ pub fn doubling(first: u64, times: u32, longest: u64) -> u64 {
 
 #[derive(Debug)]
 pub struct Clock {
+    /// It asks to be called at least this often, in milliseconds, so that a pause shows.
+    pulse: u64,
     mono: u64,
     wall: Timestamp,
     /// Milliseconds that the head slept through since it started.
@@ -23,8 +23,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(now: Moment) -> Self {
-        Self { mono: now.mono, wall: now.wall, slept: 0, wake: now.mono + PULSE }
+    pub fn new(now: Moment, pulse: u64) -> Self {
+        Self { pulse, mono: now.mono, wall: now.wall, slept: 0, wake: now.mono + pulse }
     }
 
     /// Takes the time in; returns by how many milliseconds the call was late, if that is worth noticing.
@@ -50,7 +50,7 @@ impl Clock {
 
     pub fn plan_wake(&mut self, timer: Option<u64>, other: Option<u64>) {
         let earliest = [timer, other].into_iter().flatten().min().map_or(u64::MAX, |at| at.saturating_add(self.slept));
-        self.wake = earliest.clamp(self.mono + 1, self.mono + PULSE);
+        self.wake = earliest.clamp(self.mono + 1, self.mono + self.pulse);
     }
 
     pub fn next_wake(&self) -> u64 {
@@ -62,13 +62,15 @@ impl Clock {
 mod tests {
     use super::*;
 
+    const PULSE: u64 = 500;
+
     fn at(mono: u64) -> Moment {
         Moment { mono, wall: Timestamp(0) }
     }
 
     #[test]
     fn a_pause_does_not_count() {
-        let mut clock = Clock::new(at(1_000));
+        let mut clock = Clock::new(at(1_000), PULSE);
         assert_eq!(clock.advance(at(1_400)), 0);
         clock.plan_wake(None, None);
         let before = clock.now();
@@ -81,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_runs_backwards_stands_still() {
-        let mut clock = Clock::new(at(1_000));
+        let mut clock = Clock::new(at(1_000), PULSE);
         clock.advance(at(500));
         assert_eq!(clock.now(), 1_000);
     }

@@ -146,7 +146,8 @@ impl Brain {
                 }
             }
             if node.record.revision < spec.revision {
-                waits.push(format!("{id} to take revision {}", spec.revision));
+                let why = self.may_restart(id).err().filter(|_| spec.rolling).map(|why| format!(" ({why})")).unwrap_or_default();
+                waits.push(format!("{id} to take revision {}{why}", spec.revision));
             }
             if node.record.life == NodeState::Preparing && waits.len() == before {
                 waits.push(format!("{id} to take its goal"));

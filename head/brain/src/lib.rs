@@ -16,6 +16,7 @@
 //! | `steering` | what people may hold, resume, set aside, kill and drain |
 //! | `rollout` | what each node is to run, in order of needs and readiness |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
+//! | `wholes` | which members of a quorum can be done without |
 //! | `explain` | what the cluster is, for people and for the planner |
 
 mod clock;
@@ -29,6 +30,7 @@ mod rollout;
 mod scaling;
 mod steering;
 mod sweep;
+mod wholes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,12 +44,14 @@ use clock::Clock;
 pub use explain::{NodeView, Snapshot};
 use membership::Watch;
 pub use messages::*;
-pub use scaling::AskView;
 use scaling::{Asks, History, Scaling};
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
+    /// The brain asks to be called at least this often, so that a pause of the head shows.
+    #[serde(default = "Config::default_pulse")]
+    pub pulse: u64,
     /// Between two heartbeats of an agent.
     pub heartbeat: u64,
     /// A node that is silent this long is suspect.
@@ -74,9 +78,16 @@ pub struct Config {
     pub machines_are_owned: bool,
 }
 
+impl Config {
+    fn default_pulse() -> u64 {
+        500
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
+            pulse: Self::default_pulse(),
             heartbeat: 1_000,
             // Two heartbeats may be lost, and the third be half a second late.
             suspect_after: 2_500,
@@ -215,7 +226,7 @@ impl Brain {
     /// A brain from what the store holds.
     pub fn restore(config: Config, epoch: Epoch, memory: Memory, now: Moment) -> Self {
         let Memory { cluster, asks, outlook, nodes } = memory;
-        let clock = Clock::new(now);
+        let clock = Clock::new(now, config.pulse);
         let restored = |record: NodeRecord| {
             let mut node = Node::new(record, clock.now());
             // Of a launch that an earlier head stored nobody knows how far it came.

@@ -79,7 +79,7 @@ impl Brain {
             Ok(instance) => {
                 node.failures = 0;
                 node.not_before = 0;
-                self.pace().worked();
+                self.pace().worked(now);
                 self.adopt(&id, instance, "created");
             }
             Err(failure) => self.take_create_failure(&id, &failure, now),
@@ -356,7 +356,7 @@ impl Brain {
         }
         match result {
             Ok(()) => {
-                self.pace().worked();
+                self.pace().worked(now);
                 self.forget(&id, "the provider deleted it");
             }
             Err(failure) => {

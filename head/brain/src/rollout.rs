@@ -139,7 +139,7 @@ impl Brain {
             behind.retain(|id| runs_nothing(id) || !unsettled);
             let mut took_one = false;
             behind.sort_by_key(|id| !id.is_head());
-            behind.retain(|id| runs_nothing(id) || !std::mem::replace(&mut took_one, true));
+            behind.retain(|id| runs_nothing(id) || (self.may_restart(id).is_ok() && !std::mem::replace(&mut took_one, true)));
         }
         let advanced = !behind.is_empty();
         for id in behind {

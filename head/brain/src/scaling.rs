@@ -48,7 +48,6 @@ pub(crate) use self::wants::Wanted;
 use crate::packing::{Amounts, DIMENSIONS, Fleet, GroupId};
 use crate::{Brain, Node, Reply, Request};
 
-pub use self::asks::AskView;
 pub(crate) use self::asks::Asks;
 use self::hours::begins_or_ends;
 

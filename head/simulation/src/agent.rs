@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_brain::Session;
-use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use cloudtik_model::demand::Quantity;
+use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
+use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -29,6 +30,11 @@ pub struct Agent {
     pub own_fault_until: u64,
     pub epoch: Epoch,
     pub version: u64,
+    pub revision: u64,
+    /// As it was last said.
+    pub load: Option<Load>,
+    /// Numbers that its services give, by service.
+    pub signals: BTreeMap<ServiceKey, BTreeMap<String, Quantity>>,
     pub services: BTreeMap<ServiceKey, Service>,
 }
 
@@ -44,11 +50,12 @@ impl Agent {
         !self.dead && self.frozen_until <= now && self.cut_until <= now
     }
 
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self, resources: Resources) -> Facts {
         Facts {
             agent_version: "simulated".to_owned(),
-            cpus: 2,
-            memory: Bytes(2 << 30),
+            cpus: resources.cpus,
+            memory: resources.memory,
+            gpus: resources.gpus,
             address: "10.0.0.1".to_owned(),
             health_port: 7071,
             ..Facts::default()
@@ -64,7 +71,7 @@ impl Agent {
             restarts: 0,
             since: Timestamp(now),
             goal_version: self.version,
-            gauges: BTreeMap::new(),
+            gauges: self.signals.get(key).cloned().unwrap_or_default(),
         };
         self.services.iter().map(report).collect()
     }

@@ -5,18 +5,25 @@
 //! Owns: the world, its faults, and the promises checked at every step. Must never: touch a clock, a file or a network;
 //! decide anything that the brain decides.
 
+mod agenda;
 mod agent;
+mod faults;
 mod promises;
 mod provider;
 mod random;
 pub mod replay;
+mod setup;
+mod told;
+mod work;
 mod world;
 
+pub use faults::Faults;
 pub use promises::Violation;
 pub use random::Random;
-pub use world::{Faults, Stats, World};
+pub use setup::{Pace, Setup};
+pub use world::{Stats, World};
 
 /// Runs the world of a seed to its end.
 pub fn run(seed: u64) -> Result<Stats, Violation> {
-    World::new(seed, Faults::from_seed(seed)).run()
+    World::new(Setup::of_seed(seed)).run()
 }

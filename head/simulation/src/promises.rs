@@ -27,7 +27,7 @@ impl fmt::Display for Violation {
         for line in &self.trail {
             writeln!(f, "    {line}")?;
         }
-        write!(f, "see it again: CLOUDTIK_SEED={} cargo test -p cloudtik-simulation one_seed -- --nocapture", self.seed)
+        Ok(())
     }
 }
 
@@ -40,7 +40,7 @@ pub fn check_machines(provider: &Provider, spec: &Spec) -> Result<(), (u8, Strin
         *by_node.entry(&machine.instance.node).or_default() += 1;
         *by_type.entry(&machine.node_type).or_insert(0u32) += 1;
         workers += 1;
-        cost += spec.workers.get(&machine.node_type).and_then(|w| w.price).map_or(0, |p| p.0);
+        cost += machine.price.0;
     }
     if let Some((node, count)) = by_node.iter().find(|(_, count)| **count > 1) {
         return Err((1, format!("{count} machines of {node} run at once")));

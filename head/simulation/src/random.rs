@@ -1,5 +1,7 @@
 //! Choices from a seed: SplitMix64 (Steele, Lea and Flood 2014, <https://doi.org/10.1145/2660193.2660195>).
 
+use cloudtik_model::scenario::Span;
+
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -19,6 +21,17 @@ impl Random {
     /// From `least` to `most`, both included.
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.draw() % (most - least + 1)
+    }
+
+    /// A time until something that comes after `mean` on average, whenever one begins to wait: exponentially distributed.
+    pub fn lasting(&mut self, mean: u64) -> u64 {
+        // In (0, 1]: 53 bits are what a double holds.
+        let uniform = ((self.draw() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+        (-uniform.ln() * mean as f64) as u64
+    }
+
+    pub fn within(&mut self, span: Span) -> u64 {
+        self.between(span.least, span.most)
     }
 
     /// True so many times in a thousand.

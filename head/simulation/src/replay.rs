@@ -4,8 +4,7 @@ use std::io::BufRead;
 
 use cloudtik_brain::recording::{FORMAT, Header, Line};
 use cloudtik_brain::{Brain, Record};
-use cloudtik_model::event::Event;
-use serde::Serialize;
+use cloudtik_model::simulation::{Difference, Replayed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,30 +16,6 @@ pub enum Error {
     Format(u32),
     #[error("the recording is empty")]
     Empty,
-}
-
-/// What came of a replay.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Replayed {
-    /// Of the head that recorded.
-    pub version: String,
-    pub epoch: u64,
-    /// Inputs that were fed.
-    pub inputs: u64,
-    /// What was decided, in order.
-    pub events: Vec<Event>,
-    /// The first line whose decision was another one.
-    pub differs: Option<Difference>,
-    /// The last line was cut off: the head was killed while it wrote.
-    pub cut_off: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Difference {
-    pub line: u64,
-    pub input: String,
-    /// What is decided now.
-    pub decided: Vec<String>,
 }
 
 pub fn replay(recording: impl BufRead) -> Result<Replayed, Error> {

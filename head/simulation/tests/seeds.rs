@@ -3,13 +3,18 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cloudtik_simulation::{Faults, Stats, World, run};
+use cloudtik_simulation::{Faults, Setup, Stats, World, run};
 
 /// Seeds of the test command; `CLOUDTIK_SEEDS` asks for more.
 const SEEDS: u64 = 1_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// How to see a seed's world again.
+fn again(seed: u64) -> String {
+    format!("see it again: CLOUDTIK_SEED={seed} cargo test -p cloudtik-simulation one_seed -- --nocapture")
 }
 
 #[test]
@@ -44,7 +49,7 @@ fn no_seed_breaks_a_promise() {
     violations.sort_by_key(|v| v.seed);
     if let Some(first) = violations.first() {
         let broken: Vec<u64> = violations.iter().map(|v| v.seed).collect();
-        panic!("{} of {seeds} seeds break a promise: {broken:?}\n{first}", violations.len());
+        panic!("{} of {seeds} seeds break a promise: {broken:?}\n{first}{}", violations.len(), again(first.seed));
     }
     let total = total.into_inner().expect("no thread panics");
     // Worlds in which nothing happens would prove nothing.
@@ -60,9 +65,9 @@ const CRASH_SEEDS: u64 = 2;
 fn no_point_is_a_bad_one_to_crash_at() {
     let seeds = number("CLOUDTIK_CRASH_SEEDS").unwrap_or(CRASH_SEEDS);
     // Every fourth seed's provider never hides a machine.
-    let faults = |seed: u64| Faults { people: 900, visibility: Faults::from_seed(seed).visibility, ..Faults::none() };
+    let faults = |seed: u64| Faults { people: 900, visibility: Faults::of_seed(seed).visibility, ..Faults::none() };
     for seed in 0..seeds {
-        let points = World::new(seed, faults(seed)).run().unwrap_or_else(|violation| panic!("{violation}")).crash_points;
+        let points = World::new(Setup::troubled(seed, faults(seed))).run().unwrap_or_else(|violation| panic!("{violation}")).crash_points;
         assert!(points > 300, "{points} points");
         let (next, violations) = (AtomicU64::new(1), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
@@ -73,7 +78,7 @@ fn no_point_is_a_bad_one_to_crash_at() {
                         if point > points {
                             return;
                         }
-                        if let Err(violation) = World::new(seed, faults(seed)).crashing_at(point).run() {
+                        if let Err(violation) = World::new(Setup::troubled(seed, faults(seed))).crashing_at(point).run() {
                             violations.lock().expect("no thread panics").push((point, violation));
                         }
                     }

@@ -178,6 +178,21 @@ pub struct Ask {
     pub reason: String,
 }
 
+/// A request for people, and what has become of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskView {
+    #[serde(flatten)]
+    pub ask: Ask,
+    /// In words.
+    #[serde(rename = "description")]
+    pub wants: String,
+    /// What of it has no room now, and why.
+    pub unmet: Option<String>,
+    /// All of it is there, on nodes that are ready.
+    #[serde(default)]
+    pub ready: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

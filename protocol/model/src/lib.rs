@@ -15,6 +15,8 @@ pub mod outlook;
 pub mod policy;
 pub mod report;
 pub mod resources;
+pub mod scenario;
+pub mod simulation;
 pub mod spec;
 pub mod status;
 pub mod time;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::demand::AskView;
 use crate::{MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,13 @@ pub struct Outlook {
     /// What everything that may exist costs.
     #[serde(default)]
     pub cost: MoneyPerHour,
+}
+
+/// What is asked for by hand, beside how things stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    pub requests: Vec<AskView>,
+    pub outlook: Outlook,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

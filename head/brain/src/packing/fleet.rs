@@ -158,6 +158,12 @@ impl Fleet {
         self.unused.iter()
     }
 
+    /// The nodes on which something of a group is placed.
+    pub fn nodes_of(&self, id: GroupId) -> impl Iterator<Item = &NodeId> {
+        let slots = self.groups.get(&id).into_iter().flat_map(|placed| &placed.slots);
+        slots.filter_map(|slot| self.slots[*slot].as_ref()).map(|slot| &slot.node)
+    }
+
     /// What has no node, by group: shape and number.
     pub fn waiting(&self) -> impl Iterator<Item = (GroupId, Vec<(Amounts, u32)>)> {
         self.waiting.iter().filter_map(|id| {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::demand::{Ask, AskView, Wants};
 use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
-use serde::{Deserialize, Serialize};
 
 use super::buy::{Candidate, Limits, buy};
 use crate::packing::{Fleet, Group, GroupId};
@@ -17,18 +17,6 @@ use crate::{Brain, Record, Reply, Request, Wish};
 const MOST_ASKS: usize = 10_000;
 /// Pieces of work in one wish.
 const MOST_BUNDLES: u64 = 1_000_000;
-
-/// A request for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskView {
-    #[serde(flatten)]
-    pub ask: Ask,
-    /// In words.
-    #[serde(rename = "description")]
-    pub wants: String,
-    /// What of it has no room now, and why.
-    pub unmet: Option<String>,
-}
 
 impl Brain {
     pub(crate) fn take_scale(&mut self, request: Request, wish: Wish) {
@@ -336,11 +324,29 @@ impl Brain {
         let view = |ask: &Ask| AskView {
             unmet: outlook.unmet.iter().find(|u| u.source == ask.name).map(|u| format!("{}: {}", u.what, u.why)).or_else(|| missing(ask)),
             wants: ask.wants.to_string(),
+            ready: self.is_there(ask),
             ask: ask.clone(),
         };
         let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
         all.sort_by(|a, b| (a.ask.at, &a.ask.name).cmp(&(b.ask.at, &b.ask.name)));
         all
+    }
+
+    /// Whether everything that a request wants is there, on nodes that are ready. False if there is no such request.
+    pub fn is_ready(&self, request: &str) -> bool {
+        self.asks.get(request).is_some_and(|ask| self.is_there(ask))
+    }
+
+    fn is_there(&self, ask: &Ask) -> bool {
+        let is_ready = |node: &crate::Node| node.record.life == NodeState::Ready;
+        if let Some(of) = ask.wants.node_type() {
+            let wanted = self.cluster.spec.as_ref().map_or(0, |spec| self.base(spec, of));
+            let ready = self.workers().filter(|n| n.record.node_type == *of && is_ready(n)).count();
+            return ready >= wanted as usize;
+        }
+        let Some(id) = self.scaling.group_ids.get(&ask.name) else { return false };
+        let fleet = &self.scaling.fleet;
+        !fleet.is_waiting(*id) && fleet.nodes_of(*id).all(|node| self.nodes.get(node).is_some_and(is_ready))
     }
 
     pub(crate) fn take_revoke(&mut self, request: Request, name: String) {
@@ -433,6 +439,10 @@ impl Asks {
         let mut asks = Self::default();
         all.into_iter().for_each(|ask| asks.insert(ask));
         asks
+    }
+
+    fn get(&self, name: &str) -> Option<&Ask> {
+        self.numbers.get(name).or_else(|| self.room.get(name))
     }
 
     fn len(&self) -> usize {

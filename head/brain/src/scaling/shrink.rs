@@ -217,35 +217,6 @@ impl Brain {
         self.drive(id);
     }
 
-    /// Whether the wholes that a node's services are members of can do without it just now.
-    pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
-        let (Some(node), Some(spec)) = (self.nodes.get(id), &self.cluster.spec) else { return Ok(()) };
-        for placement in spec.services_on(&node.record.node_type) {
-            let Some(membership) = &placement.membership else { continue };
-            let (mut members, mut up) = (0u32, 0u32);
-            for other in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type)) {
-                // Who is on the way out or was never in is no member; who is being let go is one until it is gone.
-                let is_member = match &other.record.life {
-                    NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
-                    _ => other.services.contains_key(&placement.key) || other.record.was_ready,
-                };
-                members += u32::from(is_member);
-                let is_up = other.record.life == NodeState::Ready
-                    && other.link.is_some()
-                    && other.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
-                up += u32::from(is_up && other.record.id != *id);
-            }
-            let key = &placement.key;
-            if membership.quorum && up < members / 2 + 1 {
-                return Err(format!("{key} would have {up} of {members} members up without it, and needs {}", members / 2 + 1));
-            }
-            if up < membership.minimum {
-                return Err(format!("{key} would have {up} members up without it, and needs {}", membership.minimum));
-            }
-        }
-        Ok(())
-    }
-
     /// The types of which a specification would let workers go: how many are there, and how many it wants.
     pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
         let Some(known) = &self.cluster.spec else { return Vec::new() };

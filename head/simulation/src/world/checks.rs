@@ -6,7 +6,7 @@ use cloudtik_brain::{Action, Record};
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::status::Phase;
-use cloudtik_model::{Generation, InstanceId, NodeId};
+use cloudtik_model::InstanceId;
 
 use super::World;
 use crate::promises::{Violation, check_machines};
@@ -26,7 +26,7 @@ impl World {
                 if stored.is_none_or(|r| r.generation != *generation || r.life == NodeState::Gone) {
                     return Err(self.broken(1, format!("{node} is created without being stored as requested: {stored:?}")));
                 }
-                if !self.is_told(EventKind::Decision, node, *generation) {
+                if !self.stored.told.of(node, *generation).is_some_and(|of| of.decision) {
                     return Err(self.broken(10, format!("nothing stored explains why {node} is created")));
                 }
             }
@@ -38,20 +38,11 @@ impl World {
                 if node.is_head() {
                     return Err(self.broken(3, "the head's own node is deleted".to_owned()));
                 }
-                let explained = self.stored.events.iter().any(|e| {
-                    (e.node.as_ref() == Some(node) && e.generation == Some(*generation) && e.message.contains("→ terminating"))
-                        || (e.message.contains("orphan") && e.message.contains(instance.as_str()))
-                });
-                let told = |what: &str| {
-                    self.stored
-                        .events
-                        .iter()
-                        .any(|e| e.node.as_ref() == Some(node) && e.generation == Some(*generation) && e.message.contains(what))
-                };
-                if told("not needed any more") && !told("→ draining") {
+                let told = self.stored.told.of(node, *generation).unwrap_or_default();
+                if told.not_needed && !told.draining {
                     return Err(self.broken(3, format!("{node} is let go without being drained")));
                 }
-                if !explained {
+                if !told.terminating && !self.stored.told.is_orphan(instance) {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
                 }
             }
@@ -64,11 +55,6 @@ impl World {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Whether something of the kind is stored of a node's generation.
-    fn is_told(&self, kind: EventKind, node: &NodeId, generation: Generation) -> bool {
-        self.stored.events.iter().rev().any(|e| e.kind == kind && e.node.as_ref() == Some(node) && e.generation == Some(generation))
     }
 
     /// A verdict is stored with its evidence, in the step that reaches it.
@@ -102,8 +88,7 @@ impl World {
         let Some(instance) = &record.instance else { return Ok(()) };
         let wanted =
             self.asked_to_go.contains(&(node.clone(), generation)) || reason.contains("not needed") || reason.contains("goes down");
-        let machine = self.provider.machines.get(instance);
-        if wanted || machine.is_none_or(|m| m.broken || m.deleted.is_some()) {
+        if wanted || self.provider.get(instance).is_none_or(|machine| machine.broken) {
             return Ok(());
         }
         let Some(agent) = self.agents.get(instance) else { return Ok(()) };
@@ -125,29 +110,36 @@ impl World {
         Ok(())
     }
 
-    /// No whole loses its quorum because the brain lets a member go: as it was stored, more than half were ready without it.
+    /// No whole loses its quorum because the brain lets a member go, or restarts it for a new description: as it was stored,
+    /// more than half were ready without it.
     pub(super) fn check_quorum(&self, record: &NodeRecord) -> Result<(), Violation> {
+        let is_whole = self.spec.services.iter().any(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
-        let (NodeState::Draining { reason } | NodeState::Terminating { reason }) = &record.life else { return Ok(()) };
-        // What a person kills is that person's choice, and what the provider lost is gone already.
-        let is_choice = matches!(record.life, NodeState::Draining { .. }) || reason.contains("not brought back");
-        let is_new = is_choice && before.is_some_and(|b| !b.life.is_leaving());
-        if self.seed % 3 != 2 || !is_new || reason.contains("goes down") {
+        let Some(before) = before.filter(|_| is_whole && !record.id.is_head()) else { return Ok(()) };
+        let (what, may_be_only_one) = match &record.life {
+            NodeState::Draining { reason } if !before.life.is_leaving() => (reason.as_str(), false),
+            // What a person kills is that person's choice, and what the provider lost is gone already.
+            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not brought back") => (reason.as_str(), false),
+            // Two members cannot do without either: a new description must be taken all the same.
+            _ if record.revision > before.revision && before.life == NodeState::Ready => ("a new revision", true),
+            _ => return Ok(()),
+        };
+        if what.contains("goes down") {
             return Ok(());
         }
         let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
-        let members = workers().filter(|r| self.ever_ready.contains(&(r.id.clone(), r.generation))).count();
+        let members = workers().filter(|r| r.was_ready).count();
         let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready).count();
-        if up < members / 2 + 1 {
-            return Err(self.broken(4, format!("{} is let go ({reason}) with {up} of {members} members up beside it", record.id)));
+        let is_possible = members.saturating_sub(1) > members / 2;
+        if up < members / 2 + 1 && (is_possible || !may_be_only_one) {
+            return Err(self.broken(4, format!("{} goes ({what}) with {up} of {members} members up beside it", record.id)));
         }
         Ok(())
     }
 
     /// In the end everything is as it was asked for, and nothing else exists.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        let spec = self.spec(1, false);
-        check_machines(&self.provider, &spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        check_machines(&self.provider, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
         let Some(brain) = &self.brain else { return Err(self.broken(1, "the head is not back".to_owned())) };
         let snapshot = brain.snapshot();
         let recorded: BTreeSet<InstanceId> = snapshot.nodes.iter().filter_map(|n| n.record.instance.clone()).collect();
@@ -166,8 +158,7 @@ impl World {
             return Err(self.broken(1, format!("the cluster does not come to rest; it waits for {:?}", snapshot.waiting_for)));
         }
         for node in snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone) {
-            let told = self.stored.events.iter().any(|e| e.node.as_ref() == Some(&node.record.id));
-            if !told {
+            if self.stored.told.of(&node.record.id, node.record.generation).is_none() {
                 return Err(self.broken(10, format!("nothing stored tells of {}", node.record.id)));
             }
         }

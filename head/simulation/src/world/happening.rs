@@ -2,11 +2,13 @@
 
 use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Session};
 use cloudtik_model::node::DialOutcome;
+use cloudtik_model::spec::Offer;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
 
 use super::World;
+use super::script::Scripted;
 use crate::agent::Agent;
-use crate::promises::{Violation, check_machines};
+use crate::promises::Violation;
 use crate::provider::{failure, instance_id};
 
 #[derive(Debug, Clone)]
@@ -20,6 +22,7 @@ pub(super) enum Happening {
         node: NodeId,
         generation: Generation,
         node_type: NodeTypeName,
+        offer: Offer,
     },
     Delete {
         epoch: Epoch,
@@ -54,6 +57,8 @@ pub(super) enum Happening {
     ServiceReady(InstanceId, ServiceKey, u32),
     Trouble,
     PeopleLeave(u64),
+    /// Something of the scenario.
+    Scripted(Scripted),
 }
 
 impl World {
@@ -61,9 +66,12 @@ impl World {
         match happening {
             Happening::Hear(epoch, input) => return self.reach_head(epoch, input),
             Happening::HeadStarts => return self.start_head(),
-            Happening::Create { epoch, node, generation, node_type } => return self.create(epoch, node, generation, &node_type),
+            Happening::Create { epoch, node, generation, node_type, offer } => {
+                return self.create(epoch, node, generation, &node_type, offer);
+            }
             Happening::Trouble => return self.trouble(),
             Happening::PeopleLeave(times) => self.people_leave(times),
+            Happening::Scripted(scripted) => self.play(scripted),
             Happening::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
             Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
             Happening::List { epoch, number } => self.list(epoch, number),
@@ -88,9 +96,10 @@ impl World {
             self.after(wait, Happening::Hear(epoch, input));
             return Ok(());
         }
-        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = *input {
-            let now = self.now;
-            self.agents.values_mut().filter(|a| a.link == Some(session)).for_each(|a| a.heard = now);
+        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = *input
+            && let Some(agent) = self.links.get(&session).and_then(|id| self.agents.get_mut(id))
+        {
+            agent.heard = self.now;
         }
         self.step(*input)
     }
@@ -99,20 +108,19 @@ impl World {
         if self.ended_with_its_head(epoch) {
             return;
         }
-        if self.random.permille(self.faults.throttled) {
+        if self.is_throttled() {
             let failure = Failure { kind: FailureKind::Throttled, retry_after: Some(1_500), ..failure("delete: too many calls") };
             return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure) });
         }
         if self.call_fails() {
             return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure("delete: try later")) });
         }
-        self.provider.delete(self.now, instance);
-        self.agents.remove(instance);
+        self.end_machine(instance);
         if self.crashes(true) {
             self.note(|| "head crashes before its call is answered".to_owned());
         }
         let result = if self.call_fails_after() { Err(failure("delete: the answer was lost")) } else { Ok(()) };
-        let delay = self.random.between(1, 2_000);
+        let delay = self.random.within(self.setup.pace.answer);
         self.hear(delay, epoch, Input::Deleted { node, generation, result });
     }
 
@@ -124,7 +132,7 @@ impl World {
             agent.well_since = now.max(agent.cut_until);
             agent.own_fault_until = agent.own_fault_until.min(now.max(agent.cut_until));
             result = Ok(());
-            self.close_link(&instance, "restarted");
+            self.close_link(&instance, "restarted", 0);
             self.after(50, Happening::Connect(instance));
         }
         self.hear(20, epoch, Input::AgentRestarted { node, generation, result });
@@ -139,7 +147,7 @@ impl World {
     /// The list, of which pages may overlap.
     fn listed(&mut self) -> Vec<cloudtik_model::node::Instance> {
         let mut all = self.provider.list(self.now);
-        if self.faults.call_fails > 0 && !all.is_empty() && self.random.permille(300) {
+        if self.setup.faults.call_fails > 0 && !all.is_empty() && self.random.permille(300) {
             let at = self.random.between(0, all.len() as u64 - 1) as usize;
             all.push(all[at].clone());
         }
@@ -147,8 +155,9 @@ impl World {
     }
 
     fn dial(&mut self, epoch: Epoch, node: NodeId, generation: Generation) {
-        let agent = self.agents.values().find(|a| a.node == node && a.generation == generation && a.cut_until <= self.now);
-        let runs = |a: &&Agent| self.provider.machines.get(&a.instance).is_some_and(|m| m.deleted.is_none() && !m.broken);
+        let id = instance_id(&node, generation);
+        let agent = self.agents.get(&id).filter(|agent| agent.cut_until <= self.now);
+        let runs = |agent: &&Agent| self.provider.get(&agent.instance).is_some_and(|machine| !machine.broken);
         let (outcome, delay) = match agent.filter(runs) {
             Some(agent) if agent.dead => (DialOutcome::Refused, 2),
             Some(agent) if agent.frozen_until <= self.now => (DialOutcome::Answered, 2),
@@ -158,37 +167,67 @@ impl World {
     }
 
     fn call_fails(&mut self) -> bool {
-        let chance = self.faults.call_fails;
-        self.random.permille(chance)
+        let chance = self.setup.faults.call_fails;
+        let fails = self.random.permille(chance);
+        self.accounts.mishaps.calls_failed += u64::from(fails);
+        fails
     }
 
     fn call_fails_after(&mut self) -> bool {
-        let chance = self.faults.call_fails_after;
-        self.random.permille(chance)
+        let chance = self.setup.faults.call_fails_after;
+        let fails = self.random.permille(chance);
+        self.accounts.mishaps.calls_failed += u64::from(fails);
+        fails
+    }
+
+    /// Whether the provider refuses a call because there are too many.
+    fn is_throttled(&mut self) -> bool {
+        let most = self.setup.scenario.as_ref().and_then(|scenario| scenario.provider.calls_per_second);
+        let chance = self.setup.faults.throttled;
+        let is_throttled = self.random.permille(chance) || !self.provider.may_call(self.now, most);
+        self.accounts.mishaps.calls_throttled += u64::from(is_throttled);
+        is_throttled
+    }
+
+    /// Whether the provider has none of what is asked for.
+    fn is_short(&mut self, node_type: &NodeTypeName, offer: &Offer) -> bool {
+        let chance = self.setup.faults.stock_out;
+        let is_short = self.random.permille(chance) || self.is_short_by_script(node_type, offer);
+        self.accounts.mishaps.calls_without_stock += u64::from(is_short);
+        is_short
     }
 
     /// A head whose calls end with it has nothing under way any more once it is gone.
     fn ended_with_its_head(&self, epoch: Epoch) -> bool {
-        self.faults.visibility == 0 && (epoch != self.epoch || self.brain.is_none())
+        self.setup.faults.visibility == 0 && (epoch != self.epoch || self.brain.is_none())
     }
 
-    fn create(&mut self, epoch: Epoch, node: NodeId, generation: Generation, node_type: &NodeTypeName) -> Result<(), Violation> {
+    fn create(
+        &mut self,
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+        node_type: &NodeTypeName,
+        offer: Offer,
+    ) -> Result<(), Violation> {
         if self.ended_with_its_head(epoch) {
             return Ok(());
         }
-        let chances = [
-            (self.faults.throttled, FailureKind::Throttled, "create: too many calls"),
-            (self.faults.stock_out, FailureKind::StockOut, "create: no capacity just now"),
-            (self.faults.call_fails, FailureKind::Transient, "create: try later"),
-        ];
-        for (chance, kind, message) in chances {
+        let is_new = !self.provider.knows(&instance_id(&node, generation));
+        let refusal = if self.is_throttled() {
+            Some((FailureKind::Throttled, "create: too many calls"))
+        } else if is_new && self.is_short(node_type, &offer) {
             // The provider's word that nothing was made is true, also of earlier calls with the same key.
-            let is_possible = kind != FailureKind::StockOut || !self.provider.machines.contains_key(&instance_id(&node, generation));
-            if self.random.permille(chance) && is_possible {
-                let failure = Failure { kind, ..failure(message) };
-                self.hear(1, epoch, Input::Created { node, generation, result: Err(failure) });
-                return Ok(());
-            }
+            Some((FailureKind::StockOut, "create: no capacity just now"))
+        } else if self.call_fails() {
+            Some((FailureKind::Transient, "create: try later"))
+        } else {
+            None
+        };
+        if let Some((kind, message)) = refusal {
+            let failure = Failure { kind, ..failure(message) };
+            self.hear(1, epoch, Input::Created { node, generation, result: Err(failure) });
+            return Ok(());
         }
         if self.crashes(true) {
             self.note(|| "head crashes before its call has an effect".to_owned());
@@ -196,19 +235,12 @@ impl World {
         if self.ended_with_its_head(epoch) {
             return Ok(());
         }
-        let is_new = !self.provider.machines.contains_key(&instance_id(&node, generation));
-        let instance = self.provider.create(self.now, &node, generation, node_type, self.faults.visibility, &mut self.random);
-        if is_new {
-            let boots = self.random.between(500, 20_000);
-            self.after(boots, Happening::Boot(instance.id.clone()));
-            let spec = self.spec(1, false);
-            check_machines(&self.provider, &spec).map_err(|(promise, what)| self.broken(promise, what))?;
-        }
+        let instance = self.make_machine(&node, generation, node_type, offer)?;
         if self.crashes(true) {
             self.note(|| "head crashes before its call is answered".to_owned());
         }
         let result = if self.call_fails_after() { Err(failure("create: the answer was lost")) } else { Ok(instance) };
-        let delay = self.random.between(1, 2_000);
+        let delay = self.random.within(self.setup.pace.answer);
         self.hear(delay, epoch, Input::Created { node, generation, result });
         Ok(())
     }

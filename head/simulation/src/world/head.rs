@@ -1,8 +1,8 @@
 //! The head: the brain's steps, each committed and then executed, with a crash possible at any point.
 
-use cloudtik_brain::{Action, Brain, Config, Input, Memory, Record, Reply};
+use cloudtik_brain::{Action, Brain, Input, Memory, Record, Reply};
 use cloudtik_model::node::NodeState;
-use cloudtik_model::{Epoch, InstanceId};
+use cloudtik_model::Epoch;
 
 use super::{Happening, World, shorten};
 use crate::promises::Violation;
@@ -10,7 +10,7 @@ use crate::promises::Violation;
 impl World {
     pub(super) fn start_head(&mut self) -> Result<(), Violation> {
         self.epoch = Epoch(self.epoch.0 + 1);
-        let config = Config { visibility: self.faults.visibility, can_restart_agent: self.faults.can_restart_agent, ..Config::default() };
+        let config = self.setup.config.clone();
         let memory = Memory {
             cluster: self.stored.cluster.clone(),
             asks: self.stored.asks.values().cloned().collect(),
@@ -23,7 +23,7 @@ impl World {
         self.note(|| format!("head starts, epoch {epoch}"));
         self.step(Input::Started)?;
         if self.stored.cluster.spec.is_none() {
-            let spec = self.spec(1, false);
+            let spec = self.spec.clone();
             self.hear(5, self.epoch, Input::Specified { spec });
         }
         for id in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -39,7 +39,8 @@ impl World {
         let Some(brain) = &mut self.brain else { return Ok(()) };
         self.stats.steps += 1;
         let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_), .. });
-        let text = interesting.then(|| shorten(&format!("{input:?}")));
+        // Nobody reads the trail of a scenario, and writing it down takes longer than deciding.
+        let text = (interesting && self.setup.scenario.is_none()).then(|| shorten(&format!("{input:?}")));
         let step = brain.handle(moment, input);
         if let Some(text) = text {
             self.note(|| format!("→ {text}"));
@@ -55,10 +56,8 @@ impl World {
             match record {
                 Record::Node(node) => {
                     self.check_quorum(&node)?;
-                    if node.life == NodeState::Ready {
-                        self.ever_ready.insert((node.id.clone(), node.generation));
-                    }
                     let before = self.stored.nodes.insert(node.id.clone(), node.clone());
+                    self.node_changed(before.as_ref(), &node);
                     let was_condemned = before.is_some_and(|b| {
                         b.generation == node.generation && matches!(b.life, NodeState::Terminating { .. } | NodeState::Failed { .. })
                     });
@@ -67,14 +66,21 @@ impl World {
                     }
                 }
                 Record::Cluster(cluster) => self.stored.cluster = cluster,
-                Record::Ask(ask) => drop(self.stored.asks.insert(ask.name.clone(), ask)),
-                Record::AskGone { name } => drop(self.stored.asks.remove(&name)),
+                Record::Ask(ask) => {
+                    self.script.look_again = true;
+                    self.stored.asks.insert(ask.name.clone(), ask);
+                }
+                Record::AskGone { name } => {
+                    self.script.look_again = true;
+                    self.stored.asks.remove(&name);
+                }
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
-                    let line = format!("  {} {:?} {}", event.kind.name(), event.node, event.message);
-                    self.note(|| line);
-                    self.stored.events.push(event);
+                    let line = || format!("  {} {:?} {}", event.kind.name(), event.node, event.message);
+                    self.note(line);
+                    self.stored.told.note(&event);
+                    self.write_down(event);
                 }
             }
         }
@@ -90,6 +96,7 @@ impl World {
                 return Ok(());
             }
         }
+        self.look_at_arrivals();
         Ok(())
     }
 
@@ -101,35 +108,42 @@ impl World {
         }
         self.stats.crash_points += u64::from(counts);
         let is_chosen = counts && self.crash_at == Some(self.stats.crash_points);
-        let crash = self.faults.crash;
+        let crash = self.setup.faults.crash;
         if !is_chosen && (crash == 0 || !self.random.permille(crash)) {
             return false;
         }
+        self.crash();
+        true
+    }
+
+    pub(super) fn crash(&mut self) {
         self.stats.crashes += 1;
         self.brain = None;
-        self.requests.clear();
+        self.joining.clear();
+        self.links.clear();
         for agent in self.agents.values_mut() {
             agent.link = None;
         }
+        self.ask_again();
         let delay = self.random.between(20, 3_000);
         self.after(delay, Happening::HeadStarts);
-        true
     }
 
     fn execute(&mut self, action: Action) {
         let epoch = self.epoch;
         let delay = self.random.between(1, 400);
         // Some calls take about as long as the head waits for one.
-        let slow = if self.random.permille(20) { self.random.between(8_000, 45_000) } else { self.random.between(50, 8_000) };
-        if !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. }) {
+        let is_slow = self.random.permille(self.setup.pace.slow_calls);
+        let call = if is_slow { self.random.between(8_000, 45_000) } else { self.random.within(self.setup.pace.call) };
+        if self.setup.scenario.is_none() && !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. }) {
             let text = shorten(&format!("{action:?}"));
             self.note(|| format!("← {text}"));
         }
         match action {
-            Action::Create { node, generation, node_type, .. } => {
-                self.after(slow, Happening::Create { epoch, node, generation, node_type })
+            Action::Create { node, generation, node_type, offer, .. } => {
+                self.after(call, Happening::Create { epoch, node, generation, node_type, offer });
             }
-            Action::Delete { node, generation, instance } => self.after(slow, Happening::Delete { epoch, node, generation, instance }),
+            Action::Delete { node, generation, instance } => self.after(call, Happening::Delete { epoch, node, generation, instance }),
             Action::RestartAgent { node, generation, instance, .. } => {
                 self.after(delay, Happening::RestartAgent { epoch, node, generation, instance });
             }
@@ -137,16 +151,15 @@ impl World {
             Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
             Action::SendGoal { node, order } => self.after(delay, Happening::Goal { epoch, node, order }),
             Action::CloseLink { session, .. } => {
-                let closed: Vec<InstanceId> =
-                    self.agents.iter().filter(|(_, a)| a.link == Some(session)).map(|(id, _)| id.clone()).collect();
-                for id in closed {
-                    self.close_link(&id, "closed by the head");
+                if let Some(id) = self.links.get(&session).cloned() {
+                    self.close_link(&id, "closed by the head", 0);
                     self.after(1_000, Happening::Connect(id));
                 }
             }
             Action::Reply { request, result } => {
                 self.acknowledge(request, result.is_ok());
-                let Some(id) = self.requests.remove(&request) else { return };
+                self.answer(request, &result);
+                let Some(id) = self.joining.remove(&request) else { return };
                 let admitted = matches!(result, Ok(Reply::Admit { .. }));
                 if let Some(agent) = self.agents.get_mut(&id) {
                     agent.joined |= admitted;

@@ -1,20 +1,21 @@
-//! The nodes: how machines boot, agents come to a link, beat, take goals and start services.
+//! The nodes: how machines are made, boot and end, agents come to a link, beat, take goals and start services.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_brain::{GoalOrder, Input, Request, Session};
+use cloudtik_model::node::Instance;
 use cloudtik_model::report::ServiceState;
-use cloudtik_model::{Epoch, InstanceId, NodeId, ServiceKey};
+use cloudtik_model::spec::Offer;
+use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
 
 use super::{Happening, World};
 use crate::agent::Agent;
-use crate::promises::Violation;
-
-const HEARTBEAT: u64 = 1_000;
+use crate::promises::{Violation, check_machines};
+use crate::provider::{Wanted, instance_id, price_of};
 
 impl World {
     pub(super) fn boot(&mut self, id: &InstanceId) {
-        let Some(machine) = self.provider.machines.get(id).filter(|m| m.deleted.is_none() && !m.broken) else { return };
+        let Some(machine) = self.provider.get(id).filter(|machine| !machine.broken) else { return };
         let (node, generation) = (machine.instance.node.clone(), machine.instance.generation);
         let agent = Agent {
             key: format!("key of {id}"),
@@ -33,6 +34,9 @@ impl World {
             heard: self.now,
             epoch: Epoch(0),
             version: 0,
+            revision: 0,
+            load: None,
+            signals: BTreeMap::new(),
             services: BTreeMap::new(),
         };
         self.agents.insert(id.clone(), agent);
@@ -56,45 +60,103 @@ impl World {
         if !agent.joined {
             let request = Request(number);
             let key = agent.key.clone();
-            self.requests.insert(request, id.clone());
+            self.joining.insert(request, id.clone());
             let address = "10.0.0.1".to_owned();
             self.hear(5, self.epoch, Input::JoinAsked { request, node, generation, key, token: true, address });
             // If the answer is lost with the head, it asks again.
             return self.after(10_000, Happening::Connect(id.clone()));
         }
         let session = Session(number);
-        let (facts, services) = (agent.facts(), agent.reports(now));
+        let (facts, services) = (agent.facts(self.resources_of(&agent.node_type)), agent.reports(now));
         let epoch = self.epoch;
         if let Some(agent) = self.agents.get_mut(id) {
             agent.link = Some(session);
+            agent.load = None;
         }
+        self.links.insert(session, id.clone());
         self.hear(3, epoch, Input::LinkOpened { session, node: node.clone(), generation, facts });
         self.hear(4, epoch, Input::Reported { session, node, complete: true, services });
-        self.after(HEARTBEAT, Happening::Beat(id.clone(), session));
+        self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
     }
 
-    pub(super) fn close_link(&mut self, id: &InstanceId, cause: &str) {
+    /// The link of an agent ends; the head learns of it after a while.
+    pub(super) fn close_link(&mut self, id: &InstanceId, cause: &str, delay: u64) {
         let Some(agent) = self.agents.get_mut(id) else { return };
         let Some(session) = agent.link.take() else { return };
         let (node, epoch) = (agent.node.clone(), self.epoch);
-        self.hear(2, epoch, Input::LinkClosed { session, node, cause: cause.to_owned() });
+        self.links.remove(&session);
+        self.hear(2 + delay, epoch, Input::LinkClosed { session, node, cause: cause.to_owned() });
     }
 
     pub(super) fn beat(&mut self, id: &InstanceId, session: Session) {
         let now = self.now;
-        let Some(agent) = self.agents.get(id).filter(|a| a.link == Some(session)) else { return };
+        if self.agents.get(id).is_none_or(|agent| agent.link != Some(session)) {
+            return;
+        }
+        let load = self.load_of(id);
+        let Some(agent) = self.agents.get_mut(id) else { return };
         let (node, epoch) = (agent.node.clone(), self.epoch);
         if agent.is_well(now) {
+            // Only what changed is said.
+            let load = load.filter(|load| agent.load != Some(*load));
+            agent.load = load.or(agent.load);
             let delay = self.random.between(1, 60);
-            self.hear(delay, epoch, Input::Heartbeat { session, node, load: None });
+            self.hear(delay, epoch, Input::Heartbeat { session, node, load });
         }
-        self.after(HEARTBEAT, Happening::Beat(id.clone(), session));
+        self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
+    }
+
+    /// Makes a machine, if there is none yet.
+    pub(super) fn make_machine(
+        &mut self,
+        node: &NodeId,
+        generation: Generation,
+        node_type: &NodeTypeName,
+        offer: Offer,
+    ) -> Result<Instance, Violation> {
+        let is_new = !self.provider.knows(&instance_id(node, generation));
+        let price = price_of(&self.spec, node_type, &offer);
+        let wanted = Wanted { node, generation, node_type, price };
+        let instance = self.provider.create(self.now, wanted, self.setup.faults.visibility, &mut self.random);
+        if is_new {
+            let boots = self.random.within(self.setup.pace.boot);
+            self.after(boots, Happening::Boot(instance.id.clone()));
+            self.accounts.made(node_type);
+            self.let_it_fail(&instance.id, offer.market);
+            check_machines(&self.provider, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        }
+        Ok(instance)
+    }
+
+    /// A machine is deleted, or taken away.
+    pub(super) fn end_machine(&mut self, id: &InstanceId) {
+        if let Some(machine) = self.provider.delete(self.now, id) {
+            self.accounts.ended(&machine, self.now);
+        }
+        if let Some(session) = self.agents.remove(id).and_then(|agent| agent.link) {
+            self.links.remove(&session);
+        }
+    }
+
+    pub(super) fn break_machine(&mut self, id: &InstanceId) {
+        if !self.provider.break_down(id) {
+            return;
+        }
+        self.note(|| format!("the machine {id} breaks"));
+        self.close_link(id, "the machine broke", self.setup.pace.silence);
+        self.agents.remove(id);
+    }
+
+    /// What a node of a type has.
+    fn resources_of(&self, node_type: &NodeTypeName) -> Resources {
+        let usual = Resources { cpus: 2, memory: Bytes(2 << 30), gpus: 0 };
+        self.spec.workers.get(node_type).and_then(|kind| kind.resources).unwrap_or(usual)
     }
 
     pub(super) fn take_goal(&mut self, epoch: Epoch, node: &NodeId, order: GoalOrder) -> Result<(), Violation> {
         let now = self.now;
-        let spec = self.spec(order.revision, false);
-        let Some(agent) = self.agents.values_mut().find(|a| a.node == *node && a.link == Some(order.session)) else {
+        let id = self.links.get(&order.session);
+        let Some(agent) = id.and_then(|id| self.agents.get_mut(id)).filter(|agent| agent.node == *node) else {
             return self.take_stale_goal(epoch, node, order.version, &order.start);
         };
         if !agent.is_well(now) {
@@ -106,16 +168,20 @@ impl World {
             let (seen, node) = (agent.epoch.0, agent.node.clone());
             return Err(self.broken(7, format!("the head of epoch {} speaks to {node}, which has seen epoch {seen}", epoch.0)));
         }
-        let GoalOrder { session, version, ref start, drain, .. } = order;
+        let GoalOrder { session, version, ref start, drain, revision } = order;
         let placed: BTreeSet<ServiceKey> =
-            if drain { BTreeSet::new() } else { spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
+            if drain { BTreeSet::new() } else { self.spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
+        // A description that rolls is one that changes what processes are made from.
+        if version >= agent.version && revision > std::mem::replace(&mut agent.revision, revision) && self.spec.rolling {
+            agent.services.values_mut().for_each(|service| service.state = ServiceState::Stopped);
+        }
         let Some(starting) = agent.take_goal(epoch, version, &placed, start, &mut self.next_process) else { return Ok(()) };
         let (id, services) = (agent.instance.clone(), agent.reports(now));
         let processes: Vec<(ServiceKey, u32)> = starting.into_iter().map(|k| (k.clone(), agent.services[&k].process)).collect();
         self.hear(2, epoch, Input::GoalAcknowledged { session, node: node.clone(), version, refusal: None });
         self.hear(3, epoch, Input::Reported { session, node: node.clone(), complete: false, services });
         for (service, process) in processes {
-            let delay = self.random.between(100, 9_000);
+            let delay = self.random.within(self.setup.pace.service);
             self.after(delay, Happening::ServiceReady(id.clone(), service, process));
         }
         Ok(())

@@ -1,93 +1,20 @@
-//! What goes wrong, and what people want meanwhile.
+//! Seeded trouble: what goes wrong, and what people want meanwhile.
 
 use cloudtik_brain::{Input, Request, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
-use cloudtik_model::node::{InstanceState, NodeState};
+use cloudtik_model::node::NodeState;
 use cloudtik_model::{Generation, NodeId, NodeTypeName, Timestamp};
 
-use super::{Happening, World, default_type};
+use super::{Happening, World};
 use crate::promises::Violation;
-use crate::provider::VISIBILITY;
-use crate::random::Random;
-
-/// What goes wrong, in times per thousand where it is a chance.
-#[derive(Debug, Clone)]
-pub struct Faults {
-    /// Per step of the head.
-    pub crash: u64,
-    /// Per provider call.
-    pub call_fails: u64,
-    pub call_fails_after: u64,
-    /// Per create: there is none of what was asked for.
-    pub stock_out: u64,
-    /// Per call: there were too many.
-    pub throttled: u64,
-    /// Per 10 s.
-    pub agent_dies: u64,
-    pub agent_freezes: u64,
-    pub agent_cut: u64,
-    pub machine_breaks: u64,
-    pub head_pauses: u64,
-    /// The head's network is gone for a while: every agent is cut.
-    pub all_cut: u64,
-    /// Per 10 s: somebody scales, kills or drains.
-    pub people: u64,
-    pub can_restart_agent: bool,
-    /// How long the provider's list may hide a machine, in milliseconds. 0: it never does, and a call ends with the head
-    /// that made it.
-    pub visibility: u64,
-}
-
-impl Faults {
-    /// Nothing goes wrong.
-    pub fn none() -> Self {
-        Self {
-            crash: 0,
-            call_fails: 0,
-            call_fails_after: 0,
-            stock_out: 0,
-            throttled: 0,
-            agent_dies: 0,
-            agent_freezes: 0,
-            agent_cut: 0,
-            machine_breaks: 0,
-            head_pauses: 0,
-            all_cut: 0,
-            people: 0,
-            can_restart_agent: false,
-            visibility: 0,
-        }
-    }
-
-    /// Seeds differ in what they are about.
-    pub fn from_seed(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5eed);
-        let mut some = |most: u64| if random.permille(600) { random.between(0, most) } else { 0 };
-        Self {
-            crash: some(8),
-            call_fails: some(300),
-            call_fails_after: some(300),
-            stock_out: some(400),
-            throttled: some(300),
-            agent_dies: some(150),
-            agent_freezes: some(100),
-            agent_cut: some(100),
-            machine_breaks: some(60),
-            head_pauses: some(60),
-            all_cut: some(40),
-            people: some(300),
-            can_restart_agent: seed.is_multiple_of(2),
-            visibility: if seed % 4 == 1 { 0 } else { VISIBILITY },
-        }
-    }
-}
+use crate::setup::default_type;
 
 impl World {
     /// Every ten seconds: what goes wrong, and what people want.
     pub(super) fn trouble(&mut self) -> Result<(), Violation> {
         self.after(10_000, Happening::Trouble);
         let now = self.now;
-        let faults = self.faults.clone();
+        let faults = self.setup.faults.clone();
         for id in self.agents.keys().cloned().collect::<Vec<_>>() {
             let (dies, freezes, cut, breaks) = (
                 self.random.permille(faults.agent_dies),
@@ -104,7 +31,7 @@ impl World {
                 agent.well_since = u64::MAX;
                 agent.own_fault_until = u64::MAX;
                 self.note(|| format!("the agent of {node} dies"));
-                self.close_link(&id, "the agent died");
+                self.close_link(&id, "the agent died", 0);
             } else if freezes {
                 agent.frozen_until = agent.frozen_until.max(now + frozen);
                 agent.own_fault_until = agent.own_fault_until.max(now + frozen);
@@ -116,18 +43,20 @@ impl World {
                 agent.own_fault_until = agent.own_fault_until.max(now + dark);
                 self.note(|| format!("{node} is cut off for {dark} ms"));
                 if dark > 10_000 {
-                    self.close_link(&id, "keep-alive timed out");
+                    self.close_link(&id, "keep-alive timed out", 0);
                     self.after(dark, Happening::Connect(id.clone()));
                 }
             } else if breaks && !is_head {
-                self.note(|| format!("the machine of {node} breaks"));
-                self.close_link(&id, "the machine broke");
-                self.agents.remove(&id);
-                if let Some(machine) = self.provider.machines.get_mut(&id) {
-                    machine.broken = true;
-                    machine.instance.state = InstanceState::Stopped;
-                }
+                self.break_machine(&id);
             }
+        }
+        if self.random.permille(faults.clock_jumps) {
+            let hour = 3_600_000;
+            let most = if self.random.permille(200) { 48 * hour } else { hour };
+            let (by, back) = (self.random.between(1_000, most), self.random.permille(500));
+            // However wrong it is, it is after 1970.
+            self.clock_off = if back { -(by as i64) } else { by as i64 };
+            self.note(|| format!("the head's clock is off by {by} ms{}", if back { ", behind" } else { "" }));
         }
         if self.random.permille(faults.head_pauses) && self.brain.is_some() {
             let pause = self.random.between(1_000, 60_000);
@@ -168,7 +97,7 @@ impl World {
     fn people_want(&mut self) {
         self.next += 1;
         let request = Request(self.next);
-        let spec = self.spec(1, false);
+        let spec = self.spec.clone();
         let names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
         let name = self.random.pick(&names).cloned().unwrap_or_else(default_type);
         let kind = &spec.workers[&name];
@@ -179,7 +108,7 @@ impl World {
             .filter(|r| !r.id.is_head() && r.life != NodeState::Gone)
             .map(|r| (r.id.clone(), r.generation))
             .collect();
-        let input = match self.random.between(0, 9) {
+        let input = match self.random.between(0, 10) {
             4 | 5 => {
                 let room = (0..self.random.between(1, 2)).map(|_| Counted {
                     bundle: Bundle { cpus: Quantity(self.random.between(1, 8) * 500), ..Bundle::default() },
@@ -203,6 +132,12 @@ impl World {
                     Some((node, _)) => Some(Input::Release { request, node: node.clone() }),
                     None => self.random.pick(&workers).cloned().map(|(node, _)| Input::Quarantine { request, node, reason: String::new() }),
                 }
+            }
+            10 => {
+                // Something that every process is made from: they all start again, node by node.
+                self.spec.revision += 1;
+                self.spec.rolling = true;
+                Some(Input::Specified { spec: self.spec.clone() })
             }
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;

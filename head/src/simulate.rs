@@ -1,0 +1,34 @@
+//! Decisions in virtual time, by the mind of this very program: a recording lived again, or a scenario.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use anyhow::Context;
+use cloudtik_config::{Provider, scenario};
+use cloudtik_model::simulation::{Replayed, Request, Simulated};
+use cloudtik_simulation::{Setup, World, replay};
+
+use crate::revisions::Description;
+use crate::settings::{fill_in, local_resources};
+
+/// Lives the life of an earlier head again.
+pub fn replay(file: &Path) -> anyhow::Result<Replayed> {
+    Ok(replay::replay(BufReader::new(File::open(file).context("opening the recording")?))?)
+}
+
+/// Simulates what `request`, a [`Request`] in JSON, asks for.
+pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
+    let request: Request = serde_json::from_reader(request).context("reading the request")?;
+    let description = Description { cluster_file: request.cluster_file, runtime_files: request.runtime_files };
+    let planner = description.planner().map_err(anyhow::Error::msg)?;
+    let cluster = planner.cluster();
+    let mut scenario = scenario::read("the scenario", &request.scenario, cluster).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
+    scenario.seed = request.seed.unwrap_or(scenario.seed);
+    let mut spec = planner.spec(1, false);
+    if cluster.provider == Provider::Local {
+        fill_in(&mut spec, cluster, local_resources());
+    }
+    let world = World::new(Setup::of_scenario(spec, scenario, 0));
+    world.simulate(cluster.name.clone()).map_err(|violation| anyhow::Error::msg(violation.to_string()))
+}
