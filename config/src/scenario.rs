@@ -1,9 +1,11 @@
 //! Scenarios: what `cloudtik simulate` puts a cluster through.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::policy::Rule;
 use cloudtik_model::scenario::{Demand, Load, ProviderModel, Scenario, Shortage, Signal, Span, Times};
 use cloudtik_model::spec::Market;
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, Timestamp};
@@ -67,18 +69,18 @@ fn read_scenario(root: &mut Table<'_>, cluster: &Cluster, problems: &Problems) -
     });
     let mut reader = Reader { cluster, problems };
     let shortages = each(root, "shortage", |table| reader.shortage(table));
+    let mut names = BTreeSet::new();
     let mut number = 0;
     let demands = each(root, "demand", |table| {
         number += 1;
-        reader.demand(table, number)
+        let demand = reader.demand(table, number)?;
+        if !names.insert(demand.name.clone()) {
+            table.problem(format!("there are two demands called {}", demand.name), Some("give each a `name` of its own".to_owned()));
+        }
+        Some(demand)
     });
     let loads = each(root, "load", |table| reader.load(table));
     let signals = each(root, "signal", |table| reader.signal(table));
-    for (index, demand) in demands.iter().enumerate() {
-        if demands[..index].iter().any(|other| other.name == demand.name) {
-            root.problem(format!("there are two demands called {}", demand.name), Some("give each a `name` of its own".to_owned()));
-        }
-    }
     Some(Scenario {
         length_ms: ms(length?.value),
         start,
@@ -178,7 +180,8 @@ impl Reader<'_> {
         let default = NodeTypeName::new(NodeTypeName::DEFAULT).ok().filter(|name| self.cluster.workers.contains_key(name));
         if default.is_none() && !table.has("workers") {
             let known: Vec<&str> = self.cluster.workers.keys().map(NodeTypeName::as_str).collect();
-            table.problem("it is not said which node type is meant", Some(format!("add workers = \"TYPE\"; there is {}", known.join(", "))));
+            table
+                .problem("it is not said which node type is meant", Some(format!("add workers = \"TYPE\"; there is {}", known.join(", "))));
         }
         default
     }
@@ -279,10 +282,18 @@ impl Reader<'_> {
     fn signal(&mut self, table: &mut Table<'_>) -> Option<Signal> {
         let signal = table.require_text("signal", "\"spark.cores\"");
         if let Some(signal) = &signal {
-            let runtime = signal.value.split_once('.').map(|(runtime, _)| runtime);
-            if !runtime.is_some_and(|runtime| self.cluster.runtimes.iter().any(|used| used.name.as_str() == runtime)) {
-                let help = Some("write it as RUNTIME.SIGNAL, as [[scaling]] does".to_owned());
-                self.problems.note(signal.span.clone(), format!("{:?} is no signal of a runtime of the cluster", signal.value), help);
+            let mut followed = self.cluster.scaling.iter().filter_map(|scaling| match &scaling.policy.rule {
+                Rule::Signal { signal, .. } => Some(signal.as_str()),
+                Rule::Load { .. } | Rule::Schedule { .. } => None,
+            });
+            if !followed.clone().any(|known| known == signal.value) {
+                let help = nearest(&signal.value, followed.clone()).map(|near| format!("did you mean `{near}`?"));
+                let help = help.or_else(|| followed.next().map(|known| format!("one follows {known}")));
+                self.problems.note(
+                    signal.span.clone(),
+                    format!("no policy of the cluster {} follows the signal {:?}", self.cluster.name, signal.value),
+                    help,
+                );
             }
         }
         if !table.has("value") {

@@ -1,4 +1,4 @@
-//! Broken cluster files, and what a person is told about each.
+//! Broken cluster files and scenarios, and what a person is told about each.
 
 use cloudtik_config::Cluster;
 
@@ -61,4 +61,16 @@ fn each_broken_file_is_explained() {
         let problems = Cluster::read("cluster.toml", text).expect_err(name);
         insta::assert_snapshot!(name, problems.render(false, 100));
     }
+}
+
+#[test]
+fn a_broken_scenario_is_explained() {
+    let text = "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 4\n";
+    let cluster = Cluster::read("demo.toml", text).expect("valid");
+    let scenario = "length = \"3y\"\nstart = \"monday\"\n[provider]\nboot = [\"90s\", \"10s\"]\nfails = 2\nspeed = 3\n\
+                    [[demand]]\ncpu = 3\n[[demand]]\nname = \"a\"\nmore = 2\nworkers = \"defalt\"\nevery = \"10ms\"\n\
+                    [[demand]]\nname = \"a\"\ncpus = 1\nworkers = \"default\"\nrandom = true\n[demand.resources]\nlicence = 1\n\
+                    [[load]]\n[[signal]]\nsignal = \"sparc.cores\"\n[[shortage]]\nmarket = \"sport\"\nzone = \"a\"\n";
+    let error = cloudtik_config::scenario::read("day.toml", scenario, &cluster).expect_err("broken");
+    insta::assert_snapshot!("scenario", error.render(false, 100));
 }

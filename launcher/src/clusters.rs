@@ -66,7 +66,8 @@ fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
 impl Place {
     pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
         if cluster.provider == Provider::Simulated {
-            return Err(Failure::new(INVALID, "the provider `simulated` makes no machines"));
+            let what = format!("{} is for looking only: the provider `simulated` makes no machines", cluster.name);
+            return Err(Failure::new(INVALID, what).hint("cloudtik simulate CLUSTER.toml --demand SCENARIO.toml"));
         }
         let workspace = workspace(&cluster.workspace)?;
         let directory = workspace.cluster_directory(&cluster.name);

@@ -65,9 +65,10 @@ pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
 }
 
 fn request(described: &Described, scenario: &str, seed: Option<u64>) -> Request {
-    let files = described.folders.iter().flat_map(|(runtime, folder)| {
-        folder.iter().map(move |(path, text)| (format!("{runtime}/{path}"), text.clone()))
-    });
+    let files = described
+        .folders
+        .iter()
+        .flat_map(|(runtime, folder)| folder.iter().map(move |(path, text)| (format!("{runtime}/{path}"), text.clone())));
     Request { cluster_file: described.text.clone(), runtime_files: files.collect(), scenario: scenario.to_owned(), seed }
 }
 
@@ -119,8 +120,11 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
         let rows: Vec<Vec<String>> = demands.iter().map(|(name, waits)| waits.row(name)).collect();
         printer.table(&["DEMAND", "CAME", "SERVED", "WAITED: MEDIAN", "95 %", "MOST"], &rows);
     }
-    for waits in demands.iter().filter_map(|(name, waits)| Some(format!("{name} was refused at first or at all: {}", waits.refused?))) {
-        printer.line(&waits);
+    for (name, waits) in &demands {
+        if let Some(why) = waits.why {
+            printer
+                .line(&format!("{name}: {} of {} were refused until others had gone, the last because {why}", waits.refused, waits.came));
+        }
     }
     if !simulated.work.is_empty() {
         printer.line("");
@@ -191,7 +195,9 @@ fn draw(printer: &Printer, simulated: &Simulated) {
 struct Waits<'s> {
     came: usize,
     waited: Vec<u64>,
-    refused: Option<&'s str>,
+    /// Those that were refused at least once, and why the last was.
+    refused: usize,
+    why: Option<&'s str>,
 }
 
 impl Waits<'_> {
@@ -218,7 +224,8 @@ fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
         let waits = &mut all[index].1;
         waits.came += 1;
         waits.waited.extend(*waited_ms);
-        waits.refused = waits.refused.or(refused.as_deref());
+        waits.refused += usize::from(refused.is_some());
+        waits.why = refused.as_deref().or(waits.why);
     }
     all.iter_mut().for_each(|(_, waits)| waits.waited.sort_unstable());
     all
@@ -252,7 +259,12 @@ fn compare(printer: &Printer, (first, a): (&str, &Simulated), (second, b): (&str
         number("cores' time used", a.used, b.used, |n| format!("{:.0} %", n * 100.0)),
     ];
     for ((name, a), (_, b)) in waits(a).iter().zip(&waits(b)) {
-        rows.push(vec![format!("{name}: served"), format!("{} of {}", a.waited.len(), a.came), format!("{} of {}", b.waited.len(), b.came), String::new()]);
+        rows.push(vec![
+            format!("{name}: served"),
+            format!("{} of {}", a.waited.len(), a.came),
+            format!("{} of {}", b.waited.len(), b.came),
+            String::new(),
+        ]);
         for (percent, what) in [(50, "median wait"), (95, "95 % waited at most")] {
             if let (Some(a), Some(b)) = (a.percentile(percent), b.percentile(percent)) {
                 rows.push(number(&format!("{name}: {what}"), a as f64, b as f64, |ms| wait(ms as u64)));

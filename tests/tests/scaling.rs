@@ -118,3 +118,86 @@ fn a_spark_job_under_load_gets_workers_and_loses_one() {
     cluster.down();
     cluster.assert_nothing_left();
 }
+
+/// A runtime of one's own whose only service tells how much waits.
+const QUEUE: &str = r#"
+[runtime]
+name = "queue"
+version = "1.0"
+summary = "Tells how much waits"
+
+[services.board]
+role = "head"
+ports = { web = 8000 }
+command = ["/usr/bin/python3", "-m", "http.server", "--bind", "{{ node.address }}", "--directory", "{{ properties.board }}", "{{ ports.board.web }}"]
+readiness = { tcp = "{{ node.address }}:{{ ports.board.web }}", interval = "100ms" }
+
+[properties]
+board = "/"
+
+[signals.waiting]
+summary = "what waits, in all queues"
+service = "board"
+http = "http://{{ node.address }}:{{ ports.board.web }}/queues.json"
+pointer = "/queues/*/waiting"
+interval = "200ms"
+
+[signals.backlog]
+summary = "the same, as a metric"
+service = "board"
+http = "http://{{ node.address }}:{{ ports.board.web }}/metrics.txt"
+metric = "queue_backlog"
+labels = { tier = "gold" }
+interval = "200ms"
+"#;
+
+#[test]
+fn what_a_runtime_says_decides_the_size() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (runtime, board) = (folder.path().join("queue"), folder.path().join("board"));
+    for directory in [&runtime, &board] {
+        fs::create_dir(directory).expect("made");
+    }
+    fs::write(runtime.join("runtime.toml"), QUEUE).expect("written");
+    let tell = |name: &str, text: String| {
+        // At once, so that nobody reads half of it.
+        let (draft, whole) = (board.join("draft"), board.join(name));
+        fs::write(&draft, text).and_then(|()| fs::rename(&draft, &whole)).expect("written");
+    };
+    let waiting =
+        |a: u32, b: u32| tell("queues.json", format!("{{\"queues\": {{\"a\": {{\"waiting\": {a}}}, \"b\": {{\"waiting\": {b}}}}}}}"));
+    let backlog = |gold: u32| {
+        tell(
+            "metrics.txt",
+            format!("# TYPE queue_backlog gauge\nqueue_backlog{{tier=\"gold\"}} {gold}\nqueue_backlog{{tier=\"tin\"}} 90\n"),
+        )
+    };
+    (waiting(0, 0), backlog(0));
+    let policy = |signal: &str, of: &str| {
+        format!(
+            "[[scaling]]\npolicy = \"signal\"\nname = \"{of}\"\nworkers = \"{of}\"\nsignal = \"queue.{signal}\"\nper_worker = 10\npause = \"1s\"\n"
+        )
+    };
+    let spec = format!(
+        "[workers.default]\nmin = 1\nmax = 4\n[workers.other]\nmin = 0\nmax = 2\n{}{}[runtimes.queue]\npath = \"{}\"\n[runtimes.queue.properties]\nboard = \"{}\"",
+        policy("waiting", "default"),
+        policy("backlog", "other"),
+        runtime.display(),
+        board.display()
+    );
+    let cluster = Cluster::new("signals", &format!("idle_after = \"1s\"\n{spec}"));
+    cluster.up();
+    let of = |status: &Status, kind: &str| {
+        status.nodes.iter().filter(|n| n.kind == "worker" && n.node_type.as_str() == kind && n.state == "ready").count()
+    };
+    waiting(7, 14);
+    cluster.wait("three workers for 21 that wait", Duration::from_secs(20), |s| s.ready && of(s, "default") == 3);
+    backlog(11);
+    cluster.wait("two workers for the backlog", Duration::from_secs(20), |s| s.ready && of(s, "other") == 2);
+    let why = cluster.run(&["why", "signals"]).ok().out;
+    assert!(why.contains("policy default: queue.waiting is 21") && why.contains("policy other: queue.backlog is 11"), "{why}");
+    (waiting(0, 3), backlog(0));
+    cluster.wait("one worker is enough again", Duration::from_secs(30), |s| of(s, "default") == 1 && of(s, "other") == 0);
+    cluster.down();
+    cluster.assert_nothing_left();
+}

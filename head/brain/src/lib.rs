@@ -131,6 +131,8 @@ pub struct Brain {
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
+    /// A node changed its state or settled: the next may be let take a new revision.
+    nodes_changed: bool,
     /// Which services are ready wherever they are to run.
     readiness: BTreeMap<ServiceKey, bool>,
     /// Something changed that readiness depends on.
@@ -248,6 +250,7 @@ impl Brain {
             scaling: Scaling::with(outlook),
             listing: Listing::default(),
             services_changed: false,
+            nodes_changed: false,
             readiness: BTreeMap::new(),
             readiness_stale: true,
             next_version: 0,
@@ -269,6 +272,7 @@ impl Brain {
             self.look_at(&node);
         }
         self.run_timers();
+        self.go_on_rolling();
         self.decide();
         let due = [self.listing_due(), self.scaling_due()].into_iter().flatten().min();
         self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), due);
@@ -454,7 +458,7 @@ impl Brain {
         if gone || leaving != was_leaving || from != to {
             self.reconsider_scale();
         }
-        self.readiness_stale = true;
+        (self.readiness_stale, self.nodes_changed) = (true, true);
         self.recount(id);
         self.wake_at(id, now);
     }

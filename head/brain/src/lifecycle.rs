@@ -95,8 +95,7 @@ impl Brain {
         match failure.kind {
             FailureKind::Throttled => {
                 node.not_before = now + failure.retry_after.unwrap_or(0);
-                self.pace().throttled(now, failure.retry_after);
-                self.complain(Some(id), EventKind::Node, format!("create is throttled, and goes on slower: {}", failure.message));
+                self.take_throttling(failure);
             }
             FailureKind::StockOut | FailureKind::Quota => {
                 let nothing_exists = node.uncertain.is_none();
@@ -267,6 +266,7 @@ impl Brain {
         for report in services {
             let before = node.services.insert(report.key.clone(), report.clone());
             is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
+            self.nodes_changed |= before.as_ref().map(|b| b.goal_version) != Some(report.goal_version);
             if before.as_ref().map(|b| b.state) != Some(report.state) {
                 changes.push(report);
             }
@@ -359,16 +359,24 @@ impl Brain {
                 self.pace().worked(now);
                 self.forget(&id, "the provider deleted it");
             }
+            Err(failure) if failure.kind == FailureKind::Throttled => {
+                node.not_before = now + failure.retry_after.unwrap_or(0);
+                self.take_throttling(&failure);
+            }
             Err(failure) => {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
-                if failure.kind == FailureKind::Throttled {
-                    self.pace().throttled(now, failure.retry_after);
-                }
                 self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
             }
         }
         Some(id)
+    }
+
+    /// The provider was called too often: calls go on at another pace.
+    fn take_throttling(&mut self, failure: &Failure) {
+        let now = self.clock.now();
+        self.pace().throttled(now, failure.retry_after);
+        self.complain(None, EventKind::Alarm, format!("the provider is called too often; calls go on slower: {}", failure.message));
     }
 
     /// No instance of the node exists any more.

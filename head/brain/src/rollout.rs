@@ -91,7 +91,10 @@ impl Brain {
     pub(crate) fn take_goal_ack(&mut self, session: Session, id: NodeId, version: u64, refusal: Option<String>) -> Option<NodeId> {
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         match refusal {
-            None => node.acknowledged = node.acknowledged.max(version),
+            None => {
+                node.acknowledged = node.acknowledged.max(version);
+                self.nodes_changed = true;
+            }
             Some(refusal) => {
                 node.sent = None;
                 node.goal_not_before = self.clock.now() + GOAL_PAUSE;
@@ -105,15 +108,26 @@ impl Brain {
     pub(crate) fn reconsider_goals(&mut self) {
         let advanced = self.advance_revisions();
         self.readiness_stale = true;
-        if !self.refresh_readiness() && !advanced {
-            return;
+        if self.refresh_readiness() || advanced {
+            self.drive_linked();
         }
+    }
+
+    fn drive_linked(&mut self) {
         let linked: Vec<NodeId> = self.nodes.values().filter(|n| n.link.is_some()).map(|n| n.record.id.clone()).collect();
         for id in linked {
             match self.nodes[&id].record.life {
                 NodeState::Preparing | NodeState::Ready | NodeState::Draining { .. } => self.drive(&id),
                 _ => {}
             }
+        }
+    }
+
+    /// Where nodes take a revision one after the other, the next may be due when any of them changed.
+    pub(crate) fn go_on_rolling(&mut self) {
+        let is_due = std::mem::take(&mut self.nodes_changed) && self.cluster.spec.as_ref().is_some_and(|spec| spec.rolling);
+        if is_due && self.advance_revisions() {
+            self.drive_linked();
         }
     }
 

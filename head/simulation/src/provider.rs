@@ -103,8 +103,7 @@ impl Provider {
         self.creations += 1;
         let hidden = if visibility > 0 && random.permille(300) { random.between(0, visibility - 1_000) } else { 0 };
         let node_type = node_type.clone();
-        let machine =
-            Machine { instance: instance.clone(), node_type, price, created: now, visible: now + hidden, broken: false };
+        let machine = Machine { instance: instance.clone(), node_type, price, created: now, visible: now + hidden, broken: false };
         self.machines.insert(id, machine);
         instance
     }

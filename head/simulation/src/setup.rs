@@ -110,7 +110,8 @@ impl Setup {
             silence: usual.suspect_after,
         };
         let fails = u64::from(model.fails / 2);
-        let faults = Faults { call_fails: u64::from(model.fails) - fails, call_fails_after: fails, visibility: VISIBILITY, ..Faults::none() };
+        let faults =
+            Faults { call_fails: u64::from(model.fails) - fails, call_fails_after: fails, visibility: VISIBILITY, ..Faults::none() };
         let (seed, start, length) = (scenario.seed, scenario.start, scenario.length_ms);
         Self { seed, spec, config, faults, pace, start, length, peace, scenario: Some(scenario) }
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use cloudtik_brain::{Action, Record};
+use cloudtik_model::InstanceId;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::status::Phase;
-use cloudtik_model::InstanceId;
 
 use super::World;
 use crate::promises::{Violation, check_machines};
@@ -74,8 +74,10 @@ impl World {
     }
 
     /// Never by guess: a node that was well all the while is given up only because somebody wanted it gone.
-    pub(super) fn check_verdict(&self, record: &NodeRecord) -> Result<(), Violation> {
-        if let NodeState::Down { .. } = record.life
+    pub(super) fn check_verdict(&self, before: Option<&NodeRecord>, record: &NodeRecord) -> Result<(), Violation> {
+        let was_down = before.is_some_and(|b| b.generation == record.generation && matches!(b.life, NodeState::Down { .. }));
+        if !was_down
+            && let NodeState::Down { .. } = record.life
             && let Some(agent) = record.instance.as_ref().and_then(|instance| self.agents.get(instance))
             && agent.is_well(self.now)
             && self.now.saturating_sub(agent.well_since) > WELL
@@ -119,7 +121,9 @@ impl World {
         let (what, may_be_only_one) = match &record.life {
             NodeState::Draining { reason } if !before.life.is_leaving() => (reason.as_str(), false),
             // What a person kills is that person's choice, and what the provider lost is gone already.
-            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not brought back") => (reason.as_str(), false),
+            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not brought back") => {
+                (reason.as_str(), false)
+            }
             // Two members cannot do without either: a new description must be taken all the same.
             _ if record.revision > before.revision && before.life == NodeState::Ready => ("a new revision", true),
             _ => return Ok(()),

@@ -1,8 +1,8 @@
 //! The head: the brain's steps, each committed and then executed, with a crash possible at any point.
 
 use cloudtik_brain::{Action, Brain, Input, Memory, Record, Reply};
-use cloudtik_model::node::NodeState;
 use cloudtik_model::Epoch;
+use cloudtik_model::node::NodeState;
 
 use super::{Happening, World, shorten};
 use crate::promises::Violation;
@@ -58,11 +58,11 @@ impl World {
                     self.check_quorum(&node)?;
                     let before = self.stored.nodes.insert(node.id.clone(), node.clone());
                     self.node_changed(before.as_ref(), &node);
-                    let was_condemned = before.is_some_and(|b| {
+                    let was_condemned = before.as_ref().is_some_and(|b| {
                         b.generation == node.generation && matches!(b.life, NodeState::Terminating { .. } | NodeState::Failed { .. })
                     });
                     if !was_condemned {
-                        self.check_verdict(&node)?;
+                        self.check_verdict(before.as_ref(), &node)?;
                     }
                 }
                 Record::Cluster(cluster) => self.stored.cluster = cluster,
@@ -135,7 +135,9 @@ impl World {
         // Some calls take about as long as the head waits for one.
         let is_slow = self.random.permille(self.setup.pace.slow_calls);
         let call = if is_slow { self.random.between(8_000, 45_000) } else { self.random.within(self.setup.pace.call) };
-        if self.setup.scenario.is_none() && !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. }) {
+        if self.setup.scenario.is_none()
+            && !matches!(action, Action::SendGoal { .. } | Action::DialBack { .. } | Action::ListInstances { .. } | Action::Reply { .. })
+        {
             let text = shorten(&format!("{action:?}"));
             self.note(|| format!("← {text}"));
         }

@@ -15,11 +15,12 @@ use crate::work::Fluid;
 
 /// How things stood is looked at so often within a scenario.
 const SAMPLES: u64 = 240;
-/// Before what was refused is asked for again, in milliseconds; it doubles each time.
-const FIRST_PAUSE: u64 = 60_000;
-const LONGEST_PAUSE: u64 = 960_000;
+/// What was refused is asked for again after so many milliseconds at the latest: limits are held against what is there.
+const REFUSED_PAUSE: u64 = 600_000;
+/// When something is given back, so many of those that were refused try again, in order.
+const QUEUE: usize = 16;
 /// Before somebody who finds no head tries again, in milliseconds.
-const PATIENCE: u64 = 1_000;
+const PATIENCE: u64 = 100;
 
 /// Something of the scenario.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub(super) struct Script {
     asked: BTreeMap<Request, usize>,
     /// Arrivals whose request stands and is not there yet.
     expecting: BTreeSet<usize>,
+    /// Arrivals that were refused.
+    refused: BTreeSet<usize>,
     /// Some of them may be there now.
     pub look_again: bool,
     pub work: BTreeMap<NodeTypeName, Fluid>,
@@ -68,10 +71,13 @@ pub(super) struct Script {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nobody said yes yet; refused so often.
-    Asking { refusals: u32 },
+    /// Nobody said yes yet.
+    Asking,
     Expecting,
-    Running { since: u64, cores: u64 },
+    Running {
+        since: u64,
+        cores: u64,
+    },
     Leaving,
     Gone,
 }
@@ -79,7 +85,7 @@ enum Stage {
 impl Script {
     /// Arrivals that have no room yet.
     pub fn waiting(&self) -> u32 {
-        self.stages.iter().filter(|stage| matches!(stage, Stage::Asking { .. } | Stage::Expecting)).count() as u32
+        self.stages.iter().filter(|stage| matches!(stage, Stage::Asking | Stage::Expecting)).count() as u32
     }
 
     /// What became of the work of load tables; and all core-milliseconds of work and of demands.
@@ -175,7 +181,11 @@ impl World {
             _ if self.peaceful => {}
             Scripted::Begins(table, index, time) => {
                 let Some((times, lasts)) = self.times_of(table, index) else { return };
-                if table == Table::Demand { self.arrive(index, time) } else { self.change(table, index, true) }
+                if table == Table::Demand {
+                    self.arrive(index, time)
+                } else {
+                    self.change(table, index, true)
+                }
                 if let Some(lasts) = lasts {
                     self.script_after(lasts, Scripted::Ends(table, index));
                 }
@@ -248,7 +258,7 @@ impl World {
         let request = format!("{name}-{time}");
         let arrival = Arrival { demand: name, request, at_ms: self.now, waited_ms: None, done_ms: None, refused: None };
         self.script.arrivals.push(arrival);
-        self.script.stages.push(Stage::Asking { refusals: 0 });
+        self.script.stages.push(Stage::Asking);
         self.speak(self.script.arrivals.len() - 1);
     }
 
@@ -260,11 +270,14 @@ impl World {
     /// Asks the head for what an arrival wants, or gives it back, unless an answer is on its way.
     fn speak(&mut self, arrival: usize) {
         let stage = self.script.stages[arrival];
-        let is_over = self.peaceful && matches!(stage, Stage::Asking { .. });
-        if is_over || !matches!(stage, Stage::Asking { .. } | Stage::Leaving) {
+        let is_over = self.peaceful && matches!(stage, Stage::Asking);
+        if is_over || !matches!(stage, Stage::Asking | Stage::Leaving) {
             return;
         }
-        if self.brain.is_none() {
+        if self.script.asked.values().any(|asking| *asking == arrival) {
+            return;
+        }
+        if self.brain.is_none() || self.stored.cluster.spec.is_none() {
             return self.script_after(PATIENCE, Scripted::Speaks(arrival));
         }
         self.next += 1;
@@ -296,20 +309,24 @@ impl World {
         let now = self.now;
         let script = &mut self.script;
         match (script.stages[arrival], result) {
-            (Stage::Asking { .. }, Ok(_)) => {
+            (Stage::Asking, Ok(_)) => {
                 script.stages[arrival] = Stage::Expecting;
+                script.refused.remove(&arrival);
                 script.expecting.insert(arrival);
                 script.look_again = true;
             }
-            (Stage::Asking { refusals }, Err(why)) => {
+            (Stage::Asking, Err(why)) => {
                 script.arrivals[arrival].refused = Some(why.clone());
-                script.stages[arrival] = Stage::Asking { refusals: refusals + 1 };
-                let pause = FIRST_PAUSE.saturating_mul(1 << refusals.min(16)).min(LONGEST_PAUSE);
-                self.script_after(pause, Scripted::Speaks(arrival));
+                script.refused.insert(arrival);
+                self.script_after(REFUSED_PAUSE, Scripted::Speaks(arrival));
             }
             (Stage::Leaving, _) => {
                 script.stages[arrival] = Stage::Gone;
                 script.arrivals[arrival].done_ms = Some(now);
+                let next: Vec<usize> = script.refused.iter().copied().take(QUEUE).collect();
+                for (place, arrival) in next.into_iter().enumerate() {
+                    self.script_after(place as u64 + 1, Scripted::Speaks(arrival));
+                }
             }
             _ => {}
         }
