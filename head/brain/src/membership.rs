@@ -162,7 +162,8 @@ impl Brain {
             return self.condemn(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
         let node = &self.nodes[id];
-        let at = (node.watch.heard + limit).min(now + REDIAL_EVERY);
+        // What the dial-back brings is looked at when it comes.
+        let at = if silent < limit { (node.watch.heard + limit).min(now + REDIAL_EVERY) } else { now + REDIAL_EVERY };
         self.wake_at(id, at);
     }
 

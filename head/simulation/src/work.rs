@@ -32,15 +32,22 @@ impl Fluid {
             return;
         }
         // It may be worked off before the time is over.
-        if growth < 0.0 {
-            span = span.min(self.backlog / -growth);
+        let is_done = growth < 0.0 && self.backlog <= -growth * span;
+        if is_done {
+            span = self.backlog / -growth;
         }
-        let after = (self.backlog + growth * span).max(0.0);
+        let after = if is_done { 0.0 } else { self.backlog + growth * span };
         self.waited += (self.backlog + after) / 2.0 * span;
         self.backlog = after;
         if capacity > 0.0 {
             self.longest_wait = self.longest_wait.max(after / capacity);
         }
+    }
+
+    /// How long until nothing waits any more, if that comes.
+    pub fn worked_off_in(&self) -> Option<u64> {
+        let spare = self.capacity.checked_sub(self.rate).filter(|spare| *spare > 0 && self.backlog > 0.0)?;
+        Some((self.backlog / spare as f64) as u64 + 1)
     }
 
     /// How busy each of the type's nodes is.

@@ -131,7 +131,7 @@ fn nothing_leaks_and_nothing_overshoots_in_the_long_run() {
     );
     // A cluster to which nothing happens would prove nothing.
     let mishaps = simulated.mishaps;
-    assert!(launched > 500 * days && most > 700, "{launched} machines, {most} at once");
+    assert!(launched > 100 * days && most > 700, "{launched} machines, {most} at once");
     assert!(mishaps.machines_broke > days && mishaps.spot_taken > days && mishaps.head_crashes > 0 && mishaps.calls_failed > days);
     assert!(served * 10 > simulated.arrivals.len() * 9, "{served} of {} demands were served", simulated.arrivals.len());
 }

@@ -79,6 +79,7 @@ impl World {
         if let Some(work) = self.script.work.get_mut(&after.node_type) {
             work.advance(self.now);
             work.capacity = if is { work.capacity + cores } else { work.capacity.saturating_sub(cores) };
+            self.load_moved(&after.node_type);
         }
     }
 

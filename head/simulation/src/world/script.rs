@@ -17,6 +17,10 @@ use crate::work::Fluid;
 const SAMPLES: u64 = 240;
 /// What was refused is asked for again after so many milliseconds at the latest: limits are held against what is there.
 const REFUSED_PAUSE: u64 = 600_000;
+/// From a change of load to its being told, beside what heartbeats tell, in milliseconds.
+const LOAD_PAUSE: u64 = 5_000;
+/// A load that moved less than this, in thousandths, is told by heartbeats only.
+const LOAD_MOVE: u32 = 20;
 /// When something is given back, so many of those that were refused try again, in order.
 const QUEUE: usize = 16;
 /// Before somebody who finds no head tries again, in milliseconds.
@@ -34,6 +38,8 @@ pub(super) enum Scripted {
     Breaks(InstanceId),
     IsTaken(InstanceId),
     HeadCrashes,
+    /// The nodes of a type say how busy they are.
+    TellLoads(NodeTypeName),
     Sample,
 }
 
@@ -60,6 +66,8 @@ pub(super) struct Script {
     /// Some of them may be there now.
     pub look_again: bool,
     pub work: BTreeMap<NodeTypeName, Fluid>,
+    /// Types whose load moved, which will be told soon.
+    load_moved: BTreeSet<NodeTypeName>,
     signals: BTreeMap<String, u64>,
     /// Which agent tells the signals of a service.
     tellers: BTreeMap<ServiceKey, InstanceId>,
@@ -175,6 +183,7 @@ impl World {
     pub(super) fn play(&mut self, scripted: Scripted) {
         match scripted {
             Scripted::IsDone(arrival) => self.finish(arrival),
+            Scripted::TellLoads(node_type) => self.tell_loads(&node_type),
             Scripted::Speaks(arrival) => self.speak(arrival),
             Scripted::Ends(table, index) => self.change(table, index, false),
             // Afterwards nothing new begins, and nothing goes wrong any more.
@@ -232,11 +241,12 @@ impl World {
             Table::Demand => {}
             Table::Shortage => self.script.shortages[index] = changed(self.script.shortages[index].into(), 1) as u32,
             Table::Load => {
-                let load = &scenario.loads[index];
-                if let Some(fluid) = self.script.work.get_mut(&load.node_type) {
+                let (node_type, cores) = (scenario.loads[index].node_type.clone(), scenario.loads[index].cores.0);
+                if let Some(fluid) = self.script.work.get_mut(&node_type) {
                     fluid.advance(self.now);
-                    fluid.rate = changed(fluid.rate, load.cores.0);
+                    fluid.rate = changed(fluid.rate, cores);
                 }
+                self.load_moved(&node_type);
             }
             Table::Signal => {
                 let signal = &scenario.signals[index];
@@ -368,6 +378,35 @@ impl World {
         let Some(fluid) = self.script.work.get_mut(node_type) else { return Some(Load::default()) };
         fluid.advance(self.now);
         Some(fluid.load())
+    }
+
+    /// Heartbeats may be far apart: what load policies live on is told between them too.
+    pub(super) fn load_moved(&mut self, node_type: &NodeTypeName) {
+        if self.script.load_moved.insert(node_type.clone()) {
+            self.script_after(LOAD_PAUSE, Scripted::TellLoads(node_type.clone()));
+        }
+    }
+
+    fn tell_loads(&mut self, node_type: &NodeTypeName) {
+        self.script.load_moved.remove(node_type);
+        let Some(fluid) = self.script.work.get_mut(node_type) else { return };
+        fluid.advance(self.now);
+        let (load, worked_off) = (fluid.load(), fluid.worked_off_in());
+        let moved = |before: Option<Load>| before.is_none_or(|before| before.cpu.abs_diff(load.cpu) >= LOAD_MOVE);
+        let (now, epoch) = (self.now, self.epoch);
+        let mut told = Vec::new();
+        for agent in self.agents.values_mut().filter(|a| a.node_type == *node_type && a.is_well(now) && moved(a.load)) {
+            if let Some(session) = agent.link {
+                agent.load = Some(load);
+                told.push(Input::Heartbeat { session, node: agent.node.clone(), load: Some(load) });
+            }
+        }
+        for input in told {
+            self.hear(1, epoch, input);
+        }
+        if let Some(span) = worked_off.filter(|_| self.script.load_moved.insert(node_type.clone())) {
+            self.script_after(span.max(LOAD_PAUSE), Scripted::TellLoads(node_type.clone()));
+        }
     }
 
     /// One node's service tells each signal: the head's, or the first that runs it.
