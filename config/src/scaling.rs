@@ -85,9 +85,42 @@ pub(crate) fn read(root: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problem
                 format!("it contradicts the policy {}: both follow the same measure for the type {}", other.policy.name, policy.node_type);
             problems.note(span.clone(), message, Some("keep one of them".to_owned()));
         }
+        check_beside(&all, &scaling, bounds, problems);
         all.push(scaling);
     }
     all
+}
+
+/// Schedules that could be kept one by one may be too much together.
+fn check_beside(others: &[Scaling], new: &Scaling, bounds: &Bounds<'_>, problems: &Problems) {
+    let Rule::Schedule { hours: new_hours, .. } = &new.policy.rule else { return };
+    let counts = |scaling: &Scaling| match &scaling.policy.rule {
+        Rule::Schedule { workers: Count::AtLeast(count), .. } => *count,
+        Rule::Schedule { workers: Count::More(more), .. } => {
+            bounds.types.get(&scaling.policy.node_type).map_or(0, |of| of.min).saturating_add(*more)
+        }
+        Rule::Load { .. } | Rule::Signal { .. } => 0,
+    };
+    let beside: Vec<&Scaling> = others
+        .iter()
+        .filter(|other| matches!(&other.policy.rule, Rule::Schedule { hours, .. } if hours.meets(new_hours)))
+        .filter(|other| other.policy.node_type != new.policy.node_type)
+        .collect();
+    for other in beside {
+        let wanted = |name: &NodeTypeName, of: &Workers| {
+            let of_policies = [other, new].into_iter().filter(|s| s.policy.node_type == *name).map(counts).max();
+            of.min.max(of_policies.unwrap_or(0))
+        };
+        let all: u32 = bounds.types.iter().map(|(name, of)| wanted(name, of)).fold(0, u32::saturating_add);
+        let cost: MoneyPerHour = bounds.types.iter().filter_map(|(name, of)| Some(of.price?.times(wanted(name, of)))).sum();
+        let what = match (bounds.max_workers, bounds.budget) {
+            (Some(most), _) if all > most => format!("{all} workers are wanted then, max_workers is {most}"),
+            (_, Some(budget)) if cost > budget => format!("what is wanted then costs {cost}, the budget is {budget}"),
+            _ => continue,
+        };
+        let message = format!("it cannot be kept beside the policy {}, which is on at the same time: {what}", other.policy.name);
+        problems.note(new.span.clone(), message, None);
+    }
 }
 
 fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> Option<Scaling> {

@@ -2,7 +2,7 @@
 
 use cloudtik_config::Cluster;
 
-const FILES: [(&str, &str); 29] = [
+const FILES: [(&str, &str); 30] = [
     ("empty", ""),
     ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
     ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
@@ -39,6 +39,10 @@ const FILES: [(&str, &str); 29] = [
     (
         "scaling-contradictions",
         "[cluster]\nname = \"demo\"\nbudget = \"2.00/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 1\nmax = 8\nprice = \"0.50/h\"\n[[scaling]]\npolicy = \"load\"\nhigh = 0.5\nlow = 0.4\nmax = 20\n[[scaling]]\npolicy = \"load\"\n[[scaling]]\npolicy = \"schedule\"\nfrom = \"09:00\"\nuntil = \"17:00\"\ncount = 6\n[[scaling]]\nname = \"night\"\npolicy = \"schedule\"\nfrom = \"25:00\"\nuntil = \"6\"\ntime_zone = \"Mars/Olympus\"\ndays = [\"mon\", \"funday\", \"mon\"]\ncount = 1\nmore = 2\n[[scaling]]\npolicy = \"signal\"\nsignal = \"spark.cores\"\n",
+    ),
+    (
+        "scaling-schedules-together",
+        "[cluster]\nname = \"demo\"\nmax_workers = 9\nbudget = \"4/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 8\nprice = \"0.5/h\"\n[workers.large]\nmin = 0\nmax = 4\nprice = \"1/h\"\n[[scaling]]\npolicy = \"schedule\"\nfrom = \"08:00\"\nuntil = \"18:00\"\ncount = 6\n[[scaling]]\npolicy = \"schedule\"\nworkers = \"large\"\nfrom = \"17:00\"\nuntil = \"20:00\"\nmore = 3\n[[scaling]]\npolicy = \"schedule\"\nname = \"night\"\nworkers = \"large\"\nfrom = \"20:00\"\nuntil = \"08:00\"\nmore = 3\n",
     ),
     (
         "scaling-fixed-size",

@@ -102,6 +102,10 @@ impl Driver {
                 let result = in_time(provider.restart_agent(&node, generation, &instance, force)).await;
                 (result.is_ok(), Input::AgentRestarted { node, generation, result: result.map_err(failure) })
             }),
+            Action::Reboot { node, generation, instance } => self.call("reboot", calls, move |provider| async move {
+                let result = in_time(provider.reboot(&node, generation, &instance)).await;
+                (result.is_ok(), Input::Rebooted { node, generation, result: result.map_err(failure) })
+            }),
             // Not behind the others: what they lead to is seen by it.
             Action::ListInstances { number } => self.call("list", &Arc::new(tokio::sync::Semaphore::new(1)), move |provider| async move {
                 let result = in_time(provider.list()).await;

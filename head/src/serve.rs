@@ -216,6 +216,7 @@ fn brain_config(settings: &Settings, provider: &dyn NodeProvider) -> Config {
         heartbeat: settings.heartbeat_ms,
         visibility: capabilities.visibility.as_millis() as u64,
         can_restart_agent: capabilities.restart_agent,
+        reboot_time: capabilities.reboot.map(|time| time.as_millis() as u64),
         machines_are_owned: capabilities.owned_machines,
         ..Config::default()
     }

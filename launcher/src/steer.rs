@@ -9,6 +9,7 @@ use cloudtik_model::outlook::Size;
 use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
+use tonic::Code;
 
 use crate::cli::Scale;
 use crate::client::{Client, document};
@@ -61,13 +62,18 @@ pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> 
         reason: arguments.reason.clone().unwrap_or_default(),
     };
     let answer = client.admin().scale(request).await.map_err(|status| {
-        let is_refusal = status.code() == tonic::Code::FailedPrecondition;
+        let (code, cluster) = (status.code(), &arguments.cluster);
         let failure = Failure::from(status);
-        let hint = format!(
-            "change the limit in the cluster's file and run `cloudtik up` again; `cloudtik why {}` shows who wants what",
-            arguments.cluster
-        );
-        if is_refusal { failure.hint(hint) } else { failure }
+        match code {
+            Code::FailedPrecondition => failure.hint(format!(
+                "change the limit in the cluster's file and run `cloudtik up` again; `cloudtik why {cluster}` shows who wants what"
+            )),
+            // The head may have stored it before it was gone.
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+                failure.hint(format!("whether it was taken is not known: `cloudtik requests {cluster}` shows it"))
+            }
+            _ => failure,
+        }
     })?;
     print_answer(printer, answer.into_inner())
 }

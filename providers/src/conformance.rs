@@ -44,6 +44,15 @@ pub async fn check(provider: &dyn NodeProvider, request: impl Fn(&NodeId, Genera
         assert!(missing.is_err(), "the agent of no instance cannot be restarted");
     }
 
+    if provider.capabilities().reboot.is_some() {
+        provider.reboot(&w1, first, &created.id).await.expect("reboots");
+        let mismatch = provider.reboot(&w2, first, &created.id).await;
+        assert!(matches!(mismatch, Err(Error::Mismatch(_))), "node and instance must match: {mismatch:?}");
+        let missing = provider.reboot(&w1, Generation(9), &InstanceId::new("w1.9").expect("valid")).await;
+        assert!(missing.is_err(), "what is not there cannot be rebooted");
+        assert_eq!(provider.list().await.expect("lists").len(), 3, "a reboot keeps the instance");
+    }
+
     provider.delete(&w1, first, &created.id).await.expect("deletes");
     provider.delete(&w1, first, &created.id).await.expect("deleting what is gone succeeds");
     let left: Vec<_> = provider.list().await.expect("lists").into_iter().filter(|i| i.state != InstanceState::Terminated).collect();

@@ -64,6 +64,8 @@ impl Error {
 pub struct Capabilities {
     /// [`NodeProvider::restart_agent`] works.
     pub restart_agent: bool,
+    /// [`NodeProvider::reboot`] works, and this long after it the agent is back.
+    pub reboot: Option<Duration>,
     /// The machines are the user's own: never deleted for being unreachable.
     pub owned_machines: bool,
     /// How long an instance that exists may be missing from the list.
@@ -103,6 +105,9 @@ pub trait NodeProvider: Send + Sync {
     /// Starts the node's agent again where it is, leaving everything else on the node alone. An agent that hangs is
     /// ended first; one that runs well is not disturbed.
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error>;
+
+    /// Starts the machine anew: everything on it ends, its disks stay, and its agent starts by itself.
+    async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error>;
 }
 
 /// Makes what the clusters of a workspace share. Every verb is idempotent and goes on where an interrupted one stopped.

@@ -35,6 +35,8 @@ pub const AGENT_LOCK: &str = "agent.lock";
 /// How long an agent that was told to stop may take.
 const ENDING: Duration = Duration::from_secs(2);
 /// How long processes may take to vanish after SIGKILL before the delete fails (to be repeated).
+/// An agent of this machine is back within moments.
+const REBOOT_TIME: Duration = Duration::from_secs(5);
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where and how nodes are made.
@@ -243,6 +245,20 @@ impl LocalProvider {
         }
         self.start_agent(instance)
     }
+
+    /// Ends everything that runs on the node, and starts its agent.
+    fn reboot_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        if *instance != instance_id(node, generation) {
+            return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
+        }
+        let home = self.home(instance);
+        let _lock = self.lock()?;
+        if !home.join(INSTANCE_FILE).exists() {
+            return Err(Error::NotFound(instance.to_string()));
+        }
+        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("ending the processes of {instance}"), e))?;
+        self.start_agent(instance)
+    }
 }
 
 /// What of this user's environment nodes get: what the ecosystem's clients are configured by, and nothing that may be
@@ -297,7 +313,7 @@ fn describe(id: InstanceId, file: &InstanceFile) -> Instance {
 #[async_trait]
 impl NodeProvider for LocalProvider {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { restart_agent: true, owned_machines: false, visibility: Duration::ZERO }
+        Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {
@@ -317,6 +333,11 @@ impl NodeProvider for LocalProvider {
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
         let (node, instance) = (node.clone(), instance.clone());
         blocking(self, move |p| p.restart_now(&node, generation, &instance, force)).await
+    }
+
+    async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let (node, instance) = (node.clone(), instance.clone());
+        blocking(self, move |p| p.reboot_now(&node, generation, &instance)).await
     }
 }
 

@@ -172,7 +172,8 @@ fn what_a_runtime_says_decides_the_size() {
             format!("# TYPE queue_backlog gauge\nqueue_backlog{{tier=\"gold\"}} {gold}\nqueue_backlog{{tier=\"tin\"}} 90\n"),
         )
     };
-    (waiting(0, 0), backlog(0));
+    waiting(0, 0);
+    backlog(0);
     let policy = |signal: &str, of: &str| {
         format!(
             "[[scaling]]\npolicy = \"signal\"\nname = \"{of}\"\nworkers = \"{of}\"\nsignal = \"queue.{signal}\"\nper_worker = 10\npause = \"1s\"\n"
@@ -196,7 +197,8 @@ fn what_a_runtime_says_decides_the_size() {
     cluster.wait("two workers for the backlog", Duration::from_secs(20), |s| s.ready && of(s, "other") == 2);
     let why = cluster.run(&["why", "signals"]).ok().out;
     assert!(why.contains("policy default: queue.waiting is 21") && why.contains("policy other: queue.backlog is 11"), "{why}");
-    (waiting(0, 3), backlog(0));
+    waiting(0, 3);
+    backlog(0);
     cluster.wait("one worker is enough again", Duration::from_secs(30), |s| of(s, "default") == 1 && of(s, "other") == 0);
     cluster.down();
     cluster.assert_nothing_left();

@@ -74,6 +74,9 @@ pub struct Config {
     pub call_limit: u64,
     /// The provider can start a node's agent again.
     pub can_restart_agent: bool,
+    /// How long after the provider was asked to reboot a machine its agent is to be back, if the provider can do that.
+    #[serde(default)]
+    pub reboot_time: Option<u64>,
     /// The machines are the user's own: never deleted for being unreachable.
     pub machines_are_owned: bool,
 }
@@ -101,6 +104,7 @@ impl Default for Config {
             visibility: 60_000,
             call_limit: 60_000,
             can_restart_agent: false,
+            reboot_time: None,
             machines_are_owned: false,
         }
     }
@@ -346,6 +350,7 @@ impl Brain {
             Input::Created { node, generation, result } => self.take_created(node, generation, result),
             Input::Deleted { node, generation, result } => self.take_deleted(node, generation, result),
             Input::AgentRestarted { node, generation, result } => self.take_restarted(node, generation, result),
+            Input::Rebooted { node, generation, result } => self.take_rebooted(node, generation, result),
             Input::Listed { number, result } => {
                 self.take_list(number, result);
                 None

@@ -1,5 +1,5 @@
 //! Who is there: suspicion from missing heartbeats and ended streams, evidence from dialling back and from the provider,
-//! verdicts, the recovery ladder (wait for the link, restart the agent, replace), and the brake on mass loss.
+//! verdicts, the recovery ladder (wait for the link, restart the agent, reboot, replace), and the brake on mass loss.
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
@@ -23,6 +23,8 @@ const LONGEST_RESTART_PAUSE: u64 = 30_000;
 const LONELY: u64 = 5;
 /// An agent that lives is back this long after a restart of the head, in milliseconds: its longest pause is shorter.
 const RETURN: u64 = 6_000;
+/// A machine that was rebooted this recently, in milliseconds, is replaced if it is down again.
+const REBOOTED: u64 = 600_000;
 /// An agent that has run this long, in milliseconds, is restarted at once again.
 const SETTLED: u64 = 60_000;
 
@@ -35,6 +37,8 @@ pub struct Watch {
     last_dial: Option<(u64, DialOutcome)>,
     /// When the agent was last restarted, and how often in a row.
     restarted: Option<(u64, u32)>,
+    /// When the machine was last rebooted.
+    rebooted: Option<u64>,
     /// When the clock of the destructive rung started: at the verdict, and again when the brake lets go.
     condemned: Option<u64>,
     stream_closed: bool,
@@ -42,11 +46,11 @@ pub struct Watch {
 
 impl Watch {
     pub fn since(now: u64) -> Self {
-        Self { heard: now, dialing_since: None, last_dial: None, restarted: None, condemned: None, stream_closed: false }
+        Self { heard: now, dialing_since: None, last_dial: None, restarted: None, rebooted: None, condemned: None, stream_closed: false }
     }
 
     pub fn heard(&mut self, now: u64) {
-        *self = Self { restarted: self.restarted, ..Self::since(now) };
+        *self = Self { restarted: self.restarted, rebooted: self.rebooted, ..Self::since(now) };
     }
 
     pub fn last_heard(&self) -> u64 {
@@ -190,9 +194,8 @@ impl Brain {
         if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
             self.restart_agent(id, "the node is down", true);
         }
-        let is_worker = self.nodes[id].is_worker();
-        if self.config.machines_are_owned || !is_worker {
-            // Nothing destructive is left for such a node; keep trying.
+        if !self.nodes[id].is_worker() {
+            // Nothing destructive is left for the head's own node; keep trying.
             return self.wake_at(id, now + REDIAL_EVERY);
         }
         self.update_brake();
@@ -218,6 +221,9 @@ impl Brain {
         let due = due.max(self.listening_since);
         if now < due {
             return self.wake_at(id, due.min(now + REDIAL_EVERY));
+        }
+        if self.waits_for_reboot(id) || self.config.machines_are_owned {
+            return self.wake_at(id, now + REDIAL_EVERY);
         }
         self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
         self.enter(id, NodeState::Terminating { reason: "down, and not brought back".to_owned() }, "to be replaced");
@@ -281,6 +287,39 @@ impl Brain {
         node.in_flight = false;
         if let Err(failure) = result {
             self.event(Some(&id), EventKind::Node, format!("the agent could not be restarted: {}", failure.message));
+            self.listing.wanted_now = true;
+        }
+        Some(id)
+    }
+
+    /// The rung before the last: everything on the machine starts anew, and its disks stay. True as long as it may yet help.
+    fn waits_for_reboot(&mut self, id: &NodeId) -> bool {
+        let now = self.clock.now();
+        let Some(time) = self.config.reboot_time else { return false };
+        let Some(node) = self.nodes.get_mut(id) else { return false };
+        let Some(instance) = node.record.instance.clone() else { return false };
+        if node.in_flight {
+            return true;
+        }
+        if let Some(at) = node.watch.rebooted.filter(|at| now < at + REBOOTED.max(time)) {
+            return now < at + time;
+        }
+        node.watch.rebooted = Some(now);
+        node.in_flight = true;
+        let generation = node.record.generation;
+        self.event(Some(id), EventKind::Decision, "reboot: its agent could not be brought back".to_owned());
+        self.act(Action::Reboot { node: id.clone(), generation, instance });
+        true
+    }
+
+    pub(crate) fn take_rebooted(&mut self, id: NodeId, generation: Generation, result: Result<(), Failure>) -> Option<NodeId> {
+        let (now, time) = (self.clock.now(), self.config.reboot_time.unwrap_or(0));
+        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        node.in_flight = false;
+        if let Err(failure) = result {
+            // Nothing to wait for.
+            node.watch.rebooted = Some(now.saturating_sub(time));
+            self.event(Some(&id), EventKind::Node, format!("it could not be rebooted: {}", failure.message));
             self.listing.wanted_now = true;
         }
         Some(id)

@@ -144,6 +144,11 @@ pub enum Input {
         generation: Generation,
         result: Result<(), Failure>,
     },
+    Rebooted {
+        node: NodeId,
+        generation: Generation,
+        result: Result<(), Failure>,
+    },
     Listed {
         /// Of the question.
         number: u64,
@@ -217,6 +222,12 @@ pub enum Action {
         instance: InstanceId,
         /// Also if it runs: it hangs.
         force: bool,
+    },
+    /// Start the machine anew, with everything on it; its disks stay.
+    Reboot {
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
     },
     /// Ask the provider what there is; the answer carries the number.
     ListInstances {

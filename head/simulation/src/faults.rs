@@ -28,6 +28,7 @@ pub struct Faults {
     /// Per 10 s: somebody scales, kills or drains, or changes the description.
     pub people: u64,
     pub can_restart_agent: bool,
+    pub can_reboot: bool,
     /// How long the provider's list may hide a machine, in milliseconds. 0: it never does, and a call ends with the head
     /// that made it.
     pub visibility: u64,
@@ -51,6 +52,7 @@ impl Faults {
             clock_jumps: 0,
             people: 0,
             can_restart_agent: false,
+            can_reboot: false,
             visibility: 0,
         }
     }
@@ -74,6 +76,7 @@ impl Faults {
             clock_jumps: some(100),
             people: some(300),
             can_restart_agent: seed.is_multiple_of(2),
+            can_reboot: seed % 5 < 2,
             visibility: [VISIBILITY, 0, VISIBILITY / 3, VISIBILITY][(seed % 4) as usize],
         }
     }

@@ -15,6 +15,8 @@ use crate::random::Random;
 const TROUBLE: u64 = 600_000;
 /// How long it then has to settle.
 const PEACE: u64 = 1_200_000;
+/// How long a reboot takes until the head may look for another way, in milliseconds.
+const REBOOT_TIME: u64 = 40_000;
 /// Heartbeats of a scenario, at most: more are not worth waiting for.
 const HEARTBEATS: u64 = 2_000_000;
 /// What a node of a type that does not say is taken to have.
@@ -68,7 +70,12 @@ impl Setup {
 
     /// The same cluster with other faults.
     pub fn troubled(seed: u64, faults: Faults) -> Self {
-        let config = Config { visibility: faults.visibility, can_restart_agent: faults.can_restart_agent, ..Config::default() };
+        let config = Config {
+            visibility: faults.visibility,
+            can_restart_agent: faults.can_restart_agent,
+            reboot_time: faults.can_reboot.then_some(REBOOT_TIME),
+            ..Config::default()
+        };
         let pace = Pace {
             call: Span { least: 50, most: 8_000 },
             slow_calls: 20,

@@ -40,6 +40,7 @@ pub struct Stats {
     pub creations: u64,
     pub deletions: u64,
     pub verdicts: u64,
+    pub reboots: u64,
     /// Places at which a crash of the head could have made a difference.
     pub crash_points: u64,
 }
@@ -206,8 +207,8 @@ impl World {
 
     fn make_peace(&mut self) {
         self.peaceful = true;
-        let Faults { can_restart_agent, visibility, .. } = self.setup.faults;
-        self.setup.faults = Faults { can_restart_agent, visibility, ..Faults::none() };
+        let Faults { can_restart_agent, can_reboot, visibility, .. } = self.setup.faults;
+        self.setup.faults = Faults { can_restart_agent, can_reboot, visibility, ..Faults::none() };
         self.clock_off = 0;
         if self.setup.scenario.is_none() {
             self.people_leave(6);

@@ -98,6 +98,22 @@ pub struct Hours {
     pub time_zone: String,
 }
 
+/// Minutes of a week.
+const WEEK: u32 = 7 * 24 * 60;
+
+impl Hours {
+    /// Whether some moment is in both. Only what is on the clocks of the same place can be told; others count as apart.
+    pub fn meets(&self, other: &Self) -> bool {
+        let spans = |of: &Self| -> Vec<(u32, u32)> {
+            let length = (u32::from(of.until) + 24 * 60 - u32::from(of.from) - 1) % (24 * 60) + 1;
+            of.days.iter().map(|day| (u32::from(*day) * 24 * 60 + u32::from(of.from), length)).collect()
+        };
+        let begins_within = |a: &(u32, u32), b: &(u32, u32)| (b.0 + WEEK - a.0) % WEEK < a.1;
+        let (ours, theirs) = (spans(self), spans(other));
+        self.time_zone == other.time_zone && ours.iter().any(|a| theirs.iter().any(|b| begins_within(a, b) || begins_within(b, a)))
+    }
+}
+
 impl fmt::Display for Hours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -105,5 +121,25 @@ impl fmt::Display for Hours {
         let days = if days.len() == 7 { "every day".to_owned() } else { days.join(", ") };
         let time = |minutes: u16| format!("{:02}:{:02}", minutes / 60, minutes % 60);
         write!(f, "{days} {}–{} ({})", time(self.from), time(self.until), self.time_zone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(days: &[u8], from: u16, until: u16) -> Hours {
+        Hours { days: days.to_vec(), from: from * 60, until: until * 60, time_zone: "UTC".to_owned() }
+    }
+
+    #[test]
+    fn hours_meet_over_midnight_and_over_the_end_of_the_week() {
+        let night = hours(&[6], 22, 6);
+        assert!(night.meets(&hours(&[0], 5, 7)) && hours(&[0], 5, 7).meets(&night));
+        assert!(!night.meets(&hours(&[0], 6, 7)) && !night.meets(&hours(&[6], 0, 22)));
+        let whole_day = hours(&[2], 0, 24);
+        assert!(whole_day.meets(&hours(&[2], 23, 24)) && !whole_day.meets(&hours(&[3], 0, 1)));
+        let elsewhere = Hours { time_zone: "Europe/Berlin".to_owned(), ..whole_day.clone() };
+        assert!(!whole_day.meets(&elsewhere));
     }
 }

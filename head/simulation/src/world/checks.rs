@@ -46,6 +46,13 @@ impl World {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
                 }
             }
+            Action::Reboot { node, instance, .. } => {
+                let is_well =
+                    |agent: &crate::agent::Agent| agent.is_well(self.now) && self.now - agent.well_since > WELL && agent.link.is_some();
+                if node.is_head() || self.agents.get(instance).is_some_and(is_well) {
+                    return Err(self.broken(5, format!("{node} is rebooted though it is well")));
+                }
+            }
             Action::SendGoal { node, order } if order.drain => {
                 let life = self.stored.nodes.get(node).map(|r| r.life.clone());
                 if !matches!(life, Some(NodeState::Draining { .. })) {

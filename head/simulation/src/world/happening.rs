@@ -36,6 +36,12 @@ pub(super) enum Happening {
         generation: Generation,
         instance: InstanceId,
     },
+    Reboot {
+        epoch: Epoch,
+        node: NodeId,
+        generation: Generation,
+        instance: InstanceId,
+    },
     List {
         epoch: Epoch,
         number: u64,
@@ -74,6 +80,7 @@ impl World {
             Happening::Scripted(scripted) => self.play(scripted),
             Happening::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
             Happening::RestartAgent { epoch, node, generation, instance } => self.restart_agent(epoch, node, generation, instance),
+            Happening::Reboot { epoch, node, generation, instance } => self.reboot(epoch, node, generation, &instance),
             Happening::List { epoch, number } => self.list(epoch, number),
             Happening::Dial { epoch, node, generation } => self.dial(epoch, node, generation),
             Happening::Goal { epoch, node, order } => return self.take_goal(epoch, &node, order),
@@ -136,6 +143,26 @@ impl World {
             self.after(50, Happening::Connect(instance));
         }
         self.hear(20, epoch, Input::AgentRestarted { node, generation, result });
+    }
+
+    /// Everything on the machine ends; what it runs is started again once its agent is back.
+    fn reboot(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: &InstanceId) {
+        if self.ended_with_its_head(epoch) {
+            return;
+        }
+        if self.call_fails() || self.provider.get(instance).is_none_or(|machine| machine.broken) {
+            return self.hear(20, epoch, Input::Rebooted { node, generation, result: Err(failure("reboot: not possible")) });
+        }
+        self.stats.reboots += 1;
+        self.note(|| format!("the machine {instance} is rebooted"));
+        self.close_link(instance, "rebooted", 0);
+        // It is down until it boots; when it was heard last remains.
+        if let Some(agent) = self.agents.get_mut(instance) {
+            agent.dead = true;
+        }
+        let boots = self.random.within(self.setup.pace.boot);
+        self.after(boots, Happening::Boot(instance.clone()));
+        self.hear(20, epoch, Input::Rebooted { node, generation, result: Ok(()) });
     }
 
     fn list(&mut self, epoch: Epoch, number: u64) {

@@ -149,6 +149,7 @@ impl World {
             Action::RestartAgent { node, generation, instance, .. } => {
                 self.after(delay, Happening::RestartAgent { epoch, node, generation, instance });
             }
+            Action::Reboot { node, generation, instance } => self.after(call, Happening::Reboot { epoch, node, generation, instance }),
             Action::ListInstances { number } => self.after(delay, Happening::List { epoch, number }),
             Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
             Action::SendGoal { node, order } => self.after(delay, Happening::Goal { epoch, node, order }),

@@ -31,7 +31,7 @@ impl World {
             cut_until: self.all_cut_until,
             well_since: self.now.max(self.all_cut_until),
             own_fault_until: 0,
-            heard: self.now,
+            heard: self.agents.get(id).map_or(self.now, |rebooted| rebooted.heard),
             epoch: Epoch(0),
             version: 0,
             revision: 0,
