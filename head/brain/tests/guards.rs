@@ -12,6 +12,7 @@ struct Bench {
     brain: Brain,
     now: u64,
     deleted: Vec<NodeId>,
+    rebooted: Vec<NodeId>,
     created: usize,
     /// The number of the last question for a list.
     listed: u64,
@@ -43,7 +44,7 @@ impl Bench {
         let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
         let brain = Brain::restore(config, Epoch(2), Memory { cluster, nodes: records.collect(), ..Memory::default() }, moment);
-        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), created: 0, listed: 0, dials_end: true };
+        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), rebooted: Vec::new(), created: 0, listed: 0, dials_end: true };
         bench.tell(Input::Started);
         bench
     }
@@ -54,6 +55,10 @@ impl Bench {
             match action {
                 Action::Delete { node, .. } => self.deleted.push(node),
                 Action::Create { .. } => self.created += 1,
+                Action::Reboot { node, generation, .. } => {
+                    self.rebooted.push(node.clone());
+                    self.tell(Input::Rebooted { node, generation, result: Ok(()) });
+                }
                 Action::ListInstances { number } => self.listed = number,
                 // Nothing answers.
                 Action::DialBack { node, generation, .. } if self.dials_end => {
@@ -95,6 +100,22 @@ fn one_silent_worker_among_many_is_replaced() {
     assert_eq!(bench.deleted, [], "gentler ways come first");
     bench.pass(10_000, &[1, 2, 3]);
     assert_eq!(bench.deleted, [node(4)]);
+}
+
+#[test]
+fn a_machine_is_rebooted_once_before_it_is_replaced() {
+    let config = Config { visibility: 3_600_000, reboot_time: Some(30_000), ..Config::default() };
+    let mut bench = Bench::with(4, &NodeState::Ready, config);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    bench.pass(20_000, &[1, 2, 3]);
+    assert_eq!((bench.rebooted.clone(), bench.deleted.clone()), (vec![node(4)], vec![]));
+    bench.link(4);
+    bench.pass(60_000, &[1, 2, 3, 4]);
+    assert_eq!(bench.deleted, [], "it is back");
+    // So soon after a reboot another one would not help for long.
+    bench.pass(20_000, &[1, 2, 3]);
+    assert_eq!((bench.rebooted, bench.deleted), (vec![node(4)], vec![node(4)]));
 }
 
 #[test]

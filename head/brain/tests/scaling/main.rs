@@ -1,275 +1,17 @@
-//! Scaling, rule by rule: a brain, a provider that answers as it is told, and agents that say what they are told.
+//! Scaling, rule by rule.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod world;
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Reply, Request, Session, Wish};
-use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
-use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
+use cloudtik_brain::{FailureKind, Input, Wish};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::NodeState;
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
-use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
-use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
-use cloudtik_model::{Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::spec::{Membership, Offer, Spot, WorkerType};
+use cloudtik_model::{Bytes, MoneyPerHour, Resources, Timestamp};
+use std::collections::BTreeMap;
 
-/// A Monday morning.
-const MONDAY: u64 = 1_795_392_000_000;
-
-struct World {
-    brain: Brain,
-    now: u64,
-    cluster: ClusterRecord,
-    asks: BTreeMap<String, Ask>,
-    outlook: Outlook,
-    nodes: BTreeMap<NodeId, NodeRecord>,
-    events: Vec<Event>,
-    replies: BTreeMap<u64, Result<String, String>>,
-    next: u64,
-    /// What the provider has.
-    machines: BTreeMap<InstanceId, Instance>,
-    /// How creating fails, by type and offer.
-    failing: BTreeMap<(String, Offer), FailureKind>,
-    /// The types and offers of every call to create.
-    calls: Vec<(u64, String, Offer)>,
-    links: BTreeMap<NodeId, Session>,
-    versions: BTreeMap<NodeId, u64>,
-    load: BTreeMap<NodeId, u32>,
-    gauges: BTreeMap<NodeId, BTreeMap<String, Quantity>>,
-    services: BTreeSet<NodeId>,
-    silent: BTreeSet<NodeId>,
-}
-
-fn name(text: &str) -> NodeTypeName {
-    NodeTypeName::new(text).expect("a valid name")
-}
-
-fn id(text: &str) -> NodeId {
-    NodeId::new(text).expect("a valid id")
-}
-
-fn key() -> ServiceKey {
-    "run/worker".parse().expect("a valid key")
-}
-
-fn kind(min: u32, max: u32, cpus: u32, price: u64) -> WorkerType {
-    WorkerType {
-        min,
-        max,
-        price: Some(MoneyPerHour(price * 1_000)),
-        resources: Some(Resources { cpus, memory: Bytes(u64::from(cpus) << 32), gpus: 0 }),
-        ..WorkerType::default()
-    }
-}
-
-fn spec(types: &[(&str, WorkerType)]) -> Spec {
-    Spec {
-        revision: 1,
-        workers: types.iter().map(|(n, k)| (name(n), k.clone())).collect(),
-        max_workers: 100,
-        services: vec![ServicePlacement { key: key(), role: Role::Workers, after: Vec::new(), membership: None, drain_ms: 0 }],
-        ..Spec::default()
-    }
-}
-
-fn bundles(of: &[(u32, u64, u64)]) -> Wants {
-    let counted = |(count, cpus, gpus): &(u32, u64, u64)| Counted {
-        bundle: Bundle { cpus: Quantity(cpus * 1_000), gpus: Quantity(gpus * 1_000), ..Bundle::default() },
-        count: *count,
-    };
-    Wants::Bundles { bundles: of.iter().map(counted).collect(), gang: false, spread: false }
-}
-
-impl World {
-    fn new(spec: Spec) -> Self {
-        let cluster = ClusterRecord::default();
-        let moment = Moment { mono: 0, wall: Timestamp(MONDAY) };
-        let brain = Brain::restore(Config::default(), Epoch(1), Memory::default(), moment);
-        let mut world = Self {
-            brain,
-            now: 0,
-            cluster,
-            asks: BTreeMap::new(),
-            outlook: Outlook::default(),
-            nodes: BTreeMap::new(),
-            events: Vec::new(),
-            replies: BTreeMap::new(),
-            next: 0,
-            machines: BTreeMap::new(),
-            failing: BTreeMap::new(),
-            calls: Vec::new(),
-            links: BTreeMap::new(),
-            versions: BTreeMap::new(),
-            load: BTreeMap::new(),
-            gauges: BTreeMap::new(),
-            services: BTreeSet::new(),
-            silent: BTreeSet::new(),
-        };
-        world.tell(Input::Started);
-        world.tell(Input::Specified { spec });
-        world
-    }
-
-    fn moment(&self) -> Moment {
-        Moment { mono: self.now, wall: Timestamp(MONDAY + self.now) }
-    }
-
-    /// A new head from what was stored; agents link again.
-    fn restart(&mut self) {
-        let nodes = self.nodes.values().cloned().collect();
-        let asks = self.asks.values().cloned().collect();
-        let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes };
-        self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
-        let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
-        self.tell(Input::Started);
-        for node in linked {
-            self.link(&node);
-        }
-    }
-
-    fn tell(&mut self, input: Input) {
-        let step = self.brain.handle(self.moment(), input);
-        for record in step.records {
-            match record {
-                Record::Node(node) => drop(self.nodes.insert(node.id.clone(), node)),
-                Record::Cluster(cluster) => self.cluster = cluster,
-                Record::Ask(ask) => drop(self.asks.insert(ask.name.clone(), ask)),
-                Record::AskGone { name } => drop(self.asks.remove(&name)),
-                Record::Outlook(outlook) => self.outlook = outlook,
-                Record::Event(event) => self.events.push(event),
-            }
-        }
-        for action in step.actions {
-            self.execute(action);
-        }
-    }
-
-    fn execute(&mut self, action: Action) {
-        match action {
-            Action::Create { node, generation, node_type, offer, .. } => {
-                self.calls.push((self.now, node_type.to_string(), offer.clone()));
-                if let Some(kind) = self.failing.get(&(node_type.to_string(), offer)) {
-                    let failure = Failure { message: format!("{kind:?}"), retry_after: None, kind: *kind };
-                    return self.tell(Input::Created { node, generation, result: Err(failure) });
-                }
-                let instance = InstanceId::new(format!("i-{node}.{generation}")).expect("short");
-                let machine = Instance {
-                    id: instance.clone(),
-                    node: node.clone(),
-                    generation,
-                    address: Some("10.0.0.1".to_owned()),
-                    state: InstanceState::Running,
-                };
-                self.machines.insert(instance, machine.clone());
-                self.tell(Input::Created { node: node.clone(), generation, result: Ok(machine) });
-                self.link(&node);
-            }
-            Action::Delete { node, generation, instance } => {
-                self.machines.remove(&instance);
-                self.links.remove(&node);
-                self.services.remove(&node);
-                self.load.remove(&node);
-                self.tell(Input::Deleted { node, generation, result: Ok(()) });
-            }
-            Action::ListInstances { number } => {
-                let all = self.machines.values().cloned().collect();
-                self.tell(Input::Listed { number, result: Ok(all) });
-            }
-            Action::DialBack { node, generation, .. } => {
-                let outcome = if self.silent.contains(&node) { DialOutcome::TimedOut } else { DialOutcome::Answered };
-                self.tell(Input::DialedBack { node, generation, outcome });
-            }
-            Action::SendGoal { node, order } => {
-                self.versions.insert(node.clone(), order.version);
-                self.tell(Input::GoalAcknowledged { session: order.session, node: node.clone(), version: order.version, refusal: None });
-                if order.drain {
-                    self.services.remove(&node)
-                } else {
-                    self.services.insert(node.clone())
-                };
-                self.report(&node);
-            }
-            Action::Reply { request, result } => {
-                let said = result.map(|reply| match reply {
-                    Reply::Done { message } => message,
-                    Reply::Admit { .. } => String::new(),
-                });
-                self.replies.insert(request.0, said);
-            }
-            _ => {}
-        }
-    }
-
-    fn link(&mut self, node: &NodeId) {
-        let Some(record) = self.nodes.get(node).filter(|r| !self.silent.contains(&r.id)) else { return };
-        let generation = record.generation;
-        self.next += 1;
-        let session = Session(self.next);
-        self.links.insert(node.clone(), session);
-        let facts = Facts { health_port: 7071, cpus: 2, ..Facts::default() };
-        self.tell(Input::LinkOpened { session, node: node.clone(), generation, facts });
-        self.report(node);
-    }
-
-    fn report(&mut self, node: &NodeId) {
-        let Some(session) = self.links.get(node).copied() else { return };
-        let state = if self.services.contains(node) { ServiceState::Ready } else { ServiceState::Stopped };
-        let report = ServiceReport {
-            key: key(),
-            state,
-            detail: String::new(),
-            pid: None,
-            restarts: 0,
-            since: Timestamp(0),
-            goal_version: self.versions.get(node).copied().unwrap_or(0),
-            gauges: self.gauges.get(node).cloned().unwrap_or_default(),
-        };
-        self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report] });
-    }
-
-    /// Time passes; every linked agent is heard, and says how busy it is.
-    fn pass(&mut self, milliseconds: u64) {
-        let end = self.now + milliseconds;
-        while self.now < end {
-            let beat = (self.now / 1_000 + 1) * 1_000;
-            self.now = self.brain.next_wake().max(self.now + 1).min(beat).min(end);
-            if self.now == beat {
-                for (node, session) in self.links.clone() {
-                    let load = self.load.get(&node).map(|cpu| Load { cpu: *cpu, memory: 0, gpu: None });
-                    self.tell(Input::Heartbeat { session, node, load });
-                }
-            }
-            self.tell(Input::Tick);
-        }
-    }
-
-    fn ask(&mut self, input: impl FnOnce(Request) -> Input) -> Result<String, String> {
-        self.next += 1;
-        let number = self.next;
-        self.tell(input(Request(number)));
-        self.replies.remove(&number).expect("every question is answered")
-    }
-
-    fn wish(&mut self, wants: Wants) -> Result<String, String> {
-        self.ask(|request| Input::Scale { request, wish: Wish { name: None, wants, additive: false, until: None, reason: String::new() } })
-    }
-
-    fn workers(&mut self, count: u32) -> Result<String, String> {
-        self.wish(Wants::Workers { node_type: name("default"), count })
-    }
-
-    /// How many machines there are, by type.
-    fn machines(&self, of: &str) -> usize {
-        self.machines.values().filter(|m| self.nodes[&m.node].node_type.as_str() == of).count()
-    }
-
-    fn busy(&mut self, node: &str, cpu: u32) {
-        self.load.insert(id(node), cpu);
-    }
-
-    fn said(&self, kind: EventKind, what: &str) -> usize {
-        self.events.iter().filter(|e| e.kind == kind && e.message.contains(what)).count()
-    }
-}
+use world::*;
 
 #[test]
 fn room_is_bought_from_the_cheapest_type_and_said_why() {
@@ -800,4 +542,29 @@ fn room_does_not_take_what_a_minimum_needs() {
     world.failing.clear();
     world.pass(70_000);
     assert_eq!((world.machines("default"), world.machines("large")), (1, 0));
+}
+
+#[test]
+fn a_roll_out_waits_for_the_quorum_of_what_it_restarts() {
+    let mut spec = spec(&[("default", kind(3, 3, 2, 100))]);
+    spec.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(spec.clone());
+    world.pass(120_000);
+    assert!(world.nodes.values().all(|n| n.life == NodeState::Ready) && world.machines("default") == 3);
+    world.silent.insert(id("w3"));
+    let link = world.links.remove(&id("w3"));
+    world.pass(5_000);
+    assert_ne!(world.nodes[&id("w3")].life, NodeState::Ready);
+    spec.revision = 2;
+    spec.rolling = true;
+    world.tell(Input::Specified { spec });
+    world.pass(3_000);
+    let revisions = |world: &World| [1, 2, 3].map(|n| world.nodes[&id(&format!("w{n}"))].revision);
+    assert_eq!(revisions(&world), [1, 1, 2], "two of three are needed, and one is silent already");
+    let waits = world.brain.snapshot().waiting_for.join("; ");
+    assert!(waits.contains("run/worker has 1 of 3 members up beside it, and needs 2"), "{waits}");
+    world.silent.clear();
+    world.links.extend(link.map(|link| (id("w3"), link)));
+    world.pass(300_000);
+    assert_eq!(revisions(&world), [2, 2, 2]);
 }
