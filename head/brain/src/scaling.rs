@@ -7,7 +7,8 @@
 //!
 //! | module | decides |
 //! |---|---|
-//! | `asks` | which wishes are taken: what cannot be had is refused with what would be needed |
+//! | `asks` | which wishes are taken, kept, ended and taken back |
+//! | `room` | whether what is asked for could be had, and what it would take |
 //! | `wants` | how many workers of each type are wanted, and by whom |
 //! | `policies` | what load, schedules and signals ask for, and how fast they may change their mind |
 //! | `hours` | when a schedule begins and ends |
@@ -27,6 +28,7 @@ mod launch;
 mod pace;
 mod policies;
 mod reasons;
+mod room;
 mod shrink;
 mod tally;
 mod wants;

@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::NodeTypeName;
 use cloudtik_model::demand::{Ask, AskView, Wants};
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
-use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
-use super::buy::{Candidate, Limits, buy};
-use crate::packing::{Fleet, Group, GroupId};
+use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
 use crate::{Brain, Record, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
+/// Workers that are wanted by number, by type.
+type Numbers = BTreeMap<NodeTypeName, u32>;
+
 /// Pieces of work in one wish.
 const MOST_BUNDLES: u64 = 1_000_000;
 
@@ -62,26 +64,12 @@ impl Brain {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some"));
         }
         let ask = Ask { name, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
-        let was = |brain: &Self| spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect::<BTreeMap<_, _>>();
+        let was = |brain: &Self| -> Numbers { spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect() };
         let before = was(self);
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
         self.asks.insert(ask.clone());
         let after = was(self);
-        // What is already promised to others and not there yet is not free: then all of it is looked at.
-        let is_settled = self.cluster.held.is_none()
-            && self.scaling.fleet.waiting_or_parked().is_empty()
-            && spec.workers.keys().all(|of| self.wanted_of(of) <= self.scaling.tally.counted(of));
-        let is_alone = is_settled && gone.is_empty() && ask.wants.node_type().is_none();
-        // Less is always to be had, whatever else stands.
-        let is_less = ask.wants.node_type().is_some() && after.iter().all(|(of, n)| *n <= before[of]);
-        let beyond = ask.wants.node_type().filter(|of| self.raw_base(&spec, of) > spec.workers[*of].max);
-        let checked = match beyond {
-            Some(of) => {
-                Err(format!("that would be {} workers of type {of}, above its max {}", self.raw_base(&spec, of), spec.workers[of].max))
-            }
-            None if is_less => Ok(()),
-            None => self.check_room(&spec, is_alone.then_some(&ask)),
-        };
+        let checked = self.check_new(&spec, &ask, gone.is_empty(), &before, &after);
         if let Err(refusal) = checked {
             self.asks.remove(&ask.name);
             gone.into_iter().for_each(|ask| self.asks.insert(ask));
@@ -93,9 +81,29 @@ impl Brain {
         self.step.records.push(Record::Ask(ask.clone()));
         self.forget_asks(&gone, |name| after.get(name) < before.get(name));
         self.place_ask(&ask);
+        Ok(self.granted(&ask, &gone, &before, &after))
+    }
+
+    /// Whether an ask that was just taken in may stand. `is_first`: it stands in nobody's place.
+    fn check_new(&mut self, spec: &Spec, ask: &Ask, is_first: bool, before: &Numbers, after: &Numbers) -> Result<(), String> {
+        // What is already promised to others and not there yet is not free: then all of it is looked at.
+        let is_settled = self.cluster.held.is_none()
+            && self.scaling.fleet.waiting_or_parked().is_empty()
+            && spec.workers.keys().all(|of| self.wanted_of(of) <= self.scaling.tally.counted(of));
+        let is_alone = is_settled && is_first && ask.wants.node_type().is_none();
+        // Less is always to be had, whatever else stands.
+        let is_less = ask.wants.node_type().is_some() && after.iter().all(|(of, n)| *n <= before[of]);
+        if let Some(of) = ask.wants.node_type().filter(|of| self.raw_base(spec, of) > spec.workers[*of].max) {
+            return Err(format!("that would be {} workers of type {of}, above its max {}", self.raw_base(spec, of), spec.workers[of].max));
+        }
+        if is_less { Ok(()) } else { self.check_room(spec, is_alone.then_some(ask)) }
+    }
+
+    /// What was granted, in words.
+    fn granted(&self, ask: &Ask, gone: &[Ask], before: &Numbers, after: &Numbers) -> String {
         let others: Vec<&str> = gone.iter().map(|old| old.name.as_str()).filter(|name| *name != ask.name).collect();
         let in_place = if others.is_empty() { String::new() } else { format!(", in the place of {}", others.join(", ")) };
-        Ok(match &ask.wants {
+        match &ask.wants {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
                 let (was, now) = (before[node_type], after[node_type]);
                 let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now.max(was)).map(|w| w.sources[0].clone());
@@ -103,7 +111,7 @@ impl Brain {
                 format!("{node_type}: {was} → {now} workers{in_place}{others}")
             }
             Wants::Bundles { .. } => format!("{}: {}{in_place}", ask.name, ask.wants),
-        })
+        }
     }
 
     /// Takes asks that stand no more out of the fleet; what somebody takes back goes at once.
@@ -178,93 +186,7 @@ impl Brain {
         }
     }
 
-    /// Whether everything that is asked for could be there at once, within every maximum and the budget. `new` is what came
-    /// to it, if nothing went: then it may be enough to look at that.
-    fn check_room(&mut self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
-        if new.is_some_and(|ask| self.has_room_now(spec, ask)) {
-            return Ok(());
-        }
-        let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
-        let workers: u32 = base.iter().map(|(_, n)| *n).sum();
-        let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
-        let cost: MoneyPerHour = base.iter().map(|(name, n)| price(name).times(*n)).sum();
-        let listed: Vec<String> = base.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} of type {name}")).collect();
-        let listed = listed.join(" and ");
-        if workers > spec.max_workers {
-            return Err(format!("{listed} exceed the cluster's max_workers {}; raise it to {workers}", spec.max_workers));
-        }
-        if let Some(budget) = spec.budget.filter(|budget| cost > *budget) {
-            return Err(format!("{listed} would bring the cluster to {cost}, its budget is {budget}"));
-        }
-        // On a fleet of its own: what there is just now decides nothing.
-        let mut fleet = Fleet::default();
-        for (name, count) in &base {
-            for n in 0..*count {
-                if let (Some(capacity), Ok(id)) = (self.capacity_of(name), cloudtik_model::NodeId::new(format!("{name}-{n}"))) {
-                    fleet.add_node(id, capacity);
-                }
-            }
-        }
-        for (number, ask) in self.asks.room.values().enumerate() {
-            fleet.set_group(GroupId(number as u64), self.group_of(ask));
-        }
-        let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let candidates: Vec<Candidate> = base
-            .iter()
-            .filter_map(|(name, n)| {
-                let capacity = self.capacity_of(name)?;
-                let kind = &spec.workers[*name];
-                let price = kind.dearest();
-                Some(Candidate::new(name, kind, capacity, price, kind.max - n, self.scaling.learned.get(*name).copied()))
-            })
-            .collect();
-        let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
-        let bought = buy(&fleet, &waiting, &candidates, &limits);
-        if bought.is_whole() {
-            return Ok(());
-        }
-        // What it would take without the limits, to say so.
-        let free: Vec<Candidate> = candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
-        let needed = buy(&fleet, &waiting, &free, &Limits { nodes: u32::MAX / 4, money: None });
-        let parts: Vec<String> = needed.numbers(&free).into_iter().map(|(name, n)| format!("{n} more of type {name}")).collect();
-        let total = workers.saturating_add(needed.nodes());
-        let money = MoneyPerHour(cost.0.saturating_add(needed.money(&free).0));
-        let mut limits = Vec::new();
-        if total > spec.max_workers {
-            limits.push(format!("max_workers is {}, {total} are needed", spec.max_workers));
-        }
-        if let Some(budget) = spec.budget.filter(|budget| money > *budget) {
-            limits.push(format!("the budget is {budget}, {money} is needed"));
-        }
-        for (name, n) in needed.numbers(&free) {
-            let (kind, now) = (&spec.workers[&name], self.base(spec, &name));
-            if now.saturating_add(n) > kind.max {
-                limits.push(format!("workers.{name}.max is {}, {} are needed", kind.max, now.saturating_add(n)));
-            }
-        }
-        if limits.is_empty() {
-            limits.push("the maxima and the budget leave no room for it".to_owned());
-        }
-        Err(format!("there is no room for all of it: it takes {}, but {}", parts.join(" and "), limits.join(", and ")))
-    }
-
-    /// Whether an ask has room on what there is and on what may be bought beside it just now.
-    fn has_room_now(&mut self, spec: &Spec, ask: &Ask) -> bool {
-        let id = self.place_ask(ask);
-        let has_room = !self.scaling.fleet.is_waiting(id) || {
-            let candidates = self.candidates(spec).0;
-            buy(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec)).is_whole()
-        };
-        if !has_room {
-            self.unplace_ask(&ask.name);
-        }
-        has_room
-    }
-
-    fn group_of(&self, ask: &Ask) -> Group {
+    pub(super) fn group_of(&self, ask: &Ask) -> Group {
         match &ask.wants {
             Wants::Bundles { bundles, gang, spread } => {
                 let shapes = bundles.iter().map(|b| (self.amounts_of(&b.bundle), b.count)).collect();
@@ -275,7 +197,7 @@ impl Brain {
     }
 
     /// Gives an ask its place on the fleet.
-    fn place_ask(&mut self, ask: &Ask) -> GroupId {
+    pub(super) fn place_ask(&mut self, ask: &Ask) -> GroupId {
         let id = self.scaling.group_ids.get(&ask.name).copied().unwrap_or_else(|| {
             self.scaling.next_group += 1;
             GroupId(self.scaling.next_group)
@@ -290,7 +212,7 @@ impl Brain {
         id
     }
 
-    fn unplace_ask(&mut self, name: &str) {
+    pub(super) fn unplace_ask(&mut self, name: &str) {
         if let Some(id) = self.scaling.group_ids.remove(name) {
             self.scaling.groups.remove(&id);
             self.scaling.fleet.set_group(id, Group::default());
@@ -429,7 +351,7 @@ impl Brain {
 #[derive(Debug, Default)]
 pub(crate) struct Asks {
     numbers: BTreeMap<String, Ask>,
-    room: BTreeMap<String, Ask>,
+    pub(super) room: BTreeMap<String, Ask>,
     /// The last number that was made a name of.
     last: u64,
 }

@@ -1,0 +1,116 @@
+//! Whether what is asked for could be had, within every maximum and the budget; if not, what it would take.
+
+use std::collections::BTreeSet;
+
+use cloudtik_model::demand::Ask;
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{MoneyPerHour, NodeTypeName};
+
+use super::buy::{Candidate, Limits, buy};
+use crate::Brain;
+use crate::packing::{Fleet, GroupId};
+
+/// What is there by number, before any room is bought.
+struct Base {
+    workers: u32,
+    cost: MoneyPerHour,
+}
+
+/// Room that is asked for and does not fit on what is there by number.
+struct Missing {
+    fleet: Fleet,
+    waiting: BTreeSet<GroupId>,
+    candidates: Vec<Candidate>,
+}
+
+impl Brain {
+    /// Whether everything that is asked for could be there at once, within every maximum and the budget. `new` is what came
+    /// to it, if nothing went: then it may be enough to look at that.
+    pub(super) fn check_room(&mut self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
+        if new.is_some_and(|ask| self.has_room_now(spec, ask)) {
+            return Ok(());
+        }
+        let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
+        let workers: u32 = base.iter().map(|(_, n)| *n).sum();
+        let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
+        let cost: MoneyPerHour = base.iter().map(|(name, n)| price(name).times(*n)).sum();
+        let listed: Vec<String> = base.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} of type {name}")).collect();
+        let listed = listed.join(" and ");
+        if workers > spec.max_workers {
+            return Err(format!("{listed} exceed the cluster's max_workers {}; raise it to {workers}", spec.max_workers));
+        }
+        if let Some(budget) = spec.budget.filter(|budget| cost > *budget) {
+            return Err(format!("{listed} would bring the cluster to {cost}, its budget is {budget}"));
+        }
+        // On a fleet of its own: what there is just now decides nothing.
+        let mut fleet = Fleet::default();
+        for (name, count) in &base {
+            for n in 0..*count {
+                if let (Some(capacity), Ok(id)) = (self.capacity_of(name), cloudtik_model::NodeId::new(format!("{name}-{n}"))) {
+                    fleet.add_node(id, capacity);
+                }
+            }
+        }
+        for (number, ask) in self.asks.room.values().enumerate() {
+            fleet.set_group(GroupId(number as u64), self.group_of(ask));
+        }
+        let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let candidates: Vec<Candidate> = base
+            .iter()
+            .filter_map(|(name, n)| {
+                let capacity = self.capacity_of(name)?;
+                let kind = &spec.workers[*name];
+                let price = kind.dearest();
+                Some(Candidate::new(name, kind, capacity, price, kind.max - n, self.scaling.learned.get(*name).copied()))
+            })
+            .collect();
+        let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
+        let bought = buy(&fleet, &waiting, &candidates, &limits);
+        if bought.is_whole() {
+            return Ok(());
+        }
+        Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
+    }
+
+    /// Whether an ask has room on what there is and on what may be bought beside it just now.
+    pub(super) fn has_room_now(&mut self, spec: &Spec, ask: &Ask) -> bool {
+        let id = self.place_ask(ask);
+        let has_room = !self.scaling.fleet.is_waiting(id) || {
+            let candidates = self.candidates(spec).0;
+            buy(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec)).is_whole()
+        };
+        if !has_room {
+            self.unplace_ask(&ask.name);
+        }
+        has_room
+    }
+
+    /// What would be bought without the limits, and which of them forbid it.
+    fn what_it_would_take(&self, spec: &Spec, base: &Base, missing: &Missing) -> String {
+        let free: Vec<Candidate> = missing.candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
+        let needed = buy(&missing.fleet, &missing.waiting, &free, &Limits { nodes: u32::MAX / 4, money: None });
+        let parts: Vec<String> = needed.numbers(&free).into_iter().map(|(name, n)| format!("{n} more of type {name}")).collect();
+        let total = base.workers.saturating_add(needed.nodes());
+        let money = MoneyPerHour(base.cost.0.saturating_add(needed.money(&free).0));
+        let mut limits = Vec::new();
+        if total > spec.max_workers {
+            limits.push(format!("max_workers is {}, {total} are needed", spec.max_workers));
+        }
+        if let Some(budget) = spec.budget.filter(|budget| money > *budget) {
+            limits.push(format!("the budget is {budget}, {money} is needed"));
+        }
+        for (name, n) in needed.numbers(&free) {
+            let (kind, now) = (&spec.workers[&name], self.base(spec, &name));
+            if now.saturating_add(n) > kind.max {
+                limits.push(format!("workers.{name}.max is {}, {} are needed", kind.max, now.saturating_add(n)));
+            }
+        }
+        if limits.is_empty() {
+            limits.push("the maxima and the budget leave no room for it".to_owned());
+        }
+        format!("there is no room for all of it: it takes {}, but {}", parts.join(" and "), limits.join(", and "))
+    }
+}
