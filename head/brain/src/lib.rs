@@ -191,7 +191,7 @@ struct Node {
     unlisted_since: Option<u64>,
     /// How busy it was.
     load: History,
-    /// Since when it has had nothing to do.
+    /// Since when it has had nothing to do; nothing if it works, or nobody said so yet.
     idle_since: Option<u64>,
     /// When a call that may have made an instance, and had no answer, was last under way.
     uncertain: Option<u64>,
@@ -237,6 +237,8 @@ impl Brain {
             let mut node = Node::new(record, clock.now());
             // Of a launch that an earlier head stored nobody knows how far it came.
             node.uncertain = Some(clock.now());
+            // Nor whether it works.
+            node.idle_since = None;
             (node.record.id.clone(), node)
         };
         let nodes = nodes.into_iter().map(restored).collect();

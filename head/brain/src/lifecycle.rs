@@ -157,6 +157,9 @@ impl Brain {
         if now < due {
             return self.wake_at(id, due.min(now + JOIN_NUDGE));
         }
+        if node.is_worker() && self.is_held() {
+            return self.wake_at(id, now + JOIN_NUDGE);
+        }
         if node.is_worker() {
             let reason = format!("no link within {} s of its launch", deadline / 1000);
             self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);

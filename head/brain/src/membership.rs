@@ -327,6 +327,9 @@ impl Brain {
 
     /// The provider itself says that the instance does not run: no guess, so no brake.
     pub(crate) fn provider_says_lost(&mut self, id: &NodeId, says: &str) {
+        if self.is_held() {
+            return self.complain(Some(id), EventKind::Refusal, format!("it is kept while the head is held, but the provider says: {says}"));
+        }
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);

@@ -150,10 +150,15 @@ impl Brain {
             // heard since the head started may run anything.
             let runs_nothing =
                 |id: &NodeId| matches!(self.nodes[id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined);
-            behind.retain(|id| runs_nothing(id) || !unsettled);
+            // One that is not there would be waited for, and may never come back; it takes the revision when it does.
+            behind.retain(|id| runs_nothing(id) || (!unsettled && self.nodes[id].link.is_some()));
             let mut took_one = false;
             behind.sort_by_key(|id| !id.is_head());
-            behind.retain(|id| runs_nothing(id) || (self.may_restart(id).is_ok() && !std::mem::replace(&mut took_one, true)));
+            behind.retain(|id| {
+                let may = runs_nothing(id) || (!took_one && self.may_restart(id).is_ok());
+                took_one |= may && !runs_nothing(id);
+                may
+            });
         }
         let advanced = !behind.is_empty();
         for id in behind {

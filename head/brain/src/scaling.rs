@@ -43,7 +43,7 @@ use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName, Resources};
 
 pub(crate) use self::history::History;
-use self::launch::Launching;
+use self::launch::{Launching, Tried};
 use self::policies::PolicyState;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
@@ -83,7 +83,7 @@ pub(crate) struct Scaling {
     /// When that was stored last.
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
-    tried: Option<u64>,
+    tried: Option<Tried>,
     /// Grows with everything that a purchase depends on.
     changes: u64,
 }

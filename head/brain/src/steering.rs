@@ -27,6 +27,7 @@ impl Brain {
         self.store_cluster();
         self.event(None, EventKind::Request, "resume".to_owned());
         self.scaling.launching.forget_shortages();
+        self.scaling.launching.forget_failures();
         let types: Vec<&str> = paused.keys().map(cloudtik_model::NodeTypeName::as_str).collect();
         let types = if types.is_empty() { String::new() } else { format!("; {} is tried again", types.join(", ")) };
         self.reply(request, Ok(Reply::Done { message: format!("the head decides again{types}") }));

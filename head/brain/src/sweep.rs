@@ -118,7 +118,8 @@ impl Brain {
                     self.store_node(id);
                 }
                 let node = &self.nodes[id];
-                if !running && node.is_worker() && !node.record.life.is_leaving() && node.entered < asked {
+                let is_left_alone = node.record.life.is_leaving() || matches!(node.record.life, NodeState::Quarantined { .. });
+                if !running && node.is_worker() && !is_left_alone && node.entered < asked {
                     self.provider_says_lost(id, state.name());
                 }
             }

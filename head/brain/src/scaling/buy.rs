@@ -36,7 +36,7 @@ impl Candidate {
 }
 
 /// What may be bought at most.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     pub(super) nodes: u32,
     pub(super) money: Option<MoneyPerHour>,

@@ -48,10 +48,24 @@ impl Launching {
         self.shortages.clear();
     }
 
+    /// Somebody says that it is worth trying again.
+    pub(crate) fn forget_failures(&mut self) {
+        self.failures.clear();
+    }
+
     /// A node is gone: its ordinal may be the lowest that is free.
     pub(crate) fn freed(&mut self, name: &NodeTypeName) {
         self.lowest_free.remove(name);
     }
+}
+
+/// What a purchase depends on: nodes and requests, by the number of their changes, what is left of the limits, and what may
+/// be bought.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    changes: u64,
+    limits: Limits,
+    offers: Vec<(NodeTypeName, u32, Option<MoneyPerHour>)>,
 }
 
 /// One machine to ask for.
@@ -89,21 +103,19 @@ impl Brain {
 
     /// Asks for the nodes on which what has no room will have it.
     pub(super) fn launch_for_asks(&mut self, spec: &Spec, outlook: &mut Outlook) {
-        if self.scaling.tried != Some(self.scaling.changes) {
-            self.scaling.fleet.unpark();
+        if self.scaling.fleet.waiting_or_parked().is_empty() {
+            self.scaling.tried = None;
+            return;
         }
-        let (mut blocked, mut candidates): (BTreeMap<NodeTypeName, String>, Vec<Candidate>) = Default::default();
+        let (candidates, blocked) = self.candidates(spec);
+        // The same as last time would lead to the same.
+        if self.scaling.tried.as_ref() == Some(&self.to_try(spec, &candidates)) {
+            return self.tell_unmet(spec, outlook, &candidates, &blocked);
+        }
+        self.scaling.fleet.unpark();
         loop {
             let waiting: BTreeSet<GroupId> = self.scaling.fleet.waiting().map(|(id, _)| id).collect();
-            if waiting.is_empty() && self.scaling.fleet.waiting_or_parked().is_empty() {
-                break;
-            }
-            (candidates, blocked) = self.candidates(spec);
-            for (name, why) in &blocked {
-                note_blocked(outlook, name, why.clone());
-            }
-            // The same as last time would lead to the same.
-            if waiting.is_empty() || self.scaling.tried == Some(self.scaling.changes) {
+            if waiting.is_empty() {
                 break;
             }
             let limits = self.limits(spec);
@@ -143,8 +155,17 @@ impl Brain {
             }
             break;
         }
-        self.scaling.tried = Some(self.scaling.changes);
+        let (candidates, blocked) = self.candidates(spec);
+        for (name, why) in blocked.iter().filter(|_| !self.scaling.fleet.waiting_or_parked().is_empty()) {
+            note_blocked(outlook, name, why.clone());
+        }
+        self.scaling.tried = Some(self.to_try(spec, &candidates));
         self.tell_unmet(spec, outlook, &candidates, &blocked);
+    }
+
+    fn to_try(&self, spec: &Spec, candidates: &[Candidate]) -> Tried {
+        let offers = candidates.iter().map(|of| (of.name.clone(), of.most, of.price)).collect();
+        Tried { changes: self.scaling.changes, limits: self.limits(spec), offers }
     }
 
     /// The types of which something may be bought just now, and why nothing of the others.
@@ -281,11 +302,15 @@ impl Brain {
 
     /// A worker failed before it was ever ready.
     pub(crate) fn note_failed(&mut self, name: &NodeTypeName, reason: &str) {
+        // What was under way when the type was paused says nothing new of it.
+        if self.cluster.paused.contains_key(name) {
+            return;
+        }
         let launching = &mut self.scaling.launching;
         let failures = launching.failures.entry(name.clone()).or_default();
         *failures += 1;
         let in_a_row = *failures;
-        if in_a_row < FAILURES || self.cluster.paused.contains_key(name) {
+        if in_a_row < FAILURES {
             return;
         }
         // After a pause, one more failure is enough for the next, longer one.

@@ -142,11 +142,16 @@ impl Brain {
         }
         let state = self.scaling.policies.entry(policy.name.clone()).or_default();
         let up = raw > before;
+        let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
+        if state.factor > 1 && now.saturating_sub(state.last_turn) > span.saturating_mul(state.factor) {
+            // It has been calm for long enough.
+            state.factor = 1;
+        }
         let factor = state.factor.max(1);
         let is_turn = state.changed.is_some_and(|(_, was_up)| was_up != up);
         // More is given at once, but to a policy that flaps; less waits.
         let wait = if up && factor == 1 { 0 } else { policy.pause_ms.saturating_mul(factor) };
-        let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at + wait);
+        let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at.saturating_add(wait));
         if now < due {
             self.decide_at(due);
             // The seconds that pass are not said: that would be news each time.
@@ -155,7 +160,6 @@ impl Brain {
         }
         state.changed = Some((now, up));
         let mut flaps = None;
-        let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
         if is_turn {
             state.turns.push_back(now);
             state.last_turn = now;
@@ -167,8 +171,6 @@ impl Brain {
                 state.factor = (factor * 2).min(LONGEST_FACTOR);
                 flaps = Some(state.factor);
             }
-        } else if now.saturating_sub(state.last_turn) > span.saturating_mul(factor) {
-            state.factor = 1;
         }
         self.note_want(policy, raw);
         let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);

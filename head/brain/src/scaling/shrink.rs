@@ -17,10 +17,23 @@ use crate::{Brain, Node};
 const IDLE_LOAD: u32 = 100;
 
 impl Node {
-    /// Whether it does something, as far as that is known.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether it does something, if anything says so.
+    fn activity(&self) -> Option<bool> {
         let mut said = self.services.values().filter(|s| s.state == ServiceState::Ready).filter_map(ServiceReport::work).peekable();
-        if said.peek().is_none() { self.load.latest().is_some_and(|load| load.cpu >= IDLE_LOAD) } else { said.any(|work| work.0 > 0) }
+        if said.peek().is_none() { self.load.latest().map(|load| load.cpu >= IDLE_LOAD) } else { Some(said.any(|work| work.0 > 0)) }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.activity() == Some(true)
+    }
+
+    /// It never worked for anybody.
+    fn is_on_its_way(&self) -> bool {
+        match self.record.life {
+            NodeState::Requested | NodeState::Launched | NodeState::Joined => true,
+            NodeState::Preparing => !self.record.was_ready,
+            _ => false,
+        }
     }
 }
 
@@ -29,7 +42,7 @@ impl Brain {
     pub(crate) fn note_activity(&mut self, id: &NodeId) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id).filter(|n| n.is_worker()) else { return };
-        let busy = node.is_busy();
+        let Some(busy) = node.activity() else { return };
         if busy != node.idle_since.is_none() {
             node.idle_since = (!busy).then_some(now);
             self.reconsider_scale();
@@ -91,7 +104,7 @@ impl Brain {
                 rank if rank < wanted => 2,
                 _ => u8::from(self.scaling.fleet.is_used(&id)),
             };
-            let price = self.nodes[&id].record.price.unwrap_or_default();
+            let price = price_of(&self.nodes[&id], spec);
             order.push((keeps, std::cmp::Reverse(price), std::cmp::Reverse(rank), id));
         }
         order.sort();
@@ -110,7 +123,7 @@ impl Brain {
             .collect();
         let mut workers = self.scaling.tally.exist().saturating_sub(leaving(None)).saturating_sub(spec.max_workers);
         let departing: MoneyPerHour =
-            self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).filter_map(|n| n.record.price).sum();
+            self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).map(|n| price_of(n, spec)).sum();
         let spent = self.scaling.tally.spent(spec).0.saturating_sub(departing.0);
         let mut money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
         let mut beyond = Vec::new();
@@ -178,10 +191,12 @@ impl Brain {
         for (.., id) in surplus {
             let node = &self.nodes[&id];
             let name = node.record.node_type.clone();
-            let at_once =
-                self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.record.life != NodeState::Ready;
+            let at_once = self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.is_on_its_way();
+            let is_missed = matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. });
             let why_not = if let Err(why) = self.may_leave(&id) {
                 Some(why)
+            } else if is_missed && !at_once {
+                Some("not heard just now: what becomes of it is decided for that".to_owned())
             } else if at_once || (node.idle_since.is_some() && (is_pressed || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
@@ -191,7 +206,7 @@ impl Brain {
                     format!("idle, and let go after {} s of that", spec.idle_after_ms / 1_000)
                 })
             } else {
-                Some("busy".to_owned())
+                Some(if node.is_busy() { "busy" } else { "what it does is not known yet" }.to_owned())
             };
             match why_not {
                 Some(why) => {
@@ -238,6 +253,12 @@ impl Brain {
         }
         excess
     }
+}
+
+/// What a node costs, as [`super::tally::Tally::spent`] counts it.
+fn price_of(node: &Node, spec: &Spec) -> MoneyPerHour {
+    let of_type = || spec.workers.get(&node.record.node_type).and_then(|kind| kind.price);
+    node.record.price.or_else(of_type).unwrap_or_default()
 }
 
 fn ordinal(id: &NodeId) -> u64 {

@@ -5,7 +5,7 @@ mod world;
 use cloudtik_brain::{FailureKind, Input, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::EventKind;
-use cloudtik_model::node::NodeState;
+use cloudtik_model::node::{InstanceState, NodeState};
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
 use cloudtik_model::spec::{Membership, Offer, Spot, WorkerType};
 use cloudtik_model::{Bytes, MoneyPerHour, Resources, Timestamp};
@@ -182,6 +182,7 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(1_000);
     assert_eq!(world.machines("default"), 4);
+    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for"), 1, "what was under way meanwhile says nothing new");
 }
 
 #[test]
@@ -280,6 +281,14 @@ fn a_policy_that_flaps_is_damped_and_says_so() {
     };
     let (first, last) = (changes(0), changes(9_000_000));
     assert!(last * 2 < first, "{first} changes in the first half hour, {last} in the last");
+    // A calm day, and what comes then is answered at once.
+    let busy = |world: &mut World, cpu| (1..=6).for_each(|n| world.busy(&format!("w{n}"), cpu));
+    busy(&mut world, 0);
+    world.pass(86_400_000);
+    assert_eq!(world.machines("default"), 1);
+    busy(&mut world, 1_000);
+    world.pass(90_000);
+    assert!(world.machines("default") > 1, "it is forgiven");
 }
 
 #[test]
@@ -567,4 +576,82 @@ fn a_roll_out_waits_for_the_quorum_of_what_it_restarts() {
     world.links.extend(link.map(|link| (id("w3"), link)));
     world.pass(300_000);
     assert_eq!(revisions(&world), [2, 2, 2]);
+}
+
+#[test]
+fn what_was_out_of_stock_is_tried_again() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    world.pass(30_000);
+    assert_eq!((world.calls.len(), world.machines("default")), (1, 0));
+    world.failing.clear();
+    world.pass(40_000);
+    assert_eq!(world.machines("default"), 1, "nothing else happened that could have woken the head up");
+}
+
+#[test]
+fn a_worker_that_is_missed_or_begins_anew_is_no_idle_one() {
+    let mut of = spec(&[("default", kind(1, 4, 4, 100))]);
+    of.idle_after_ms = 1_000;
+    let mut world = World::new(of.clone());
+    world.wish(bundles(&[(3, 4, 0)])).expect("there is room");
+    ["w1", "w2", "w3"].iter().for_each(|n| world.busy(n, 900));
+    world.pass(5_000);
+    world.ask(|request| Input::Revoke { request, name: "room".to_owned() }).expect("it stands");
+    let session = world.links.remove(&id("w3")).expect("it is linked");
+    world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 3, "it works, whoever hears it");
+    world.link(&id("w3"));
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "a new description ends no work");
+    world.restart();
+    assert_eq!(world.machines("default"), 3, "nor does a head that knows nothing yet");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3);
+    world.busy("w2", 0);
+    world.busy("w3", 0);
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+#[test]
+fn what_a_person_looks_at_is_not_deleted_when_it_stops() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 4, 100))]));
+    world.pass(5_000);
+    world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("it is there");
+    let stop = |world: &mut World, node: &str| {
+        let machine = world.machines.values_mut().find(|m| m.node == id(node)).expect("it is there");
+        machine.state = InstanceState::Stopped;
+    };
+    stop(&mut world, "w1");
+    world.pass(120_000);
+    assert_eq!(world.nodes[&id("w1")].life.name(), "quarantined");
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("a person may");
+    stop(&mut world, "w2");
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 3, "nothing is let go while the head is held");
+    assert!(world.said(EventKind::Refusal, "it is kept while the head is held") > 0);
+    world.ask(|request| Input::Resume { request }).expect("a person may");
+    world.pass(60_000);
+    assert!(world.nodes[&id("w2")].life == NodeState::Gone && world.machines("default") == 3, "now it is replaced");
+}
+
+#[test]
+fn a_budget_that_comes_later_counts_what_was_made_without_a_price() {
+    let free = |revision, budget: Option<u64>| {
+        let mut of = spec(&[("default", WorkerType { price: budget.map(|_| MoneyPerHour(100_000)), ..kind(1, 4, 4, 0) })]);
+        (of.revision, of.budget) = (revision, budget.map(|b| MoneyPerHour(b * 1_000)));
+        of
+    };
+    let mut world = World::new(free(1, None));
+    world.workers(4).expect("there is room");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 4);
+    world.tell(Input::Specified { spec: free(2, Some(250)) });
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 2);
 }

@@ -232,7 +232,7 @@ impl World {
             self.now = self.brain.next_wake().max(self.now + 1).min(beat).min(end);
             if self.now == beat {
                 for (node, session) in self.links.clone() {
-                    let load = self.load.get(&node).map(|cpu| Load { cpu: *cpu, memory: 0, gpu: None });
+                    let load = Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: None });
                     self.tell(Input::Heartbeat { session, node, load });
                 }
             }
