@@ -36,7 +36,7 @@ pub async fn read(gauge: &Gauge) -> Option<Quantity> {
         Read::Metric { name, labels } => in_metrics(std::str::from_utf8(&body).ok()?, name, labels),
     };
     // Of what is less than nothing there is nothing.
-    number.filter(|n| n.is_finite()).map(|n| Quantity((n.max(0.0) * 1_000.0).round() as u64))
+    number.filter(|n| n.is_finite()).map(Quantity::nearest)
 }
 
 fn in_json(value: &serde_json::Value, pointer: &str) -> Option<f64> {

@@ -18,6 +18,8 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
 const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// A worker that comes takes about a minute on a cloud: before that nothing of the last change can be seen.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(120);
+/// A policy that may not turn round for longer than this is none.
+const LONGEST_PAUSE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Leaves a fifth for what comes while more is made.
 const DEFAULT_HIGH: f64 = 0.8;
 /// Less than half of `high`, so that one worker more never makes one too many.
@@ -161,7 +163,11 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
     if let Some((most, least)) = bounds.max_workers.zip(least.as_ref()).filter(|(most, least)| least.value > u64::from(*most)) {
         problems.note(least.span.clone(), format!("`min` is {}, more than max_workers, {most}", least.value), None);
     }
-    let pause = table.duration("pause").map_or(DEFAULT_PAUSE, |p| p.value);
+    let pause = table.duration("pause");
+    if let Some(pause) = pause.as_ref().filter(|p| p.value > LONGEST_PAUSE) {
+        problems.note(pause.span.clone(), "`pause` is out of range", Some("at most \"7d\"".to_owned()));
+    }
+    let pause = pause.map_or(DEFAULT_PAUSE, |p| p.value);
     let rule = read_rule(table, &kind.value, Some((&node_type.value, workers)), bounds, problems)?;
     if let (Rule::Schedule { .. }, Some(bound)) = (&rule, least.as_ref().or(most.as_ref())) {
         let help = Some("it wants what `count` or `more` says".to_owned());

@@ -19,6 +19,8 @@ use crate::reader::{At, Problems, Table, nearest, read_file};
 const LONGEST: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
 /// Things that come more often than this are not told apart.
 const SHORTEST_GAP: Duration = Duration::from_secs(1);
+/// Requests are called after their demand, with a number.
+const LONGEST_NAME: usize = 50;
 /// A Monday, at midnight, in the time zone UTC.
 const DEFAULT_START: Timestamp = Timestamp(1_767_571_200_000);
 
@@ -206,7 +208,11 @@ impl Reader<'_> {
     }
 
     fn demand(&mut self, table: &mut Table<'_>, number: usize) -> Option<Demand> {
-        let name = table.parse::<RuntimeName>("name").map_or_else(|| format!("demand-{number}"), |name| name.value.to_string());
+        let name = table.parse::<RuntimeName>("name");
+        if let Some(name) = name.as_ref().filter(|name| name.value.as_str().len() > LONGEST_NAME) {
+            self.problems.note(name.span.clone(), format!("the name of a demand has at most {LONGEST_NAME} characters"), None);
+        }
+        let name = name.map_or_else(|| format!("demand-{number}"), |name| name.value.to_string());
         let wants = self.wants(table);
         let (times, runs) = (self.times(table), table.durations("runs"));
         Some(Demand { name, wants: wants?, times, runs: runs.map(|at| Span { least: ms(at.value.0), most: ms(at.value.1) }) })

@@ -7,10 +7,14 @@ use std::path::Path;
 use anyhow::Context;
 use cloudtik_config::{Provider, scenario};
 use cloudtik_model::simulation::{Replayed, Request, Simulated};
+use cloudtik_model::{Bytes, Resources};
 use cloudtik_simulation::{Setup, World, replay};
 
 use crate::revisions::Description;
 use crate::settings::{fill_in, local_resources};
+
+/// What a node of a modelled provider has where its type does not say.
+const USUAL: Resources = Resources { cpus: 4, memory: Bytes(16 << 30), gpus: 0 };
 
 /// Lives the life of an earlier head again.
 pub fn replay(file: &Path) -> anyhow::Result<Replayed> {
@@ -26,9 +30,7 @@ pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
     let mut scenario = scenario::read("the scenario", &request.scenario, cluster).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
     scenario.seed = request.seed.unwrap_or(scenario.seed);
     let mut spec = planner.spec(1, false);
-    if cluster.provider == Provider::Local {
-        fill_in(&mut spec, cluster, local_resources());
-    }
+    fill_in(&mut spec, cluster, if cluster.provider == Provider::Local { local_resources() } else { USUAL });
     let world = World::new(Setup::of_scenario(spec, scenario, 0));
     world.simulate(cluster.name.clone()).map_err(|violation| anyhow::Error::msg(violation.to_string()))
 }

@@ -122,8 +122,8 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
     }
     for (name, waits) in &demands {
         if let Some(why) = waits.why {
-            printer
-                .line(&format!("{name}: {} of {} were refused until others had gone, the last because {why}", waits.refused, waits.came));
+            let never = if waits.never > 0 { format!(", {} of them for good", waits.never) } else { String::new() };
+            printer.line(&format!("{name}: {} of {} were refused at first{never}; the last because {why}", waits.refused, waits.came));
         }
     }
     if !simulated.work.is_empty() {
@@ -197,6 +197,8 @@ struct Waits<'s> {
     waited: Vec<u64>,
     /// Those that were refused at least once, and why the last was.
     refused: usize,
+    /// Of those, the ones that never had room.
+    never: usize,
     why: Option<&'s str>,
 }
 
@@ -225,6 +227,7 @@ fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
         waits.came += 1;
         waits.waited.extend(*waited_ms);
         waits.refused += usize::from(refused.is_some());
+        waits.never += usize::from(refused.is_some() && waited_ms.is_none());
         waits.why = refused.as_deref().or(waits.why);
     }
     all.iter_mut().for_each(|(_, waits)| waits.waited.sort_unstable());

@@ -47,7 +47,7 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
         restarts: report.restarts,
         since: Timestamp(report.since),
         goal_version: report.goal_version,
-        gauges: report.gauges.iter().map(|(name, value)| (name.clone(), Quantity(*value))).collect(),
+        gauges: report.gauges.iter().map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MOST))).collect(),
     }))
 }
 

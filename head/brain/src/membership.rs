@@ -328,7 +328,11 @@ impl Brain {
     /// The provider itself says that the instance does not run: no guess, so no brake.
     pub(crate) fn provider_says_lost(&mut self, id: &NodeId, says: &str) {
         if self.is_held() {
-            return self.complain(Some(id), EventKind::Refusal, format!("it is kept while the head is held, but the provider says: {says}"));
+            return self.complain(
+                Some(id),
+                EventKind::Refusal,
+                format!("it is kept while the head is held, but the provider says: {says}"),
+            );
         }
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
         let details = Self::evidence_details(&evidence);

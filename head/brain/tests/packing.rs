@@ -32,7 +32,14 @@ fn instance(seed: u64, most_classes: u64, most_count: u64) -> (Vec<Kind>, Vec<Cl
 /// What a purchase says must be so: everything placed once, no node overfull.
 fn check(kinds: &[Kind], classes: &[Class], found: &Purchase) {
     let mut placed = vec![0; classes.len()];
+    for (number, kind) in kinds.iter().enumerate() {
+        assert!(found.bins.iter().filter(|bin| bin.kind == number).count() <= kind.most as usize, "more than there may be of {kind:?}");
+    }
     for bin in &found.bins {
+        for apart in bin.content.iter().filter_map(|(class, _)| classes[*class].apart) {
+            let together: u32 = bin.content.iter().filter(|(class, _)| classes[*class].apart == Some(apart)).map(|(_, n)| n).sum();
+            assert!(together <= 1, "{bin:?} has {together} that must be apart");
+        }
         let mut load = Amounts::default();
         for (class, n) in &bin.content {
             placed[*class] += n;
@@ -127,4 +134,20 @@ fn it_is_never_dearer_than_first_fit_decreasing() {
         check(&kinds, &classes, &found);
         assert!(found.cost(&kinds) <= plain.cost(&kinds), "seed {seed}");
     }
+}
+
+#[test]
+fn limits_hold_and_what_must_be_apart_is() {
+    let (mut bound, mut spread) = (0, 0);
+    for seed in 0..300 {
+        let (mut kinds, mut classes) = instance(2_000_000 + seed, 12, 12);
+        let mut random = Random::new(seed);
+        kinds.iter_mut().for_each(|kind| kind.most = random.between(1, 5) as u32);
+        classes.iter_mut().for_each(|class| class.apart = (random.between(0, 2) == 0).then(|| random.between(1, 2) as u32));
+        let found = purchase(&kinds, &classes);
+        check(&kinds, &classes, &found);
+        bound += u32::from(found.left.iter().any(|left| *left > 0));
+        spread += u32::from(found.bins.iter().flat_map(|bin| &bin.content).any(|(class, _)| classes[*class].apart.is_some()));
+    }
+    assert!(bound > 100 && spread > 100, "{bound} were short of nodes, {spread} had something to keep apart");
 }

@@ -33,6 +33,10 @@ pub struct Agent {
     pub revision: u64,
     /// As it was last said.
     pub load: Option<Load>,
+    /// It works, where no scenario says how much.
+    pub busy: bool,
+    /// Whether it worked, as a head heard last.
+    pub heard_busy: bool,
     /// Numbers that its services give, by service.
     pub signals: BTreeMap<ServiceKey, BTreeMap<String, Quantity>>,
     pub services: BTreeMap<ServiceKey, Service>,

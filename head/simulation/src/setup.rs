@@ -19,8 +19,6 @@ const PEACE: u64 = 1_200_000;
 const REBOOT_TIME: u64 = 40_000;
 /// Heartbeats of a scenario, at most: more are not worth waiting for.
 const HEARTBEATS: u64 = 2_000_000;
-/// What a node of a type that does not say is taken to have.
-const USUAL: Resources = Resources { cpus: 4, memory: Bytes(16 << 30), gpus: 0 };
 
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -88,12 +86,9 @@ impl Setup {
         Self { seed, spec: spec_of_seed(seed), config, faults, pace, start, length: TROUBLE, peace: PEACE, scenario: None }
     }
 
-    /// A cluster in a scenario. It must come to rest afterwards if `peace` is not 0.
+    /// A cluster in a scenario; every type must say what its nodes have. It must come to rest afterwards if `peace` is not 0.
     pub fn of_scenario(mut spec: Spec, scenario: Scenario, peace: u64) -> Self {
         spec.revision = 1;
-        for kind in spec.workers.values_mut() {
-            kind.resources.get_or_insert(USUAL);
-        }
         // A heartbeat of a node that is well says nothing new: in long scenarios there are fewer.
         let nodes = u64::from(spec.max_workers) + 1;
         let heartbeat = (scenario.length_ms.saturating_mul(nodes) / HEARTBEATS).clamp(1_000, 3_600_000).next_multiple_of(1_000);

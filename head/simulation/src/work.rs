@@ -1,5 +1,7 @@
 //! Work that nobody asks room for, as a fluid: it comes at a rate, keeps cores busy, and waits where there are none.
 
+use std::collections::VecDeque;
+
 use cloudtik_model::report::Load;
 use cloudtik_model::simulation::Work;
 
@@ -18,12 +20,18 @@ pub struct Fluid {
     /// The backlog over time, for Little's law.
     waited: f64,
     longest_wait: f64,
+    /// When how much had come, from the moment at which the oldest came that still waits.
+    came: VecDeque<(u64, f64)>,
 }
 
 impl Fluid {
     /// Lets time go on, with rate and capacity as they are.
     pub fn advance(&mut self, now: u64) {
         let mut span = (now - self.at) as f64;
+        if self.backlog <= 0.0 {
+            self.came.clear();
+            self.came.push_back((self.at, self.offered));
+        }
         self.at = now;
         let (rate, capacity) = (self.rate as f64, self.capacity as f64);
         self.offered += rate * span;
@@ -31,6 +39,7 @@ impl Fluid {
         if self.backlog <= 0.0 && growth <= 0.0 {
             return;
         }
+        self.came.push_back((now, self.offered));
         // It may be worked off before the time is over.
         let is_done = growth < 0.0 && self.backlog <= -growth * span;
         if is_done {
@@ -39,9 +48,18 @@ impl Fluid {
         let after = if is_done { 0.0 } else { self.backlog + growth * span };
         self.waited += (self.backlog + after) / 2.0 * span;
         self.backlog = after;
-        if capacity > 0.0 {
-            self.longest_wait = self.longest_wait.max(after / capacity);
+        self.longest_wait = self.longest_wait.max(self.oldest_wait(now));
+    }
+
+    /// How long the oldest that waits has waited.
+    fn oldest_wait(&mut self, now: u64) -> f64 {
+        let done = self.offered - self.backlog;
+        while self.came.get(1).is_some_and(|(_, came)| *came <= done) {
+            self.came.pop_front();
         }
+        let (Some((from, before)), Some((until, after))) = (self.came.front(), self.came.get(1)) else { return 0.0 };
+        let share = if after > before { (done - before) / (after - before) } else { 1.0 };
+        now as f64 - (*from as f64 + share * (until - from) as f64)
     }
 
     /// How long until nothing waits any more, if that comes.
@@ -79,13 +97,24 @@ mod tests {
     fn work_waits_where_there_are_too_few_cores() {
         // Two cores' worth comes for 10 s to one core: 10 core-seconds wait then, and are worked off in 10 s.
         let mut fluid = Fluid { rate: 2_000, capacity: 1_000, ..Fluid::default() };
-        fluid.advance(10_000);
+        (1..=10).for_each(|second| fluid.advance(second * 1_000));
         assert_eq!(fluid.load().cpu, 1_000);
         fluid.rate = 0;
-        fluid.advance(30_000);
+        (11..=30).for_each(|second| fluid.advance(second * 1_000));
         let summary = fluid.summary();
-        // A triangle of 20 s times 10 core-seconds, over 20 core-seconds of work.
-        assert_eq!((summary.mean_wait_ms, summary.longest_wait_ms), (5_000, 10_000));
+        // A triangle of 20 s times 10 core-seconds, over 20 core-seconds of work. What comes last waits longest.
+        assert_eq!((summary.mean_wait_ms, summary.longest_wait_ms), (5_000, 9_500));
         assert!((fluid.done() - 20_000.0).abs() < 1e-6 && summary.left == 0.0 && fluid.load().cpu == 0);
+    }
+
+    #[test]
+    fn work_waits_for_the_first_core() {
+        let mut fluid = Fluid { rate: 1_000, ..Fluid::default() };
+        fluid.advance(60_000);
+        fluid.capacity = 1_000_000;
+        (1..=10).for_each(|step| fluid.advance(60_000 + step * 100));
+        let summary = fluid.summary();
+        assert_eq!((summary.longest_wait_ms, fluid.backlog), (60_000, 0.0));
+        assert!((29_000..=31_000).contains(&summary.mean_wait_ms), "{summary:?}");
     }
 }

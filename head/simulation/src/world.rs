@@ -210,6 +210,7 @@ impl World {
         let Faults { can_restart_agent, can_reboot, visibility, .. } = self.setup.faults;
         self.setup.faults = Faults { can_restart_agent, can_reboot, visibility, ..Faults::none() };
         self.clock_off = 0;
+        self.agents.values_mut().for_each(|agent| agent.busy = false);
         if self.setup.scenario.is_none() {
             self.people_leave(6);
         }

@@ -22,6 +22,13 @@ const MOST: f64 = 1e9;
 
 impl Quantity {
     pub const ONE: Self = Self(1_000);
+    /// The largest.
+    pub const MOST: Self = Self(MOST as u64 * 1_000);
+
+    /// The quantity that is nearest to a number: what is less than nothing is nothing.
+    pub fn nearest(number: f64) -> Self {
+        Self((number.clamp(0.0, MOST) * 1_000.0).round() as u64)
+    }
 }
 
 impl TryFrom<f64> for Quantity {

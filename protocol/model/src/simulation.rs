@@ -58,7 +58,8 @@ pub struct Simulated {
     pub steps: u64,
     /// What all workers cost together.
     pub cost: f64,
-    /// Of all workers' core time, the share in which demands that asked for cores ran or work was done.
+    /// Of all workers' core time, the share in which demands that asked for cores ran or work was done; what of both fell on
+    /// the same cores counts twice, up to 1.
     pub used: f64,
     pub types: BTreeMap<NodeTypeName, TypeUse>,
     /// At even distances.

@@ -55,6 +55,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Fleet {
     slots: Vec<Option<Slot>>,
+    /// Slots of nodes that are gone.
+    vacant: Vec<usize>,
     /// Room by slot: of nodes without GPUs, and of nodes with. A slot has room in one of them.
     plain: FreeTree,
     with_gpus: FreeTree,
@@ -91,13 +93,24 @@ impl Fleet {
         if let Some(slot) = self.by_node.get(&node) {
             return *slot;
         }
-        let slot = self.slots.len();
+        let slot = self.vacant.pop().unwrap_or(self.slots.len());
         self.by_node.insert(node.clone(), slot);
         self.unused.insert(node.clone());
-        self.slots.push(Some(Slot { node, capacity, holds: Vec::new() }));
+        let taken = Slot { node, capacity, holds: Vec::new() };
         let (plain, gpus) = if capacity.0[GPUS] > 0 { (Amounts::default(), capacity) } else { (capacity, Amounts::default()) };
-        self.plain.push(plain);
-        self.with_gpus.push(gpus);
+        match self.slots.get_mut(slot) {
+            Some(vacant) => {
+                *vacant = Some(taken);
+                self.plain.set(slot, plain);
+                self.with_gpus.set(slot, gpus);
+                self.frontiers.values_mut().for_each(|frontier| *frontier = (*frontier).min(slot));
+            }
+            None => {
+                self.slots.push(Some(taken));
+                self.plain.push(plain);
+                self.with_gpus.push(gpus);
+            }
+        }
         slot
     }
 
@@ -106,6 +119,7 @@ impl Fleet {
         let Some(slot) = self.by_node.remove(node) else { return };
         self.unused.remove(node);
         let Some(gone) = self.slots[slot].take() else { return };
+        self.vacant.push(slot);
         self.plain.set(slot, Amounts::default());
         self.with_gpus.set(slot, Amounts::default());
         let mut touched = BTreeSet::new();

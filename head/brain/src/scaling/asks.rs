@@ -262,7 +262,8 @@ impl Brain {
     fn is_there(&self, ask: &Ask) -> bool {
         let is_ready = |node: &crate::Node| node.record.life == NodeState::Ready;
         if let Some(of) = ask.wants.node_type() {
-            let wanted = self.cluster.spec.as_ref().map_or(0, |spec| self.base(spec, of));
+            // Those that came later have their workers later.
+            let wanted = self.cluster.spec.as_ref().map_or(0, |spec| self.base_by(spec, of, ask));
             let ready = self.workers().filter(|n| n.record.node_type == *of && is_ready(n)).count();
             return ready >= wanted as usize;
         }
@@ -375,7 +376,7 @@ impl Asks {
         self.numbers.values().chain(self.room.values())
     }
 
-    /// Those that want a number of workers, oldest first.
+    /// Those that want a number of workers.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = &Ask> {
         self.numbers.values()
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cloudtik_model::NodeTypeName;
-use cloudtik_model::demand::Wants;
+use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::Spec;
 
@@ -25,11 +25,22 @@ impl Brain {
         self.raw_base(spec, name).clamp(bounds.0, bounds.1)
     }
 
+    /// The same, counting only what was asked for up to one request.
+    pub(super) fn base_by(&self, spec: &Spec, name: &NodeTypeName, last: &Ask) -> u32 {
+        let bounds = spec.workers.get(name).map_or((0, 0), |kind| (kind.min, kind.max));
+        let asks = self.asks.numbers().filter(|ask| (ask.at, &ask.name) <= (last.at, &last.name));
+        Self::sum_of(spec, name, asks).clamp(bounds.0, bounds.1)
+    }
+
     /// The same before it is held to the type's bounds.
     pub(super) fn raw_base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
+        Self::sum_of(spec, name, self.asks.numbers())
+    }
+
+    fn sum_of<'a>(spec: &Spec, name: &NodeTypeName, asks: impl Iterator<Item = &'a Ask>) -> u32 {
         let Some(kind) = spec.workers.get(name) else { return 0 };
         let (mut base, mut more) = (kind.min, 0u32);
-        for ask in self.asks.numbers() {
+        for ask in asks {
             match &ask.wants {
                 Wants::Workers { node_type, count } if node_type == name => base = *count,
                 Wants::More { node_type, count } if node_type == name => more = more.saturating_add(*count),

@@ -129,7 +129,7 @@ impl World {
             heartbeat_ms: self.setup.config.heartbeat,
             steps: self.stats.steps,
             cost: types.values().map(|of| of.cost).sum(),
-            used: if offered > 0.0 { worked / offered } else { 0.0 },
+            used: if offered > 0.0 { (worked / offered).min(1.0) } else { 0.0 },
             types,
             samples: self.accounts.samples,
             arrivals: self.script.arrivals,

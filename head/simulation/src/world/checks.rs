@@ -148,6 +148,19 @@ impl World {
         Ok(())
     }
 
+    /// What works is not let go, unless somebody said so.
+    pub(super) fn check_idle(&self, record: &NodeRecord) -> Result<(), Violation> {
+        let NodeState::Draining { reason } = &record.life else { return Ok(()) };
+        let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation && !b.life.is_leaving());
+        let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("not needed");
+        let somebody_said_so = self.stored.cluster.shrinking.contains(&record.node_type);
+        let works = record.instance.as_ref().and_then(|instance| self.agents.get(instance)).is_some_and(|agent| agent.heard_busy);
+        if is_new && works && !somebody_said_so {
+            return Err(self.broken(3, format!("{} is let go while it works", record.id)));
+        }
+        Ok(())
+    }
+
     /// In the end everything is as it was asked for, and nothing else exists.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
         check_machines(&self.provider, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
@@ -162,7 +175,7 @@ impl World {
         // Requests may also hold what a minimum needs, when what was set aside came back.
         let is_told = |w: &String| {
             let is_at_a_limit = w.contains("is reached") || w.contains("is spent");
-            w.starts_with("room for") || (w.contains("more worker") && is_at_a_limit && !self.stored.asks.is_empty())
+            (w.starts_with("room for") || w.contains("more worker")) && is_at_a_limit && !self.stored.asks.is_empty()
         };
         let waits_for_room = !snapshot.waiting_for.is_empty() && snapshot.waiting_for.iter().all(is_told);
         if snapshot.phase != Phase::Ready && !waits_for_room {

@@ -1,6 +1,6 @@
 //! What can happen, and its effect on the provider's machines and on the head.
 
-use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Session};
+use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Request, Session};
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
@@ -59,6 +59,7 @@ pub(super) enum Happening {
     Boot(InstanceId),
     /// The agent tries to join or to open its link.
     Connect(InstanceId),
+    JoinLost(InstanceId, Request),
     Beat(InstanceId, Session),
     ServiceReady(InstanceId, ServiceKey, u32),
     Trouble,
@@ -86,6 +87,7 @@ impl World {
             Happening::Goal { epoch, node, order } => return self.take_goal(epoch, &node, order),
             Happening::Boot(id) => self.boot(&id),
             Happening::Connect(id) => self.connect(&id),
+            Happening::JoinLost(id, request) => self.join_again(&id, request),
             Happening::Beat(id, session) => self.beat(&id, session),
             Happening::ServiceReady(id, service, process) => self.service_ready(&id, &service, process),
         }
@@ -107,6 +109,9 @@ impl World {
             && let Some(agent) = self.links.get(&session).and_then(|id| self.agents.get_mut(id))
         {
             agent.heard = self.now;
+            if let Input::Heartbeat { load: Some(load), .. } = *input {
+                agent.heard_busy = load.cpu >= 100;
+            }
         }
         self.step(*input)
     }

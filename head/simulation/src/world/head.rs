@@ -56,6 +56,7 @@ impl World {
             match record {
                 Record::Node(node) => {
                     self.check_quorum(&node)?;
+                    self.check_idle(&node)?;
                     let before = self.stored.nodes.insert(node.id.clone(), node.clone());
                     self.node_changed(before.as_ref(), &node);
                     let was_condemned = before.as_ref().is_some_and(|b| {
@@ -119,7 +120,6 @@ impl World {
     pub(super) fn crash(&mut self) {
         self.stats.crashes += 1;
         self.brain = None;
-        self.joining.clear();
         self.links.clear();
         for agent in self.agents.values_mut() {
             agent.link = None;

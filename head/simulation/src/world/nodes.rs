@@ -36,6 +36,8 @@ impl World {
             version: 0,
             revision: 0,
             load: None,
+            busy: self.setup.scenario.is_none() && !self.peaceful && self.random.permille(300),
+            heard_busy: false,
             signals: BTreeMap::new(),
             services: BTreeMap::new(),
         };
@@ -64,7 +66,7 @@ impl World {
             let address = "10.0.0.1".to_owned();
             self.hear(5, self.epoch, Input::JoinAsked { request, node, generation, key, token: true, address });
             // If the answer is lost with the head, it asks again.
-            return self.after(10_000, Happening::Connect(id.clone()));
+            return self.after(10_000, Happening::JoinLost(id.clone(), request));
         }
         let session = Session(number);
         let (facts, services) = (agent.facts(self.resources_of(&agent.node_type)), agent.reports(now));
@@ -77,6 +79,13 @@ impl World {
         self.hear(3, epoch, Input::LinkOpened { session, node: node.clone(), generation, facts });
         self.hear(4, epoch, Input::Reported { session, node, complete: true, services });
         self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
+    }
+
+    /// Nothing was heard of a question to join: it is asked again.
+    pub(super) fn join_again(&mut self, id: &InstanceId, request: Request) {
+        if self.joining.remove(&request).is_some() {
+            self.connect(id);
+        }
     }
 
     /// The link of an agent ends; the head learns of it after a while.
@@ -203,6 +212,8 @@ impl World {
             return;
         };
         service.state = ServiceState::Ready;
+        self.tell_signals();
+        let Some(agent) = self.agents.get(id) else { return };
         let (node, link, epoch) = (agent.node.clone(), agent.link, self.epoch);
         // Without a link the next complete report tells it.
         if let Some(session) = link.filter(|_| agent.is_well(now)) {

@@ -11,6 +11,7 @@ use cloudtik_model::spec::{Market, Offer};
 use cloudtik_model::{InstanceId, NodeTypeName, ServiceKey};
 
 use super::{Happening, World};
+use crate::random::Random;
 use crate::work::Fluid;
 
 /// How things stood is looked at so often within a scenario.
@@ -26,6 +27,10 @@ const QUEUE: usize = 16;
 /// Before somebody who finds no head tries again, in milliseconds.
 const PATIENCE: u64 = 100;
 
+/// What choices are about, beside tables: how long demands run, how long machines last.
+const RUNS: u64 = 100;
+const LIVES: u64 = 101;
+
 /// Something of the scenario.
 #[derive(Debug, Clone)]
 pub(super) enum Scripted {
@@ -34,6 +39,10 @@ pub(super) enum Scripted {
     Ends(Table, usize),
     /// The arrival says what it wants, or that it is done.
     Speaks(usize),
+    /// The arrival was refused, and asks again if it did not meanwhile.
+    AsksAgain(usize),
+    /// Something was given back.
+    GivenBack,
     IsDone(usize),
     Breaks(InstanceId),
     IsTaken(InstanceId),
@@ -61,8 +70,10 @@ pub(super) struct Script {
     asked: BTreeMap<Request, usize>,
     /// Arrivals whose request stands and is not there yet.
     expecting: BTreeSet<usize>,
-    /// Arrivals that were refused.
-    refused: BTreeSet<usize>,
+    /// Arrivals that were refused, and when each asks again at the latest.
+    refused: BTreeMap<usize, u64>,
+    /// Who asks first when something is given back: everybody's turn comes.
+    next_refused: usize,
     /// Some of them may be there now.
     pub look_again: bool,
     pub work: BTreeMap<NodeTypeName, Fluid>,
@@ -123,6 +134,11 @@ fn cores_of(wants: &Wants) -> u64 {
 }
 
 impl World {
+    /// Choices that depend on the scenario's seed and on what they are about only.
+    fn chance(&self, parts: &[u64]) -> Random {
+        Random::stream(self.setup.seed, parts)
+    }
+
     fn script_after(&mut self, delay: u64, scripted: Scripted) {
         self.after(delay, Happening::Scripted(scripted));
     }
@@ -170,12 +186,14 @@ impl World {
     /// Machines do not live for ever.
     pub(super) fn let_it_fail(&mut self, id: &InstanceId, market: Market) {
         let Some(model) = self.setup.scenario.as_ref().map(|scenario| scenario.provider.clone()) else { return };
+        let letters = id.as_str().bytes().map(u64::from);
+        let mut chance = self.chance(&std::iter::once(LIVES).chain(letters).collect::<Vec<_>>());
         if let Some(mean) = model.machine_lasts_ms {
-            let lasts = self.random.lasting(mean);
+            let lasts = chance.lasting(mean);
             self.script_after(lasts, Scripted::Breaks(id.clone()));
         }
         if let Some(mean) = model.spot_lasts_ms.filter(|_| market == Market::Spot) {
-            let lasts = self.random.lasting(mean);
+            let lasts = chance.lasting(mean);
             self.script_after(lasts, Scripted::IsTaken(id.clone()));
         }
     }
@@ -185,6 +203,12 @@ impl World {
             Scripted::IsDone(arrival) => self.finish(arrival),
             Scripted::TellLoads(node_type) => self.tell_loads(&node_type),
             Scripted::Speaks(arrival) => self.speak(arrival),
+            Scripted::AsksAgain(arrival) => {
+                if self.script.refused.get(&arrival).is_some_and(|due| *due <= self.now) {
+                    self.speak(arrival);
+                }
+            }
+            Scripted::GivenBack => self.serve_refused(),
             Scripted::Ends(table, index) => self.change(table, index, false),
             // Afterwards nothing new begins, and nothing goes wrong any more.
             _ if self.peaceful => {}
@@ -199,7 +223,9 @@ impl World {
                     self.script_after(lasts, Scripted::Ends(table, index));
                 }
                 if let Some(every) = times.every_ms.filter(|_| times.most.is_none_or(|most| time < most)) {
-                    let gap = if times.random { self.random.lasting(every).max(1) } else { every };
+                    // What comes is the same whatever the cluster does.
+                    let mut chance = self.chance(&[table as u64, index as u64, u64::from(time)]);
+                    let gap = if times.random { chance.lasting(every).max(1) } else { every };
                     self.script_after(gap, Scripted::Begins(table, index, time + 1));
                 }
             }
@@ -327,18 +353,28 @@ impl World {
             }
             (Stage::Asking, Err(why)) => {
                 script.arrivals[arrival].refused = Some(why.clone());
-                script.refused.insert(arrival);
-                self.script_after(REFUSED_PAUSE, Scripted::Speaks(arrival));
+                script.refused.insert(arrival, now + REFUSED_PAUSE);
+                self.script_after(REFUSED_PAUSE, Scripted::AsksAgain(arrival));
             }
             (Stage::Leaving, _) => {
                 script.stages[arrival] = Stage::Gone;
                 script.arrivals[arrival].done_ms = Some(now);
-                let next: Vec<usize> = script.refused.iter().copied().take(QUEUE).collect();
-                for (place, arrival) in next.into_iter().enumerate() {
-                    self.script_after(place as u64 + 1, Scripted::Speaks(arrival));
+                if !script.refused.is_empty() {
+                    self.script_after(1, Scripted::GivenBack);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Some of those that were refused ask again, in turn.
+    fn serve_refused(&mut self) {
+        let refused = &self.script.refused;
+        let from = self.script.next_refused;
+        let turn: Vec<usize> = refused.range(from..).chain(refused.range(..from)).map(|(arrival, _)| *arrival).take(QUEUE).collect();
+        self.script.next_refused = turn.last().map_or(0, |last| last + 1);
+        for arrival in turn {
+            self.speak(arrival);
         }
     }
 
@@ -357,7 +393,7 @@ impl World {
             let of = &mut self.script.arrivals[arrival];
             of.waited_ms = Some(self.now - of.at_ms);
             if let Some(runs) = runs {
-                let runs = self.random.within(runs);
+                let runs = self.chance(&[RUNS, arrival as u64]).within(runs);
                 self.script_after(runs, Scripted::IsDone(arrival));
             }
         }
@@ -371,10 +407,13 @@ impl World {
         }
     }
 
-    /// How busy a node is, where that is part of the scenario.
+    /// How busy a node is.
     pub(super) fn load_of(&mut self, id: &InstanceId) -> Option<Load> {
-        self.setup.scenario.as_ref()?;
-        let node_type = &self.agents.get(id)?.node_type;
+        let agent = self.agents.get(id)?;
+        if self.setup.scenario.is_none() {
+            return Some(Load { cpu: if agent.busy { 600 } else { 0 }, ..Load::default() });
+        }
+        let node_type = &agent.node_type;
         let Some(fluid) = self.script.work.get_mut(node_type) else { return Some(Load::default()) };
         fluid.advance(self.now);
         Some(fluid.load())
@@ -410,7 +449,7 @@ impl World {
     }
 
     /// One node's service tells each signal: the head's, or the first that runs it.
-    fn tell_signals(&mut self) {
+    pub(super) fn tell_signals(&mut self) {
         for (signal, value) in self.script.signals.clone() {
             let Some((runtime, name)) = signal.split_once('.') else { continue };
             let of_runtime = || self.spec.services.iter().filter(|placement| placement.key.runtime.as_str() == runtime);

@@ -23,8 +23,10 @@ impl World {
                 self.random.permille(faults.machine_breaks),
             );
             let (frozen, dark) = (self.random.between(500, 30_000), self.random.between(500, 30_000));
+            let begins_or_ends_work = self.random.permille(100);
             let is_head = self.agents[&id].node.is_head();
             let agent = self.agents.get_mut(&id).expect("listed above");
+            agent.busy ^= begins_or_ends_work;
             let node = agent.node.clone();
             if dies && faults.can_restart_agent {
                 agent.dead = true;
