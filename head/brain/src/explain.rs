@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
@@ -77,6 +78,16 @@ impl Brain {
         self.nodes.get(id).is_some_and(|n| n.record.generation == generation && n.record.life.may_exist())
     }
 
+    /// What is known of the cluster as a whole, all of which is stored.
+    pub fn cluster(&self) -> &ClusterRecord {
+        &self.cluster
+    }
+
+    /// The requests that stand, all of which are stored.
+    pub fn requests(&self) -> impl Iterator<Item = &Ask> {
+        self.asks.iter()
+    }
+
     pub fn spec(&self) -> Option<&Spec> {
         self.cluster.spec.as_ref()
     }
@@ -109,6 +120,12 @@ impl Brain {
                     None => String::new(),
                 };
                 waits.push(format!("{} more {} of type {name}{why}", target - wanted, plural(target - wanted, "worker")));
+            }
+        }
+        for node in self.nodes.values().filter(|n| n.is_worker() && n.record.life.is_counted()) {
+            if !spec.workers.contains_key(&node.record.node_type) {
+                let why = self.may_leave(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
+                waits.push(format!("{} to go, whose type is gone{why}", node.record.id));
             }
         }
         if !self.cluster.stopping {

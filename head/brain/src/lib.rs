@@ -112,8 +112,11 @@ impl Default for Config {
 
 /// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
 const COMPLAINT_PAUSE: u64 = 600_000;
-/// Complaints that differ are stored at most this often, in milliseconds: whoever is refused may try as he likes.
+/// Complaints that differ are stored at most this often in the long run, in milliseconds: whoever is refused may try as he
+/// likes.
 const REFUSAL_PAUSE: u64 = 1_000;
+/// So many that differ are stored all the same.
+const BURST: u64 = 20;
 
 /// The mind of one head.
 #[derive(Debug)]
@@ -135,6 +138,8 @@ pub struct Brain {
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
+    /// A new description came.
+    limits_changed: bool,
     /// A node changed its state or settled: the next may be let take a new revision.
     nodes_changed: bool,
     /// Which services are ready wherever they are to run.
@@ -153,6 +158,8 @@ struct Said {
     message: String,
     /// Complaints that were not stored since.
     since: u64,
+    /// Complaints that were stored within a short time.
+    burst: u64,
 }
 
 #[derive(Debug, Default)]
@@ -256,6 +263,7 @@ impl Brain {
             scaling: Scaling::with(outlook),
             listing: Listing::default(),
             services_changed: false,
+            limits_changed: false,
             nodes_changed: false,
             readiness: BTreeMap::new(),
             readiness_stale: true,
@@ -276,6 +284,10 @@ impl Brain {
         let touched = self.take(input);
         if let Some(node) = touched {
             self.look_at(&node);
+        }
+        if std::mem::take(&mut self.limits_changed) {
+            // What is due now may not be allowed any more.
+            self.decide();
         }
         self.run_timers();
         self.go_on_rolling();
@@ -416,11 +428,14 @@ impl Brain {
     fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
         let now = self.clock.now();
         let said = self.said.entry(node.cloned()).or_default();
-        let pause = if said.message == message { COMPLAINT_PAUSE } else { REFUSAL_PAUSE };
-        if said.at.is_some_and(|at| now.saturating_sub(at) < pause) {
+        let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
+        said.burst = said.burst.saturating_sub(passed / REFUSAL_PAUSE);
+        let is_known = said.message == message && passed < COMPLAINT_PAUSE;
+        if is_known || said.burst >= BURST {
             said.since += 1;
             return;
         }
+        said.burst += 1;
         let more = std::mem::take(&mut said.since);
         (said.at, said.message) = (Some(now), message.clone());
         let message = if more > 0 { format!("{message} ({more} such since the last)") } else { message };

@@ -6,6 +6,7 @@ use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::{Generation, NodeId, Resources};
 
 use crate::clock::doubling;
+use crate::membership::RETURN;
 use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
@@ -14,6 +15,8 @@ const CLOCK_NEWS: u64 = 60;
 const FIRST_PAUSE: u64 = 500;
 /// An agent that has not linked after this, in milliseconds, is started again where the provider can.
 const JOIN_NUDGE: u64 = 3_000;
+/// How much longer, as a factor, several that have not linked are waited for while no other worker is heard either.
+const JOIN_DOUBT: u64 = 3;
 /// The longest pause, in milliseconds.
 const LONGEST_PAUSE: u64 = 60_000;
 
@@ -157,13 +160,22 @@ impl Brain {
         if now < due {
             return self.wake_at(id, due.min(now + JOIN_NUDGE));
         }
-        if node.is_worker() && self.is_held() {
+        // Several that do not come while nobody else is heard point at the head's network; for a while, since each costs money.
+        let doubts_itself = self.is_braking() || (self.hears_nobody() && self.joining() > 1);
+        let may_yet_come = doubts_itself && now < node.entered + JOIN_DOUBT * deadline;
+        let Some(node) = self.nodes.get(id) else { return };
+        if node.is_worker() && (self.is_held() || may_yet_come) {
             return self.wake_at(id, now + JOIN_NUDGE);
         }
         if node.is_worker() {
             let reason = format!("no link within {} s of its launch", deadline / 1000);
             self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
         }
+    }
+
+    /// Workers that were launched and have no link yet.
+    fn joining(&self) -> usize {
+        self.nodes.values().filter(|n| n.is_worker() && matches!(n.record.life, NodeState::Launched | NodeState::Joined)).count()
     }
 
     pub(crate) fn take_join(
@@ -314,7 +326,7 @@ impl Brain {
             && node.services.values().all(|s| s.state == ServiceState::Stopped);
         // After a restart of the head, or in a blink of the agent, the link is on its way back.
         let silent = now.saturating_sub(node.watch.last_heard());
-        let why = if node.link.is_none() && silent >= self.config.suspect_after {
+        let why = if node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since {
             "it has no link to drain over"
         } else if drained {
             "drained"

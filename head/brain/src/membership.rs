@@ -22,7 +22,7 @@ const LONGEST_RESTART_PAUSE: u64 = 30_000;
 /// How much longer, as a factor, the only worker may be silent before it is replaced.
 const LONELY: u64 = 5;
 /// An agent that lives is back this long after a restart of the head, in milliseconds: its longest pause is shorter.
-const RETURN: u64 = 6_000;
+pub(crate) const RETURN: u64 = 6_000;
 /// A machine that was rebooted this recently, in milliseconds, is replaced if it is down again.
 const REBOOTED: u64 = 600_000;
 /// An agent that has run this long, in milliseconds, is restarted at once again.
@@ -360,6 +360,12 @@ impl Brain {
             silent += usize::from(!heard);
         }
         (all, silent)
+    }
+
+    /// Whether no worker is heard at all.
+    pub(crate) fn hears_nobody(&self) -> bool {
+        let (all, silent) = self.silence();
+        all == silent
     }
 
     /// Many nodes silent together point at the head or its network, not at the nodes: nothing is terminated meanwhile.

@@ -141,9 +141,11 @@ impl Brain {
             return false;
         }
         if rolling {
+            // What does not run anything yet is no step of the roll-out.
             let unsettled = self.nodes.values().any(|n| {
                 n.record.revision == newest
                     && n.record.life.is_counted()
+                    && !matches!(n.record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined)
                     && !(n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id))
             });
             // Nodes that never had a link run nothing that would have to be kept up: they need not wait. One that was not
@@ -151,7 +153,11 @@ impl Brain {
             let runs_nothing =
                 |id: &NodeId| matches!(self.nodes[id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined);
             // One that is not there would be waited for, and may never come back; it takes the revision when it does.
-            behind.retain(|id| runs_nothing(id) || (!unsettled && self.nodes[id].link.is_some()));
+            let is_there = |id: &NodeId| {
+                let node = &self.nodes[id];
+                node.link.is_some() && matches!(node.record.life, NodeState::Preparing | NodeState::Ready)
+            };
+            behind.retain(|id| runs_nothing(id) || (!unsettled && is_there(id)));
             let mut took_one = false;
             behind.sort_by_key(|id| !id.is_head());
             behind.retain(|id| {

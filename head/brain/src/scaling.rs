@@ -84,6 +84,8 @@ pub(crate) struct Scaling {
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<Tried>,
+    /// When it may be planned anew where everything lies.
+    repack_not_before: u64,
     /// Grows with everything that a purchase depends on.
     changes: u64,
 }
@@ -206,7 +208,30 @@ impl Brain {
         self.services_changed = false;
         self.reconsider_goals();
         self.scaling.launching.forget_shortages();
+        self.limits_changed = true;
+        self.price_requested_anew();
         if same_shapes { self.reconsider_scale() } else { self.refill_fleet() }
+    }
+
+    /// What was decided and not asked for yet will cost what it costs now.
+    fn price_requested_anew(&mut self) {
+        let Some(spec) = &self.cluster.spec else { return };
+        let mut anew = Vec::new();
+        for node in self.nodes.values().filter(|n| n.record.life == NodeState::Requested && !n.in_flight) {
+            let kind = spec.workers.get(&node.record.node_type);
+            let offers = kind.map(|kind| kind.offers()).unwrap_or_default();
+            let price = offers.into_iter().find(|(offer, _)| *offer == node.record.offer).map(|(_, price)| price);
+            if let Some(price) = price.filter(|price| *price != node.record.price) {
+                anew.push((node.record.id.clone(), price));
+            }
+        }
+        for (id, price) in anew {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.record.price = price;
+            }
+            self.store_node(&id);
+            self.recount(&id);
+        }
     }
 
     pub(crate) fn take_shutdown(&mut self, request: Request) {
@@ -270,6 +295,13 @@ impl Brain {
 
     /// The fleet anew, those nodes first that stay anyway: what lies on the others may then fit on these.
     fn rebuild_fleet(&mut self) {
+        let order = self.fleet_order();
+        self.scaling.fleet.rebuild(&order);
+        self.scaling.changes += 1;
+    }
+
+    /// The fleet's nodes, those first that are to be used first.
+    fn fleet_order(&self) -> Vec<NodeId> {
         let mut order: Vec<(bool, MoneyPerHour, bool, usize, NodeId)> = Vec::new();
         for (name, rank, id) in self.ranked(self.scaling.fleet.nodes().cloned()) {
             let node = &self.nodes[&id];
@@ -277,9 +309,7 @@ impl Brain {
             order.push((!is_kept, node.record.price.unwrap_or_default(), node.record.life != NodeState::Ready, rank, id));
         }
         order.sort();
-        let order: Vec<NodeId> = order.into_iter().map(|(.., id)| id).collect();
-        self.scaling.fleet.rebuild(&order);
-        self.scaling.changes += 1;
+        order.into_iter().map(|(.., id)| id).collect()
     }
 
     /// Stores what is seen, if it differs from what was.

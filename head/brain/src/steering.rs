@@ -66,7 +66,9 @@ impl Brain {
 
     pub(crate) fn take_release(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
-            self.reply(request, Err(format!("{id} is not set aside")));
+            let refusal = format!("{id} is not set aside");
+            self.refuse(&id, refusal.clone());
+            self.reply(request, Err(refusal));
             return None;
         };
         // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.

@@ -5,7 +5,7 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::ServicePlacement;
 
-use crate::Brain;
+use crate::{Brain, Node};
 
 /// A whole, as one of its members leaves it.
 struct Others {
@@ -16,11 +16,10 @@ struct Others {
 }
 
 impl Others {
-    /// So many must be up, if the whole has so many members.
-    fn needed(&self, placement: &ServicePlacement) -> u32 {
+    /// So many must be up for the whole's rules: for its quorum, and for its minimum.
+    fn needed(&self, placement: &ServicePlacement) -> (u32, u32) {
         let membership = placement.membership.clone().unwrap_or_default();
-        let quorum = if membership.quorum { self.members / 2 + 1 } else { 0 };
-        quorum.max(membership.minimum)
+        (if membership.quorum { self.members / 2 + 1 } else { 0 }, membership.minimum)
     }
 }
 
@@ -28,12 +27,7 @@ impl Brain {
     fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
         let mut others = Others { members: 0, up: 0 };
         for other in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type)) {
-            // Who is on the way out or was never in is no member; who is being let go is one until it is gone.
-            let is_member = match &other.record.life {
-                NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
-                _ => other.services.contains_key(&placement.key) || other.record.was_ready,
-            };
-            others.members += u32::from(is_member);
+            others.members += u32::from(is_member(other, placement));
             let is_up = other.record.life == NodeState::Ready
                 && other.link.is_some()
                 && other.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
@@ -51,9 +45,10 @@ impl Brain {
 
     /// Whether the wholes that a node's services are members of can do without it just now.
     pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
-        for placement in self.memberships(id) {
+        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
             let others = self.others(placement, id);
-            let (Others { members, up }, needed) = (&others, others.needed(placement));
+            let (Others { members, up }, (quorum, minimum)) = (&others, others.needed(placement));
+            let needed = quorum.max(minimum);
             if *up < needed {
                 return Err(format!("{} would have {up} of {members} members up without it, and needs {needed}", placement.key));
             }
@@ -65,11 +60,21 @@ impl Brain {
     pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.memberships(id) {
             let others = self.others(placement, id);
-            let (Others { members, up }, needed) = (&others, others.needed(placement));
-            if *up < needed && members.saturating_sub(1) >= needed {
-                return Err(format!("{} has {up} of {members} members up beside it, and needs {needed}", placement.key));
+            let (Others { members, up }, (quorum, minimum)) = (&others, others.needed(placement));
+            for needed in [quorum, minimum] {
+                if *up < needed && members.saturating_sub(1) >= needed {
+                    return Err(format!("{} has {up} of {members} members up beside it, and needs {needed}", placement.key));
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Who is on the way out or was never in is no member; who is being let go is one until it is gone.
+fn is_member(node: &Node, placement: &ServicePlacement) -> bool {
+    match &node.record.life {
+        NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
+        _ => node.services.contains_key(&placement.key) || node.record.was_ready,
     }
 }

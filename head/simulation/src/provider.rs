@@ -34,6 +34,10 @@ pub struct Provider {
     leaving: Vec<(u64, Instance)>,
     /// Keys that no machine will be made of again.
     past: BTreeSet<InstanceId>,
+    /// Workers of each type, of each node, and what all of them cost in millionths.
+    by_type: BTreeMap<NodeTypeName, u32>,
+    by_node: BTreeMap<NodeId, u32>,
+    cost: u64,
     /// Effects of create that made a machine.
     pub creations: u64,
     /// Calls within a second: which, and how many.
@@ -104,6 +108,11 @@ impl Provider {
         let hidden = if visibility > 0 && random.permille(300) { random.between(0, visibility - 1_000) } else { 0 };
         let node_type = node_type.clone();
         let machine = Machine { instance: instance.clone(), node_type, price, created: now, visible: now + hidden, broken: false };
+        if !node.is_head() {
+            *self.by_type.entry(machine.node_type.clone()).or_default() += 1;
+            *self.by_node.entry(node.clone()).or_default() += 1;
+            self.cost += price.0;
+        }
         self.machines.insert(id, machine);
         instance
     }
@@ -112,11 +121,40 @@ impl Provider {
     pub fn delete(&mut self, now: u64, id: &InstanceId) -> Option<Machine> {
         let machine = self.machines.remove(id)?;
         self.past.insert(id.clone());
+        let node = &machine.instance.node;
+        if let (Some(of_type), Some(of_node)) = (self.by_type.get_mut(&machine.node_type), self.by_node.get_mut(node)) {
+            (*of_type, *of_node) = (*of_type - 1, *of_node - 1);
+            self.cost -= machine.price.0;
+            if *of_node == 0 {
+                self.by_node.remove(node);
+            }
+        }
         self.leaving.retain(|(at, _)| now - at < SHOWN);
         if machine.visible <= now {
             self.leaving.push((now, Instance { state: InstanceState::Terminated, ..machine.instance.clone() }));
         }
         Some(machine)
+    }
+
+    /// What must hold of the machines whenever one was made for a node: the promise that does not, by number, and what is so.
+    pub fn check(&self, made: &NodeId, spec: &Spec) -> Result<(), (u8, String)> {
+        if let Some(count) = self.by_node.get(made).filter(|count| **count > 1) {
+            return Err((1, format!("{count} machines of {made} run at once")));
+        }
+        let workers: u32 = self.by_type.values().sum();
+        if workers > spec.max_workers {
+            return Err((2, format!("{workers} workers exist, the cluster's maximum is {}", spec.max_workers)));
+        }
+        for (name, count) in &self.by_type {
+            let most = spec.workers.get(name).map_or(0, |w| w.max);
+            if *count > most {
+                return Err((2, format!("{count} workers of type {name} exist, its maximum is {most}")));
+            }
+        }
+        match spec.budget.filter(|budget| self.cost > budget.0) {
+            Some(budget) => Err((2, format!("the workers cost {}, the budget is {budget}", MoneyPerHour(self.cost)))),
+            None => Ok(()),
+        }
     }
 
     /// The hardware of a machine dies.

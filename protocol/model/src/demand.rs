@@ -134,6 +134,11 @@ pub enum Wants {
 }
 
 impl Wants {
+    /// A number of workers that is none.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::More { count: 0, .. })
+    }
+
     /// The type of which it wants a number.
     pub fn node_type(&self) -> Option<&NodeTypeName> {
         match self {

@@ -28,7 +28,7 @@ pub struct Group {
     pub spread: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Placed {
     group: Group,
     /// By shape, how many have no node.
@@ -43,7 +43,7 @@ impl Placed {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slot {
     node: NodeId,
     capacity: Amounts,
@@ -52,7 +52,7 @@ struct Slot {
 }
 
 /// Nodes and what is placed on them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Fleet {
     slots: Vec<Option<Slot>>,
     /// Slots of nodes that are gone.
@@ -383,10 +383,11 @@ impl Fleet {
                 self.insert(node.clone(), capacity);
             }
         }
-        let mut order: Vec<(bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
+        // Those that are hardest to place first.
+        let mut order: Vec<(bool, bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
         for (id, placed) in old.groups {
             let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
-            order.push((!largest.wants_gpus(), std::cmp::Reverse(largest), id));
+            order.push((!placed.group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest), id));
             let waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
             self.groups.insert(id, Placed { group: placed.group, waiting, slots: BTreeSet::new() });
             self.waiting.insert(id);

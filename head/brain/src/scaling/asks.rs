@@ -276,7 +276,9 @@ impl Brain {
         let Some(ask) = self.asks.remove(&name) else {
             let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
             let known = if known.is_empty() { "nothing is asked for".to_owned() } else { format!("there is {}", known.join(", ")) };
-            return self.reply(request, Err(format!("there is no request {name}; {known}")));
+            let refusal = format!("there is no request {name}; {known}");
+            self.complain(None, EventKind::Refusal, format!("revoke: {refusal}"));
+            return self.reply(request, Err(refusal));
         };
         self.step.records.push(Record::AskGone { name });
         let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
@@ -289,8 +291,14 @@ impl Brain {
 
     /// Ends asks whose time is over. What they held goes when it is idle: nobody said that it should go now.
     pub(super) fn end_asks(&mut self) {
-        let wall = self.clock.wall();
-        let over: Vec<String> = self.asks.iter().filter(|a| a.until.is_some_and(|until| until <= wall)).map(|a| a.name.clone()).collect();
+        // A wall clock that is set ends nothing: how long a request stands is measured once in a head's life.
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let ending: Vec<(String, u64)> =
+            self.asks.iter().filter_map(|ask| Some((ask.name.clone(), now + ask.until?.0.saturating_sub(wall.0)))).collect();
+        for (name, ends) in ending {
+            self.asks.ends.entry(name).or_insert(ends);
+        }
+        let over: Vec<String> = self.asks.ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
         for name in over {
             let Some(ask) = self.asks.remove(&name) else { continue };
             self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
@@ -298,9 +306,8 @@ impl Brain {
             self.step.records.push(Record::AskGone { name });
             self.scaling.rebuild = true;
         }
-        if let Some(next) = self.asks.iter().filter_map(|ask| ask.until).min() {
-            // The wall clock may be set meanwhile.
-            self.decide_at(self.clock.now() + next.0.saturating_sub(wall.0).min(60_000));
+        if let Some(next) = self.asks.ends.values().min() {
+            self.decide_at(*next);
         }
     }
 
@@ -323,28 +330,34 @@ impl Brain {
         if is_lowest || self.wanted_of(name) > base {
             return false;
         }
-        // The youngest of the requests that make it so large becomes smaller by one; it ends when it would have ended.
+        // The youngest of the requests that make it so large become smaller; they end when they would have ended. What they
+        // ask for beyond the type's bounds is no worker.
+        let mut left = self.raw_base(&spec, name) - base + 1;
         let mut of_type: Vec<Ask> = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).cloned().collect();
         of_type.sort_by(|a, b| (b.at, &b.name).cmp(&(a.at, &a.name)));
         let least = spec.workers.get(name).map_or(0, |kind| kind.min);
         for mut ask in of_type {
-            match &mut ask.wants {
-                Wants::Workers { count, .. } if *count > least => *count -= 1,
-                Wants::More { count, .. } if *count > 1 => *count -= 1,
-                Wants::More { .. } => {
-                    self.asks.remove(&ask.name);
-                    self.step.records.push(Record::AskGone { name: ask.name });
-                    self.scaling_changed();
-                    return true;
-                }
-                _ => continue,
+            let (count, least) = match &mut ask.wants {
+                Wants::Workers { count, .. } => (count, least),
+                Wants::More { count, .. } => (count, 0),
+                Wants::Bundles { .. } => continue,
+            };
+            let taken = left.min(count.saturating_sub(least));
+            *count -= taken;
+            left -= taken;
+            if taken > 0 && ask.wants.is_nothing() {
+                self.asks.remove(&ask.name);
+                self.step.records.push(Record::AskGone { name: ask.name });
+            } else if taken > 0 {
+                self.step.records.push(Record::Ask(ask.clone()));
+                self.asks.insert(ask);
             }
-            self.step.records.push(Record::Ask(ask.clone()));
-            self.asks.insert(ask);
-            self.scaling_changed();
-            return true;
+            if left == 0 {
+                break;
+            }
         }
-        false
+        self.scaling_changed();
+        left == 0
     }
 }
 
@@ -353,6 +366,8 @@ impl Brain {
 pub(crate) struct Asks {
     numbers: BTreeMap<String, Ask>,
     pub(super) room: BTreeMap<String, Ask>,
+    /// When those end that do, on the brain's clock.
+    ends: BTreeMap<String, u64>,
     /// The last number that was made a name of.
     last: u64,
 }
@@ -387,6 +402,7 @@ impl Asks {
     }
 
     fn remove(&mut self, name: &str) -> Option<Ask> {
+        self.ends.remove(name);
         self.numbers.remove(name).or_else(|| self.room.remove(name))
     }
 

@@ -25,6 +25,9 @@ const FAILURES: u32 = 3;
 const PAUSE: u64 = 300_000;
 /// The longest pause of a type.
 const LONGEST_PAUSE: u64 = 3_600_000;
+/// Between two attempts to plan anew where everything lies, in milliseconds.
+const REPACK_PAUSE: u64 = 10_000;
+
 /// What is remembered of offers, types and the provider's patience.
 #[derive(Debug, Default)]
 pub(crate) struct Launching {
@@ -109,17 +112,58 @@ impl Brain {
         }
         let (candidates, blocked) = self.candidates(spec);
         // The same as last time would lead to the same.
-        if self.scaling.tried.as_ref() == Some(&self.to_try(spec, &candidates)) {
-            return self.tell_unmet(spec, outlook, &candidates, &blocked);
+        if self.scaling.tried.as_ref() != Some(&self.to_try(spec, &candidates)) {
+            self.scaling.fleet.unpark();
+            self.buy_for_asks(spec, &candidates, &blocked);
+            if self.repack(spec) {
+                let (candidates, blocked) = self.candidates(spec);
+                self.buy_for_asks(spec, &candidates, &blocked);
+            }
         }
-        self.scaling.fleet.unpark();
+        let (candidates, blocked) = self.candidates(spec);
+        for (name, why) in blocked.iter().filter(|_| !self.scaling.fleet.waiting_or_parked().is_empty()) {
+            note_blocked(outlook, name, why.clone());
+        }
+        self.scaling.tried = Some(self.to_try(spec, &candidates));
+        self.tell_unmet(spec, outlook, &candidates, &blocked);
+    }
+
+    /// Where demands lie is a plan only: if something has no room, but all of it would if it were planned anew, it is.
+    /// False if that would not help.
+    fn repack(&mut self, spec: &Spec) -> bool {
+        let now = self.clock.now();
+        if self.scaling.fleet.waiting_or_parked().is_empty() {
+            return false;
+        }
+        if now < self.scaling.repack_not_before {
+            let at = self.scaling.repack_not_before;
+            self.decide_at(at);
+            return false;
+        }
+        self.scaling.repack_not_before = now + REPACK_PAUSE;
+        let mut anew = self.scaling.fleet.clone();
+        anew.rebuild(&self.fleet_order());
+        let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
+        let helps = waiting.is_empty() || {
+            let candidates = self.candidates(spec).0;
+            buy(&anew, &waiting, &candidates, &self.limits(spec)).is_whole()
+        };
+        if helps {
+            self.scaling.fleet = anew;
+            self.scaling.changes += 1;
+        }
+        helps
+    }
+
+    /// Buys for what waits, as far as the limits allow.
+    fn buy_for_asks(&mut self, spec: &Spec, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, String>) {
         loop {
             let waiting: BTreeSet<GroupId> = self.scaling.fleet.waiting().map(|(id, _)| id).collect();
             if waiting.is_empty() {
-                break;
+                return;
             }
             let limits = self.limits(spec);
-            let bought = buy(&self.scaling.fleet, &waiting, &candidates, &limits);
+            let bought = buy(&self.scaling.fleet, &waiting, candidates, &limits);
             // A gang that cannot be served whole is not served at all.
             let broken: BTreeSet<GroupId> = waiting
                 .iter()
@@ -146,21 +190,15 @@ impl Brain {
                 // Once for each type: the reasons are much the same for all that are bought together.
                 match explained.get(candidate) {
                     Some(first) => drop(details.insert("reasons".to_owned(), format!("as for {first}"))),
-                    None => details.extend(self.compare_types(spec, &bought, &candidates, *candidate, bin, &blocked)),
+                    None => details.extend(self.compare_types(spec, &bought, candidates, *candidate, bin, blocked)),
                 }
                 let order = Order { name: &of.name, offer, price, why, details };
                 if let Some(id) = self.request(spec, order, Some((of.capacity, bin, &mut members))) {
                     explained.entry(*candidate).or_insert(id);
                 }
             }
-            break;
+            return;
         }
-        let (candidates, blocked) = self.candidates(spec);
-        for (name, why) in blocked.iter().filter(|_| !self.scaling.fleet.waiting_or_parked().is_empty()) {
-            note_blocked(outlook, name, why.clone());
-        }
-        self.scaling.tried = Some(self.to_try(spec, &candidates));
-        self.tell_unmet(spec, outlook, &candidates, &blocked);
     }
 
     fn to_try(&self, spec: &Spec, candidates: &[Candidate]) -> Tried {

@@ -22,6 +22,8 @@ const FLAP_TURNS: usize = 3;
 const FLAP_PAUSES: u64 = 8;
 /// A policy that flaps waits up to so many of its pauses.
 const LONGEST_FACTOR: u64 = 16;
+/// Nodes that are this busy, in thousandths, have more to do than can be seen.
+const SATURATED: u64 = 950;
 /// A node is at work so long after it became ready, in milliseconds.
 const SETTLE: u64 = 10_000;
 /// Schedules look at the wall clock at least so often, in milliseconds: it may be set.
@@ -91,7 +93,11 @@ impl Brain {
         let says = format!("{metric} at {} % of {ready} over {seconds} s", average / 10);
         // Nodes whose load is not known yet may take some of what the others have: it is not there twice.
         let for_share = |share: u64| u32::try_from(sum.div_ceil(share.max(1))).unwrap_or(u32::MAX);
-        if average > u64::from(high) {
+        if average >= SATURATED {
+            // How much more is needed cannot be seen: twice as many, as Ray's autoscaler does (`upscaling_speed`).
+            let twice = u32::try_from(known.saturating_mul(2)).unwrap_or(u32::MAX);
+            (Some(for_share(u64::from(high)).max(twice)), format!("{says}: saturated"))
+        } else if average > u64::from(high) {
             (Some(for_share(u64::from(high))), format!("{says}, above {} %", high / 10))
         } else if average < u64::from(low) && known == ready {
             (Some(for_share(u64::from(high + low) / 2)), format!("{says}, below {} %", low / 10))

@@ -8,7 +8,7 @@ use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
 use super::buy::{Candidate, Limits, buy};
 use crate::Brain;
-use crate::packing::{Fleet, GroupId};
+use crate::packing::{Amounts, Fleet, GroupId};
 
 /// What is there by number, before any room is bought.
 struct Base {
@@ -68,8 +68,7 @@ impl Brain {
             })
             .collect();
         let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
-        let bought = buy(&fleet, &waiting, &candidates, &limits);
-        if bought.is_whole() {
+        if could_hold(&fleet, &candidates, &limits) && buy(&fleet, &waiting, &candidates, &limits).is_whole() {
             return Ok(());
         }
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
@@ -113,4 +112,12 @@ impl Brain {
         }
         format!("there is no room for all of it: it takes {}, but {}", parts.join(" and "), limits.join(", and "))
     }
+}
+
+/// Whether what waits is not too much for everything that may be bought, resource by resource: quickly seen.
+fn could_hold(fleet: &Fleet, candidates: &[Candidate], limits: &Limits) -> bool {
+    let waiting = fleet.waiting().flat_map(|(_, shapes)| shapes);
+    let needed = waiting.fold(Amounts::default(), |sum, (need, count)| sum.plus(&need.times(count)));
+    let all = candidates.iter().fold(Amounts::default(), |sum, of| sum.plus(&of.capacity.times(of.most.min(limits.nodes))));
+    needed.fits(&all)
 }

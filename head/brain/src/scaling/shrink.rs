@@ -7,26 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::Outlook;
+use cloudtik_model::policy::{Metric, Rule};
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
 use crate::{Brain, Node};
 
-/// A node whose runtimes do not say how much they do is idle below this share of its cores, in thousandths.
+/// A node whose runtimes do not say how much they do is idle below this share of its cores, in thousandths, or below what a
+/// policy on its type's load calls little.
 const IDLE_LOAD: u32 = 100;
 
 impl Node {
-    /// Whether it does something, if anything says so.
-    fn activity(&self) -> Option<bool> {
-        let mut said = self.services.values().filter(|s| s.state == ServiceState::Ready).filter_map(ServiceReport::work).peekable();
-        if said.peek().is_none() { self.load.latest().map(|load| load.cpu >= IDLE_LOAD) } else { Some(said.any(|work| work.0 > 0)) }
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
-        self.activity() == Some(true)
-    }
-
     /// It never worked for anybody.
     fn is_on_its_way(&self) -> bool {
         match self.record.life {
@@ -38,11 +30,32 @@ impl Node {
 }
 
 impl Brain {
+    /// Whether a node does something, if anything says so.
+    fn activity(&self, node: &Node) -> Option<bool> {
+        let mut said = node.services.values().filter(|s| s.state == ServiceState::Ready).filter_map(ServiceReport::work).peekable();
+        if said.peek().is_some() {
+            return Some(said.any(|work| work.0 > 0));
+        }
+        // Where a policy spreads load over nodes, a node below what the policy calls little is one that it can do without.
+        let policies = self.cluster.spec.iter().flat_map(|spec| &spec.policies).filter(|p| p.node_type == node.record.node_type);
+        let little = policies.filter_map(|policy| match policy.rule {
+            Rule::Load { metric: Metric::Cpu, low, .. } => Some(low),
+            _ => None,
+        });
+        let idle = little.max().unwrap_or(0).max(IDLE_LOAD);
+        node.load.latest().map(|load| load.cpu >= idle)
+    }
+
+    fn is_busy(&self, node: &Node) -> bool {
+        self.activity(node) == Some(true)
+    }
+
     /// Notes whether a node does something: idleness is counted from when it began.
     pub(crate) fn note_activity(&mut self, id: &NodeId) {
         let now = self.clock.now();
-        let Some(node) = self.nodes.get_mut(id).filter(|n| n.is_worker()) else { return };
-        let Some(busy) = node.activity() else { return };
+        let Some(node) = self.nodes.get(id).filter(|n| n.is_worker()) else { return };
+        let Some(busy) = self.activity(node) else { return };
+        let Some(node) = self.nodes.get_mut(id) else { return };
         if busy != node.idle_since.is_none() {
             node.idle_since = (!busy).then_some(now);
             self.reconsider_scale();
@@ -54,7 +67,7 @@ impl Brain {
     pub(crate) fn by_usefulness(&self, ids: Vec<NodeId>) -> Vec<NodeId> {
         let rank = |id: NodeId| {
             let node = &self.nodes[&id];
-            (node.record.life != NodeState::Ready, !node.is_busy(), ordinal(&id), id)
+            (node.record.life != NodeState::Ready, !self.is_busy(node), ordinal(&id), id)
         };
         let mut nodes: Vec<(bool, bool, u64, NodeId)> = ids.into_iter().map(rank).collect();
         nodes.sort_unstable();
@@ -206,7 +219,7 @@ impl Brain {
                     format!("idle, and let go after {} s of that", spec.idle_after_ms / 1_000)
                 })
             } else {
-                Some(if node.is_busy() { "busy" } else { "what it does is not known yet" }.to_owned())
+                Some(if self.is_busy(node) { "busy" } else { "what it does is not known yet" }.to_owned())
             };
             match why_not {
                 Some(why) => {

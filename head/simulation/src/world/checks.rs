@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use cloudtik_brain::{Action, Record};
-use cloudtik_model::InstanceId;
+use cloudtik_model::demand::Ask;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::status::Phase;
+use cloudtik_model::{InstanceId, NodeId};
 
 use super::World;
-use crate::promises::{Violation, check_machines};
+use crate::promises::Violation;
 use crate::provider::instance_id;
 
 /// A node that was well for this long must not be deleted for silence.
@@ -124,7 +125,8 @@ impl World {
     pub(super) fn check_quorum(&self, record: &NodeRecord) -> Result<(), Violation> {
         let is_whole = self.spec.services.iter().any(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
-        let Some(before) = before.filter(|_| is_whole && !record.id.is_head()) else { return Ok(()) };
+        // What never was in the whole is no member of it.
+        let Some(before) = before.filter(|b| is_whole && !record.id.is_head() && b.was_ready) else { return Ok(()) };
         let (what, may_be_only_one) = match &record.life {
             NodeState::Draining { reason } if !before.life.is_leaving() => (reason.as_str(), false),
             // What a person kills is that person's choice, and what the provider lost is gone already.
@@ -161,9 +163,23 @@ impl World {
         Ok(())
     }
 
+    /// What the brain goes by is what is stored: another head would go by the same.
+    pub(super) fn check_memory(&self) -> Result<(), Violation> {
+        let Some(brain) = self.brain.as_ref().filter(|_| self.setup.scenario.is_none()) else { return Ok(()) };
+        let is_stored = |ask: &Ask| self.stored.asks.get(&ask.name) == Some(ask);
+        if brain.requests().count() != self.stored.asks.len() || !brain.requests().all(is_stored) {
+            let known: Vec<&Ask> = brain.requests().collect();
+            return Err(self.broken(8, format!("the requests are {known:?}, and stored are {:?}", self.stored.asks)));
+        }
+        if *brain.cluster() != self.stored.cluster {
+            return Err(self.broken(8, format!("what is known of the cluster is not what is stored: {:?}", self.stored.cluster)));
+        }
+        Ok(())
+    }
+
     /// In the end everything is as it was asked for, and nothing else exists.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        check_machines(&self.provider, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
+        self.provider.check(&NodeId::head(), &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
         let Some(brain) = &self.brain else { return Err(self.broken(1, "the head is not back".to_owned())) };
         let snapshot = brain.snapshot();
         let recorded: BTreeSet<InstanceId> = snapshot.nodes.iter().filter_map(|n| n.record.instance.clone()).collect();

@@ -97,6 +97,9 @@ impl World {
                 return Ok(());
             }
         }
+        if interesting {
+            self.check_memory()?;
+        }
         self.look_at_arrivals();
         Ok(())
     }

@@ -10,7 +10,7 @@ use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, NodeId, NodeTypeName,
 
 use super::{Happening, World};
 use crate::agent::Agent;
-use crate::promises::{Violation, check_machines};
+use crate::promises::Violation;
 use crate::provider::{Wanted, instance_id, price_of};
 
 impl World {
@@ -132,7 +132,7 @@ impl World {
             self.after(boots, Happening::Boot(instance.id.clone()));
             self.accounts.made(node_type);
             self.let_it_fail(&instance.id, offer.market);
-            check_machines(&self.provider, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
+            self.provider.check(node, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
         }
         Ok(instance)
     }

@@ -16,13 +16,13 @@ use crate::work::Fluid;
 
 /// How things stood is looked at so often within a scenario.
 const SAMPLES: u64 = 240;
-/// What was refused is asked for again after so many milliseconds at the latest: limits are held against what is there.
+/// What was refused is asked for again after so many milliseconds, also if nothing was given back: nodes come and go.
 const REFUSED_PAUSE: u64 = 600_000;
 /// From a change of load to its being told, beside what heartbeats tell, in milliseconds.
 const LOAD_PAUSE: u64 = 5_000;
 /// A load that moved less than this, in thousandths, is told by heartbeats only.
 const LOAD_MOVE: u32 = 20;
-/// When something is given back, so many of those that were refused try again, in order.
+/// So many of those that were refused ask again at a time, in turn.
 const QUEUE: usize = 16;
 /// Before somebody who finds no head tries again, in milliseconds.
 const PATIENCE: u64 = 100;
@@ -39,10 +39,8 @@ pub(super) enum Scripted {
     Ends(Table, usize),
     /// The arrival says what it wants, or that it is done.
     Speaks(usize),
-    /// The arrival was refused, and asks again if it did not meanwhile.
-    AsksAgain(usize),
-    /// Something was given back.
-    GivenBack,
+    /// Some of those that were refused ask again.
+    QueueMoves,
     IsDone(usize),
     Breaks(InstanceId),
     IsTaken(InstanceId),
@@ -70,8 +68,10 @@ pub(super) struct Script {
     asked: BTreeMap<Request, usize>,
     /// Arrivals whose request stands and is not there yet.
     expecting: BTreeSet<usize>,
-    /// Arrivals that were refused, and when each asks again at the latest.
-    refused: BTreeMap<usize, u64>,
+    /// Arrivals that were refused.
+    refused: BTreeSet<usize>,
+    /// Some of them will ask again.
+    queue_moves: bool,
     /// Who asks first when something is given back: everybody's turn comes.
     next_refused: usize,
     /// Some of them may be there now.
@@ -203,12 +203,7 @@ impl World {
             Scripted::IsDone(arrival) => self.finish(arrival),
             Scripted::TellLoads(node_type) => self.tell_loads(&node_type),
             Scripted::Speaks(arrival) => self.speak(arrival),
-            Scripted::AsksAgain(arrival) => {
-                if self.script.refused.get(&arrival).is_some_and(|due| *due <= self.now) {
-                    self.speak(arrival);
-                }
-            }
-            Scripted::GivenBack => self.serve_refused(),
+            Scripted::QueueMoves => self.serve_refused(),
             Scripted::Ends(table, index) => self.change(table, index, false),
             // Afterwards nothing new begins, and nothing goes wrong any more.
             _ if self.peaceful => {}
@@ -353,14 +348,16 @@ impl World {
             }
             (Stage::Asking, Err(why)) => {
                 script.arrivals[arrival].refused = Some(why.clone());
-                script.refused.insert(arrival, now + REFUSED_PAUSE);
-                self.script_after(REFUSED_PAUSE, Scripted::AsksAgain(arrival));
+                script.refused.insert(arrival);
+                if !std::mem::replace(&mut script.queue_moves, true) {
+                    self.script_after(REFUSED_PAUSE, Scripted::QueueMoves);
+                }
             }
             (Stage::Leaving, _) => {
                 script.stages[arrival] = Stage::Gone;
                 script.arrivals[arrival].done_ms = Some(now);
                 if !script.refused.is_empty() {
-                    self.script_after(1, Scripted::GivenBack);
+                    self.script_after(1, Scripted::QueueMoves);
                 }
             }
             _ => {}
@@ -369,9 +366,10 @@ impl World {
 
     /// Some of those that were refused ask again, in turn.
     fn serve_refused(&mut self) {
+        self.script.queue_moves = false;
         let refused = &self.script.refused;
         let from = self.script.next_refused;
-        let turn: Vec<usize> = refused.range(from..).chain(refused.range(..from)).map(|(arrival, _)| *arrival).take(QUEUE).collect();
+        let turn: Vec<usize> = refused.range(from..).chain(refused.range(..from)).copied().take(QUEUE).collect();
         self.script.next_refused = turn.last().map_or(0, |last| last + 1);
         for arrival in turn {
             self.speak(arrival);
