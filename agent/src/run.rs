@@ -164,16 +164,16 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         tokio::select! {
             () = &mut deserted => {
                 end_node(&converger, &reports_kept, &bootstrap).await;
+                tracing::info!("agent stops");
                 break;
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break tell_stop(),
+            _ = interrupt.recv() => break tell_stop(),
             () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
     }
-    tracing::info!("agent stops; the node's services go on as they are");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     converger.release();
     stop.cancel();
@@ -182,6 +182,10 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         tracing::warn!("{} tasks did not end in time", tasks.len());
     }
     Ok(())
+}
+
+fn tell_stop() {
+    tracing::info!("agent stops; the node's services go on as they are");
 }
 
 /// Returns when the head has not been heard for so long that the node is to end.

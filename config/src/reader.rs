@@ -201,22 +201,26 @@ impl<'t> Table<'t> {
             Some(value) => Some(At { value, span: text.span }),
             None => {
                 let help = Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned());
-                self.problems.note(text.span, format!("{:?} is not a span of time", text.value), help);
+                let message = match parse_span(&text.value) {
+                    Some(_) => format!("`{}` must be more than nothing", self.named(key)),
+                    None => format!("{:?} is not a span of time", text.value),
+                };
+                self.problems.note(text.span, message, help);
                 None
             }
         }
     }
 
-    /// A span of time, or a list of the shortest and the longest one.
-    pub fn durations(&mut self, key: &str) -> Option<At<(Duration, Duration)>> {
+    /// A span of time, or a list of the shortest and the longest one; none is less than `least`.
+    pub fn durations(&mut self, key: &str, least: Duration) -> Option<At<(Duration, Duration)>> {
         let value = self.get(key)?;
-        if let DeValue::String(_) = value.get_ref() {
-            return self.duration(key).map(|at| At { value: (at.value, at.value), span: at.span });
-        }
-        let texts = self.texts(key);
-        let parsed: Vec<Duration> = texts.iter().filter_map(|text| parse_duration(&text.value)).collect();
+        let texts: Vec<String> = match value.get_ref() {
+            DeValue::String(text) => vec![text.to_string(), text.to_string()],
+            _ => self.texts(key).into_iter().map(|text| text.value).collect(),
+        };
+        let parsed: Vec<Duration> = texts.iter().filter_map(|text| parse_span(text)).collect();
         match parsed[..] {
-            [least, most] if texts.len() == 2 && least <= most => Some(At { value: (least, most), span: value.span() }),
+            [from, to] if texts.len() == 2 && from <= to && from >= least => Some(At { value: (from, to), span: value.span() }),
             _ => {
                 let message = format!("`{}` must be a span of time, or the shortest and the longest one", self.named(key));
                 self.problems.note(value.span(), message, Some("such as \"60s\" or [\"30s\", \"90s\"]".to_owned()));
@@ -337,6 +341,11 @@ impl<'t> Table<'t> {
 
 /// A span of time such as `500ms`, `10s`, `5m`, `24h` or `30d`; not zero.
 pub fn parse_duration(text: &str) -> Option<Duration> {
+    parse_span(text).filter(|span| !span.is_zero())
+}
+
+/// The same, which may be zero.
+fn parse_span(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {
         "ms" => 1,
@@ -346,7 +355,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "d" => 86_400_000,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(unit).filter(|ms| *ms > 0).map(Duration::from_millis)
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
 }
 
 /// The name that a misspelt one was probably meant to be.

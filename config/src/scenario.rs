@@ -44,12 +44,21 @@ impl FromStr for Start {
     }
 }
 
-/// Reads a scenario for a cluster. `name` is what problems call the file.
-pub fn read(name: &str, text: &str, cluster: &Cluster) -> Result<Scenario, InvalidFile> {
-    read_file(name, text, |root, problems| read_scenario(root, cluster, problems))
+/// Reads a scenario for a cluster. `name` is what problems call the file. Signals must be followed by some policy, if
+/// `followed` says which are.
+pub fn read(name: &str, text: &str, cluster: &Cluster, followed: Option<&BTreeSet<String>>) -> Result<Scenario, InvalidFile> {
+    read_file(name, text, |root, problems| read_scenario(root, cluster, followed, problems))
 }
 
-fn read_scenario(root: &mut Table<'_>, cluster: &Cluster, problems: &Problems) -> Option<Scenario> {
+/// The signals that policies of a cluster follow.
+pub fn followed(cluster: &Cluster) -> impl Iterator<Item = String> {
+    cluster.scaling.iter().filter_map(|scaling| match &scaling.policy.rule {
+        Rule::Signal { signal, .. } => Some(signal.clone()),
+        Rule::Load { .. } | Rule::Schedule { .. } => None,
+    })
+}
+
+fn read_scenario(root: &mut Table<'_>, cluster: &Cluster, followed: Option<&BTreeSet<String>>, problems: &Problems) -> Option<Scenario> {
     let length = root.duration("length");
     if !root.has("length") {
         root.problem("`length` is missing: how long to simulate", Some("add length = \"1d\"".to_owned()));
@@ -69,7 +78,7 @@ fn read_scenario(root: &mut Table<'_>, cluster: &Cluster, problems: &Problems) -
         table.finish();
         lasts.map(|lasts| ms(lasts.value))
     });
-    let mut reader = Reader { cluster, problems };
+    let mut reader = Reader { cluster, followed, length: length.as_ref().map(|l| l.value), problems };
     let shortages = each(root, "shortage", |table| reader.shortage(table));
     let mut names = BTreeSet::new();
     let mut number = 0;
@@ -127,9 +136,9 @@ fn read_provider(table: &mut Table<'_>) -> ProviderModel {
         found.map_or(default, |at| Span { least: ms(at.value.0), most: ms(at.value.1) })
     };
     ProviderModel {
-        boot: span(table.durations("boot"), default.boot),
-        call: span(table.durations("call"), default.call),
-        service: span(table.durations("service"), default.service),
+        boot: span(table.durations("boot", Duration::ZERO), default.boot),
+        call: span(table.durations("call", Duration::ZERO), default.call),
+        service: span(table.durations("service", Duration::ZERO), default.service),
         fails: table.float("fails", 0.0, 0.9).map_or(0, |share| (share.value * 1_000.0).round() as u32),
         calls_per_second: table.integer("calls_per_second", 1, 1_000_000).map(|n| n.value as u32),
         machine_lasts_ms: table.duration("machines_last").map(|d| ms(d.value)),
@@ -139,12 +148,21 @@ fn read_provider(table: &mut Table<'_>) -> ProviderModel {
 
 struct Reader<'r> {
     cluster: &'r Cluster,
+    followed: Option<&'r BTreeSet<String>>,
+    length: Option<Duration>,
     problems: &'r Problems,
 }
 
 impl Reader<'_> {
     fn times(&mut self, table: &mut Table<'_>) -> Times {
         let at = table.duration("at");
+        if let Some(at) = at.as_ref().filter(|at| self.length.is_some_and(|length| at.value >= length)) {
+            self.problems.note(
+                at.span.clone(),
+                "it would begin when all is over",
+                Some("lengthen `length`, or let it begin earlier".to_owned()),
+            );
+        }
         let every = table.duration("every");
         if let Some(every) = every.as_ref().filter(|e| e.value < SHORTEST_GAP) {
             self.problems.note(every.span.clone(), "`every` is less than a second", Some("raise `count` instead".to_owned()));
@@ -214,7 +232,7 @@ impl Reader<'_> {
         }
         let name = name.map_or_else(|| format!("demand-{number}"), |name| name.value.to_string());
         let wants = self.wants(table);
-        let (times, runs) = (self.times(table), table.durations("runs"));
+        let (times, runs) = (self.times(table), table.durations("runs", Duration::from_millis(1)));
         Some(Demand { name, wants: wants?, times, runs: runs.map(|at| Span { least: ms(at.value.0), most: ms(at.value.1) }) })
     }
 
@@ -231,6 +249,8 @@ impl Reader<'_> {
         }
         let (bundle, count, gang, spread) = self.bundle(table);
         if bundle.is_nothing() {
+            // Known all the same, so that it is not called unknown.
+            let _ = table.text("workers");
             let help = Some("add cpus = 4, memory = \"8GiB\", gpus = 1 or [demand.resources]; or more = 2 for two workers".to_owned());
             table.problem("the demand asks for nothing", help);
             return None;
@@ -287,20 +307,12 @@ impl Reader<'_> {
 
     fn signal(&mut self, table: &mut Table<'_>) -> Option<Signal> {
         let signal = table.require_text("signal", "\"spark.cores\"");
-        if let Some(signal) = &signal {
-            let mut followed = self.cluster.scaling.iter().filter_map(|scaling| match &scaling.policy.rule {
-                Rule::Signal { signal, .. } => Some(signal.as_str()),
-                Rule::Load { .. } | Rule::Schedule { .. } => None,
-            });
-            if !followed.clone().any(|known| known == signal.value) {
-                let help = nearest(&signal.value, followed.clone()).map(|near| format!("did you mean `{near}`?"));
-                let help = help.or_else(|| followed.next().map(|known| format!("one follows {known}")));
-                self.problems.note(
-                    signal.span.clone(),
-                    format!("no policy of the cluster {} follows the signal {:?}", self.cluster.name, signal.value),
-                    help,
-                );
-            }
+        if let (Some(signal), Some(followed)) = (&signal, self.followed)
+            && !followed.contains(&signal.value)
+        {
+            let help = nearest(&signal.value, followed.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+            let help = help.or_else(|| followed.first().map(|known| format!("one follows {known}")));
+            self.problems.note(signal.span.clone(), format!("no policy follows the signal {:?}", signal.value), help);
         }
         if !table.has("value") {
             table.problem("`value` is missing", Some("add value = 40".to_owned()));

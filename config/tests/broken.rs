@@ -75,6 +75,6 @@ fn a_broken_scenario_is_explained() {
                     [[demand]]\ncpu = 3\n[[demand]]\nname = \"a\"\nmore = 2\nworkers = \"defalt\"\nevery = \"10ms\"\n\
                     [[demand]]\nname = \"a\"\ncpus = 1\nworkers = \"default\"\nrandom = true\n[demand.resources]\nlicence = 1\n\
                     [[load]]\n[[signal]]\nsignal = \"sparc.cores\"\n[[shortage]]\nmarket = \"sport\"\nzone = \"a\"\n";
-    let error = cloudtik_config::scenario::read("day.toml", scenario, &cluster).expect_err("broken");
+    let error = cloudtik_config::scenario::read("day.toml", scenario, &cluster, Some(&Default::default())).expect_err("broken");
     insta::assert_snapshot!("scenario", error.render(false, 100));
 }

@@ -27,7 +27,8 @@ pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
     let description = Description { cluster_file: request.cluster_file, runtime_files: request.runtime_files };
     let planner = description.planner().map_err(anyhow::Error::msg)?;
     let cluster = planner.cluster();
-    let mut scenario = scenario::read("the scenario", &request.scenario, cluster).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
+    let mut scenario =
+        scenario::read("the scenario", &request.scenario, cluster, None).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
     scenario.seed = request.seed.unwrap_or(scenario.seed);
     let mut spec = planner.spec(1, false);
     fill_in(&mut spec, cluster, if cluster.provider == Provider::Local { local_resources() } else { USUAL });

@@ -50,7 +50,7 @@ impl Printer {
 
     /// Talk.
     pub fn say(&self, text: &str) {
-        eprintln!("{text}");
+        talk(text);
     }
 
     pub fn bold(&self, text: &str) -> String {
@@ -65,16 +65,16 @@ impl Printer {
             let document = serde_json::json!({
                 "error": failure.message, "hint": failure.hint, "exit_code": failure.code, "problems": problems,
             });
-            return eprintln!("{document:#}");
+            return talk(&format!("{document:#}"));
         }
         let width = terminal_width();
         for diagnostics in &failure.diagnostics {
-            eprint!("{}", diagnostics.render(self.colour, width));
+            talk(diagnostics.render(self.colour, width).trim_end_matches('\n'));
         }
         let label = if self.colour { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-        eprintln!("{label} {}", failure.message);
+        talk(&format!("{label} {}", failure.message));
         if let Some(hint) = &failure.hint {
-            eprintln!("\nhint: {hint}");
+            talk(&format!("\nhint: {hint}"));
         }
     }
 
@@ -121,7 +121,7 @@ impl Printer {
         if !io::stdin().is_terminal() {
             return Err(Failure::new(USAGE, format!("{question} Nobody is there to answer.")).hint("add --yes to answer beforehand"));
         }
-        eprint!("{question} [y/N] ");
+        let _ = write!(io::stderr(), "{question} [y/N] ");
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
@@ -132,8 +132,18 @@ impl Printer {
     }
 }
 
+/// Says something on standard error; that nobody listens is no failure.
+pub fn talk(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 fn terminal_width() -> usize {
     rustix::termios::tcgetwinsize(io::stderr()).map_or(100, |size| usize::from(size.ws_col).clamp(60, 120))
+}
+
+/// Columns of the terminal that data is printed on; nothing where it goes elsewhere.
+pub fn columns_of_output() -> Option<usize> {
+    rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 pub fn ago(at: Timestamp) -> String {

@@ -15,6 +15,7 @@ use tonic::{Code, Streaming};
 
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
+use crate::output::talk;
 
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
@@ -103,7 +104,7 @@ impl Session {
                     Frame::Stdout(bytes) => { show(Stream::Out, &bytes); false }
                     Frame::Stderr(bytes) => { show(Stream::Error, &bytes); false }
                     Frame::Exit(_) if asked => {
-                        eprintln!("cancelled");
+                        talk("cancelled");
                         return Ok(INTERRUPTED);
                     }
                     Frame::Exit(exit) => return exit_status(exit),
@@ -112,7 +113,7 @@ impl Session {
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
                 () = &mut give_up, if asked => {
-                    eprintln!("it does not end; leaving, which ends it the hard way");
+                    talk("it does not end; leaving, which ends it the hard way");
                     return Ok(INTERRUPTED);
                 }
             };
@@ -123,7 +124,7 @@ impl Session {
                 }
                 asked = true;
                 give_up.as_mut().reset(tokio::time::Instant::now() + CANCEL_PATIENCE);
-                eprintln!("cancelling; once more to leave at once");
+                talk("cancelling; once more to leave at once");
             }
         }
     }

@@ -15,11 +15,13 @@ use crate::cli::Simulate;
 use crate::clusters::{Described, describe, program};
 use crate::events;
 use crate::failure::{FAILED, Failure, INVALID, NOT_FOUND};
-use crate::output::{Printer, clock, short};
+use crate::output::{Printer, clock, columns_of_output, short};
 use crate::terminal::Progress;
 
-/// Columns of a chart.
-const WIDTH: usize = 96;
+/// Columns of a chart, at most and at least.
+const WIDTHS: std::ops::RangeInclusive<usize> = 20..=96;
+/// Columns beside a chart.
+const MARGIN: usize = 11;
 /// Lines of a chart.
 const HEIGHT: usize = 8;
 
@@ -30,14 +32,20 @@ pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
     let (Some(file), Some(demand)) = (&arguments.file, &arguments.demand) else {
         return Err(Failure::failed("nothing to simulate").hint("cloudtik simulate CLUSTER.toml --demand FILE"));
     };
-    let text = std::fs::read_to_string(demand)
-        .map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", demand.display())).hint("examples/scenarios has some"))?;
+    let text = std::fs::read_to_string(demand).map_err(|e| {
+        let is_missing = e.kind() == std::io::ErrorKind::NotFound;
+        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {}: {e}", demand.display()));
+        if is_missing { failure.hint("examples/scenarios has some") } else { failure }
+    })?;
     // Everything is read before anything is run.
     let mut all = Vec::new();
     for file in [Some(file), arguments.compare.as_ref()].into_iter().flatten() {
-        let described = describe(file)?;
-        scenario::read(&demand.display().to_string(), &text, &described.cluster).map_err(|e| Failure::invalid(vec![e]))?;
-        all.push((file, described));
+        all.push((file, describe(file)?));
+    }
+    // A signal that one of them follows is part of the comparison.
+    let followed = all.iter().flat_map(|(_, described)| scenario::followed(&described.cluster)).collect();
+    for (_, described) in &all {
+        scenario::read(&demand.display().to_string(), &text, &described.cluster, Some(&followed)).map_err(|e| Failure::invalid(vec![e]))?;
     }
     let mut progress = Progress::new();
     let mut documents = Vec::new();
@@ -107,13 +115,15 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
         .types
         .iter()
         .map(|(name, of)| {
-            vec![name.to_string(), of.launched.to_string(), of.most.to_string(), format!("{:.1}", of.node_hours), money(of.cost)]
+            let cost = if simulated.unpriced.contains(name) { "unknown".to_owned() } else { money(of.cost) };
+            vec![name.to_string(), of.launched.to_string(), of.most.to_string(), format!("{:.1}", of.node_hours), cost]
         })
         .collect();
     printer.table(&["TYPE", "LAUNCHED", "MOST", "NODE HOURS", "COST"], &rows);
     let (total, used) = (money(simulated.cost), simulated.used * 100.0);
     let most_cost = cloudtik_model::MoneyPerHour(most_cost);
-    printer.line(&format!("all of it: {total}, up to {most_cost}; {used:.0} % of the cores' time was used"));
+    let known = if simulated.unpriced.is_empty() { "" } else { " as far as prices are known" };
+    printer.line(&format!("all of it: {total}, up to {most_cost}{known}; {used:.0} % of the cores' time was used"));
     let demands = waits(simulated);
     if !demands.is_empty() {
         printer.line("");
@@ -123,7 +133,7 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
     for (name, waits) in &demands {
         if let Some(why) = waits.why {
             let never = if waits.never > 0 { format!(", {} of them for good", waits.never) } else { String::new() };
-            printer.line(&format!("{name}: {} of {} were refused at first{never}; the last because {why}", waits.refused, waits.came));
+            printer.line(&format!("{name}: {} of {} refused at first{never}; the last because {why}", waits.refused, waits.came));
         }
     }
     if !simulated.work.is_empty() {
@@ -143,7 +153,9 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
     let count = |kind: EventKind| simulated.decisions.iter().filter(|event| event.kind == kind).count();
     let (decisions, alarms, refusals) = (count(EventKind::Decision), count(EventKind::Alarm), count(EventKind::Refusal));
     let all = if all_decisions { "" } else { "; `--decisions` prints them" };
-    printer.line(&format!("{decisions} decisions, {alarms} alarms, {refusals} refusals{all}"));
+    let number = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let told = [number(decisions, "decision"), number(alarms, "alarm"), number(refusals, "refusal")].join(", ");
+    printer.line(&format!("{told}{all}"));
     if all_decisions {
         simulated.decisions.iter().for_each(|event| printer.line(&events::describe(event)));
     }
@@ -156,9 +168,10 @@ fn draw(printer: &Printer, simulated: &Simulated) {
         let sum = |of: fn(&cloudtik_model::simulation::Count) -> u32| sample.types.values().map(of).sum::<u32>();
         Column { full: sum(|count| count.ready).into(), pale: sum(|count| count.coming + count.other).into() }
     };
+    let width = columns_of_output().map_or(*WIDTHS.end(), |columns| columns.saturating_sub(MARGIN)).clamp(*WIDTHS.start(), *WIDTHS.end());
     let all: Vec<Column> = simulated.samples.iter().map(of_sample).collect();
     let most = all.iter().map(|column| column.full + column.pale).fold(0.0, f64::max);
-    let workers = squeeze(&all, WIDTH);
+    let workers = squeeze(&all, width);
     for (row, line) in columns(&workers, HEIGHT, most).iter().enumerate() {
         let label = if row == 0 { format!("{most:.0}") } else { String::new() };
         printer.line(&format!("{label:>9} ┤{line}"));
@@ -185,8 +198,9 @@ fn draw(printer: &Printer, simulated: &Simulated) {
     let marks = ["█ ready", "░ coming, leaving or silent"].join("   ");
     let (begin, end) = (&clock(simulated.start)[5..16], cloudtik_model::Timestamp(simulated.start.0 + simulated.length_ms));
     let end = &clock(end)[5..16];
-    let gap = workers.len().saturating_sub(begin.len() + end.len() + marks.chars().count()) / 2;
-    printer.line(&format!("{:>9}  {begin}{}{marks}{}{end}", "", " ".repeat(gap), " ".repeat(gap)));
+    let gap = workers.len().saturating_sub(begin.len() + end.len()).max(2);
+    printer.line(&format!("{:>9}  {begin}{}{end}", "", " ".repeat(gap)));
+    printer.line(&format!("{:>9}  {marks}", ""));
     printer.line("");
 }
 

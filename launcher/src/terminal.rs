@@ -51,14 +51,14 @@ impl Progress {
         }
         self.printed = Some(Instant::now());
         self.shown.clone_from(&self.last);
-        eprintln!("{}", self.last);
+        crate::output::talk(&self.last);
     }
 
     /// A line that stays.
     pub fn keep(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => crate::output::talk(text),
         }
     }
 }

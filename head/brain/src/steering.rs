@@ -128,7 +128,9 @@ impl Brain {
     fn may_let_go(&self, id: &NodeId) -> Result<(), String> {
         match self.nodes.get(id) {
             None => Err(format!("there is no node {id}")),
-            Some(_) if id.is_head() => Err("the head cannot be let go: `down` ends the whole cluster".to_owned()),
+            Some(_) if id.is_head() => {
+                Err("that is the head's own node, without which there is no cluster: `down` ends all of it".to_owned())
+            }
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
                 Err(format!("{id} is {} already", n.record.life.name()))
             }

@@ -56,8 +56,10 @@ pub struct Simulated {
     pub heartbeat_ms: u64,
     /// Inputs of the brain.
     pub steps: u64,
-    /// What all workers cost together.
+    /// What all workers cost together, as far as it is known.
     pub cost: f64,
+    /// Types that have no price.
+    pub unpriced: Vec<NodeTypeName>,
     /// Of all workers' core time, the share in which demands that asked for cores ran or work was done; what of both fell on
     /// the same cores counts twice, up to 1.
     pub used: f64,

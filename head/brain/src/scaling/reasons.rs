@@ -62,7 +62,9 @@ impl Brain {
                     } else {
                         let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
                         let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
-                        if theirs >= ours {
+                        if theirs == ours {
+                            "it costs the same, and comes later by name".to_owned()
+                        } else if theirs > ours {
                             format!("dearer for this: {nodes} at {} against {}", MoneyPerHour(other.weight), MoneyPerHour(of.weight))
                         } else {
                             "all of the demand together is cheaper so".to_owned()

@@ -656,3 +656,34 @@ fn a_budget_that_comes_later_counts_what_was_made_without_a_price() {
     world.pass(60_000);
     assert_eq!(world.machines("default"), 2);
 }
+
+#[test]
+fn a_saturated_type_doubles_and_an_even_little_load_lets_go() {
+    let mut of = spec(&[("default", kind(1, 20, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![Policy { most: 20, ..load_policy() }], 60_000);
+    let mut world = World::new(of);
+    let busy = |world: &mut World, cpu| (1..=20).for_each(|n| world.busy(&format!("w{n}"), cpu));
+    busy(&mut world, 1_000);
+    world.pass(150_000);
+    assert!(world.machines("default") >= 8, "what is saturated may need any number: {}", world.machines("default"));
+    // A quarter of the cores of each, below `low`: so many do what fewer could.
+    busy(&mut world, 250);
+    let before = world.machines("default");
+    world.pass(400_000);
+    assert!(world.machines("default") < before, "{before} are still there");
+}
+
+#[test]
+fn where_room_lies_is_planned_anew_if_that_makes_room() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 1, 100)), ("big", kind(0, 2, 4, 350))]));
+    world.wish(bundles(&[(8, 1, 0)])).expect("there is room");
+    world.pass(5_000);
+    let apart = Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity::ONE, ..Bundle::default() }, count: 3 }],
+        gang: true,
+        spread: true,
+    };
+    world.ask(|request| Input::Scale { request, wish: add(apart, "apart", None) }).expect("both fit");
+    world.pass(30_000);
+    assert!(world.brain.asks().iter().all(|ask| ask.ready), "{:?}", world.brain.asks());
+}

@@ -128,7 +128,9 @@ impl World {
             length_ms: self.setup.length + self.setup.peace,
             heartbeat_ms: self.setup.config.heartbeat,
             steps: self.stats.steps,
-            cost: types.values().map(|of| of.cost).sum(),
+            // From zero, since a sum of nothing is less than nothing in binary fractions.
+            cost: types.values().map(|of| of.cost).fold(0.0, |sum, cost| sum + cost),
+            unpriced: self.spec.workers.iter().filter(|(_, kind)| kind.price.is_none()).map(|(name, _)| name.clone()).collect(),
             used: if offered > 0.0 { (worked / offered).min(1.0) } else { 0.0 },
             types,
             samples: self.accounts.samples,
