@@ -477,6 +477,10 @@ impl Brain {
             let node_type = self.nodes[id].record.node_type.clone();
             self.scaling.launching.freed(&node_type);
         }
+        if leaving && !was_leaving {
+            let node_type = self.nodes[id].record.node_type.clone();
+            self.scaling.left.insert(node_type, now);
+        }
         if gone || leaving != was_leaving || from != to {
             self.reconsider_scale();
         }

@@ -84,6 +84,8 @@ pub(crate) struct Scaling {
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<Tried>,
+    /// When a worker of a type left last.
+    pub(crate) left: BTreeMap<NodeTypeName, u64>,
     /// When it may be planned anew where everything lies.
     repack_not_before: u64,
     /// Grows with everything that a purchase depends on.

@@ -99,6 +99,9 @@ impl Brain {
             (Some(for_share(u64::from(high)).max(twice)), format!("{says}: saturated"))
         } else if average > u64::from(high) {
             (Some(for_share(u64::from(high))), format!("{says}, above {} %", high / 10))
+        } else if average < u64::from(low) && self.scaling.left.get(&policy.node_type).is_some_and(|at| now < at + window) {
+            // What those did that left has not come to the others yet, as far as averages show it.
+            (None, format!("{says}, below {} %, some of which left just now", low / 10))
         } else if average < u64::from(low) && known == ready {
             (Some(for_share(u64::from(high + low) / 2)), format!("{says}, below {} %", low / 10))
         } else {

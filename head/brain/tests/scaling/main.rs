@@ -687,3 +687,31 @@ fn where_room_lies_is_planned_anew_if_that_makes_room() {
     world.pass(30_000);
     assert!(world.brain.asks().iter().all(|ask| ask.ready), "{:?}", world.brain.asks());
 }
+
+#[test]
+fn what_was_decided_before_a_hold_is_made_after_it() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Throttled);
+    world.workers(2).expect("there is room");
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("a person may");
+    let calls = world.calls.len();
+    world.failing.clear();
+    world.pass(120_000);
+    assert_eq!(world.calls.len(), calls, "nothing is made while the head is held");
+    world.ask(|request| Input::Resume { request }).expect("a person may");
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 2);
+}
+
+#[test]
+fn who_speaks_over_a_link_that_was_replaced_is_not_heard() {
+    let mut world = World::new(spec(&[("default", kind(2, 2, 4, 100))]));
+    world.pass(5_000);
+    let old = world.links[&id("w2")];
+    world.link(&id("w2"));
+    // Somebody else holds the old link: the node itself is silent.
+    world.links.insert(id("w2"), old);
+    world.silent.insert(id("w2"));
+    world.pass(6_000);
+    assert_ne!(world.brain.node(&id("w2")).expect("it is known").record.life, NodeState::Ready);
+}

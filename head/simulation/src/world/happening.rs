@@ -172,7 +172,9 @@ impl World {
 
     fn list(&mut self, epoch: Epoch, number: u64) {
         let result = if self.call_fails() { Err(failure("list: try later")) } else { Ok(self.listed()) };
-        let delay = self.random.between(1, 1_500);
+        // Some answers are as old as the provider may be behind.
+        let lags = self.setup.faults.call_fails > 0 && self.setup.faults.visibility > 0 && self.random.permille(100);
+        let delay = if lags { self.random.between(1, 55_000) } else { self.random.between(1, 1_500) };
         self.hear(delay, epoch, Input::Listed { number, result });
     }
 
