@@ -145,8 +145,7 @@ pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
 /// What has become of a request, in words.
 pub fn state_of(request: &AskView) -> String {
     match &request.unmet {
-        Some(unmet) if unmet.contains("held by hand") => format!("waits: {unmet}"),
-        Some(unmet) => format!("no room: {unmet}"),
+        Some(unmet) => format!("waits: {unmet}"),
         None if request.ready => "ready".to_owned(),
         None => "coming".to_owned(),
     }

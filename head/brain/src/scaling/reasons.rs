@@ -124,6 +124,9 @@ impl Brain {
         limits.extend(blocked.iter().map(|(name, why)| format!("{name}: {why}")));
         if limits.is_empty() {
             limits.push("the types that have room left cannot hold it".to_owned());
+        } else if !candidates.is_empty() {
+            let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
+            limits.push(format!("{} cannot hold all of it", names.join(", ")));
         }
         let waiting = self.scaling.fleet.waiting_or_parked();
         for (id, shapes) in waiting {
