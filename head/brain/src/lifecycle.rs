@@ -61,8 +61,13 @@ impl Brain {
             let at = node.not_before;
             return self.wake_at(id, at);
         }
+        let node_type = node.record.node_type.clone();
         if self.is_held() {
             return;
+        }
+        // Limits that came down since: what is there beyond them goes first.
+        if self.is_beyond_limits(&node_type) {
+            return self.wake_at(id, now + FIRST_PAUSE);
         }
         if let Err(at) = self.pace().take(now) {
             return self.wake_at(id, at);

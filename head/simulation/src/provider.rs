@@ -136,25 +136,27 @@ impl Provider {
         Some(machine)
     }
 
-    /// What must hold of the machines whenever one was made for a node: the promise that does not, by number, and what is so.
-    pub fn check(&self, made: &NodeId, spec: &Spec) -> Result<(), (u8, String)> {
-        if let Some(count) = self.by_node.get(made).filter(|count| **count > 1) {
-            return Err((1, format!("{count} machines of {made} run at once")));
+    /// What must hold whenever a machine was made, by the loosest of some descriptions: the promise that does not, by number,
+    /// and what is so. What was there before the limits came down breaks none by itself.
+    pub fn check(&self, node: &NodeId, node_type: &NodeTypeName, specs: &[Spec]) -> Result<(), (u8, String)> {
+        if let Some(count) = self.by_node.get(node).filter(|count| **count > 1) {
+            return Err((1, format!("{count} machines of {node} run at once")));
         }
         let workers: u32 = self.by_type.values().sum();
-        if workers > spec.max_workers {
-            return Err((2, format!("{workers} workers exist, the cluster's maximum is {}", spec.max_workers)));
+        let most = specs.iter().map(|spec| spec.max_workers).max().unwrap_or(0);
+        if workers > most {
+            return Err((2, format!("{workers} workers exist, the cluster's maximum is {most}")));
         }
-        for (name, count) in &self.by_type {
-            let most = spec.workers.get(name).map_or(0, |w| w.max);
-            if *count > most {
-                return Err((2, format!("{count} workers of type {name} exist, its maximum is {most}")));
-            }
+        let most = specs.iter().filter_map(|spec| spec.workers.get(node_type)).map(|kind| kind.max).max().unwrap_or(0);
+        let of_type = self.by_type.get(node_type).copied().unwrap_or(0);
+        if of_type > most {
+            return Err((2, format!("{of_type} workers of type {node_type} exist, its maximum is {most}")));
         }
-        match spec.budget.filter(|budget| self.cost > budget.0) {
-            Some(budget) => Err((2, format!("the workers cost {}, the budget is {budget}", MoneyPerHour(self.cost)))),
-            None => Ok(()),
+        let budget = specs.iter().map(|spec| spec.budget.unwrap_or(MoneyPerHour(u64::MAX))).max().unwrap_or_default();
+        if self.cost > budget.0 {
+            return Err((2, format!("the workers cost {}, the budget is {budget}", MoneyPerHour(self.cost))));
         }
+        Ok(())
     }
 
     /// The hardware of a machine dies.

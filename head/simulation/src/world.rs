@@ -51,6 +51,8 @@ pub struct World {
     setup: Setup,
     /// The cluster as it is to be by now.
     spec: Spec,
+    /// The last revision for which processes must start again.
+    rolled: u64,
     random: Random,
     now: u64,
     agenda: Agenda<Happening>,
@@ -91,6 +93,8 @@ struct Stored {
     asks: BTreeMap<String, Ask>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Every description that was accepted, in order.
+    specs: Vec<Spec>,
     told: Told,
 }
 
@@ -98,6 +102,7 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         let mut world = Self {
             spec: setup.spec.clone(),
+            rolled: 0,
             random: Random::new(setup.seed),
             now: 0,
             agenda: Agenda::default(),

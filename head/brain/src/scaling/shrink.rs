@@ -62,14 +62,20 @@ impl Brain {
         }
     }
 
-    /// Workers, those first that are to stay longest: what is ready before what is not, what works before what is idle, the
-    /// elder before the younger.
+    /// Workers, those first that are to stay longest: what is ready before what is not, what is made before what is
+    /// only wanted, what works before what is idle, the elder before the younger.
     pub(crate) fn by_usefulness(&self, ids: Vec<NodeId>) -> Vec<NodeId> {
         let rank = |id: NodeId| {
             let node = &self.nodes[&id];
-            (node.record.life != NodeState::Ready, !self.is_busy(node), ordinal(&id), id)
+            let stage = match node.record.life {
+                NodeState::Ready => 0,
+                // Nothing of it exists yet.
+                NodeState::Requested => 2,
+                _ => 1,
+            };
+            (stage, !self.is_busy(node), ordinal(&id), id)
         };
-        let mut nodes: Vec<(bool, bool, u64, NodeId)> = ids.into_iter().map(rank).collect();
+        let mut nodes: Vec<(u8, bool, u64, NodeId)> = ids.into_iter().map(rank).collect();
         nodes.sort_unstable();
         nodes.into_iter().map(|(.., id)| id).collect()
     }
@@ -155,6 +161,15 @@ impl Brain {
             beyond.push((id, reason));
         }
         beyond
+    }
+
+    /// Whether more may exist of a type, or of all, than is allowed.
+    pub(crate) fn is_beyond_limits(&self, name: &NodeTypeName) -> bool {
+        let Some(spec) = &self.cluster.spec else { return true };
+        let tally = &self.scaling.tally;
+        tally.exist_of(name) > spec.workers.get(name).map_or(0, |kind| kind.max)
+            || tally.exist() > spec.max_workers
+            || spec.budget.is_some_and(|budget| tally.spent(spec) > budget)
     }
 
     fn keep_limits(&mut self, spec: &Spec) {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use cloudtik_brain::{Action, Record};
+use cloudtik_model::InstanceId;
 use cloudtik_model::demand::Ask;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::status::Phase;
-use cloudtik_model::{InstanceId, NodeId};
 
 use super::World;
 use crate::promises::Violation;
@@ -96,8 +96,8 @@ impl World {
         let NodeState::Terminating { reason } = &record.life else { return Ok(()) };
         let (node, generation) = (&record.id, record.generation);
         let Some(instance) = &record.instance else { return Ok(()) };
-        let wanted =
-            self.asked_to_go.contains(&(node.clone(), generation)) || reason.contains("not needed") || reason.contains("goes down");
+        let wanted = self.asked_to_go.contains(&(node.clone(), generation))
+            || ["not needed", "goes down", "above the"].iter().any(|why| reason.contains(why));
         if wanted || self.provider.get(instance).is_none_or(|machine| machine.broken) {
             return Ok(());
         }
@@ -134,7 +134,9 @@ impl World {
                 (reason.as_str(), false)
             }
             // Two members cannot do without either: a new description must be taken all the same.
-            _ if record.revision > before.revision && before.life == NodeState::Ready => ("a new revision", true),
+            _ if before.revision < self.rolled && self.rolled <= record.revision && before.life == NodeState::Ready => {
+                ("a new revision", true)
+            }
             _ => return Ok(()),
         };
         if what.contains("goes down") {
@@ -159,7 +161,9 @@ impl World {
         let NodeState::Draining { reason } = &record.life else { return Ok(()) };
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation && !b.life.is_leaving());
         let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("not needed");
-        let somebody_said_so = self.stored.cluster.shrinking.contains(&record.node_type);
+        let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
+        let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
+        let somebody_said_so = is_gone || self.stored.cluster.shrinking.contains(&record.node_type);
         let works = record.instance.as_ref().and_then(|instance| self.agents.get(instance)).is_some_and(|agent| agent.heard_busy);
         if is_new && works && !somebody_said_so {
             return Err(self.broken(3, format!("{} is let go while it works", record.id)));
@@ -183,7 +187,6 @@ impl World {
 
     /// In the end everything is as it was asked for, and nothing else exists.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        self.provider.check(&NodeId::head(), &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
         let Some(brain) = &self.brain else { return Err(self.broken(1, "the head is not back".to_owned())) };
         let snapshot = brain.snapshot();
         let recorded: BTreeSet<InstanceId> = snapshot.nodes.iter().filter_map(|n| n.record.instance.clone()).collect();
@@ -195,7 +198,11 @@ impl World {
         // Requests may also hold what a minimum needs, when what was set aside came back.
         let is_told = |w: &String| {
             let is_at_a_limit = w.contains("is reached") || w.contains("is spent");
-            (w.starts_with("room for") || w.contains("more worker")) && is_at_a_limit && !self.stored.asks.is_empty()
+            let were_limits_changed = self.stored.specs.len() > 1;
+            let is_limited = (is_at_a_limit && !self.stored.asks.is_empty()) || were_limits_changed;
+            // A quorum outlives its type.
+            let is_needed = w.contains("whose type is gone") && w.contains("members up without it");
+            ((w.starts_with("room for") || w.contains("more worker")) && is_limited) || is_needed
         };
         let waits_for_room = !snapshot.waiting_for.is_empty() && snapshot.waiting_for.iter().all(is_told);
         if snapshot.phase != Phase::Ready && !waits_for_room {

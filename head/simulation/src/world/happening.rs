@@ -3,13 +3,26 @@
 use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Request, Session};
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::spec::Offer;
-use cloudtik_model::{Epoch, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey};
 
 use super::World;
 use super::script::Scripted;
 use crate::agent::Agent;
 use crate::promises::Violation;
 use crate::provider::{failure, instance_id};
+
+/// A machine that a head asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    pub node: NodeId,
+    pub generation: Generation,
+    pub node_type: NodeTypeName,
+    pub offer: Offer,
+    /// What it cost when the call was made.
+    pub price: MoneyPerHour,
+    /// Which description held then, of all that were accepted.
+    pub under: usize,
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum Happening {
@@ -19,10 +32,7 @@ pub(super) enum Happening {
     /// The effect of a call, and what is answered.
     Create {
         epoch: Epoch,
-        node: NodeId,
-        generation: Generation,
-        node_type: NodeTypeName,
-        offer: Offer,
+        order: Order,
     },
     Delete {
         epoch: Epoch,
@@ -73,9 +83,7 @@ impl World {
         match happening {
             Happening::Hear(epoch, input) => return self.reach_head(epoch, input),
             Happening::HeadStarts => return self.start_head(),
-            Happening::Create { epoch, node, generation, node_type, offer } => {
-                return self.create(epoch, node, generation, &node_type, offer);
-            }
+            Happening::Create { epoch, order } => return self.create(epoch, &order),
             Happening::Trouble => return self.trouble(),
             Happening::PeopleLeave(times) => self.people_leave(times),
             Happening::Scripted(scripted) => self.play(scripted),
@@ -236,21 +244,15 @@ impl World {
         self.setup.faults.visibility == 0 && (epoch != self.epoch || self.brain.is_none())
     }
 
-    fn create(
-        &mut self,
-        epoch: Epoch,
-        node: NodeId,
-        generation: Generation,
-        node_type: &NodeTypeName,
-        offer: Offer,
-    ) -> Result<(), Violation> {
+    fn create(&mut self, epoch: Epoch, order: &Order) -> Result<(), Violation> {
+        let Order { node, generation, node_type, offer, .. } = order.clone();
         if self.ended_with_its_head(epoch) {
             return Ok(());
         }
         let is_new = !self.provider.knows(&instance_id(&node, generation));
         let refusal = if self.is_throttled() {
             Some((FailureKind::Throttled, "create: too many calls"))
-        } else if is_new && self.is_short(node_type, &offer) {
+        } else if is_new && self.is_short(&node_type, &offer) {
             // The provider's word that nothing was made is true, also of earlier calls with the same key.
             Some((FailureKind::StockOut, "create: no capacity just now"))
         } else if self.call_fails() {
@@ -269,7 +271,7 @@ impl World {
         if self.ended_with_its_head(epoch) {
             return Ok(());
         }
-        let instance = self.make_machine(&node, generation, node_type, offer)?;
+        let instance = self.make_machine(order)?;
         if self.crashes(true) {
             self.note(|| "head crashes before its call is answered".to_owned());
         }

@@ -1,11 +1,13 @@
 //! The head: the brain's steps, each committed and then executed, with a crash possible at any point.
 
 use cloudtik_brain::{Action, Brain, Input, Memory, Record, Reply};
-use cloudtik_model::Epoch;
 use cloudtik_model::node::NodeState;
+use cloudtik_model::{Epoch, MoneyPerHour};
 
+use super::happening::Order;
 use super::{Happening, World, shorten};
 use crate::promises::Violation;
+use crate::provider::price_of;
 
 impl World {
     pub(super) fn start_head(&mut self) -> Result<(), Violation> {
@@ -66,7 +68,11 @@ impl World {
                         self.check_verdict(before.as_ref(), &node)?;
                     }
                 }
-                Record::Cluster(cluster) => self.stored.cluster = cluster,
+                Record::Cluster(cluster) => {
+                    let known = self.stored.specs.last().map(|spec| spec.revision);
+                    self.stored.specs.extend(cluster.spec.clone().filter(|spec| Some(spec.revision) != known));
+                    self.stored.cluster = cluster;
+                }
                 Record::Ask(ask) => {
                     self.script.look_again = true;
                     self.stored.asks.insert(ask.name.clone(), ask);
@@ -146,7 +152,10 @@ impl World {
         }
         match action {
             Action::Create { node, generation, node_type, offer, .. } => {
-                self.after(call, Happening::Create { epoch, node, generation, node_type, offer });
+                let now = self.stored.specs.len().saturating_sub(1);
+                let price = self.stored.specs.last().map_or(MoneyPerHour(0), |spec| price_of(spec, &node_type, &offer));
+                let order = Order { node, generation, node_type, offer, price, under: now };
+                self.after(call, Happening::Create { epoch, order });
             }
             Action::Delete { node, generation, instance } => self.after(call, Happening::Delete { epoch, node, generation, instance }),
             Action::RestartAgent { node, generation, instance, .. } => {

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_brain::{GoalOrder, Input, Request, Session};
 use cloudtik_model::node::Instance;
 use cloudtik_model::report::ServiceState;
-use cloudtik_model::spec::Offer;
-use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
+use cloudtik_model::{Bytes, Epoch, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
 
+use super::happening::Order;
 use super::{Happening, World};
 use crate::agent::Agent;
 use crate::promises::Violation;
-use crate::provider::{Wanted, instance_id, price_of};
+use crate::provider::{Wanted, instance_id};
 
 impl World {
     pub(super) fn boot(&mut self, id: &InstanceId) {
@@ -116,23 +116,19 @@ impl World {
     }
 
     /// Makes a machine, if there is none yet.
-    pub(super) fn make_machine(
-        &mut self,
-        node: &NodeId,
-        generation: Generation,
-        node_type: &NodeTypeName,
-        offer: Offer,
-    ) -> Result<Instance, Violation> {
-        let is_new = !self.provider.knows(&instance_id(node, generation));
-        let price = price_of(&self.spec, node_type, &offer);
-        let wanted = Wanted { node, generation, node_type, price };
+    pub(super) fn make_machine(&mut self, order: &Order) -> Result<Instance, Violation> {
+        let Order { node, generation, node_type, offer, price, under } = order;
+        let is_new = !self.provider.knows(&instance_id(node, *generation));
+        let wanted = Wanted { node, generation: *generation, node_type, price: *price };
         let instance = self.provider.create(self.now, wanted, self.setup.faults.visibility, &mut self.random);
         if is_new {
             let boots = self.random.within(self.setup.pace.boot);
             self.after(boots, Happening::Boot(instance.id.clone()));
             self.accounts.made(node_type);
             self.let_it_fail(&instance.id, offer.market);
-            self.provider.check(node, &self.spec).map_err(|(promise, what)| self.broken(promise, what))?;
+            // What was allowed at any time since the call is allowed.
+            let since = self.stored.specs.get(*under..).unwrap_or_default();
+            self.provider.check(node, node_type, since).map_err(|(promise, what)| self.broken(promise, what))?;
         }
         Ok(instance)
     }
@@ -180,9 +176,12 @@ impl World {
         let GoalOrder { session, version, ref start, drain, revision } = order;
         let placed: BTreeSet<ServiceKey> =
             if drain { BTreeSet::new() } else { self.spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
-        // A description that rolls is one that changes what processes are made from.
-        if version >= agent.version && revision > std::mem::replace(&mut agent.revision, revision) && self.spec.rolling {
-            agent.services.values_mut().for_each(|service| service.state = ServiceState::Stopped);
+        // Processes start again if the description before was an earlier one than the last for which they must.
+        if version >= agent.version {
+            let before = std::mem::replace(&mut agent.revision, revision);
+            if before < self.rolled && self.rolled <= revision {
+                agent.services.values_mut().for_each(|service| service.state = ServiceState::Stopped);
+            }
         }
         let Some(starting) = agent.take_goal(epoch, version, &placed, start, &mut self.next_process) else { return Ok(()) };
         let (id, services) = (agent.instance.clone(), agent.reports(now));

@@ -3,7 +3,8 @@
 use cloudtik_brain::{Input, Request, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::NodeState;
-use cloudtik_model::{Generation, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::spec::WorkerType;
+use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use super::{Happening, World};
 use crate::promises::Violation;
@@ -91,9 +92,53 @@ impl World {
             self.next += 1;
             inputs.push(Input::Release { request: Request(self.next), node: record.id.clone() });
         }
+        // A head that was away did not hear the last one.
+        inputs.push(Input::Specified { spec: self.spec.clone() });
         for input in inputs {
             self.hear(1, self.epoch, input);
         }
+    }
+
+    /// Somebody changes a limit, a price or the types, in a file that would be accepted.
+    fn change_description(&mut self, name: &NodeTypeName) {
+        let spec = &mut self.spec;
+        spec.revision += 1;
+        // What restarts processes, and was not heard of yet, is part of this change.
+        spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled);
+        let is_priced = spec.workers.values().any(|kind| kind.price.is_some());
+        let Some(kind) = spec.workers.get_mut(name) else { return };
+        match self.random.between(0, 5) {
+            0 => {
+                kind.max = self.random.between(0, 8) as u32;
+                kind.min = kind.min.min(kind.max);
+            }
+            1 => {
+                kind.min = self.random.between(0, 5) as u32;
+                kind.max = kind.max.max(kind.min);
+            }
+            2 => spec.max_workers = self.random.between(0, 10) as u32,
+            3 if is_priced => spec.budget = Some(MoneyPerHour(self.random.between(0, 5_000_000))),
+            4 if is_priced => {
+                let price = self.random.between(100_000, 1_500_000);
+                kind.price = Some(MoneyPerHour(price));
+                if let Some(spot) = &mut kind.spot {
+                    spot.price = Some(MoneyPerHour(price / 3));
+                }
+            }
+            5 => {
+                let large = NodeTypeName::new("large").expect("a valid name");
+                if spec.workers.remove(&large).is_none() {
+                    let most = self.random.between(1, 3) as u32;
+                    let kind = WorkerType { min: 0, max: most, ..spec.workers[&default_type()].clone() };
+                    spec.workers.insert(large, kind);
+                }
+            }
+            _ => kind.min = 0,
+        }
+        let least: u32 = spec.workers.values().map(|kind| kind.min).sum();
+        spec.max_workers = spec.max_workers.max(least);
+        let least = spec.workers.values().filter_map(|kind| Some(kind.dearest()?.times(kind.min))).sum();
+        spec.budget = spec.budget.map(|budget| budget.max(least));
     }
 
     fn people_want(&mut self) {
@@ -110,7 +155,7 @@ impl World {
             .filter(|r| !r.id.is_head() && r.life != NodeState::Gone)
             .map(|r| (r.id.clone(), r.generation))
             .collect();
-        let input = match self.random.between(0, 10) {
+        let input = match self.random.between(0, 14) {
             4 | 5 => {
                 let room = (0..self.random.between(1, 2)).map(|_| Counted {
                     bundle: Bundle { cpus: Quantity(self.random.between(1, 8) * 500), ..Bundle::default() },
@@ -135,10 +180,15 @@ impl World {
                     None => self.random.pick(&workers).cloned().map(|(node, _)| Input::Quarantine { request, node, reason: String::new() }),
                 }
             }
+            11..=14 => {
+                self.change_description(&name);
+                Some(Input::Specified { spec: self.spec.clone() })
+            }
             10 => {
                 // Something that every process is made from: they all start again, node by node.
                 self.spec.revision += 1;
                 self.spec.rolling = true;
+                self.rolled = self.spec.revision;
                 Some(Input::Specified { spec: self.spec.clone() })
             }
             0 | 1 => {
