@@ -84,6 +84,13 @@ pub(crate) struct Scaling {
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<Tried>,
+    /// Grows with every change of what is asked for.
+    ask_changes: u64,
+    /// Grows with every machine that is asked for.
+    launched: u64,
+    /// Purchases in a row by which nothing was bought, and when the next may be tried.
+    fruitless: u32,
+    retry_at: u64,
     /// When a worker of a type left last.
     pub(crate) left: BTreeMap<NodeTypeName, u64>,
     /// When it may be planned anew where everything lies.

@@ -101,7 +101,7 @@ fn scenario(days: u64) -> Scenario {
             },
         ],
         demands: vec![
-            demand("nightly", cpus(4), 3_600, false, every(HOUR, DAY, false), Span { least: 2 * HOUR, most: 3 * HOUR }),
+            demand("nightly", cpus(4), 3_000, false, every(HOUR, DAY, false), Span { least: 2 * HOUR, most: 3 * HOUR }),
             demand("notebook", cpus(2), 1, false, every(0, 10 * MINUTE, true), Span { least: 20 * MINUTE, most: 3 * HOUR }),
             demand("training", gpu, 32, true, every(10 * HOUR, 5 * HOUR, true), Span { least: HOUR, most: 2 * HOUR }),
         ],

@@ -208,6 +208,7 @@ impl Brain {
             let group = self.group_of(ask);
             self.scaling.fleet.set_group(id, group);
             self.scaling.changes += 1;
+            self.scaling.ask_changes += 1;
         }
         id
     }
@@ -217,6 +218,7 @@ impl Brain {
             self.scaling.groups.remove(&id);
             self.scaling.fleet.set_group(id, Group::default());
             self.scaling.changes += 1;
+            self.scaling.ask_changes += 1;
         }
     }
 

@@ -25,6 +25,11 @@ const FAILURES: u32 = 3;
 const PAUSE: u64 = 300_000;
 /// The longest pause of a type.
 const LONGEST_PAUSE: u64 = 3_600_000;
+/// Before a purchase that left something over is tried again because nodes changed their states, in milliseconds; it doubles
+/// each time that nothing is bought.
+const RETRY_PAUSE: u64 = 1_000;
+/// The longest such pause.
+const LONGEST_RETRY_PAUSE: u64 = 60_000;
 /// Between two attempts to plan anew where everything lies, in milliseconds.
 const REPACK_PAUSE: u64 = 10_000;
 
@@ -66,6 +71,7 @@ impl Launching {
 /// be bought.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tried {
+    asks: u64,
     changes: u64,
     limits: Limits,
     offers: Vec<(NodeTypeName, u32, Option<MoneyPerHour>)>,
@@ -111,14 +117,19 @@ impl Brain {
             return;
         }
         let (candidates, blocked) = self.candidates(spec);
-        // The same as last time would lead to the same.
-        if self.scaling.tried.as_ref() != Some(&self.to_try(spec, &candidates)) {
+        let to_try = self.to_try(spec, &candidates);
+        if self.is_worth_trying(&to_try) {
+            let launched = self.scaling.launched;
             self.scaling.fleet.unpark();
             self.buy_for_asks(spec, &candidates, &blocked);
             if self.repack(spec) {
                 let (candidates, blocked) = self.candidates(spec);
                 self.buy_for_asks(spec, &candidates, &blocked);
             }
+            // What was fruitless is tried less and less often while nothing but nodes' states changes.
+            let is_fruitful = self.scaling.launched != launched;
+            self.scaling.fruitless = if is_fruitful { 0 } else { self.scaling.fruitless.saturating_add(1) };
+            self.scaling.retry_at = self.clock.now() + doubling(RETRY_PAUSE, self.scaling.fruitless, LONGEST_RETRY_PAUSE);
         }
         let (candidates, blocked) = self.candidates(spec);
         for (name, why) in blocked.iter().filter(|_| !self.scaling.fleet.waiting_or_parked().is_empty()) {
@@ -201,9 +212,33 @@ impl Brain {
         }
     }
 
+    /// Whether a purchase may find more than the last one did, which left something over.
+    fn is_worth_trying(&mut self, to_try: &Tried) -> bool {
+        let Some(tried) = &self.scaling.tried else { return true };
+        if tried == to_try {
+            // The same would lead to the same.
+            return false;
+        }
+        let more = |was: Option<MoneyPerHour>, is: Option<MoneyPerHour>| match (was, is) {
+            (Some(was), Some(is)) => is > was,
+            (was, is) => was.is_some() && is.is_none(),
+        };
+        let is_new = |offer: &(NodeTypeName, u32, Option<MoneyPerHour>)| {
+            let known = tried.offers.iter().find(|(name, ..)| *name == offer.0);
+            known.is_none_or(|(_, most, price)| *most < offer.1 || *price != offer.2)
+        };
+        let has_more_room = to_try.limits.nodes > tried.limits.nodes || more(tried.limits.money, to_try.limits.money);
+        if tried.asks != to_try.asks || has_more_room || to_try.offers.iter().any(is_new) || self.clock.now() >= self.scaling.retry_at {
+            return true;
+        }
+        let at = self.scaling.retry_at;
+        self.decide_at(at);
+        false
+    }
+
     fn to_try(&self, spec: &Spec, candidates: &[Candidate]) -> Tried {
         let offers = candidates.iter().map(|of| (of.name.clone(), of.most, of.price)).collect();
-        Tried { changes: self.scaling.changes, limits: self.limits(spec), offers }
+        Tried { asks: self.scaling.ask_changes, changes: self.scaling.changes, limits: self.limits(spec), offers }
     }
 
     /// The types of which something may be bought just now, and why nothing of the others.
@@ -296,6 +331,7 @@ impl Brain {
         if let Some((capacity, bin, members)) = content {
             self.scaling.fleet.add_bought(id.clone(), capacity, bin, members);
         }
+        self.scaling.launched += 1;
         self.recount(&id);
         self.store_node(&id);
         let message = format!("request {id} (generation {generation}): {}", order.why);
