@@ -60,11 +60,28 @@ impl Store {
         if is_empty && !is_new {
             return Err(Error::Lost(path.to_owned()));
         }
-        let made = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let made = made.map_err(|source| Error::Database { operation: "opening", source: Box::new(redb::Error::Io(source)) })?;
-        drop(made);
-        let database = Database::create(path).map_err(failed("opening"))?;
+        if is_empty {
+            Self::make(path)?;
+        }
+        let database = Database::open(path).map_err(failed("opening"))?;
         Ok(Self { database })
+    }
+
+    /// Makes an empty store beside its place, and moves it there when it is whole: a head that is killed meanwhile leaves
+    /// nothing that the next one could not read.
+    fn make(path: &Path) -> Result<(), Error> {
+        let io = |source| Error::Database { operation: "making", source: Box::new(redb::Error::Io(source)) };
+        let draft = path.with_extension("new");
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+        drop(Database::create(&draft).map_err(failed("making"))?);
+        file.sync_all().map_err(io)?;
+        std::fs::rename(&draft, path).map_err(io)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
     }
 
     /// Begins a new leadership, later than `seen`: the epoch grows before anything is said in its name. `secret` is kept if
@@ -217,6 +234,19 @@ mod tests {
     use cloudtik_model::event::EventKind;
     use cloudtik_model::node::NodeRecord;
     use cloudtik_model::{Generation, NodeTypeName, Timestamp};
+
+    #[test]
+    fn a_store_whose_making_was_cut_off_is_made_anew() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("store.redb");
+        std::fs::write(directory.path().join("store.new"), [0; 4096]).expect("half a store");
+        let store = Store::open(&path, true).expect("opens");
+        assert_eq!(store.begin(b"secret", Epoch(0)).expect("begins").epoch, Epoch(1));
+        drop(store);
+        let names: Vec<_> = std::fs::read_dir(directory.path()).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["store.redb"], "nothing is left of the making");
+        Store::open(&path, false).expect("it is one that a head was set up with");
+    }
 
     #[test]
     fn what_was_committed_is_remembered() {
