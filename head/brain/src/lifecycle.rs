@@ -65,6 +65,7 @@ impl Brain {
         if self.is_held() {
             return;
         }
+        self.price_anew(id);
         // Limits that came down since: what is there beyond them goes first.
         if self.is_beyond_limits(&node_type) {
             return self.wake_at(id, now + FIRST_PAUSE);

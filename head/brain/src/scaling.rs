@@ -224,22 +224,24 @@ impl Brain {
 
     /// What was decided and not asked for yet will cost what it costs now.
     fn price_requested_anew(&mut self) {
-        let Some(spec) = &self.cluster.spec else { return };
-        let mut anew = Vec::new();
-        for node in self.nodes.values().filter(|n| n.record.life == NodeState::Requested && !n.in_flight) {
-            let kind = spec.workers.get(&node.record.node_type);
-            let offers = kind.map(|kind| kind.offers()).unwrap_or_default();
-            let price = offers.into_iter().find(|(offer, _)| *offer == node.record.offer).map(|(_, price)| price);
-            if let Some(price) = price.filter(|price| *price != node.record.price) {
-                anew.push((node.record.id.clone(), price));
-            }
+        let waits = |n: &&Node| n.record.life == NodeState::Requested && !n.in_flight;
+        let requested: Vec<NodeId> = self.nodes.values().filter(waits).map(|n| n.record.id.clone()).collect();
+        for id in requested {
+            self.price_anew(&id);
         }
-        for (id, price) in anew {
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.record.price = price;
-            }
-            self.store_node(&id);
-            self.recount(&id);
+    }
+
+    /// A node that will be asked for costs what its offer costs when it is.
+    pub(crate) fn price_anew(&mut self, id: &NodeId) {
+        let (Some(spec), Some(node)) = (&self.cluster.spec, self.nodes.get_mut(id)) else { return };
+        let offers = spec.workers.get(&node.record.node_type).map(|kind| kind.offers()).unwrap_or_default();
+        let Some((_, price)) = offers.into_iter().find(|(offer, _)| *offer == node.record.offer) else { return };
+        // A call that had no answer may have made it at the price before.
+        let price = if node.uncertain.is_some() { price.max(node.record.price) } else { price };
+        if price != node.record.price {
+            node.record.price = price;
+            self.store_node(id);
+            self.recount(id);
         }
     }
 
