@@ -222,7 +222,7 @@ impl Brain {
         if now < due {
             return self.wake_at(id, due.min(now + REDIAL_EVERY));
         }
-        if self.waits_for_reboot(id) || self.config.machines_are_owned {
+        if self.may_be_helped_by_reboot(id) || self.config.machines_are_owned {
             return self.wake_at(id, now + REDIAL_EVERY);
         }
         self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
@@ -292,8 +292,9 @@ impl Brain {
         Some(id)
     }
 
-    /// The rung before the last: everything on the machine starts anew, and its disks stay. True as long as it may yet help.
-    fn waits_for_reboot(&mut self, id: &NodeId) -> bool {
+    /// The rung before the last: everything on the machine starts anew, and its disks stay. Asks for it if that was not done
+    /// lately; true as long as it may yet help.
+    fn may_be_helped_by_reboot(&mut self, id: &NodeId) -> bool {
         let now = self.clock.now();
         let Some(time) = self.config.reboot_time else { return false };
         let Some(node) = self.nodes.get_mut(id) else { return false };

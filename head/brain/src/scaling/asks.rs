@@ -14,11 +14,11 @@ use crate::{Brain, Record, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
-/// Workers that are wanted by number, by type.
-type Numbers = BTreeMap<NodeTypeName, u32>;
-
 /// Pieces of work in one wish.
 const MOST_BUNDLES: u64 = 1_000_000;
+
+/// Workers that are wanted by number, by type.
+type Numbers = BTreeMap<NodeTypeName, u32>;
 
 impl Brain {
     pub(crate) fn take_scale(&mut self, request: Request, wish: Wish) {

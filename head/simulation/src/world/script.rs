@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_brain::{Input, Reply, Request, Wish};
 use cloudtik_model::demand::{Quantity, Wants};
 use cloudtik_model::report::Load;
-use cloudtik_model::scenario::{Scenario, Times};
+use cloudtik_model::scenario::{Demand, Scenario, Times};
 use cloudtik_model::simulation::{Arrival, Work};
 use cloudtik_model::spec::{Market, Offer};
 use cloudtik_model::{InstanceId, NodeTypeName, ServiceKey};
@@ -280,8 +280,8 @@ impl World {
 
     pub(super) fn is_short_by_script(&self, node_type: &NodeTypeName, offer: &Offer) -> bool {
         let Some(scenario) = &self.setup.scenario else { return false };
-        let holds = scenario.shortages.iter().zip(&self.script.shortages).filter(|(_, holds)| **holds > 0);
-        holds.into_iter().any(|(shortage, _)| shortage.is_of(node_type, offer))
+        let mut holds = scenario.shortages.iter().zip(&self.script.shortages).filter(|(_, holds)| **holds > 0);
+        holds.any(|(shortage, _)| shortage.is_of(node_type, offer))
     }
 
     fn arrive(&mut self, demand: usize, time: u32) {
@@ -293,7 +293,7 @@ impl World {
         self.speak(self.script.arrivals.len() - 1);
     }
 
-    fn demand_of(&self, arrival: usize) -> Option<&cloudtik_model::scenario::Demand> {
+    fn demand_of(&self, arrival: usize) -> Option<&Demand> {
         let name = &self.script.arrivals.get(arrival)?.demand;
         self.setup.scenario.as_ref()?.demands.iter().find(|demand| demand.name == *name)
     }
