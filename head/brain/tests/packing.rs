@@ -121,8 +121,8 @@ fn few_demands_cost_the_optimum() {
 
 #[test]
 fn many_demands_cost_little_more_than_the_optimum() {
-    let (compared, _, worst) = compare(5_000..5_030, 5, 16);
-    assert!(compared > 10);
+    let (compared, _, worst) = compare(5_000..5_125, 5, 16);
+    assert!(compared > 100);
     assert!(worst <= 1.05);
 }
 

@@ -1,9 +1,13 @@
 //! The cheapest new nodes for a set of demands: variable-sized vector bin packing, cost first, then few nodes.
 //!
-//! Where that is few enough to look at everything, it is the optimum (`exact`). Else several ways are tried and the cheapest result is taken: first-fit decreasing (Johnson 1973), so that the answer is never
-//! worse than that, and a greedy choice of the best filled node per unit of money whose prices of demands are corrected
-//! round by round by what they turned out to cost (sequential value correction, after Belov and Scheithauer 2007,
-//! <https://doi.org/10.1287/ijoc.1050.0132>). What comes out is then improved (`improve`).
+//! Where that is few enough to look at everything, it is the optimum (`exact`). Else several ways are tried and the
+//! cheapest result is taken: first-fit decreasing (Johnson 1973), so that the answer is never worse than that, and a greedy
+//! choice of the best filled node per unit of money whose prices of demands are corrected round by round by what they
+//! turned out to cost (sequential value correction, after Belov and Scheithauer 2007,
+//! <https://doi.org/10.1287/ijoc.1050.0132>). What comes out is then improved (`improve`). Looking ends early where nothing
+//! can be cheaper, or where nothing better was found for long.
+
+use std::collections::BTreeMap;
 
 use super::exact::exact;
 use super::improve::improve;
@@ -59,6 +63,8 @@ impl Purchase {
 
 /// How much looking at demands a purchase may cost: a bound on time that is the same on every machine.
 const EFFORT: u64 = 600_000;
+/// So many rounds that find nothing better are the last.
+const PATIENCE: u64 = 400;
 /// More rounds than this gain nothing.
 const MOST_ROUNDS: u64 = 3_000;
 /// After so many rounds values have settled: from then on they are shaken.
@@ -142,12 +148,19 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
         return optimum;
     }
     let mut best = first_fit(&problem, &|class, room| by_share(&problem, class, room));
+    let floor = floor(&problem);
+    // Whether it is worth looking on, and whether this one was better.
     let mut consider = |candidate: Purchase| {
-        if candidate.rank(kinds) < best.rank(kinds) {
+        let is_better = candidate.rank(kinds) < best.rank(kinds);
+        if is_better {
             best = candidate;
         }
+        Considered { is_better, is_least: best.rank(kinds) <= (0, floor.0, floor.1) }
     };
-    consider(first_fit(&problem, &|class, room| problem.cheapest(class, room, |p, k| p.kinds[k].price as f64)));
+    let by_price = first_fit(&problem, &|class, room| problem.cheapest(class, room, |p, k| p.kinds[k].price as f64));
+    if consider(by_price).is_least {
+        return best;
+    }
     // What a node of each kind alone would make of it.
     if kinds.len() * classes.len() <= MOST_CLASSES {
         for kind in 0..kinds.len() {
@@ -162,6 +175,43 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
         correct_values(&problem, &mut consider);
     }
     improve(&problem, best)
+}
+
+/// What became of a purchase that was held against the best so far.
+struct Considered {
+    is_better: bool,
+    /// No purchase is better than the best.
+    is_least: bool,
+}
+
+/// What any purchase that leaves nothing over costs, and how many nodes it has, at least.
+fn floor(problem: &Problem<'_>) -> (u64, usize) {
+    let (kinds, classes) = (problem.kinds, problem.classes);
+    let total = classes.iter().fold(Amounts::default(), |sum, c| sum.plus(&c.need.times(c.count)));
+    let (mut cost, mut nodes) = (0.0f64, 0);
+    for (resource, needed) in total.0.into_iter().enumerate().filter(|(_, needed)| *needed > 0) {
+        let offering = || kinds.iter().filter(move |k| k.most > 0 && k.capacity.0[resource] > 0);
+        let unit = offering().map(|k| k.price as f64 / k.capacity.0[resource] as f64).fold(f64::INFINITY, f64::min);
+        let largest = offering().map(|k| k.capacity.0[resource]).max().unwrap_or(u64::MAX);
+        cost = cost.max(needed as f64 * unit);
+        nodes = nodes.max(needed.div_ceil(largest) as usize);
+    }
+    // Prices are whole: what is above the last one is the next, but for what floating numbers lose.
+    let mut cost = (cost - 1e-6 * cost.max(1.0)).ceil().max(0.0) as u64;
+    // What is kept apart takes a node each.
+    let mut apart: BTreeMap<u32, (u64, usize)> = BTreeMap::new();
+    for class in classes {
+        let Some(number) = class.apart else { continue };
+        let fitting = kinds.iter().filter(|k| k.most > 0 && class.need.fits(&k.capacity));
+        let least = fitting.map(|k| k.price).min().unwrap_or_default();
+        let of_number = apart.entry(number).or_default();
+        of_number.0 = of_number.0.saturating_add(least.saturating_mul(u64::from(class.count)));
+        of_number.1 += class.count as usize;
+    }
+    for (of_number, count) in apart.into_values() {
+        (cost, nodes) = (cost.max(of_number), nodes.max(count));
+    }
+    (cost, nodes)
 }
 
 /// The plain way, which nothing that [`purchase`] finds is worse than: demands by falling size, each into the first node
@@ -217,20 +267,25 @@ fn first_fit(problem: &Problem<'_>, preferred: &dyn Fn(usize, &[u32]) -> Option<
 }
 
 /// The greedy choice, again and again, each time with values nearer to what demands really cost.
-fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase)) {
+fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase) -> Considered) {
     let (kinds, classes) = (problem.kinds, problem.classes);
     let mut values: Vec<f64> = problem.fair.iter().map(|fair| if fair.is_finite() { *fair } else { 0.0 }).collect();
     let (mut effort, mut round) = (0, 0);
     let demands: u32 = classes.iter().fold(0, |sum, c| sum.saturating_add(c.count));
     let mut tried = values.clone();
-    while effort < EFFORT && round < MOST_ROUNDS {
+    let mut gained = 0;
+    while effort < EFFORT && round < MOST_ROUNDS && round < gained + PATIENCE {
         let (candidate, looked) = greedy(problem, &tried, round % 2 == 1 && demands <= SINGLE_DEMANDS);
         effort += looked + (classes.len() + 4 * candidate.bins.len()) as u64;
         round += 1;
         // What a class cost: each node's price falls on its content in proportion to the content's values.
         if round > SETTLED {
             tried = values.iter().enumerate().map(|(class, value)| value * shake(round, class)).collect();
-            consider(candidate);
+            let considered = consider(candidate);
+            if considered.is_least {
+                return;
+            }
+            gained = if considered.is_better { round } else { gained };
             continue;
         }
         let (mut paid, mut count) = (vec![0.0; classes.len()], vec![0.0; classes.len()]);
@@ -250,7 +305,11 @@ fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase)) {
             }
         }
         tried.clone_from(&values);
-        consider(candidate);
+        let considered = consider(candidate);
+        if considered.is_least {
+            return;
+        }
+        gained = if considered.is_better { round } else { gained };
     }
 }
 
@@ -276,9 +335,13 @@ fn greedy(problem: &Problem<'_>, values: &[f64], singly: bool) -> (Purchase, u64
     loop {
         let mut best: Option<(f64, f64, usize, Content)> = None;
         for (k, kind) in kinds.iter().enumerate().filter(|(k, _)| room[*k] > 0) {
-            for order in &orders[k] {
-                looked += order.len() as u64;
-                let (content, worth) = fill(problem, k, kind, order, &waiting, values);
+            for way in 0..(2 + usize::from(singly)) {
+                let (content, worth) = if let Some(order) = orders[k].get(way) {
+                    looked += order.len() as u64;
+                    fill(problem, k, kind, order, &waiting, values)
+                } else {
+                    fill_evenly(problem, k, &orders[k][0], &waiting, values, &mut looked)
+                };
                 if content.is_empty() {
                     continue;
                 }
@@ -311,6 +374,49 @@ fn orders(problem: &Problem<'_>, k: usize, kind: &Kind, values: &[f64]) -> [Vec<
         order.sort_by(|(g, a, i), (h, b, j)| h.cmp(g).then(b.total_cmp(a)).then(i.cmp(j)));
     }
     [by_density, by_size].map(|order| order.into_iter().map(|(_, _, c)| c).collect())
+}
+
+/// What goes onto a node of a kind so that its resources are used up together: one demand after the other, each the one
+/// that leaves the least free, resources weighted by how much of them is wanted (the norm-based greedy of Panigrahy et
+/// al. 2011, "Heuristics for vector bin packing"). A demand's value counts as it does elsewhere.
+fn fill_evenly(problem: &Problem<'_>, k: usize, order: &[usize], waiting: &[u32], values: &[f64], looked: &mut u64) -> (Content, f64) {
+    let kind = &problem.kinds[k];
+    let (mut free, mut waiting) = (kind.capacity, waiting.to_vec());
+    let (mut content, mut worth): (Content, f64) = (Vec::new(), 0.0);
+    let mut wanted = [0.0; DIMENSIONS];
+    for class in order {
+        let need = &problem.classes[*class].need;
+        for (resource, sum) in wanted.iter_mut().enumerate() {
+            *sum += need.0[resource] as f64 * problem.inverse[k][resource] * f64::from(waiting[*class]);
+        }
+    }
+    let left = |free: &Amounts, need: &Amounts| -> f64 {
+        let of = |r: usize| wanted[r] * ((free.0[r] - need.0[r]) as f64 * problem.inverse[k][r]).powi(2);
+        (0..DIMENSIONS).map(of).sum()
+    };
+    loop {
+        *looked += order.len() as u64;
+        let mut best: Option<(bool, f64, usize)> = None;
+        for class in order.iter().copied().filter(|c| waiting[*c] > 0) {
+            if content.is_empty() && !problem.opens(class, k) || problem.copies(class, &free, &content) == 0 {
+                continue;
+            }
+            let need = &problem.classes[class].need;
+            let density = values[class] / (problem.share(need, k) * kind.price as f64).max(f64::MIN_POSITIVE);
+            let found = (!need.wants_gpus(), left(&free, need) / density.max(f64::MIN_POSITIVE), class);
+            if best.is_none_or(|known| (found.0, found.1) < (known.0, known.1)) {
+                best = Some(found);
+            }
+        }
+        let Some((.., class)) = best else { return (content, worth) };
+        match content.iter_mut().find(|(c, _)| *c == class) {
+            Some((_, n)) => *n += 1,
+            None => content.push((class, 1)),
+        }
+        waiting[class] -= 1;
+        free = free.minus(&problem.classes[class].need);
+        worth += values[class];
+    }
 }
 
 /// What goes onto a node of a kind, in an order, of what still waits; nothing if nothing that waits would buy it.
