@@ -13,11 +13,24 @@ use crate::probe::exchange;
 /// Reads every gauge at its own pace, for ever. What cannot be read is not there.
 pub async fn follow(gauges: &[Gauge], latest: watch::Sender<BTreeMap<String, Quantity>>) {
     let mut due: Vec<Instant> = gauges.iter().map(|_| Instant::now()).collect();
+    let mut failing: BTreeMap<&str, String> = BTreeMap::new();
     loop {
         let Some(next) = due.iter().min().copied() else { return std::future::pending().await };
         tokio::time::sleep_until(next).await;
         for (gauge, due) in gauges.iter().zip(&mut due).filter(|(_, due)| **due <= Instant::now()) {
-            let value = read(gauge).await;
+            let value = match read(gauge).await {
+                Ok(value) => {
+                    failing.remove(gauge.name.as_str());
+                    Some(value)
+                }
+                // Said once as long as it fails the same way.
+                Err(why) => {
+                    if failing.insert(&gauge.name, why.clone()).as_ref() != Some(&why) {
+                        tracing::warn!(number = gauge.name, url = gauge.url, "cannot read a number: {why}");
+                    }
+                    None
+                }
+            };
             *due = Instant::now() + Duration::from_millis(gauge.interval_ms.max(100));
             latest.send_if_modified(|all| match value {
                 Some(value) => all.insert(gauge.name.clone(), value) != Some(value),
@@ -27,16 +40,25 @@ pub async fn follow(gauges: &[Gauge], latest: watch::Sender<BTreeMap<String, Qua
     }
 }
 
-/// Reads a gauge once.
-pub async fn read(gauge: &Gauge) -> Option<Quantity> {
+/// Reads a gauge once; an error says what is wrong with the answer.
+pub async fn read(gauge: &Gauge) -> Result<Quantity, String> {
     let answer = tokio::time::timeout(Duration::from_millis(gauge.timeout_ms), exchange("GET", &gauge.url, "")).await;
-    let (200, body) = answer.ok()?.ok()? else { return None };
+    let (status, body) = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())?;
+    if status != 200 {
+        return Err(format!("the answer is {status}"));
+    }
     let number = match &gauge.read {
-        Read::Json { pointer } => in_json(&serde_json::from_slice(&body).ok()?, pointer),
-        Read::Metric { name, labels } => in_metrics(std::str::from_utf8(&body).ok()?, name, labels),
+        Read::Json { pointer } => {
+            let document = serde_json::from_slice(&body).map_err(|e| format!("the answer is not JSON: {e}"))?;
+            in_json(&document, pointer).ok_or_else(|| format!("there is no number at {pointer:?}"))
+        }
+        Read::Metric { name, labels } => {
+            let text = std::str::from_utf8(&body).map_err(|e| format!("the answer is not text: {e}"))?;
+            in_metrics(text, name, labels).ok_or_else(|| format!("there is no metric {name} with these labels"))
+        }
     };
     // Of what is less than nothing there is nothing.
-    number.filter(|n| n.is_finite()).map(Quantity::nearest)
+    number.and_then(|n| if n.is_finite() { Ok(Quantity::nearest(n)) } else { Err(format!("{n} is no number")) })
 }
 
 fn in_json(value: &serde_json::Value, pointer: &str) -> Option<f64> {

@@ -72,8 +72,10 @@ impl Health {
         let (measured, meter, load) = &mut *guard;
         if measured.is_none_or(|at| at.elapsed() >= LOAD_EVERY) {
             *measured = Some(Instant::now());
+            // What people run on the node is below the agent itself.
+            let own = std::process::id() as i32;
             let roots = reports.latest().into_values().filter_map(|r| r.pid).map(|pid| pid as i32);
-            *load = meter.measure(&self.0.home, roots);
+            *load = meter.measure(&self.0.home, roots.chain([own]));
         }
         let differs = |a: u64, b: u64, whole: u64| a.abs_diff(b) * NOTICEABLE > whole;
         let news = last.as_ref().is_none_or(|last| {

@@ -1,4 +1,5 @@
-//! How busy the node is: the whole machine, or, where several nodes share one, what this node's services take of their part.
+//! How busy the node is: the whole machine, or, where several nodes share one, what this node's services, its agent and what
+//! people run through it take of their part.
 
 use std::fs;
 use std::path::Path;

@@ -7,6 +7,8 @@
 //! any → Stopping → Stopped                                 (not in the goal any more, or to be restarted changed)
 //! ```
 
+mod drain;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -19,7 +21,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::goal::DrainBy;
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_model::{ServiceKey, Timestamp, goal};
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
@@ -45,8 +46,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// Failed health probes, in multiples of what makes a service unhealthy, until it is restarted.
 const UNHEALTHY_PATIENCE: u32 = 4;
-/// Between two looks at how much work a service that is being drained still has.
-const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// What a service finds on its path unless its goal says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -360,56 +359,6 @@ impl ServiceTask {
             }
         }
         false
-    }
-
-    /// Lets the service's work go, as its goal said while there was one; false if it is wanted again meanwhile.
-    async fn drain(&mut self) -> bool {
-        let Some((service, drain)) = self.last.clone().and_then(|s| s.drain.clone().map(|d| (s, d))) else { return true };
-        let Some(running) = self.running.as_ref().filter(|r| r.ready) else { return true };
-        let (shim, process) = (running.state.shim, running.state.process);
-        self.report(ServiceState::Stopping, "letting its work go");
-        tracing::info!(service = %self.key, "draining");
-        let environment = self.environment(&service);
-        let work = service.gauges.iter().find(|g| g.name == goal::Gauge::WORK).cloned();
-        let letting_go = async {
-            match &drain.by {
-                DrainBy::Signal(number) => {
-                    let signal = Signal::try_from(*number).map_err(|e| e.to_string())?;
-                    process.signal(signal).map_err(|e| e.to_string())?;
-                }
-                DrainBy::Command(command) => {
-                    let probe = goal::Check::Command { command: command.clone() };
-                    crate::probe::check(&probe, &environment).await?;
-                }
-                DrainBy::Request { method, url, body } => {
-                    let (status, _) = crate::probe::exchange(method, url, body).await?;
-                    if !(200..300).contains(&status) {
-                        return Err(format!("{url} answered {status}"));
-                    }
-                }
-            }
-            // A signal says nothing of when it was followed; without a number to look at, the end of the process does.
-            let Some(work) = work else {
-                return if matches!(drain.by, DrainBy::Signal(_)) { std::future::pending().await } else { Ok(()) };
-            };
-            loop {
-                tokio::time::sleep(DRAIN_LOOK).await;
-                if gauge::read(&work).await.is_some_and(|left| left.0 == 0) {
-                    return Ok(());
-                }
-            }
-        };
-        tokio::select! {
-            result = letting_go => if let Err(error) = result {
-                tracing::warn!(service = %self.key, "cannot drain it: {error}");
-            },
-            _ = shim.ended() => {}
-            () = tokio::time::sleep(Duration::from_millis(drain.timeout_ms)) => {
-                tracing::warn!(service = %self.key, "it has not let its work go in {} ms", drain.timeout_ms);
-            }
-            changed = self.desired.changed() => return changed.is_ok() && self.desired.borrow().service.is_none(),
-        }
-        true
     }
 
     async fn ended(&mut self, service: &goal::Service) -> Result<(), Ended> {

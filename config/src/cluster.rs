@@ -22,6 +22,9 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Lifetimes that make sense.
 const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(30 * 24 * 3600);
 
+/// A head that its keeper starts again, or whose machine starts again quickly, is back by then.
+const LEAST_DEAD_MAN: Duration = Duration::from_secs(10);
+
 /// Peers wait from one to ten minutes; starting over is dearer than a few minutes of a machine.
 pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// Resources that a cluster may name beyond cores, memory and GPUs.
@@ -148,12 +151,17 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
             let help = Some("from \"10s\" to \"30d\"; shorter ones mean more renewals, longer ones are worth more to a thief".to_owned());
             problems.note(lifetime.span.clone(), "`head.certificate_lifetime` is out of range", help);
         }
+        let dead_man = table.duration("dead_man_timer");
+        if let Some(timer) = dead_man.as_ref().filter(|timer| timer.value < LEAST_DEAD_MAN) {
+            let help = Some("10s at least: a head that is only started again must not cost its workers".to_owned());
+            problems.note(timer.span.clone(), "`head.dead_man_timer` is too short", help);
+        }
         let head = Head {
             cpus: integer32(&mut table, "cpus", 1, 4096),
             memory: table.parse("memory").map(|m| m.value),
             certificate_lifetime: lifetime.map_or(DEFAULT_LIFETIME, |l| l.value),
             record: table.boolean("record").unwrap_or(false),
-            dead_man_timer: table.duration("dead_man_timer").map(|d| d.value),
+            dead_man_timer: dead_man.map(|d| d.value),
         };
         table.finish();
         head

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloudtik_brain::{Input, Reply, Request as Question, Wish};
+use cloudtik_brain::{Input, Refusal, Reply, Request as Question, Wish};
 use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
@@ -83,7 +83,9 @@ impl Head {
         match self.mind.request(input).await.map_err(stopped)? {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
-            Err(refusal) => Err(Status::failed_precondition(refusal)),
+            Err(Refusal::Unknown(why)) => Err(Status::not_found(why)),
+            Err(Refusal::Malformed(why)) => Err(Status::invalid_argument(why)),
+            Err(Refusal::Declined(why)) => Err(Status::failed_precondition(why)),
         }
     }
 

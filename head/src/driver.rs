@@ -96,7 +96,7 @@ impl Driver {
             }
             Action::Delete { node, generation, instance } => self.call("delete", calls, move |provider| async move {
                 let result = in_time(provider.delete(&node, generation, &instance)).await;
-                (result.is_ok(), Input::Deleted { node, generation, result: result.map_err(failure) })
+                (result.is_ok(), Input::Deleted { node, generation, instance, result: result.map_err(failure) })
             }),
             Action::RestartAgent { node, generation, instance, force } => self.call("restart-agent", calls, move |provider| async move {
                 let result = in_time(provider.restart_agent(&node, generation, &instance, force)).await;

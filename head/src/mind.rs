@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use cloudtik_brain::{Action, Brain, Input, NodeView, Record, Reply, Request};
+use cloudtik_brain::{Action, Brain, Input, NodeView, Record, Refusal, Reply, Request};
 use cloudtik_model::{Moment, Timestamp};
 use cloudtik_protocol::logging::chain;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -50,7 +50,7 @@ pub struct Mind {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    answers: BTreeMap<Request, oneshot::Sender<Result<Reply, String>>>,
+    answers: BTreeMap<Request, oneshot::Sender<Result<Reply, Refusal>>>,
 }
 
 /// The head stops, and why if it is not because it was told to.
@@ -106,7 +106,7 @@ impl Mind {
     }
 
     /// Tells something that is answered, after what it led to is stored.
-    pub async fn request(&self, input: impl FnOnce(Request) -> Input) -> Result<Result<Reply, String>, Stopped> {
+    pub async fn request(&self, input: impl FnOnce(Request) -> Input) -> Result<Result<Reply, Refusal>, Stopped> {
         let (sender, receiver) = oneshot::channel();
         let request = {
             let mut waiting = self.waiting.lock().expect("nothing panics while holding the lock");
@@ -142,7 +142,7 @@ impl Mind {
         receiver.await.map_err(|_| self.stopped())
     }
 
-    pub fn answer(&self, request: Request, result: Result<Reply, String>) {
+    pub fn answer(&self, request: Request, result: Result<Reply, Refusal>) {
         let waiting = self.waiting.lock().expect("nothing panics while holding the lock").answers.remove(&request);
         if let Some(waiting) = waiting {
             let _ = waiting.send(result);

@@ -17,8 +17,8 @@ pub enum Format {
 }
 
 const EXIT_CODES: &str = "\
-Exit status: 0 done, 1 failed, 2 usage, 3 invalid configuration, 4 not found, 5 provider refused,
-             6 timed out or not healthy, 7 not authorised.
+Exit status: 0 done, 1 failed, 2 usage, 3 invalid configuration, 4 not found,
+             5 refused, by a limit or by the provider, 6 timed out or not healthy, 7 not authorised.
 
 Get started:
   cloudtik up examples/quickstart.toml

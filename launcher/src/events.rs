@@ -86,6 +86,9 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         for blocked in &of_type.blocked {
             printer.line(&format!("  none more: {blocked}"));
         }
+        for (node, what) in &of_type.troubles {
+            printer.line(&format!("  {node}: {what}"));
+        }
         for (node, why) in &of_type.surplus {
             printer.line(&format!("  {node} is one more than wanted by number: {why}"));
         }

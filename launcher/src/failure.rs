@@ -72,6 +72,12 @@ impl From<Status> for Failure {
             Some(source) if status.message().is_empty() || status.code() == Code::Unknown => chain(source),
             _ => status.message().to_owned(),
         };
+        // The connection is there, and nobody at its other end says anything.
+        let is_silent = std::error::Error::source(&status).is_some() && message.contains("http2 error");
+        if is_silent {
+            let failure = Self::new(TIMED_OUT, "the head does not answer");
+            return failure.hint("it may be paused or starved: it goes on where it was; `cloudtik status CLUSTER` shows when it is back");
+        }
         let failure = Self::new(code, message);
         if failure.message.contains("still being set up") {
             return failure.hint("`cloudtik up CLUSTER.toml` goes on with it, `cloudtik down CLUSTER` removes it");

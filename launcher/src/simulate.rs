@@ -18,6 +18,8 @@ use crate::failure::{FAILED, Failure, INVALID, NOT_FOUND};
 use crate::output::{Printer, clock, columns_of_output, short};
 use crate::terminal::Progress;
 
+const WHERE_RECORDINGS_ARE: &str =
+    "`[head] record = true` makes a head write record-EPOCH.jsonl into `head/` of the cluster's directory, which `cloudtik info` shows";
 /// Columns of a chart, at most and at least.
 const WIDTHS: std::ops::RangeInclusive<usize> = 20..=96;
 /// Columns beside a chart.
@@ -307,11 +309,13 @@ fn wait(ms: u64) -> String {
 
 /// Lives a head's life again and says whether it decides the same.
 fn replay(printer: &Printer, file: &Path) -> Result<u8, Failure> {
+    if let Err(error) = std::fs::File::open(file) {
+        let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { INVALID };
+        return Err(Failure::new(code, format!("cannot read {}: {error}", file.display())).hint(WHERE_RECORDINGS_ARE));
+    }
     let head = program("cloudtik-head")?;
-    let replayed: Replayed = run_head(Command::new(head).arg("--replay").arg(file), &[]).map_err(|said| {
-        Failure::new(INVALID, format!("cannot replay {}: {said}", file.display()))
-            .hint("`[head] record = true` makes a head write record-EPOCH.jsonl into its directory, which `cloudtik info` shows")
-    })?;
+    let replayed: Replayed = run_head(Command::new(head).arg("--replay").arg(file), &[])
+        .map_err(|said| Failure::new(INVALID, format!("cannot replay {}: {said}", file.display())).hint(WHERE_RECORDINGS_ARE))?;
     let code = if replayed.differs.is_some() { FAILED } else { 0 };
     if printer.is_json() {
         printer.json(&replayed);

@@ -72,6 +72,9 @@ pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> 
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
                 failure.hint(format!("whether it was taken is not known: `cloudtik requests {cluster}` shows it"))
             }
+            // What was typed makes no sense.
+            Code::InvalidArgument => Failure { code: USAGE, ..failure }.hint("see `cloudtik scale --help`"),
+            Code::NotFound => failure.hint(format!("`cloudtik why {cluster}` shows the types that there are")),
             _ => failure,
         }
     })?;
@@ -123,9 +126,19 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
                 NodeTypeName::new(arguments.node_type.as_deref().unwrap_or(NodeTypeName::DEFAULT)).map_err(|e| usage(e.to_string()))?;
             Ok(Wants::Workers { node_type: name, count })
         }
+        (None, true) if is_nothing(arguments) => {
+            let message = "0 is nothing to ask for; `cloudtik revoke` takes back what was asked for".to_owned();
+            Err(Failure::new(USAGE, message).hint(format!("`cloudtik requests {}` lists it", arguments.cluster)))
+        }
         (None, true) => Err(usage("say what is wanted: --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
         (None, false) => Ok(Wants::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
     }
+}
+
+/// Something was named, and none of it wanted.
+fn is_nothing(arguments: &Scale) -> bool {
+    let Scale { cpus, gpus, memory, resources, bundles, .. } = arguments;
+    cpus.is_some() || gpus.is_some() || memory.is_some() || !resources.is_empty() || bundles.is_some()
 }
 
 /// Reads a span of time such as `90s`, `30m`, `2h` or `7d`.

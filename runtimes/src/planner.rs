@@ -3,6 +3,7 @@
 mod fill;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cloudtik_config::reader::Scalar;
 use cloudtik_config::{Cluster, RuntimeUse};
@@ -480,7 +481,8 @@ fn placement(manifest: &Manifest, service: &Service) -> ServicePlacement {
         role: service.role.clone(),
         after: service.after.clone(),
         membership: service.membership.clone(),
-        drain_ms: service.drain.as_ref().map_or(0, |d| d.timeout.as_millis() as u64),
+        // To let its work go, and then to stop.
+        drain_ms: (service.drain.as_ref().map_or(Duration::ZERO, |d| d.timeout) + service.stop_grace).as_millis() as u64,
     }
 }
 

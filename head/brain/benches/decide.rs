@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cloudtik_brain::packing::{Amounts, Class, Kind, purchase};
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Wish};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Session, Wish};
 use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
+use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
+use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
+use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use cloudtik_simulation::Random;
 
 const TYPES: u64 = 50;
@@ -90,7 +91,61 @@ fn main() {
     for (nodes, shapes) in [(100, 200), (1_000, 200), (10_000, 200), (10_000, 100_000)] {
         measure(nodes, shapes);
     }
+    for nodes in [1_000, 10_000] {
+        coming_up(nodes);
+    }
     quality();
+}
+
+/// Nodes on which three services run, one after the other; then some of them lose their link and come up again.
+fn coming_up(nodes: u64) {
+    let mut memory = cluster(nodes, 200);
+    memory.asks.clear();
+    let key = |n: usize| -> ServiceKey { format!("run{n}/worker").parse().expect("a valid key") };
+    if let Some(spec) = &mut memory.cluster.spec {
+        let placed = |n: usize| {
+            let after = if n > 0 { vec![key(n - 1)] } else { Vec::new() };
+            ServicePlacement { key: key(n), role: Role::Workers, after, membership: None, drain_ms: 0 }
+        };
+        spec.services = (0..3).map(placed).collect();
+        spec.workers.values_mut().for_each(|kind| kind.min = (nodes / TYPES) as u32);
+    }
+    let ids: Vec<NodeId> = memory.nodes.iter().map(|n| n.id.clone()).collect();
+    let moment = |mono: u64| Moment { mono, wall: Timestamp(1_700_000_000_000 + mono) };
+    let mut brain = Brain::restore(Config::default(), Epoch(1), memory, moment(0));
+    brain.handle(moment(0), Input::Started);
+    let mut session = 0;
+    let mut steps = |brain: &mut Brain, node: &NodeId| -> Vec<Duration> {
+        session += 1;
+        let linked =
+            Input::LinkOpened { session: Session(session), node: node.clone(), generation: Generation(1), facts: Facts::default() };
+        let mut inputs = vec![linked];
+        for running in 1..=3 {
+            let report = |n: usize| ServiceReport {
+                key: key(n),
+                state: if n < running { ServiceState::Ready } else { ServiceState::Waiting },
+                detail: String::new(),
+                pid: None,
+                restarts: 0,
+                since: Timestamp(0),
+                goal_version: 0,
+                gauges: BTreeMap::new(),
+            };
+            let services = (0..3).map(report).collect();
+            inputs.push(Input::Reported { session: Session(session), node: node.clone(), complete: true, services });
+        }
+        let timed = |input| {
+            let begun = Instant::now();
+            brain.handle(moment(1), input);
+            begun.elapsed()
+        };
+        inputs.into_iter().map(timed).collect()
+    };
+    let begun = Instant::now();
+    ids.iter().for_each(|node| drop(steps(&mut brain, node)));
+    let all = begun.elapsed();
+    let mut again: Vec<Duration> = ids.iter().step_by(ids.len() / 100).flat_map(|node| steps(&mut brain, node)).collect();
+    println!("{nodes} nodes come up with three services: {}; one again, each step (p99): {}", shown(all), spread(&mut again));
 }
 
 fn measure(nodes: u64, shapes: u64) {

@@ -124,7 +124,7 @@ impl Brain {
         }
         for node in self.nodes.values().filter(|n| n.is_worker() && n.record.life.is_counted()) {
             if !spec.workers.contains_key(&node.record.node_type) {
-                let why = self.may_leave(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
+                let why = self.may_be_spared(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
                 waits.push(format!("{} to go, whose type is gone{why}", node.record.id));
             }
         }
@@ -162,7 +162,7 @@ impl Brain {
                     waits.push(format!("{} on {id} to stop ({})", left.key, left.state.name()));
                 }
             }
-            if node.record.revision < spec.revision {
+            if node.record.revision < spec.revision && (!node.is_worker() || spec.workers.contains_key(&node.record.node_type)) {
                 let why = self.may_restart(id).err().filter(|_| spec.rolling).map(|why| format!(" ({why})")).unwrap_or_default();
                 waits.push(format!("{id} to take revision {}{why}", spec.revision));
             }

@@ -14,17 +14,22 @@
 //! | `packing` | which demands fit on which nodes, and what is the cheapest to buy for the rest |
 //! | `recording` | nothing: how a life is written down to be lived again |
 //! | `steering` | what people may hold, resume, set aside, kill and drain |
+//! | `readiness` | nothing: which services are ready wherever they are to run |
 //! | `rollout` | what each node is to run, in order of needs and readiness |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
 //! | `wholes` | which members of a quorum can be done without |
+//! | `node`, `journal` | nothing: what is known of a node, and what a step stores |
 //! | `explain` | what the cluster is, for people and for the planner |
 
 mod clock;
 mod explain;
+mod journal;
 mod lifecycle;
 mod membership;
 mod messages;
+mod node;
 pub mod packing;
+mod readiness;
 pub mod recording;
 mod rollout;
 mod scaling;
@@ -34,17 +39,19 @@ mod wholes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::node::{Evidence, NodeRecord, NodeState};
-use cloudtik_model::report::{Facts, ServiceReport};
-use cloudtik_model::{Epoch, InstanceId, Moment, NodeId, ServiceKey};
+use cloudtik_model::event::EventKind;
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::{Epoch, Moment, NodeId};
 use serde::{Deserialize, Serialize};
 
 use clock::Clock;
 pub use explain::{NodeView, Snapshot};
-use membership::Watch;
+use journal::Said;
 pub use messages::*;
-use scaling::{Asks, History, Scaling};
+use node::Node;
+use readiness::Readiness;
+use scaling::{Asks, Scaling};
+use sweep::Listing;
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +71,9 @@ pub struct Config {
     pub replace_after: u64,
     /// From the launch to the join.
     pub join_deadline: u64,
+    /// A worker on which a service fails again and again must have been ready by then.
+    #[serde(default = "Config::default_prepare_deadline")]
+    pub prepare_deadline: u64,
     /// Until a node's services must have stopped when it is drained.
     pub drain_deadline: u64,
     /// Between two looks at the provider's list.
@@ -82,6 +92,10 @@ pub struct Config {
 }
 
 impl Config {
+    fn default_prepare_deadline() -> u64 {
+        600_000
+    }
+
     fn default_pulse() -> u64 {
         500
     }
@@ -99,6 +113,7 @@ impl Default for Config {
             deaf_after: 15_000,
             replace_after: 10_000,
             join_deadline: 300_000,
+            prepare_deadline: Self::default_prepare_deadline(),
             drain_deadline: 60_000,
             list_every: 30_000,
             visibility: 60_000,
@@ -109,14 +124,6 @@ impl Default for Config {
         }
     }
 }
-
-/// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
-const COMPLAINT_PAUSE: u64 = 600_000;
-/// Complaints that differ are stored at most this often in the long run, in milliseconds: whoever is refused may try as he
-/// likes.
-const REFUSAL_PAUSE: u64 = 1_000;
-/// So many that differ are stored all the same.
-const BURST: u64 = 20;
 
 /// The mind of one head.
 #[derive(Debug)]
@@ -135,6 +142,8 @@ pub struct Brain {
     /// The head was away until a moment before this: what was said meanwhile has been heard by then.
     listening_since: u64,
     scaling: Scaling,
+    /// When the last description came, in this head's life.
+    specified_at: u64,
     listing: Listing,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,
@@ -142,97 +151,19 @@ pub struct Brain {
     limits_changed: bool,
     /// A node changed its state or settled: the next may be let take a new revision.
     nodes_changed: bool,
-    /// Which services are ready wherever they are to run.
-    readiness: BTreeMap<ServiceKey, bool>,
-    /// Something changed that readiness depends on.
-    readiness_stale: bool,
+    readiness: Readiness,
+    /// What is ready changed, and not everybody was told.
+    readiness_changed: bool,
+    /// Nodes on which something does not run that is to.
+    restless: BTreeSet<NodeId>,
+    /// What went wrong last with nodes that are not ready.
+    troubled: BTreeMap<NodeId, String>,
+    /// Nodes that are to take the newest revision.
+    behind: BTreeSet<NodeId>,
     next_version: u64,
     /// What was said last of each node, or of none, and how often since: the same again is no news.
     said: BTreeMap<Option<NodeId>, Said>,
     step: Step,
-}
-
-#[derive(Debug, Default)]
-struct Said {
-    at: Option<u64>,
-    message: String,
-    /// Complaints that were not stored since.
-    since: u64,
-    /// Complaints that were stored within a short time.
-    burst: u64,
-}
-
-#[derive(Debug, Default)]
-struct Listing {
-    in_flight: bool,
-    /// Of the last question.
-    number: u64,
-    /// When the list in flight was asked for.
-    asked: u64,
-    next: u64,
-    wanted_now: bool,
-    /// Orphans that the last list showed: a second look confirms them.
-    suspects: BTreeSet<InstanceId>,
-}
-
-#[derive(Debug)]
-struct Node {
-    record: NodeRecord,
-    link: Option<Session>,
-    facts: Option<Facts>,
-    services: BTreeMap<ServiceKey, ServiceReport>,
-    sent: Option<GoalOrder>,
-    acknowledged: u64,
-    watch: Watch,
-    /// A provider call of this node that has not come back.
-    in_flight: bool,
-    /// Failed calls in a row.
-    failures: u32,
-    /// Not before this is the next call made.
-    not_before: u64,
-    /// Not before this is a goal sent.
-    goal_not_before: u64,
-    /// When it entered its state, on the brain's clock.
-    entered: u64,
-    /// Since when lists have not shown its instance.
-    unlisted_since: Option<u64>,
-    /// How busy it was.
-    load: History,
-    /// Since when it has had nothing to do; nothing if it works, or nobody said so yet.
-    idle_since: Option<u64>,
-    /// When a call that may have made an instance, and had no answer, was last under way.
-    uncertain: Option<u64>,
-}
-
-impl Node {
-    fn new(mut record: NodeRecord, now: u64) -> Self {
-        // A verdict of an earlier head counts as suspicion: nothing is done to what was not seen again.
-        if let NodeState::Down { evidence } = record.life {
-            record.life = NodeState::Suspect { evidence };
-        }
-        Self {
-            uncertain: None,
-            idle_since: Some(now),
-            load: History::default(),
-            record,
-            link: None,
-            facts: None,
-            services: BTreeMap::new(),
-            sent: None,
-            acknowledged: 0,
-            watch: Watch::since(now),
-            in_flight: false,
-            failures: 0,
-            not_before: 0,
-            goal_not_before: 0,
-            entered: now,
-            unlisted_since: None,
-        }
-    }
-
-    fn is_worker(&self) -> bool {
-        !self.record.id.is_head()
-    }
 }
 
 impl Brain {
@@ -261,16 +192,28 @@ impl Brain {
             company_since: None,
             listening_since: 0,
             scaling: Scaling::with(outlook),
+            specified_at: 0,
             listing: Listing::default(),
             services_changed: false,
             limits_changed: false,
             nodes_changed: false,
-            readiness: BTreeMap::new(),
-            readiness_stale: true,
+            readiness: Readiness::default(),
+            readiness_changed: false,
+            restless: BTreeSet::new(),
+            troubled: BTreeMap::new(),
+            behind: BTreeSet::new(),
             next_version: 0,
             said: BTreeMap::new(),
             step: Step::default(),
         };
+        for node in brain.nodes.values() {
+            if let NodeState::Quarantined { reason } = &node.record.life {
+                brain.troubled.insert(node.record.id.clone(), format!("set aside: {reason}"));
+            }
+        }
+        brain.readiness.start_over(brain.nodes.keys());
+        brain.find_behind();
+        brain.scaling.launching.remember(&brain.cluster.paused);
         brain.refill_fleet();
         brain
     }
@@ -362,7 +305,7 @@ impl Brain {
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
             Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),
             Input::Created { node, generation, result } => self.take_created(node, generation, result),
-            Input::Deleted { node, generation, result } => self.take_deleted(node, generation, result),
+            Input::Deleted { node, generation, instance, result } => self.take_deleted(node, generation, &instance, result),
             Input::AgentRestarted { node, generation, result } => self.take_restarted(node, generation, result),
             Input::Rebooted { node, generation, result } => self.take_rebooted(node, generation, result),
             Input::Listed { number, result } => {
@@ -383,113 +326,40 @@ impl Brain {
     fn run_timers(&mut self) {
         let now = self.clock.now();
         // Each node once: looking at it sets its next timer, which may be due already only after the clock moved.
-        let mut due = Vec::new();
+        let mut due = BTreeSet::new();
         while let Some((at, _)) = self.timers.first()
             && *at <= now
         {
-            due.extend(self.timers.pop_first());
+            due.extend(self.timers.pop_first().map(|(_, node)| node));
         }
-        let due: BTreeSet<NodeId> = due.into_iter().map(|(_, node)| node).collect();
         for node in due {
+            self.clear_timer(&node);
             self.look_at(&node);
         }
     }
 
-    fn wake_at(&mut self, node: &NodeId, at: u64) {
-        self.timers.insert((at.max(self.clock.now() + 1), node.clone()));
+    /// Looks at a node again at the latest then. A look says anew when the next is due, so there is one timer for each.
+    fn wake_at(&mut self, id: &NodeId, at: u64) {
+        let at = at.max(self.clock.now() + 1);
+        let Some(node) = self.nodes.get_mut(id).filter(|node| node.timer.is_none_or(|due| at < due)) else { return };
+        if let Some(due) = node.timer.replace(at) {
+            self.timers.remove(&(due, id.clone()));
+        }
+        self.timers.insert((at, id.clone()));
+    }
+
+    /// Nothing is waited for any more of what was waited for.
+    fn clear_timer(&mut self, id: &NodeId) {
+        if let Some(due) = self.nodes.get_mut(id).and_then(|node| node.timer.take()) {
+            self.timers.remove(&(due, id.clone()));
+        }
     }
 
     fn act(&mut self, action: Action) {
         self.step.actions.push(action);
     }
 
-    fn reply(&mut self, request: Request, result: Result<Reply, String>) {
+    fn reply(&mut self, request: Request, result: Result<Reply, Refusal>) {
         self.act(Action::Reply { request, result });
-    }
-
-    fn event(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
-        self.event_with(node, kind, message, BTreeMap::new());
-    }
-
-    fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
-        let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
-        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details };
-        self.step.records.push(Record::Event(event));
-    }
-
-    /// Stores a refusal; it is about a node if there is one of that name.
-    fn refuse(&mut self, id: &NodeId, message: String) {
-        let node = self.nodes.contains_key(id).then(|| id.clone());
-        self.complain(node.as_ref(), EventKind::Refusal, message);
-    }
-
-    /// Stores what may come again and again, but no flood of it: an event that explains something must not be pushed out
-    /// of the log by what only repeats itself.
-    fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
-        let now = self.clock.now();
-        let said = self.said.entry(node.cloned()).or_default();
-        let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
-        said.burst = said.burst.saturating_sub(passed / REFUSAL_PAUSE);
-        let is_known = said.message == message && passed < COMPLAINT_PAUSE;
-        if is_known || said.burst >= BURST {
-            said.since += 1;
-            return;
-        }
-        said.burst += 1;
-        let more = std::mem::take(&mut said.since);
-        (said.at, said.message) = (Some(now), message.clone());
-        let message = if more > 0 { format!("{message} ({more} such since the last)") } else { message };
-        self.event(node, kind, message);
-    }
-
-    fn store_node(&mut self, id: &NodeId) {
-        if let Some(node) = self.nodes.get(id) {
-            self.step.records.push(Record::Node(node.record.clone()));
-        }
-    }
-
-    fn store_cluster(&mut self) {
-        self.step.records.push(Record::Cluster(self.cluster.clone()));
-    }
-
-    /// Moves a node into another state, stores that and says so.
-    fn enter(&mut self, id: &NodeId, life: NodeState, why: &str) {
-        let (now, wall) = (self.clock.now(), self.clock.wall());
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        let (from, to) = (node.record.life.name(), life.name());
-        let was_leaving = node.record.life.is_leaving();
-        // Suspicion is soft: after a restart the evidence is collected afresh.
-        let is_soft = matches!(life, NodeState::Suspect { .. });
-        node.record.was_ready |= life == NodeState::Ready;
-        node.record.life = life;
-        node.record.since = wall;
-        node.entered = now;
-        let leaving = node.record.life.is_leaving();
-        let gone = node.record.life == NodeState::Gone;
-        if !is_soft {
-            self.store_node(id);
-        }
-        if from != to {
-            let message = if why.is_empty() { format!("{from} → {to}") } else { format!("{from} → {to}: {why}") };
-            self.event(Some(id), EventKind::Node, message);
-        }
-        if gone {
-            let node_type = self.nodes[id].record.node_type.clone();
-            self.scaling.launching.freed(&node_type);
-        }
-        if leaving && !was_leaving {
-            let node_type = self.nodes[id].record.node_type.clone();
-            self.scaling.left.insert(node_type, now);
-        }
-        if gone || leaving != was_leaving || from != to {
-            self.reconsider_scale();
-        }
-        (self.readiness_stale, self.nodes_changed) = (true, true);
-        self.recount(id);
-        self.wake_at(id, now);
-    }
-
-    fn evidence_details(evidence: &[Evidence]) -> BTreeMap<String, String> {
-        evidence.iter().enumerate().map(|(i, e)| (format!("evidence {}", i + 1), e.kind.to_string())).collect()
     }
 }

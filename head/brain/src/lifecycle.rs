@@ -3,7 +3,7 @@
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{Instance, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::{Generation, NodeId, Resources};
+use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
 
 use crate::clock::doubling;
 use crate::membership::RETURN;
@@ -11,6 +11,10 @@ use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
 const CLOCK_NEWS: u64 = 60;
+/// A service that had to be started so often and is not ready is one that fails.
+const FAILED_STARTS: u32 = 5;
+/// Why a node is drained that a person let go.
+pub(crate) const ON_REQUEST: &str = "drained on request";
 /// The first pause after a failed provider call, in milliseconds; it doubles with each failure in a row.
 const FIRST_PAUSE: u64 = 500;
 /// An agent that has not linked after this, in milliseconds, is started again where the provider can.
@@ -23,6 +27,7 @@ const LONGEST_PAUSE: u64 = 60_000;
 impl Brain {
     /// What a node's state waits for, and what follows when it has come.
     pub(crate) fn drive(&mut self, id: &NodeId) {
+        self.clear_timer(id);
         // A node may pass through several states at once; each step strictly moves on, so the bound is never met.
         for _ in 0..8 {
             let Some(node) = self.nodes.get(id) else { return };
@@ -110,6 +115,7 @@ impl Brain {
                 let nothing_exists = node.uncertain.is_none();
                 self.event(Some(id), EventKind::Decision, message.clone());
                 self.note_shortage(&node_type, &offer, failure);
+                self.note_gangs_without(id);
                 match is_requested {
                     // The provider's word: nothing was made, now or before.
                     true if nothing_exists => self.forget(id, &message),
@@ -121,6 +127,9 @@ impl Brain {
                 node.uncertain = Some(now);
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure.retry_after);
+                if is_requested {
+                    self.note_trouble(id, message.clone());
+                }
                 self.event(Some(id), EventKind::Decision, message);
             }
             FailureKind::Permanent => {
@@ -210,13 +219,13 @@ impl Brain {
         };
         if let Some(reason) = refusal {
             self.refuse(&id, format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
-            self.reply(request, Err(reason));
+            self.reply(request, Err(reason.into()));
             return None;
         }
         let node = self.nodes.get_mut(&id)?;
         // What goes into the certificate is the provider's word, not the caller's; it comes in a moment.
         let Some(address) = node.record.address.clone() else {
-            self.reply(request, Err(format!("the launch of {id} is not confirmed yet; try again")));
+            self.reply(request, Err(format!("the launch of {id} is not confirmed yet; try again").into()));
             return None;
         };
         if node.record.key.is_none() {
@@ -248,12 +257,13 @@ impl Brain {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id)?;
         let older = node.link.replace(session);
-        self.readiness_stale = true;
+        self.readiness.touch(&id);
+        self.troubled.remove(&id);
         let offset = facts.clock_offset_s;
         let is_news = node.facts.as_ref().map_or(0, |f| f.clock_offset_s).abs_diff(offset) > CLOCK_NEWS;
         let port = Some(facts.health_port);
         let moved = std::mem::replace(&mut node.record.health_port, port) != port;
-        let (node_type, offers) = (node.record.node_type.clone(), Resources { cpus: facts.cpus, memory: facts.memory, gpus: facts.gpus });
+        let offers = Resources { cpus: facts.cpus, memory: facts.memory, gpus: facts.gpus };
         node.facts = Some(facts);
         node.sent = None;
         node.watch.heard(now);
@@ -261,7 +271,7 @@ impl Brain {
             self.store_node(&id);
         }
         if !id.is_head() {
-            self.learn(&node_type, offers);
+            self.learn(&id, offers);
         }
         if is_news {
             let how = if offset < 0 { "ahead of" } else { "behind" };
@@ -292,15 +302,16 @@ impl Brain {
                 changes.push(report);
             }
         }
+        self.readiness.touch(&id);
         self.note_activity(&id);
         if is_news && self.follows_signals() {
             self.reconsider_scale();
         }
         for report in changes {
-            (self.services_changed, self.readiness_stale) = (true, true);
+            self.services_changed = true;
             if matches!(report.state, ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff | ServiceState::Stopped) {
-                let detail = if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) };
-                self.event(Some(&id), EventKind::Service, format!("{} is {}{detail}", report.key, report.state.name()));
+                let what = format!("{} is {}{}", report.key, report.state.name(), detail_of(&report));
+                self.event(Some(&id), EventKind::Service, what);
             }
         }
         Some(id)
@@ -314,7 +325,39 @@ impl Brain {
             self.services_changed = true;
         } else {
             self.watch_presence(id);
+            self.watch_preparation(id);
         }
+    }
+
+    /// A worker on which a service fails again and again before it ever was of use costs money for nothing.
+    fn watch_preparation(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.nodes.get(id).filter(|n| n.is_worker() && !n.record.was_ready && n.record.life == NodeState::Preparing)
+        else {
+            return;
+        };
+        let unready = node.services.values().filter(|s| s.state != ServiceState::Ready && s.restarts > 0);
+        let Some(failing) = unready.max_by_key(|s| s.restarts) else {
+            if self.troubled.remove(id).is_some() {
+                self.reconsider_scale();
+            }
+            return;
+        };
+        let what = format!("{} is {}{}", failing.key, failing.state.name(), detail_of(failing));
+        let due = (failing.restarts >= FAILED_STARTS).then(|| {
+            let reason = format!("{} did not start in {} tries{}", failing.key, failing.restarts, detail_of(failing));
+            // A new description may mend it.
+            (node.entered.max(self.specified_at) + self.config.prepare_deadline, reason)
+        });
+        self.note_trouble(id, what);
+        let Some((due, reason)) = due else { return };
+        if now < due {
+            return self.wake_at(id, due);
+        }
+        if self.is_held() {
+            return self.wake_at(id, now + LONGEST_PAUSE);
+        }
+        self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
     }
 
     fn drive_present(&mut self, id: &NodeId) {
@@ -326,23 +369,41 @@ impl Brain {
         let now = self.clock.now();
         self.update_goal(id);
         let Some(node) = self.nodes.get(id) else { return };
-        let gentle = self.cluster.spec.iter().flat_map(|s| s.services_on(&node.record.node_type)).map(|p| p.drain_ms).max();
-        let due = node.entered + self.config.drain_deadline + gentle.unwrap_or(0);
+        let name = &node.record.node_type;
+        let now_said = || self.cluster.spec.iter().flat_map(|s| s.services_on(name)).map(|p| p.drain_ms).max();
+        let gentle = self.cluster.former_drains.get(name).copied().or_else(now_said).unwrap_or(0);
+        let due = node.entered + self.config.drain_deadline + gentle;
         let drained = node.sent.as_ref().is_some_and(|s| s.drain && node.acknowledged >= s.version)
             && node.services.values().all(|s| s.state == ServiceState::Stopped);
         // After a restart of the head, or in a blink of the agent, the link is on its way back.
         let silent = now.saturating_sub(node.watch.last_heard());
-        let why = if node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since {
-            "it has no link to drain over"
-        } else if drained {
+        let is_cut_off = node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since;
+        let is_alone = is_cut_off && !self.may_be_deaf(id);
+        let why = if drained {
             "drained"
         } else if now >= due {
             "its services did not stop in time"
+        } else if is_alone {
+            "it has no link to drain over"
         } else {
             return self.wake_at(id, due.min(now + self.config.suspect_after));
         };
-        let NodeState::Draining { reason } = node.record.life.clone() else { return };
+        let Some(NodeState::Draining { reason }) = self.nodes.get(id).map(|n| n.record.life.clone()) else { return };
+        // Whoever holds the head back may want to keep it; what a person lets go by hand goes.
+        if self.is_held() && reason != ON_REQUEST {
+            return self.wake_at(id, now + self.config.suspect_after);
+        }
         self.enter(id, NodeState::Terminating { reason }, why);
+    }
+
+    /// Whether it may be the head that hears nothing, and not the node that says nothing.
+    fn may_be_deaf(&mut self, id: &NodeId) -> bool {
+        if self.cluster.stopping {
+            return false;
+        }
+        self.update_brake();
+        self.dial(id);
+        self.is_braking() || (self.expects_anybody() && self.hears_nobody()) || self.answers(id)
     }
 
     fn drive_terminating(&mut self, id: &NodeId) {
@@ -368,9 +429,19 @@ impl Brain {
         self.act(Action::Delete { node: id.clone(), generation, instance });
     }
 
-    pub(crate) fn take_deleted(&mut self, id: NodeId, generation: Generation, result: Result<(), Failure>) -> Option<NodeId> {
+    pub(crate) fn take_deleted(
+        &mut self,
+        id: NodeId,
+        generation: Generation,
+        instance: &InstanceId,
+        result: Result<(), Failure>,
+    ) -> Option<NodeId> {
         let now = self.clock.now();
-        let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
+        let is_own = |n: &&mut crate::Node| n.record.generation == generation && n.record.instance.as_ref() == Some(instance);
+        let Some(node) = self.nodes.get_mut(&id).filter(is_own) else {
+            self.take_swept(instance, result);
+            return None;
+        };
         node.in_flight = false;
         if !matches!(node.record.life, NodeState::Terminating { .. }) {
             return None;
@@ -394,7 +465,7 @@ impl Brain {
     }
 
     /// The provider was called too often: calls go on at another pace.
-    fn take_throttling(&mut self, failure: &Failure) {
+    pub(crate) fn take_throttling(&mut self, failure: &Failure) {
         let now = self.clock.now();
         self.pace().throttled(now, failure.retry_after);
         self.complain(None, EventKind::Alarm, format!("the provider is called too often; calls go on slower: {}", failure.message));
@@ -419,8 +490,13 @@ impl Brain {
     }
 }
 
+/// What a service says of its state, to be appended.
+fn detail_of(report: &ServiceReport) -> String {
+    if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) }
+}
+
 /// The pause before a call is repeated, in milliseconds.
-fn pause(failures: u32, asked: Option<u64>) -> u64 {
+pub(crate) fn pause(failures: u32, asked: Option<u64>) -> u64 {
     let own = doubling(FIRST_PAUSE, failures, LONGEST_PAUSE);
     asked.map_or(own, |asked| asked.max(FIRST_PAUSE))
 }

@@ -4,10 +4,11 @@
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
 use cloudtik_model::report::Load;
+use cloudtik_model::spec::Market;
 use cloudtik_model::{Generation, NodeId};
 
 use crate::clock::doubling;
-use crate::{Action, Brain, Failure, Session};
+use crate::{Action, Brain, Failure, FailureKind, Session};
 
 /// Between two dial-backs of a suspect, in milliseconds.
 const REDIAL_EVERY: u64 = 1_000;
@@ -76,7 +77,7 @@ impl Brain {
         node.link = None;
         node.sent = None;
         node.watch.stream_closed = true;
-        self.readiness_stale = true;
+        self.readiness.touch(&id);
         if matches!(node.record.life, NodeState::Preparing | NodeState::Ready) {
             self.suspect(&id, EvidenceKind::StreamClosed { cause });
         } else {
@@ -123,6 +124,8 @@ impl Brain {
 
     pub(crate) fn notice_lag(&mut self, by_ms: u64) {
         self.listening_since = self.clock.now() + 2 * self.config.heartbeat;
+        // Requests end and schedules begin by clocks that went on.
+        self.reconsider_scale();
         let suspects: Vec<NodeId> =
             self.nodes.values().filter(|n| matches!(n.record.life, NodeState::Suspect { .. })).map(|n| n.record.id.clone()).collect();
         for id in &suspects {
@@ -143,7 +146,7 @@ impl Brain {
         let Some(node) = self.nodes.get(id) else { return };
         let silent = now.saturating_sub(node.watch.heard);
         let agent_is_dead = node.watch.stream_closed && matches!(node.watch.last_dial, Some((_, DialOutcome::Refused)));
-        let answered = matches!(node.watch.last_dial, Some((at, DialOutcome::Answered)) if now.saturating_sub(at) < 2 * REDIAL_EVERY);
+        let answered = self.answers(id);
         let was_dialed = node.watch.last_dial.is_some();
         let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
@@ -191,21 +194,39 @@ impl Brain {
             return self.welcome_back(id, "it is heard again");
         }
         self.dial(id);
-        if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
-            self.restart_agent(id, "the node is down", true);
+        self.wake_at(id, now + REDIAL_EVERY);
+        // Nothing destructive is left for the head's own node; keep trying.
+        let due = if self.nodes[id].is_worker() { self.gentle_until(id) } else { u64::MAX };
+        if now < due {
+            self.wake_at(id, due);
+            if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
+                self.restart_agent(id, "the node is down", true);
+            }
+            return;
         }
-        if !self.nodes[id].is_worker() {
-            // Nothing destructive is left for the head's own node; keep trying.
-            return self.wake_at(id, now + REDIAL_EVERY);
+        if self.may_be_helped_by_reboot(id) {
+            return;
         }
+        let kept = if self.config.machines_are_owned { Some(None) } else { self.may_be_replaced(id).err().map(Some) };
+        if let Some(why) = kept {
+            if let Some(why) = why {
+                self.complain(Some(id), EventKind::Refusal, format!("it is not replaced now: {why}"));
+            }
+            if self.config.can_restart_agent {
+                self.restart_agent(id, "the node is down", true);
+            }
+            return;
+        }
+        self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
+        self.enter(id, NodeState::Terminating { reason: "down, and not brought back".to_owned() }, "to be replaced");
+    }
+
+    /// Until when a worker that is down is helped by nothing that interrupts what may run on it.
+    fn gentle_until(&mut self, id: &NodeId) -> u64 {
+        let now = self.clock.now();
         self.update_brake();
         if self.brake || self.is_held() {
-            return self.wake_at(id, now + REDIAL_EVERY);
-        }
-        if let Err(why) = self.may_leave(id) {
-            // What it has on its disks may be needed to bring the others back.
-            self.complain(Some(id), EventKind::Refusal, format!("it is not replaced now: {why}"));
-            return self.wake_at(id, now + REDIAL_EVERY);
+            return u64::MAX;
         }
         // A head that hears of no worker at all, be it only one, doubts itself first.
         let (all, silent) = self.silence();
@@ -218,15 +239,7 @@ impl Brain {
             Some(since) => condemned.max(since) + self.config.replace_after,
             None => condemned + LONELY * self.config.replace_after,
         };
-        let due = due.max(self.listening_since);
-        if now < due {
-            return self.wake_at(id, due.min(now + REDIAL_EVERY));
-        }
-        if self.may_be_helped_by_reboot(id) || self.config.machines_are_owned {
-            return self.wake_at(id, now + REDIAL_EVERY);
-        }
-        self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
-        self.enter(id, NodeState::Terminating { reason: "down, and not brought back".to_owned() }, "to be replaced");
+        due.max(self.listening_since)
     }
 
     fn welcome_back(&mut self, id: &NodeId, why: &str) {
@@ -236,7 +249,14 @@ impl Brain {
         self.update_brake();
     }
 
-    fn dial(&mut self, id: &NodeId) {
+    /// Whether its agent answered a dial-back a moment ago.
+    pub(crate) fn answers(&self, id: &NodeId) -> bool {
+        let now = self.clock.now();
+        let dial = self.nodes.get(id).and_then(|n| n.watch.last_dial);
+        matches!(dial, Some((at, DialOutcome::Answered)) if now.saturating_sub(at) < 2 * REDIAL_EVERY)
+    }
+
+    pub(crate) fn dial(&mut self, id: &NodeId) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let (Some(address), Some(port)) = (node.record.address.clone(), node.record.health_port) else {
@@ -275,6 +295,10 @@ impl Brain {
             return self.wake_at(id, due);
         }
         let Some(instance) = node.record.instance.clone().filter(|_| !node.in_flight) else { return };
+        // A machine that starts anew starts its agent too.
+        if node.watch.rebooted.is_some_and(|at| now < at.saturating_add(self.config.reboot_time.unwrap_or(0))) {
+            return;
+        }
         node.watch.restarted = Some((now, restarts.map_or(0, |(_, count)| count) + 1));
         node.in_flight = true;
         let generation = node.record.generation;
@@ -286,7 +310,9 @@ impl Brain {
         let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
         node.in_flight = false;
         if let Err(failure) = result {
-            self.event(Some(&id), EventKind::Node, format!("the agent could not be restarted: {}", failure.message));
+            let message = format!("the agent could not be restarted: {}", failure.message);
+            self.note_trouble(&id, message.clone());
+            self.event(Some(&id), EventKind::Node, message);
             self.listing.wanted_now = true;
         }
         Some(id)
@@ -326,6 +352,18 @@ impl Brain {
         Some(id)
     }
 
+    /// Whether an agent is heard, whatever others say of its machine.
+    pub(crate) fn is_heard(&self, id: &NodeId) -> bool {
+        let now = self.clock.now();
+        self.nodes.get(id).is_some_and(|n| n.link.is_some() && now.saturating_sub(n.watch.heard) < self.config.suspect_after)
+    }
+
+    /// Its machine was asked to start anew a moment ago, and may look stopped meanwhile.
+    pub(crate) fn is_rebooting(&self, id: &NodeId) -> bool {
+        let (now, time) = (self.clock.now(), self.config.reboot_time.unwrap_or(0));
+        self.nodes.get(id).and_then(|n| n.watch.rebooted).is_some_and(|at| now < at + time)
+    }
+
     /// The provider itself says that the instance does not run: no guess, so no brake.
     pub(crate) fn provider_says_lost(&mut self, id: &NodeId, says: &str) {
         if self.is_held() {
@@ -339,8 +377,15 @@ impl Brain {
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
         if let Some(node) = self.nodes.get(id).filter(|n| !n.record.was_ready) {
-            let node_type = node.record.node_type.clone();
-            self.note_failed(&node_type, &format!("the provider says: {says}"));
+            let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
+            let message = format!("the provider says: {says}");
+            if offer.market == Market::Spot {
+                // It was taken away: a word about the offer, and none about the type.
+                let failure = Failure { message, retry_after: None, kind: FailureKind::StockOut };
+                self.note_shortage(&node_type, &offer, &failure);
+            } else {
+                self.note_failed(&node_type, &message);
+            }
         }
         self.enter(id, NodeState::Terminating { reason: format!("the provider says: {says}") }, "its instance is lost");
         self.update_brake();
@@ -363,6 +408,11 @@ impl Brain {
         (all, silent)
     }
 
+    /// Whether any worker should be heard.
+    pub(crate) fn expects_anybody(&self) -> bool {
+        self.silence().0 > 0
+    }
+
     /// Whether no worker is heard at all.
     pub(crate) fn hears_nobody(&self) -> bool {
         let (all, silent) = self.silence();
@@ -372,7 +422,7 @@ impl Brain {
     /// Many nodes silent together point at the head or its network, not at the nodes: nothing is terminated meanwhile.
     ///
     /// Silent nodes that somebody takes away say nothing about the others: while nobody at all is heard, it stays.
-    fn update_brake(&mut self) {
+    pub(crate) fn update_brake(&mut self) {
         let (all, silent) = self.silence();
         let nobody_is_heard = all > 0 && silent == all;
         let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all) || (self.brake && nobody_is_heard);

@@ -137,6 +137,7 @@ pub enum Input {
     Deleted {
         node: NodeId,
         generation: Generation,
+        instance: InstanceId,
         result: Result<(), Failure>,
     },
     AgentRestarted {
@@ -250,7 +251,7 @@ pub enum Action {
     },
     Reply {
         request: Request,
-        result: Result<Reply, String>,
+        result: Result<Reply, Refusal>,
     },
 }
 
@@ -265,6 +266,31 @@ pub struct GoalOrder {
     pub start: BTreeSet<ServiceKey>,
     /// Nothing is to run any more.
     pub drain: bool,
+}
+
+/// Why a question is answered with no; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "refusal", content = "message", rename_all = "kebab-case")]
+pub enum Refusal {
+    /// It names what there is not.
+    Unknown(String),
+    /// It makes no sense, whatever there is.
+    Malformed(String),
+    /// It cannot be had as things are.
+    Declined(String),
+}
+
+impl Refusal {
+    pub fn message(&self) -> &str {
+        let (Self::Unknown(message) | Self::Malformed(message) | Self::Declined(message)) = self;
+        message
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(message: String) -> Self {
+        Self::Declined(message)
+    }
 }
 
 /// The answer to a question.
@@ -310,12 +336,16 @@ pub struct ClusterRecord {
     /// Types of which nothing is made for now.
     #[serde(default)]
     pub paused: BTreeMap<NodeTypeName, Pause>,
-    /// Types of which workers that nobody wants any more go at once, idle or not: somebody said so.
+    /// So many workers of a type go at once, idle or not, if nobody wants them any more: somebody took them back.
     #[serde(default)]
-    pub shrinking: BTreeSet<NodeTypeName>,
+    pub taken_back: BTreeMap<NodeTypeName, u32>,
     /// Types of which such workers go as soon as they are idle: somebody took back what they were for.
     #[serde(default)]
     pub hurried: BTreeSet<NodeTypeName>,
+    /// How long services may take to let their work go, in milliseconds, on workers of types that the description no longer
+    /// has.
+    #[serde(default)]
+    pub former_drains: BTreeMap<NodeTypeName, u64>,
     /// What each policy wanted last: a head that knows no loads yet goes on with that.
     #[serde(default)]
     pub policy_wants: BTreeMap<String, PolicyWant>,
@@ -326,6 +356,12 @@ pub struct ClusterRecord {
 pub struct PolicyWant {
     pub node_type: NodeTypeName,
     pub count: u32,
+    /// When it last changed its mind, and whether it then wanted more.
+    #[serde(default)]
+    pub changed: Option<(Timestamp, bool)>,
+    /// How many times longer than it says it waits before it turns round, because it flaps; 0 is 1.
+    #[serde(default)]
+    pub factor: u64,
 }
 
 /// Everything that a brain is rebuilt from.

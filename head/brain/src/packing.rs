@@ -21,7 +21,8 @@ mod tree;
 use serde::{Deserialize, Serialize};
 
 pub use fleet::{Fleet, Group, GroupId, Members};
-pub use purchase::{Bin, Class, Content, Kind, Purchase, first_fit_decreasing, purchase};
+pub(crate) use purchase::MOST_CLASSES;
+pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 
 /// Cores in thousandths, bytes of memory, GPUs in thousandths, and five more that a cluster may name, in thousandths.
 pub const DIMENSIONS: usize = 8;

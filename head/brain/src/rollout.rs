@@ -1,7 +1,7 @@
 //! What each node is to run: services start when what they come after is ready, and a change that restarts processes
 //! goes from node to node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
@@ -24,6 +24,13 @@ impl Brain {
         }
         self.refresh_readiness();
         let Some(node) = self.nodes.get(id) else { return };
+        // Those have to hear when what they wait for is ready.
+        let is_restless = self.cluster.spec.iter().flat_map(|spec| spec.services_on(&node.record.node_type)).any(|p| !runs(node, &p.key));
+        if is_restless {
+            self.restless.insert(id.clone());
+        } else {
+            self.restless.remove(id);
+        }
         let drain = matches!(node.record.life, NodeState::Draining { .. });
         let start = if drain { BTreeSet::new() } else { self.may_start(node) };
         let revision = node.record.revision;
@@ -42,36 +49,15 @@ impl Brain {
     fn may_start(&self, node: &Node) -> BTreeSet<ServiceKey> {
         let Some(spec) = &self.cluster.spec else { return BTreeSet::new() };
         spec.services_on(&node.record.node_type)
-            .filter(|placement| {
-                let runs = node.services.get(&placement.key).is_some_and(|s| {
-                    matches!(s.state, ServiceState::Starting | ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff)
-                });
-                runs || placement.after.iter().all(|key| self.readiness.get(key).copied().unwrap_or(false))
-            })
+            .filter(|placement| runs(node, &placement.key) || placement.after.iter().all(|key| self.readiness.is_ready(key)))
             .map(|placement| placement.key.clone())
             .collect()
     }
 
     /// Finds out which services run, and are ready on every node that is there and is to run them; true if that changed.
     fn refresh_readiness(&mut self) -> bool {
-        if !std::mem::take(&mut self.readiness_stale) {
-            return false;
-        }
-        let mut readiness = BTreeMap::new();
-        for placement in self.cluster.spec.iter().flat_map(|s| &s.services) {
-            let (mut ready, mut all) = (0, true);
-            for node in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && n.record.life.is_counted()) {
-                match node.services.get(&placement.key).map(|s| s.state) {
-                    Some(ServiceState::Ready) => ready += 1,
-                    // A node that is not there cannot hold up the others.
-                    _ if node.link.is_none() => {}
-                    _ => all = false,
-                }
-            }
-            readiness.insert(placement.key.clone(), all && ready > 0);
-        }
-        let changed = readiness != self.readiness;
-        self.readiness = readiness;
+        let changed = self.readiness.refresh(self.cluster.spec.as_ref(), &self.nodes);
+        self.readiness_changed |= changed;
         changed
     }
 
@@ -104,19 +90,30 @@ impl Brain {
         Some(id)
     }
 
-    /// A service changed somewhere, or the specification did: goals may change anywhere.
-    pub(crate) fn reconsider_goals(&mut self) {
-        let advanced = self.advance_revisions();
-        self.readiness_stale = true;
-        if self.refresh_readiness() || advanced {
-            self.drive_linked();
-        }
+    /// The description changed: goals may change anywhere.
+    pub(crate) fn reconsider_all_goals(&mut self) {
+        self.readiness.start_over(self.nodes.keys());
+        self.find_behind();
+        self.advance_revisions();
+        self.refresh_readiness();
+        self.readiness_changed = false;
+        self.drive_linked(self.nodes.keys().cloned().collect());
     }
 
-    fn drive_linked(&mut self) {
-        let linked: Vec<NodeId> = self.nodes.values().filter(|n| n.link.is_some()).map(|n| n.record.id.clone()).collect();
-        for id in linked {
-            match self.nodes[&id].record.life {
+    /// A service changed somewhere: goals may change where something waits for it.
+    pub(crate) fn reconsider_goals(&mut self) {
+        let advanced = self.advance_revisions();
+        self.refresh_readiness();
+        if std::mem::take(&mut self.readiness_changed) {
+            self.drive_linked(self.restless.iter().cloned().collect());
+        }
+        self.drive_linked(advanced);
+    }
+
+    fn drive_linked(&mut self, ids: Vec<NodeId>) {
+        for id in ids {
+            let Some(node) = self.nodes.get(&id).filter(|node| node.link.is_some()) else { continue };
+            match node.record.life {
                 NodeState::Preparing | NodeState::Ready | NodeState::Draining { .. } => self.drive(&id),
                 _ => {}
             }
@@ -126,20 +123,40 @@ impl Brain {
     /// Where nodes take a revision one after the other, the next may be due when any of them changed.
     pub(crate) fn go_on_rolling(&mut self) {
         let is_due = std::mem::take(&mut self.nodes_changed) && self.cluster.spec.as_ref().is_some_and(|spec| spec.rolling);
-        if is_due && self.advance_revisions() {
-            self.drive_linked();
+        if is_due {
+            let advanced = self.advance_revisions();
+            self.drive_linked(advanced);
+        }
+    }
+
+    /// Notes whether a node has an older revision than the newest and is to take that.
+    pub(crate) fn note_revision(&mut self, id: &NodeId) {
+        let (Some(spec), Some(node)) = (&self.cluster.spec, self.nodes.get(id)) else { return };
+        // Workers of a type that is gone end as they are: the newest revision has no place for what runs on them.
+        let is_placed = !node.is_worker() || spec.workers.contains_key(&node.record.node_type);
+        if node.record.revision < spec.revision && node.record.life.is_counted() && is_placed {
+            self.behind.insert(id.clone());
+        } else {
+            self.behind.remove(id);
+        }
+    }
+
+    pub(crate) fn find_behind(&mut self) {
+        self.behind.clear();
+        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.note_revision(&id);
         }
     }
 
     /// Lets nodes take the newest revision: all at once where no process restarts, else one when the last has settled.
-    fn advance_revisions(&mut self) -> bool {
-        let Some(spec) = &self.cluster.spec else { return false };
+    /// Says which did.
+    fn advance_revisions(&mut self) -> Vec<NodeId> {
+        let Some(spec) = &self.cluster.spec else { return Vec::new() };
         let (newest, rolling) = (spec.revision, spec.rolling);
-        let mut behind: Vec<NodeId> =
-            self.nodes.values().filter(|n| n.record.revision < newest && n.record.life.is_counted()).map(|n| n.record.id.clone()).collect();
-        if behind.is_empty() {
-            return false;
+        if self.behind.is_empty() {
+            return Vec::new();
         }
+        let mut behind: Vec<NodeId> = self.behind.iter().cloned().collect();
         if rolling {
             // What does not run anything yet is no step of the roll-out.
             let unsettled = self.nodes.values().any(|n| {
@@ -166,15 +183,20 @@ impl Brain {
                 may
             });
         }
-        let advanced = !behind.is_empty();
-        for id in behind {
-            self.nodes.get_mut(&id).expect("listed above").record.revision = newest;
-            self.store_node(&id);
-            let life = self.nodes[&id].record.life.clone();
+        for id in &behind {
+            self.nodes.get_mut(id).expect("listed above").record.revision = newest;
+            self.store_node(id);
+            let life = self.nodes[id].record.life.clone();
             if life == NodeState::Ready {
-                self.enter(&id, NodeState::Preparing, &format!("taking revision {newest}"));
+                self.enter(id, NodeState::Preparing, &format!("taking revision {newest}"));
             }
         }
-        advanced
+        behind
     }
+}
+
+/// Whether a service runs on a node, be it well or not.
+fn runs(node: &Node, key: &ServiceKey) -> bool {
+    let state = node.services.get(key).map(|s| s.state);
+    matches!(state, Some(ServiceState::Starting | ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff))
 }

@@ -15,6 +15,7 @@
 //! | `tally` | what there is and what it costs |
 //! | `history` | nothing: how busy nodes were |
 //! | `buy` | what to buy for what has no room |
+//! | `layout` | on which of the nodes that are there demands are planned |
 //! | `launch` | which machines to ask for, from which offer |
 //! | `pace` | how fast the provider is called |
 //! | `reasons` | nothing: why it was so decided, in words |
@@ -25,6 +26,7 @@ mod buy;
 mod history;
 mod hours;
 mod launch;
+mod layout;
 mod pace;
 mod policies;
 mod reasons;
@@ -40,7 +42,7 @@ use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook};
 use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName, Resources};
+use cloudtik_model::{NodeId, NodeTypeName, Resources, Timestamp};
 
 pub(crate) use self::history::History;
 use self::launch::{Launching, Tried};
@@ -77,13 +79,15 @@ pub(crate) struct Scaling {
     next_group: u64,
     policies: BTreeMap<String, PolicyState>,
     wanted: BTreeMap<NodeTypeName, Wanted>,
-    /// What a node of a type turned out to have.
-    learned: BTreeMap<NodeTypeName, Resources>,
+    /// What a node of a type turned out to have, and when that was asked for.
+    learned: BTreeMap<NodeTypeName, (Timestamp, Resources)>,
     outlook: Outlook,
     /// When that was stored last.
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<Tried>,
+    /// Gangs, by request, of which too little was to be had.
+    gangs: BTreeMap<String, GangPause>,
     /// Grows with every change of what is asked for.
     ask_changes: u64,
     /// Grows with every machine that is asked for.
@@ -93,16 +97,38 @@ pub(crate) struct Scaling {
     retry_at: u64,
     /// When a worker of a type left last.
     pub(crate) left: BTreeMap<NodeTypeName, u64>,
-    /// When it may be planned anew where everything lies.
+    /// When it may be planned anew where everything lies, for what waits and to make it cheaper.
     repack_not_before: u64,
+    /// It was not time for that when something waited.
+    repack_postponed: bool,
+    tighten_not_before: u64,
+    /// It may be cheaper otherwise, which was not looked at yet.
+    is_loose: bool,
+    /// Nothing was planned in this head's life.
+    is_fresh: bool,
     /// Grows with everything that a purchase depends on.
     changes: u64,
+}
+
+/// A gang is not tried before this, after so many tries in which too little was to be had.
+#[derive(Debug, Default)]
+struct GangPause {
+    until: u64,
+    times: u32,
+    /// It was passed over since, and is tried when the time has come.
+    is_parked: bool,
 }
 
 impl Scaling {
     /// What an earlier head saw last is not news.
     pub(crate) fn with(outlook: Outlook) -> Self {
-        Self { outlook, ..Self::default() }
+        Self { outlook, is_fresh: true, ..Self::default() }
+    }
+
+    /// What there was too little of may be to be had.
+    pub(crate) fn forget_shortages(&mut self) {
+        self.launching.forget_shortages();
+        self.gangs.clear();
     }
 }
 
@@ -118,6 +144,10 @@ impl Brain {
         self.reconsider_scale();
     }
 
+    pub(super) fn learned(&self, name: &NodeTypeName) -> Option<Resources> {
+        self.scaling.learned.get(name).map(|(_, resources)| *resources)
+    }
+
     pub(crate) fn scaling_due(&self) -> Option<u64> {
         self.scaling.due
     }
@@ -131,27 +161,61 @@ impl Brain {
             self.scaling.fleet.remove_node(id);
             self.scaling.shapeless.remove(id);
         } else if !self.scaling.fleet.has(id) {
-            match self.capacity_of(&node.record.node_type) {
+            match self.capacity_of_node(node) {
                 Some(capacity) => self.scaling.fleet.add_node(id.clone(), capacity),
                 None => drop(self.scaling.shapeless.insert(id.clone())),
             }
         }
     }
 
-    /// Nodes of a type turned out to have these resources, where the description does not say.
-    pub(crate) fn learn(&mut self, name: &NodeTypeName, resources: Resources) {
-        let is_known = self.cluster.spec.as_ref().and_then(|s| s.workers.get(name)).is_none_or(|w| w.resources.is_some());
-        if is_known || self.scaling.learned.get(name) == Some(&resources) {
+    /// A node turned out to have these resources, where the description does not say what its type has. The next of the
+    /// type are taken to have what the one had that was asked for last: what a type is made of may have changed since.
+    pub(crate) fn learn(&mut self, id: &NodeId, resources: Resources) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let (name, requested) = (node.record.node_type.clone(), node.record.requested_at);
+        if self.cluster.spec.as_ref().and_then(|s| s.workers.get(&name)).is_none_or(|w| w.resources.is_some()) {
             return;
         }
-        self.scaling.learned.insert(name.clone(), resources);
-        self.refill_fleet();
+        let known = self.scaling.learned.get(&name).copied().filter(|(of, _)| *of >= requested);
+        let least = known.map_or((requested, resources), |(of, known)| {
+            let Resources { cpus, memory, gpus } = known;
+            let least = Resources { cpus: cpus.min(resources.cpus), memory: memory.min(resources.memory), gpus: gpus.min(resources.gpus) };
+            (of, if of == requested { least } else { known })
+        });
+        if self.scaling.learned.insert(name.clone(), least).is_none() {
+            // Nothing could be said of the others before.
+            let of_type = |id: &&NodeId| self.nodes.get(id).is_some_and(|n| n.record.node_type == name);
+            let shapeless: Vec<NodeId> = self.scaling.shapeless.iter().filter(of_type).cloned().collect();
+            for id in shapeless {
+                self.scaling.shapeless.remove(&id);
+                self.recount(&id);
+            }
+        }
+        // What lies on it must fit on what it has.
+        let own = self.nodes.get(id).and_then(|node| self.capacity_of_node(node));
+        if self.scaling.fleet.capacity(id).is_some_and(|planned| Some(planned) != own) {
+            self.scaling.fleet.remove_node(id);
+            self.recount(id);
+        }
+        self.scaling_changed();
     }
 
-    /// What a type offers, if that is known.
+    /// What the next worker of a type will offer, if that is known.
     pub(crate) fn capacity_of(&self, name: &NodeTypeName) -> Option<Amounts> {
+        self.capacity_with(name, self.learned(name))
+    }
+
+    /// What a node offers, if that is known.
+    fn capacity_of_node(&self, node: &Node) -> Option<Amounts> {
+        let facts = node.facts.as_ref().map(|f| Resources { cpus: f.cpus, memory: f.memory, gpus: f.gpus });
+        let name = &node.record.node_type;
+        facts.and_then(|facts| self.capacity_with(name, Some(facts))).or_else(|| self.capacity_of(name))
+    }
+
+    /// What is written of a type, or else what was seen.
+    fn capacity_with(&self, name: &NodeTypeName, seen: Option<Resources>) -> Option<Amounts> {
         let kind = self.cluster.spec.as_ref()?.workers.get(name)?;
-        let resources = kind.resources.or_else(|| self.scaling.learned.get(name).copied())?;
+        let resources = kind.resources.or(seen)?;
         let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, u64::from(resources.gpus) * 1_000);
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = kind.custom.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
@@ -199,10 +263,11 @@ impl Brain {
         self.cluster.paused.retain(|name, _| spec.workers.contains_key(name));
         self.cluster.stopping = false;
         if let Some(known) = &known {
-            let lowered = known.workers.keys().filter(|name| self.base(&spec, name) < self.base(known, name));
-            let lowered: Vec<NodeTypeName> = lowered.cloned().collect();
-            self.cluster.shrinking.extend(lowered);
+            let less = |name: &NodeTypeName| self.base(known, name).saturating_sub(self.base(&spec, name));
+            let lowered: Vec<(NodeTypeName, u32)> = known.workers.keys().map(|name| (name.clone(), less(name))).collect();
+            self.take_back(lowered);
         }
+        self.remember_drains(known.as_ref(), &spec);
         // A roll-out that is under way goes on as one, whatever the next change is about.
         let mut spec = spec;
         let is_rolling = known.as_ref().is_some_and(|known| {
@@ -213,13 +278,26 @@ impl Brain {
         self.scaling.policies.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.policy_wants.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.spec = Some(spec);
+        self.specified_at = self.clock.now();
         self.store_cluster();
         self.services_changed = false;
-        self.reconsider_goals();
-        self.scaling.launching.forget_shortages();
+        self.reconsider_all_goals();
+        self.scaling.forget_shortages();
         self.limits_changed = true;
         self.price_requested_anew();
         if same_shapes { self.reconsider_scale() } else { self.refill_fleet() }
+    }
+
+    /// Workers of types that go drain as their services said.
+    fn remember_drains(&mut self, known: Option<&Spec>, spec: &Spec) {
+        let Self { cluster, nodes, .. } = self;
+        let is_there = |name: &NodeTypeName| nodes.values().any(|n| n.record.node_type == *name && n.record.life != NodeState::Gone);
+        cluster.former_drains.retain(|name, _| !spec.workers.contains_key(name) && is_there(name));
+        let Some(known) = known else { return };
+        for name in known.workers.keys().filter(|name| !spec.workers.contains_key(name) && is_there(name)) {
+            let longest = known.services_on(name).map(|placement| placement.drain_ms).max().unwrap_or(0);
+            cluster.former_drains.insert(name.clone(), longest);
+        }
     }
 
     /// What was decided and not asked for yet will cost what it costs now.
@@ -242,6 +320,8 @@ impl Brain {
             node.record.price = price;
             self.store_node(id);
             self.recount(id);
+            // It may be too much now, or leave room for others.
+            self.reconsider_scale();
         }
     }
 
@@ -271,20 +351,22 @@ impl Brain {
         self.end_asks();
         self.end_pauses();
         let mut outlook = Outlook::default();
-        self.scaling.wanted = self.wants(&spec, &mut outlook);
+        let wanted = self.wants(&spec, &mut outlook);
+        self.note_new_numbers(wanted);
         if self.cluster.stopping {
             self.let_everything_go();
         } else {
-            if std::mem::take(&mut self.scaling.rebuild) {
-                self.rebuild_fleet();
-            }
+            self.lay_out();
             outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
             if let Some(held) = &outlook.held {
                 let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
                 self.tell_unmet(&spec, &mut outlook, &[], &nobody);
             } else {
-                self.launch_wanted(&spec, &mut outlook);
+                // Where limits leave too little for all, minima come first, and policies last.
+                self.launch_wanted(&spec, &mut outlook, |_, kind, _| kind.min);
+                self.launch_wanted(&spec, &mut outlook, |brain, _, name| brain.base(&spec, name));
                 self.launch_for_asks(&spec, &mut outlook);
+                self.launch_wanted(&spec, &mut outlook, |brain, _, name| brain.wanted_of(name));
                 self.shrink(&spec, &mut outlook);
             }
         }
@@ -294,6 +376,7 @@ impl Brain {
             of_type.sources.clone_from(&wanted.sources);
             of_type.present = self.scaling.tally.counted(name);
         }
+        self.tell_troubles(&mut outlook);
         outlook.cost = self.scaling.tally.spent(&spec);
         self.store_outlook(outlook);
     }
@@ -302,25 +385,6 @@ impl Brain {
     fn decide_at(&mut self, at: u64) {
         let at = at.max(self.clock.now() + 1);
         self.scaling.due = Some(self.scaling.due.map_or(at, |due| due.min(at)));
-    }
-
-    /// The fleet anew, those nodes first that stay anyway: what lies on the others may then fit on these.
-    fn rebuild_fleet(&mut self) {
-        let order = self.fleet_order();
-        self.scaling.fleet.rebuild(&order);
-        self.scaling.changes += 1;
-    }
-
-    /// The fleet's nodes, those first that are to be used first.
-    fn fleet_order(&self) -> Vec<NodeId> {
-        let mut order: Vec<(bool, MoneyPerHour, bool, usize, NodeId)> = Vec::new();
-        for (name, rank, id) in self.ranked(self.scaling.fleet.nodes().cloned()) {
-            let node = &self.nodes[&id];
-            let is_kept = rank < self.wanted_of(&name) as usize;
-            order.push((!is_kept, node.record.price.unwrap_or_default(), node.record.life != NodeState::Ready, rank, id));
-        }
-        order.sort();
-        order.into_iter().map(|(.., id)| id).collect()
     }
 
     /// Stores what is seen, if it differs from what was.

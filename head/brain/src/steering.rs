@@ -4,11 +4,16 @@ use cloudtik_model::NodeId;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 
-use crate::{Brain, Hold, Reply, Request};
+use crate::lifecycle::ON_REQUEST;
+use crate::{Brain, Hold, Refusal, Reply, Request};
 
 impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
         let reason = on_one_line(&reason);
+        if let (true, Some(hold)) = (reason.is_empty(), &self.cluster.held) {
+            let message = format!("it is held already ({}), until `cloudtik resume`", hold.reason);
+            return self.reply(request, Ok(Reply::Done { message }));
+        }
         let reason = if reason.is_empty() { "held by hand".to_owned() } else { format!("held by hand: {reason}") };
         self.event(None, EventKind::Request, format!("hold: {reason}"));
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
@@ -26,7 +31,8 @@ impl Brain {
         }
         self.store_cluster();
         self.event(None, EventKind::Request, "resume".to_owned());
-        self.scaling.launching.forget_shortages();
+        self.scaling.forget_shortages();
+        self.listing.wanted_now = true;
         self.scaling.launching.forget_failures();
         let types: Vec<&str> = paused.keys().map(cloudtik_model::NodeTypeName::as_str).collect();
         let types = if types.is_empty() { String::new() } else { format!("; {} is tried again", types.join(", ")) };
@@ -43,7 +49,7 @@ impl Brain {
 
     pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.clone());
+            self.refuse(&id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
         }
@@ -52,13 +58,19 @@ impl Brain {
             let life = self.nodes[&id].record.life.name();
             let refusal = format!("{id} is {life}: there is nothing to set aside");
             self.refuse(&id, refusal.clone());
-            self.reply(request, Err(refusal));
+            self.reply(request, Err(refusal.into()));
             return None;
         }
         let reason = on_one_line(&reason);
+        if let (true, NodeState::Quarantined { reason: known }) = (reason.is_empty(), &self.nodes[&id].record.life) {
+            let message = format!("{id} is set aside already ({known}), until `cloudtik release`");
+            self.reply(request, Ok(Reply::Done { message }));
+            return None;
+        }
         let reason = if reason.is_empty() { "set aside by hand".to_owned() } else { reason };
         self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
+        self.note_trouble(&id, format!("set aside: {reason}"));
         let message = format!("{id} is set aside: it runs on, counts for nothing and is left alone; `cloudtik release` takes it back");
         self.reply(request, Ok(Reply::Done { message }));
         Some(id)
@@ -68,7 +80,7 @@ impl Brain {
         let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
             let refusal = format!("{id} is not set aside");
             self.refuse(&id, refusal.clone());
-            self.reply(request, Err(refusal));
+            self.reply(request, Err(refusal.into()));
             return None;
         };
         // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.
@@ -76,13 +88,15 @@ impl Brain {
         self.event(Some(&id), EventKind::Request, "release".to_owned());
         let life = if session.is_some() || self.nodes[&id].record.was_ready { NodeState::Preparing } else { NodeState::Launched };
         self.enter(&id, life, "released");
+        // What it is to run may have changed while it was aside.
+        self.services_changed = true;
         self.reply(request, Ok(Reply::Done { message: format!("{id} is one of the cluster's workers again") }));
         Some(id)
     }
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.clone());
+            self.refuse(&id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
         }
@@ -94,9 +108,19 @@ impl Brain {
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.clone());
+            self.refuse(&id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
+        }
+        if let (true, NodeState::Draining { reason }) = (self.is_held(), &self.nodes[&id].record.life)
+            && reason != ON_REQUEST
+        {
+            self.event(Some(&id), EventKind::Request, "drain".to_owned());
+            let node = self.nodes.get_mut(&id).expect("looked up above");
+            node.record.life = NodeState::Draining { reason: ON_REQUEST.to_owned() };
+            self.store_node(&id);
+            self.reply(request, Ok(Reply::Done { message: format!("{id} goes although the head is held") }));
+            return Some(id);
         }
         if self.nodes[&id].record.life.is_leaving() {
             self.reply(request, Ok(Reply::Done { message: format!("{id} is {} already", self.nodes[&id].record.life.name()) }));
@@ -105,7 +129,7 @@ impl Brain {
         if let Err(why) = self.may_leave(&id) {
             let refusal = format!("{id} cannot be drained now: {why}; `kill-node` takes it all the same");
             self.refuse(&id, refusal.clone());
-            self.reply(request, Err(refusal));
+            self.reply(request, Err(refusal.into()));
             return None;
         }
         self.event(Some(&id), EventKind::Request, "drain".to_owned());
@@ -115,7 +139,7 @@ impl Brain {
         let is_counted = self.nodes[&id].record.life.is_counted();
         let is_surplus = !is_counted || counted > wanted;
         let lowered = !is_surplus && self.lower_target(&node_type);
-        self.enter(&id, NodeState::Draining { reason: "drained on request".to_owned() }, "drained on request");
+        self.enter(&id, NodeState::Draining { reason: ON_REQUEST.to_owned() }, ON_REQUEST);
         let then = match (is_surplus, lowered) {
             (true, _) => "no number asks for it, and it will not be replaced for one",
             (false, true) => "the cluster shrinks by one",
@@ -125,14 +149,14 @@ impl Brain {
         Some(id)
     }
 
-    fn may_let_go(&self, id: &NodeId) -> Result<(), String> {
+    fn may_let_go(&self, id: &NodeId) -> Result<(), Refusal> {
         match self.nodes.get(id) {
-            None => Err(format!("there is no node {id}")),
+            None => Err(Refusal::Unknown(format!("there is no node {id}"))),
             Some(_) if id.is_head() => {
-                Err("that is the head's own node, without which there is no cluster: `down` ends all of it".to_owned())
+                Err("that is the head's own node, without which there is no cluster: `down` ends all of it".to_owned().into())
             }
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
-                Err(format!("{id} is {} already", n.record.life.name()))
+                Err(format!("{id} is {} already", n.record.life.name()).into())
             }
             Some(_) => Ok(()),
         }

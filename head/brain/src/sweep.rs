@@ -3,16 +3,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::NodeId;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{Instance, InstanceState, NodeState};
+use cloudtik_model::{InstanceId, NodeId};
 
-use crate::{Action, Brain, Failure};
+use crate::lifecycle::pause;
+use crate::{Action, Brain, Failure, FailureKind};
 
 /// The least time between two lists, in milliseconds.
 const LIST_PAUSE: u64 = 1_000;
 /// A list that has not come back after this, in milliseconds, is asked for again.
 const LIST_LOST_AFTER: u64 = 60_000;
+/// A deletion that has not come back after this, in milliseconds, is asked for again.
+const CALL_LOST_AFTER: u64 = 60_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) in_flight: bool,
+    /// Of the last question.
+    pub(crate) number: u64,
+    /// When the list in flight was asked for.
+    pub(crate) asked: u64,
+    pub(crate) next: u64,
+    pub(crate) wanted_now: bool,
+    /// Orphans that the last list showed: a second look confirms them.
+    pub(crate) suspects: BTreeSet<InstanceId>,
+    /// Orphans that were asked to be deleted.
+    pub(crate) swept: BTreeMap<InstanceId, Swept>,
+}
+
+/// What became of an orphan's deletion.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Since when a call has not come back.
+    pub(crate) in_flight: Option<u64>,
+    /// Not before this is the next call made.
+    pub(crate) not_before: u64,
+    pub(crate) failures: u32,
+}
 
 impl Brain {
     pub(crate) fn listing_due(&self) -> Option<u64> {
@@ -77,8 +105,9 @@ impl Brain {
                 }
             }
         }
+        self.listing.swept.retain(|id, _| orphans.contains(id));
         self.listing.suspects = orphans;
-        if !self.listing.suspects.is_empty() {
+        if !self.listing.suspects.is_empty() && !self.is_held() {
             self.listing.wanted_now = true;
         }
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
@@ -93,13 +122,56 @@ impl Brain {
         if instance.node.is_head() || self.cluster.spec.is_none() {
             return;
         }
-        if !self.listing.suspects.contains(&instance.id) {
+        if !self.listing.suspects.contains(&instance.id) || self.is_held() {
             return;
         }
-        let message = format!("delete the orphan {} ({}, generation {})", instance.id, instance.node, instance.generation);
-        let node = self.nodes.contains_key(&instance.node).then_some(&instance.node);
-        self.event(node, EventKind::Decision, message);
+        let now = self.clock.now();
+        if let Some(swept) = self.listing.swept.get(&instance.id) {
+            let is_under_way = swept.in_flight.is_some_and(|since| now < since + CALL_LOST_AFTER);
+            if is_under_way || now < swept.not_before {
+                return;
+            }
+        } else {
+            let message = format!("delete the orphan {} ({}, generation {})", instance.id, instance.node, instance.generation);
+            let node = self.nodes.contains_key(&instance.node).then_some(&instance.node);
+            self.event(node, EventKind::Decision, message);
+        }
+        let is_free = self.pace().take(now).is_ok();
+        let swept = self.listing.swept.entry(instance.id.clone()).or_default();
+        if !is_free {
+            // Lists go on as long as there are orphans: its turn comes.
+            return;
+        }
+        swept.in_flight = Some(now);
         self.act(Action::Delete { node: instance.node.clone(), generation: instance.generation, instance: instance.id.clone() });
+    }
+
+    /// The answer to an orphan's deletion.
+    pub(crate) fn take_swept(&mut self, instance: &InstanceId, result: Result<(), Failure>) {
+        let now = self.clock.now();
+        // It may be listed for a while after it is gone.
+        let visibility = self.config.visibility;
+        let Some(swept) = self.listing.swept.get_mut(instance) else { return };
+        swept.in_flight = None;
+        match result {
+            Ok(()) => {
+                swept.not_before = now + visibility;
+                self.pace().worked(now);
+            }
+            Err(failure) if failure.kind == FailureKind::Throttled => {
+                swept.not_before = now + failure.retry_after.unwrap_or(0);
+                self.take_throttling(&failure);
+            }
+            Err(failure) => {
+                swept.failures += 1;
+                swept.not_before = now + pause(swept.failures, failure.retry_after);
+                self.complain(
+                    None,
+                    EventKind::Alarm,
+                    format!("delete of the orphan {instance} failed, will be repeated: {}", failure.message),
+                );
+            }
+        }
     }
 
     /// What a list that was asked for at `asked` says of one node.
@@ -119,9 +191,19 @@ impl Brain {
                 }
                 let node = &self.nodes[id];
                 let is_left_alone = node.record.life.is_leaving() || matches!(node.record.life, NodeState::Quarantined { .. });
-                if !running && node.is_worker() && !is_left_alone && node.entered < asked {
-                    self.provider_says_lost(id, state.name());
+                if running || !node.is_worker() || is_left_alone || node.entered >= asked {
+                    return;
                 }
+                // A list may be of the past: whoever is heard runs.
+                if self.is_heard(id) || self.is_rebooting(id) {
+                    return;
+                }
+                // A machine that only stands still has its disks.
+                if let Err(why) = self.may_be_replaced(id) {
+                    let message = format!("the provider says: {}; it is not replaced now: {why}", state.name());
+                    return self.complain(Some(id), EventKind::Refusal, message);
+                }
+                self.provider_says_lost(id, state.name());
             }
             None if !node.record.life.may_exist() || id.is_head() => {}
             // A call that may still make it: its answer comes, or its deadline.

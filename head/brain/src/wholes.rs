@@ -56,6 +56,31 @@ impl Brain {
         Ok(())
     }
 
+    /// Whether a node that is down may be replaced: what it has on its disks may be needed to bring a whole back that lost
+    /// its quorum. A minimum holds nobody: more than are up are not there to be kept.
+    pub(crate) fn may_be_replaced(&self, id: &NodeId) -> Result<(), String> {
+        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
+            let others = self.others(placement, id);
+            let (Others { members, up }, (quorum, _)) = (&others, others.needed(placement));
+            if *up < quorum {
+                return Err(format!("{} has {up} of {members} members up without it, and needs {quorum} to come back", placement.key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node may be let go because it is not needed: members of a whole go one at a time.
+    pub(crate) fn may_be_spared(&self, id: &NodeId) -> Result<(), String> {
+        self.may_leave(id)?;
+        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
+            let mut members = self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && is_member(n, placement));
+            if let Some(other) = members.find(|n| n.record.life.is_leaving() && n.record.id != *id) {
+                return Err(format!("{} loses {} just now, and its members go one at a time", placement.key, other.record.id));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a node's services may start again just now. A whole that is too small to do without any member has to bear it.
     pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.memberships(id) {

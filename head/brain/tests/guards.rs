@@ -135,7 +135,12 @@ fn taking_a_silent_worker_away_says_nothing_of_the_other() {
     bench.pass(5_000, &[1, 2]);
     bench.pass(30_000, &[]);
     bench.tell(Input::Kill { request: Request(1), node: node(1) });
-    bench.tell(Input::Deleted { node: node(1), generation: Generation(1), result: Ok(()) });
+    bench.tell(Input::Deleted {
+        node: node(1),
+        generation: Generation(1),
+        instance: InstanceId::new("i-1").expect("valid"),
+        result: Ok(()),
+    });
     bench.pass(3_600_000, &[]);
     assert_eq!(bench.deleted, [node(1)], "nobody was heard since both fell silent");
 }

@@ -4,6 +4,7 @@ use std::io::BufRead;
 
 use cloudtik_brain::recording::{FORMAT, Header, Line};
 use cloudtik_brain::{Brain, Record};
+use cloudtik_model::event::Event;
 use cloudtik_model::simulation::{Difference, Replayed};
 
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,8 @@ pub fn replay(recording: impl BufRead) -> Result<Replayed, Error> {
     }
     let mut replayed = Replayed { version: header.version, epoch: header.epoch.0, ..Replayed::default() };
     let mut brain = Brain::restore(header.config, header.epoch, header.memory, header.moment);
-    let mut number = 1;
+    // By their order, as a store numbers them; which number the first had is not in the recording.
+    let (mut number, mut position) = (1, 0);
     let mut lines = lines.peekable();
     while let Some(text) = lines.next() {
         let text = text?;
@@ -40,21 +42,27 @@ pub fn replay(recording: impl BufRead) -> Result<Replayed, Error> {
             }
             Err(source) => return Err(Error::Malformed { line: number, source }),
         };
-        let input = format!("{:?}", line.input);
+        let input = shown(&line.input);
         let step = brain.handle(line.moment, line.input);
         replayed.inputs += 1;
         let is_same = step.digest() == line.step;
         if !is_same {
-            let decided = step.records.iter().map(|r| format!("{r:?}")).chain(step.actions.iter().map(|a| format!("{a:?}")));
+            let decided = step.records.iter().map(shown).chain(step.actions.iter().map(shown));
             replayed.differs = Some(Difference { line: number, input, decided: decided.collect() });
         }
-        replayed.events.extend(step.records.into_iter().filter_map(|record| match record {
-            Record::Event(event) => Some(event),
-            _ => None,
-        }));
+        for record in step.records {
+            if let Record::Event(event) = record {
+                position += 1;
+                replayed.events.push(Event { position, ..event });
+            }
+        }
         if !is_same {
             break;
         }
     }
     Ok(replayed)
+}
+
+fn shown(what: &impl serde::Serialize) -> String {
+    serde_json::to_string(what).unwrap_or_else(|error| format!("it cannot be shown: {error}"))
 }

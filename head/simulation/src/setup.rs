@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloudtik_brain::Config;
+use cloudtik_model::policy::{Metric, Policy, Rule};
 use cloudtik_model::scenario::{Scenario, Span};
 use cloudtik_model::spec::{Membership, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName, Resources, ServiceKey, Timestamp};
@@ -153,7 +154,18 @@ fn spec_of_seed(seed: u64) -> Spec {
     let place = |name: &str, role, after: Vec<ServiceKey>| ServicePlacement { key: key(name), role, after, membership: None, drain_ms: 0 };
     let mut worker = place("a/worker", Role::Workers, vec![key("a/master")]);
     worker.membership = quorum.then_some(Membership { quorum: true, minimum: 1 });
+    let most = workers[&default_type()].max;
+    let policy = Policy {
+        name: "busy".to_owned(),
+        node_type: default_type(),
+        least: 0,
+        most,
+        pause_ms: 30_000,
+        rule: Rule::Load { metric: Metric::Cpu, high: 400, low: 100, window_ms: 20_000 },
+    };
+    let policies = if random.permille(300) { vec![policy] } else { Vec::new() };
     Spec {
+        policies,
         revision: 1,
         workers,
         max_workers,

@@ -46,6 +46,9 @@ pub struct TypeOutlook {
     pub blocked: Vec<String>,
     /// Workers that nobody wants, and why they are still there.
     pub surplus: BTreeMap<NodeId, String>,
+    /// Workers that are not ready, and what went wrong last; a few of them where there are many.
+    #[serde(default)]
+    pub troubles: BTreeMap<NodeId, String>,
 }
 
 /// Something that was asked for and cannot be had now.

@@ -1,17 +1,17 @@
 //! Reading `runtime.toml`.
 
+mod numbers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
 use cloudtik_config::reader::{At, Problems, Scalar, Table, nearest};
-use cloudtik_model::policy::Counts;
 use cloudtik_model::spec::{Membership, Role};
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
-use super::{
-    Check, Console, Drain, DrainBy, Gauge, Limits, Manifest, Metrics, Part, Probe, Read, Service, Signal, Source, Submit, parse_cpus,
-};
+use self::numbers::{read_gauge, read_signals};
+use super::{Check, Console, Drain, DrainBy, Limits, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus};
 use crate::template;
 
 const SIGNALS: [(&str, i32); 8] = [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("KILL", 9), ("USR1", 10), ("USR2", 12), ("PWR", 30)];
@@ -403,78 +403,8 @@ fn check_order(problems: &Problems, runtime: Option<&RuntimeName>, services: &[S
     }
 }
 
-/// Looks at a number this often unless the manifest says otherwise.
-const DEFAULT_LOOK: Duration = Duration::from_secs(2);
 /// How long letting go of work may take unless the manifest says otherwise.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
-
-fn read_gauge(mut table: Table<'_>, checked: &Checked<'_>) -> Option<Gauge> {
-    let gauge = read_number(&mut table, checked);
-    table.finish();
-    gauge
-}
-
-fn read_number(table: &mut Table<'_>, checked: &Checked<'_>) -> Option<Gauge> {
-    let url = table.require_text("http", "\"http://{{ node.address }}:{{ ports.SERVICE.web }}/json/\"").map(|url| checked.text(url));
-    let (pointer, metric) = (table.text("pointer"), table.text("metric"));
-    let has_labels = table.has("labels");
-    let labels = checked.map(table.table("labels"));
-    let interval = table.duration("interval").map_or(DEFAULT_LOOK, |d| d.value);
-    let timeout = table.duration("timeout").map_or(Duration::from_secs(2), |d| d.value);
-    let read = match (pointer, metric) {
-        (Some(pointer), None) if !pointer.value.is_empty() && !pointer.value.starts_with('/') => {
-            let help = Some("such as \"/workers/*/coresused\"; `*` adds up every element".to_owned());
-            checked.problems.note(pointer.span, "a JSON pointer begins with `/`", help);
-            return None;
-        }
-        (Some(pointer), None) => Read::Json { pointer: pointer.value },
-        (None, Some(metric)) => Read::Metric { name: metric.value, labels },
-        _ => {
-            table.problem("a number is read by one of `pointer` (in JSON) and `metric` (in the Prometheus text format)", None);
-            return None;
-        }
-    };
-    if has_labels && matches!(read, Read::Json { .. }) {
-        table.problem("`labels` say nothing without `metric`", None);
-    }
-    Some(Gauge { url: url?, read, interval, timeout })
-}
-
-fn read_signals(root: &mut Table<'_>, checked: &Checked<'_>, services: &[Service]) -> BTreeMap<String, Signal> {
-    let mut signals = BTreeMap::new();
-    let Some(mut all) = root.table("signals") else { return signals };
-    for name in all.names::<String>() {
-        let Some(mut table) = all.table(&name.value) else { continue };
-        let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        if !is_word(&name.value) || name.value == cloudtik_model::goal::Gauge::WORK {
-            let help = Some("lower-case letters, digits and `_`; `work` is a service's own".to_owned());
-            checked.problems.note(name.span.clone(), format!("{:?} is no name for a signal", name.value), help);
-        }
-        let summary = table.text("summary").map(|s| s.value).unwrap_or_default();
-        let service = table.require::<ServiceName>("service", "\"master\"");
-        if let Some(service) = service.as_ref().filter(|s| !services.iter().any(|known| known.name == s.value)) {
-            checked.problems.note(service.span.clone(), format!("there is no service {}", service.value), None);
-        }
-        let counts = match table.text("counts") {
-            None => Counts::All,
-            Some(text) => match text.value.as_str() {
-                "all" => Counts::All,
-                "waiting" => Counts::Waiting,
-                other => {
-                    let help = Some("`all` for what runs and what waits, `waiting` for what waits only".to_owned());
-                    checked.problems.note(text.span, format!("`counts` is not {other:?}"), help);
-                    Counts::All
-                }
-            },
-        };
-        let gauge = read_number(&mut table, checked);
-        table.finish();
-        if let (Some(service), Some(gauge)) = (service, gauge) {
-            signals.insert(name.value, Signal { summary, service: service.value, counts, gauge });
-        }
-    }
-    signals
-}
 
 fn read_drain(mut table: Table<'_>, checked: &Checked<'_>) -> Option<Drain> {
     let kinds: Vec<&str> = ["signal", "command", "http"].into_iter().filter(|k| table.has(k)).collect();

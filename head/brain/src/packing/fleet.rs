@@ -33,13 +33,37 @@ struct Placed {
     group: Group,
     /// By shape, how many have no node.
     waiting: Vec<u32>,
+    /// Shapes of which some have no node.
+    waiting_shapes: usize,
     /// Which nodes have some.
     slots: BTreeSet<usize>,
 }
 
 impl Placed {
+    fn new(group: Group) -> Self {
+        let mut placed = Self { group, waiting: Vec::new(), waiting_shapes: 0, slots: BTreeSet::new() };
+        placed.take_off();
+        placed
+    }
+
     fn waits(&self) -> bool {
-        self.waiting.iter().any(|n| *n > 0)
+        self.waiting_shapes > 0
+    }
+
+    /// All of it waits.
+    fn take_off(&mut self) {
+        self.waiting = self.group.shapes.iter().map(|(_, n)| *n).collect();
+        self.waiting_shapes = self.waiting.iter().filter(|n| **n > 0).count();
+    }
+
+    fn wait_for(&mut self, shape: usize, count: u32) {
+        self.waiting_shapes += usize::from(self.waiting[shape] == 0 && count > 0);
+        self.waiting[shape] += count;
+    }
+
+    fn serve(&mut self, shape: usize, count: u32) {
+        self.waiting_shapes -= usize::from(self.waiting[shape] == count && count > 0);
+        self.waiting[shape] -= count;
     }
 }
 
@@ -126,7 +150,7 @@ impl Fleet {
         for (id, shape, n) in gone.holds {
             // What waits is looked for a place below, and bought for if there is none.
             if let Some(placed) = self.groups.get_mut(&id) {
-                placed.waiting[shape] += n;
+                placed.wait_for(shape, n);
                 placed.slots.remove(&slot);
                 touched.insert(id);
             }
@@ -157,8 +181,7 @@ impl Fleet {
 
     /// Takes a group in without looking for places: a [`Fleet::rebuild`] follows.
     pub fn enlist(&mut self, id: GroupId, group: Group) {
-        let waiting = group.shapes.iter().map(|(_, n)| *n).collect();
-        self.groups.insert(id, Placed { group, waiting, slots: BTreeSet::new() });
+        self.groups.insert(id, Placed::new(group));
         self.waiting.insert(id);
     }
 
@@ -207,11 +230,28 @@ impl Fleet {
         self.waiting().chain(parked).collect()
     }
 
-    /// Half a gang is of no use and takes others' room: takes it off every node until [`Fleet::unpark`].
-    pub fn park(&mut self, id: GroupId) {
+    /// Half a gang is of no use and takes others' room: takes it off every node until [`Fleet::unpark`]. True if it had
+    /// any, which is others' now.
+    pub fn park(&mut self, id: GroupId) -> bool {
+        let had_room = self.groups.get(&id).is_some_and(|placed| !placed.slots.is_empty());
         self.release(id);
         self.waiting.remove(&id);
         self.parked.insert(id);
+        if had_room {
+            self.settle();
+        }
+        had_room
+    }
+
+    /// The groups of which something is placed on a node.
+    pub fn groups_on(&self, node: &NodeId) -> BTreeSet<GroupId> {
+        let slot = self.by_node.get(node).and_then(|slot| self.slots[*slot].as_ref());
+        slot.into_iter().flat_map(|slot| slot.holds.iter().map(|(id, ..)| *id)).collect()
+    }
+
+    /// What a node that is there has.
+    pub fn capacity(&self, node: &NodeId) -> Option<Amounts> {
+        self.by_node.get(node).and_then(|slot| self.slots[*slot].as_ref()).map(|slot| slot.capacity)
     }
 
     /// Something changed: gangs try again.
@@ -291,7 +331,7 @@ impl Fleet {
         let Some(placed) = self.groups.get_mut(&id) else { return };
         let count = count.min(placed.waiting[shape]);
         let need = placed.group.shapes[shape].0;
-        placed.waiting[shape] -= count;
+        placed.serve(shape, count);
         placed.slots.insert(slot);
         if !placed.waits() {
             self.waiting.remove(&id);
@@ -312,7 +352,7 @@ impl Fleet {
     /// Takes a group off every node.
     fn release(&mut self, id: GroupId) {
         let Some(placed) = self.groups.get_mut(&id) else { return };
-        placed.waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
+        placed.take_off();
         let shapes = placed.group.shapes.clone();
         if !placed.slots.is_empty() {
             self.frontiers.clear();
@@ -388,8 +428,7 @@ impl Fleet {
         for (id, placed) in old.groups {
             let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
             order.push((!placed.group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest), id));
-            let waiting = placed.group.shapes.iter().map(|(_, n)| *n).collect();
-            self.groups.insert(id, Placed { group: placed.group, waiting, slots: BTreeSet::new() });
+            self.groups.insert(id, Placed::new(placed.group));
             self.waiting.insert(id);
         }
         order.sort_unstable();

@@ -72,7 +72,7 @@ const SETTLED: u64 = 40;
 /// A round in which only one node of a sort is bought at a time finds more, and takes longer.
 const SINGLE_DEMANDS: u32 = 200;
 /// Demands of more different shapes than this are packed by first fit alone, which takes their number times its logarithm.
-const MOST_CLASSES: usize = 400;
+pub(crate) const MOST_CLASSES: usize = 400;
 
 /// What is the same for every way of packing.
 pub(super) struct Problem<'p> {
@@ -148,7 +148,7 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
         return optimum;
     }
     let mut best = first_fit(&problem, &|class, room| by_share(&problem, class, room));
-    let floor = floor(&problem);
+    let floor = at_least(kinds, classes);
     // Whether it is worth looking on, and whether this one was better.
     let mut consider = |candidate: Purchase| {
         let is_better = candidate.rank(kinds) < best.rank(kinds);
@@ -185,8 +185,7 @@ struct Considered {
 }
 
 /// What any purchase that leaves nothing over costs, and how many nodes it has, at least.
-fn floor(problem: &Problem<'_>) -> (u64, usize) {
-    let (kinds, classes) = (problem.kinds, problem.classes);
+pub fn at_least(kinds: &[Kind], classes: &[Class]) -> (u64, usize) {
     let total = classes.iter().fold(Amounts::default(), |sum, c| sum.plus(&c.need.times(c.count)));
     let (mut cost, mut nodes) = (0.0f64, 0);
     for (resource, needed) in total.0.into_iter().enumerate().filter(|(_, needed)| *needed > 0) {

@@ -10,7 +10,7 @@ use cloudtik_model::spec::Spec;
 
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
-use crate::{Brain, Record, Reply, Request, Wish};
+use crate::{Brain, Record, Refusal, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -29,20 +29,20 @@ impl Brain {
                 self.scaling_changed();
             }
             Err(refusal) => {
-                self.complain(None, EventKind::Refusal, format!("scale: {refusal}"));
+                self.complain(None, EventKind::Refusal, format!("scale: {}", refusal.message()));
                 self.reply(request, Err(refusal));
             }
         }
     }
 
-    fn accept(&mut self, wish: Wish) -> Result<String, String> {
-        let Some(spec) = self.cluster.spec.clone() else { return Err("the cluster has no specification yet".to_owned()) };
+    fn accept(&mut self, wish: Wish) -> Result<String, Refusal> {
+        let Some(spec) = self.cluster.spec.clone() else { return Err("the cluster has no specification yet".to_owned().into()) };
         if self.cluster.stopping {
-            return Err("the cluster is being taken down".to_owned());
+            return Err("the cluster is being taken down".to_owned().into());
         }
         let wall = self.clock.wall();
         if wish.until.is_some_and(|until| until <= wall) {
-            return Err("it would be over before it begins".to_owned());
+            return Err(Refusal::Malformed("it would be over before it begins".to_owned()));
         }
         let mut wants = wish.wants;
         // Beside the others, a number of workers is a number of further ones.
@@ -56,32 +56,39 @@ impl Brain {
             (None, false, Wants::Bundles { .. }) => "room".to_owned(),
         };
         if name.is_empty() || name.len() > 63 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            return Err(format!("{name:?} is no name for a request: letters, digits, '-', '_' and '.', at most 63"));
+            let message = format!("{name:?} is no name for a request: letters, digits, '-', '_' and '.', at most 63");
+            return Err(Refusal::Malformed(message));
         }
         self.check_shape(&spec, &wants)?;
         let replaced = self.asks.replaced_by(&name, &wants, wish.additive);
         if self.asks.len() - replaced.len() >= MOST_ASKS {
-            return Err(format!("{MOST_ASKS} requests stand already; revoke some"));
+            return Err(format!("{MOST_ASKS} requests stand already; revoke some").into());
         }
         let ask = Ask { name, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
-        let was = |brain: &Self| -> Numbers { spec.workers.keys().map(|of| (of.clone(), brain.base(&spec, of))).collect() };
-        let before = was(self);
+        let before = self.numbers(&spec);
+        let ends: Vec<(String, u64)> = replaced.iter().filter_map(|name| Some((name.clone(), *self.asks.ends.get(name)?))).collect();
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
         self.asks.insert(ask.clone());
-        let after = was(self);
+        let after = self.numbers(&spec);
         let checked = self.check_new(&spec, &ask, gone.is_empty(), &before, &after);
         if let Err(refusal) = checked {
             self.asks.remove(&ask.name);
             gone.into_iter().for_each(|ask| self.asks.insert(ask));
-            return Err(refusal);
+            self.asks.ends.extend(ends);
+            return Err(refusal.into());
         }
         for old in gone.iter().filter(|old| old.name != ask.name) {
             self.step.records.push(Record::AskGone { name: old.name.clone() });
         }
         self.step.records.push(Record::Ask(ask.clone()));
-        self.forget_asks(&gone, |name| after.get(name) < before.get(name));
+        self.forget_asks(&gone, &before, &after);
         self.place_ask(&ask);
         Ok(self.granted(&ask, &gone, &before, &after))
+    }
+
+    /// How many workers of each type there are by number.
+    fn numbers(&self, spec: &Spec) -> Numbers {
+        spec.workers.keys().map(|of| (of.clone(), self.base(spec, of))).collect()
     }
 
     /// Whether an ask that was just taken in may stand. `is_first`: it stands in nobody's place.
@@ -102,7 +109,10 @@ impl Brain {
     /// What was granted, in words.
     fn granted(&self, ask: &Ask, gone: &[Ask], before: &Numbers, after: &Numbers) -> String {
         let others: Vec<&str> = gone.iter().map(|old| old.name.as_str()).filter(|name| *name != ask.name).collect();
-        let in_place = if others.is_empty() { String::new() } else { format!(", in the place of {}", others.join(", ")) };
+        let mut in_place = if others.is_empty() { String::new() } else { format!(", in the place of {}", others.join(", ")) };
+        if let Some(old) = gone.iter().find(|old| old.name == ask.name && old.wants != ask.wants) {
+            in_place.push_str(&format!(", instead of {}", old.wants));
+        }
         match &ask.wants {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
                 let (was, now) = (before[node_type], after[node_type]);
@@ -115,18 +125,15 @@ impl Brain {
     }
 
     /// Takes asks that stand no more out of the fleet; what somebody takes back goes at once.
-    fn forget_asks(&mut self, gone: &[Ask], is_lowered: impl Fn(&NodeTypeName) -> bool) {
+    fn forget_asks(&mut self, gone: &[Ask], before: &Numbers, after: &Numbers) {
         let Some(spec) = &self.cluster.spec else { return };
-        let before = self.cluster.shrinking.len() + self.cluster.hurried.len();
-        let types: Vec<NodeTypeName> = spec.workers.keys().filter(|name| is_lowered(name)).cloned().collect();
         // Which nodes work for what had room is not known: those that are idle go.
         if gone.iter().any(|ask| ask.wants.node_type().is_none()) {
             self.cluster.hurried.extend(spec.workers.keys().cloned());
-        }
-        self.cluster.shrinking.extend(types);
-        if self.cluster.shrinking.len() + self.cluster.hurried.len() != before {
             self.store_cluster();
         }
+        let less = |(name, was): (&NodeTypeName, &u32)| (name.clone(), was.saturating_sub(after.get(name).copied().unwrap_or(0)));
+        self.take_back(before.iter().map(less).collect());
         for ask in gone {
             self.unplace_ask(&ask.name);
         }
@@ -134,43 +141,45 @@ impl Brain {
     }
 
     /// What no node of any type could ever do is refused.
-    fn check_shape(&self, spec: &Spec, wants: &Wants) -> Result<(), String> {
+    fn check_shape(&self, spec: &Spec, wants: &Wants) -> Result<(), Refusal> {
         let no_type = |name: &NodeTypeName| {
             let known: Vec<_> = spec.workers.keys().map(NodeTypeName::as_str).collect();
-            format!("there is no node type {name}; there is {}", known.join(", "))
+            Refusal::Unknown(format!("there is no node type {name}; there is {}", known.join(", ")))
         };
         match wants {
             Wants::Workers { node_type, count } => {
                 let kind = spec.workers.get(node_type).ok_or_else(|| no_type(node_type))?;
                 if *count < kind.min || *count > kind.max {
-                    return Err(format!("{count} workers of type {node_type} are not between its min {} and max {}", kind.min, kind.max));
+                    let message = format!("{count} workers of type {node_type} are not between its min {} and max {}", kind.min, kind.max);
+                    return Err(message.into());
                 }
                 Ok(())
             }
             Wants::More { node_type, count } => {
                 // Whether it is within the maximum shows beside the others.
                 spec.workers.get(node_type).map(|_| ()).ok_or_else(|| no_type(node_type)).and_then(|()| match count {
-                    0 => Err("0 more workers are none".to_owned()),
+                    0 => Err(Refusal::Malformed("0 more workers are none".to_owned())),
                     _ => Ok(()),
                 })
             }
             Wants::Bundles { bundles, spread, .. } => {
                 let total: u64 = bundles.iter().map(|b| u64::from(b.count)).sum();
                 if total == 0 || bundles.iter().any(|b| b.bundle.is_nothing() || b.count == 0) {
-                    return Err("a request for room needs bundles that ask for something".to_owned());
+                    return Err(Refusal::Malformed("a request for room needs bundles that ask for something".to_owned()));
                 }
                 if total > MOST_BUNDLES {
-                    return Err(format!("{total} bundles are more than {MOST_BUNDLES}"));
+                    return Err(Refusal::Malformed(format!("{total} bundles are more than {MOST_BUNDLES}")));
                 }
                 if *spread && total > u64::from(spec.max_workers) {
-                    return Err(format!(
-                        "{total} bundles, each on a node of its own, need more than the cluster's max_workers {}",
-                        spec.max_workers
-                    ));
+                    let most = spec.max_workers;
+                    let message = format!("{total} bundles, each on a node of its own, need more than the cluster's max_workers {most}");
+                    return Err(message.into());
                 }
                 for counted in bundles {
                     if let Some(unknown) = counted.bundle.resources.keys().find(|name| !self.scaling.custom.contains(name)) {
-                        return Err(format!("no node type offers the resource {unknown}"));
+                        let known = self.scaling.custom.join(", ");
+                        let known = if known.is_empty() { "none offers any of its own".to_owned() } else { format!("there is {known}") };
+                        return Err(Refusal::Unknown(format!("no node type offers the resource {unknown}; {known}")));
                     }
                     let need = self.amounts_of(&counted.bundle);
                     let reasons: Vec<(NodeTypeName, Option<String>)> =
@@ -178,7 +187,7 @@ impl Brain {
                     if reasons.iter().all(|(_, lack)| lack.is_some()) {
                         let why = reasons.iter().map(|(name, lack)| format!("{name} {}", lack.as_deref().unwrap_or_default()));
                         let why: Vec<String> = why.collect();
-                        return Err(format!("no node type has {}: {}", counted.bundle, why.join("; ")));
+                        return Err(format!("no node type has {}: {}", counted.bundle, why.join("; ")).into());
                     }
                 }
                 Ok(())
@@ -214,6 +223,8 @@ impl Brain {
     }
 
     pub(super) fn unplace_ask(&mut self, name: &str) {
+        // What comes under the same name is another gang.
+        self.scaling.gangs.remove(name);
         if let Some(id) = self.scaling.group_ids.remove(name) {
             self.scaling.groups.remove(&id);
             self.scaling.fleet.set_group(id, Group::default());
@@ -275,31 +286,32 @@ impl Brain {
     }
 
     pub(crate) fn take_revoke(&mut self, request: Request, name: String) {
+        let before = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         let Some(ask) = self.asks.remove(&name) else {
             let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
             let known = if known.is_empty() { "nothing is asked for".to_owned() } else { format!("there is {}", known.join(", ")) };
             let refusal = format!("there is no request {name}; {known}");
             self.complain(None, EventKind::Refusal, format!("revoke: {refusal}"));
-            return self.reply(request, Err(refusal));
+            return self.reply(request, Err(Refusal::Unknown(refusal)));
         };
         self.step.records.push(Record::AskGone { name });
         let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
         self.event(None, EventKind::Request, format!("revoke: {message}"));
         self.reply(request, Ok(Reply::Done { message }));
-        let of = ask.wants.node_type().cloned();
-        self.forget_asks(&[ask], |name| of.as_ref() == Some(name));
+        let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
+        self.forget_asks(&[ask], &before, &after);
         self.scaling_changed();
     }
 
     /// Ends asks whose time is over. What they held goes when it is idle: nobody said that it should go now.
     pub(super) fn end_asks(&mut self) {
         // A wall clock that is set ends nothing: how long a request stands is measured once in a head's life.
-        let (now, wall) = (self.clock.now(), self.clock.wall());
-        let ending: Vec<(String, u64)> =
-            self.asks.iter().filter_map(|ask| Some((ask.name.clone(), now + ask.until?.0.saturating_sub(wall.0)))).collect();
-        for (name, ends) in ending {
-            self.asks.ends.entry(name).or_insert(ends);
-        }
+        // That of which the head sleeps is measured too.
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        let is_new = |ask: &&Ask| ask.until.is_some() && !self.asks.ends.contains_key(&ask.name);
+        let new = self.asks.iter().filter(is_new);
+        let ends: Vec<(String, u64)> = new.filter_map(|ask| Some((ask.name.clone(), now + ask.until?.0.saturating_sub(wall.0)))).collect();
+        self.asks.ends.extend(ends);
         let over: Vec<String> = self.asks.ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
         for name in over {
             let Some(ask) = self.asks.remove(&name) else { continue };
@@ -309,7 +321,7 @@ impl Brain {
             self.scaling.rebuild = true;
         }
         if let Some(next) = self.asks.ends.values().min() {
-            self.decide_at(*next);
+            self.decide_at(self.clock.now().saturating_add(next - now));
         }
     }
 
@@ -368,7 +380,7 @@ impl Brain {
 pub(crate) struct Asks {
     numbers: BTreeMap<String, Ask>,
     pub(super) room: BTreeMap<String, Ask>,
-    /// When those end that do, on the brain's clock.
+    /// When those end that do, on the monotonic clock.
     ends: BTreeMap<String, u64>,
     /// The last number that was made a name of.
     last: u64,

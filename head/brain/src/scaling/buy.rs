@@ -6,7 +6,10 @@ use cloudtik_model::spec::WorkerType;
 use cloudtik_model::{MoneyPerHour, NodeTypeName, Resources};
 
 use super::usual_price;
-use crate::packing::{Amounts, Bin, Class, Fleet, GroupId, Kind, Members, Purchase, first_fit_decreasing, purchase};
+use crate::packing::{Amounts, Bin, Class, Fleet, GroupId, Kind, Members, Purchase, at_least, first_fit_decreasing, purchase};
+
+/// So many that cannot be served are passed over for those that asked later.
+const MOST_SKIPS: usize = 32;
 
 /// A type of which something may be bought.
 #[derive(Debug, Clone)]
@@ -56,6 +59,12 @@ pub(super) struct Bought {
 }
 
 impl Bought {
+    /// Whether every gang that has something of it has all of it.
+    fn serves_gangs(&self, fleet: &Fleet) -> bool {
+        let left = self.members.iter().zip(&self.left).filter(|(_, left)| **left > 0);
+        left.flat_map(|(members, _)| members).all(|(id, ..)| !fleet.is_gang(*id))
+    }
+
     pub(super) fn is_whole(&self) -> bool {
         !self.is_cut && self.left.iter().all(|n| *n == 0)
     }
@@ -76,6 +85,13 @@ impl Bought {
         numbers.into_iter().map(|(name, n)| (name.clone(), n)).collect()
     }
 
+    /// Whether anything more may be bought.
+    fn leaves_any(&self, candidates: &[Candidate], limits: &Limits) -> bool {
+        let left = limits.money.map(|money| money.0.saturating_sub(self.money(candidates).0));
+        let is_affordable = |of: &Candidate| left.is_none_or(|left| of.price.unwrap_or_default().0 <= left);
+        self.nodes() < limits.nodes && candidates.iter().any(is_affordable)
+    }
+
     fn is_within(&self, candidates: &[Candidate], limits: &Limits) -> bool {
         self.nodes() <= limits.nodes && limits.money.is_none_or(|money| self.money(candidates) <= money)
     }
@@ -83,26 +99,59 @@ impl Bought {
 
 /// Finds what to buy for the groups that wait: for all of them if the limits allow, else for as many as possible, in order.
 pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> Bought {
-    let whole = attempt(fleet, groups, None, candidates, true);
-    if whole.is_within(candidates, limits) {
-        return whole;
+    if could_hold(fleet, groups, candidates, limits) {
+        let whole = attempt(fleet, groups, None, candidates, true);
+        if whole.is_within(candidates, limits) && whole.serves_gangs(fleet) {
+            return whole;
+        }
     }
-    let order: Vec<GroupId> = groups.iter().copied().collect();
-    let first = |n: usize| -> BTreeSet<GroupId> { order[..n].iter().copied().collect() };
-    let fits =
-        |of: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>| attempt(fleet, of, cut, candidates, false).is_within(candidates, limits);
-    let served = largest(order.len() as u32, |n| fits(&first(n as usize), None)) as usize;
-    let mut chosen = first(served);
-    // Of the next group as much as fits, if half of it is of use.
-    let next = order.get(served).copied().filter(|id| !fleet.is_gang(*id));
-    let cut = next.map(|id| {
-        chosen.insert(id);
-        (id, largest(fleet.waiting_of(id), |n| fits(&chosen, Some((id, n)))))
-    });
+    let fits = |of: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>| {
+        let found = attempt(fleet, of, cut, candidates, false);
+        found.is_within(candidates, limits) && found.serves_gangs(fleet)
+    };
+    let mut rest: Vec<GroupId> = groups.iter().copied().collect();
+    let (mut chosen, mut cut): (BTreeSet<GroupId>, Option<(GroupId, u32)>) = (BTreeSet::new(), None);
+    for _ in 0..MOST_SKIPS {
+        let with = |n: u32| -> BTreeSet<GroupId> { chosen.iter().chain(&rest[..n as usize]).copied().collect() };
+        let served = largest(rest.len() as u32, |n| fits(&with(n), cut));
+        chosen = with(served);
+        rest.drain(..served as usize);
+        if rest.is_empty() {
+            break;
+        }
+        // Who cannot be served whole is in nobody's way; of one of them goes as much as fits, if half of it is of use.
+        let next = rest.remove(0);
+        if cut.is_none() && !fleet.is_gang(next) {
+            let mut with_it = chosen.clone();
+            with_it.insert(next);
+            let n = largest(fleet.waiting_of(next), |n| fits(&with_it, Some((next, n))));
+            if n > 0 {
+                (chosen, cut) = (with_it, Some((next, n)));
+            }
+        }
+        if !attempt(fleet, &chosen, cut, candidates, false).leaves_any(candidates, limits) {
+            break;
+        }
+    }
     let best = attempt(fleet, &chosen, cut, candidates, true);
     let mut best = if best.is_within(candidates, limits) { best } else { attempt(fleet, &chosen, cut, candidates, false) };
     best.is_cut = true;
     best
+}
+
+/// Whether what waits may be to be had at all: false where it is quickly seen that it is too much, resource by resource,
+/// for everything that may be bought.
+pub(super) fn could_hold(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> bool {
+    let (classes, _) = fleet.classes(groups, None);
+    let needed = classes.iter().fold(Amounts::default(), |sum, class| sum.plus(&class.need.times(class.count)));
+    let all = candidates.iter().fold(Amounts::default(), |sum, of| sum.plus(&of.capacity.times(of.most.min(limits.nodes))));
+    if !needed.fits(&all) {
+        return false;
+    }
+    let kind = |of: &Candidate| Kind { capacity: of.capacity, price: of.price.unwrap_or_default().0, most: of.most };
+    let kinds: Vec<Kind> = candidates.iter().map(kind).collect();
+    let (money, nodes) = at_least(&kinds, &classes);
+    nodes <= limits.nodes as usize && limits.money.is_none_or(|most| money <= most.0)
 }
 
 /// The largest number up to `most` for which it holds, if it holds for all smaller ones.
@@ -116,7 +165,13 @@ fn largest(most: u32, holds: impl Fn(u32) -> bool) -> u32 {
 }
 
 /// What to buy for some groups, types of the highest priority first.
-fn attempt(fleet: &Fleet, groups: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>, candidates: &[Candidate], thorough: bool) -> Bought {
+pub(super) fn attempt(
+    fleet: &Fleet,
+    groups: &BTreeSet<GroupId>,
+    cut: Option<(GroupId, u32)>,
+    candidates: &[Candidate],
+    thorough: bool,
+) -> Bought {
     let (classes, members) = fleet.classes(groups, cut);
     let mut left: Vec<u32> = classes.iter().map(|c| c.count).collect();
     let mut bins = Vec::new();

@@ -30,8 +30,6 @@ const LONGEST_PAUSE: u64 = 3_600_000;
 const RETRY_PAUSE: u64 = 1_000;
 /// The longest such pause.
 const LONGEST_RETRY_PAUSE: u64 = 60_000;
-/// Between two attempts to plan anew where everything lies, in milliseconds.
-const REPACK_PAUSE: u64 = 10_000;
 
 /// What is remembered of offers, types and the provider's patience.
 #[derive(Debug, Default)]
@@ -46,12 +44,20 @@ pub(crate) struct Launching {
 
 #[derive(Debug)]
 struct Shortage {
+    /// When there was none last.
+    at: Timestamp,
     until: u64,
     times: u32,
     reason: String,
 }
 
 impl Launching {
+    /// Of types that are paused it is known how often that was so.
+    pub(crate) fn remember(&mut self, paused: &BTreeMap<NodeTypeName, Pause>) {
+        let failures = |pause: &Pause| FAILURES.saturating_sub(1).saturating_add(pause.times);
+        self.failures.extend(paused.iter().map(|(name, pause)| (name.clone(), failures(pause))));
+    }
+
     pub(crate) fn forget_shortages(&mut self) {
         self.shortages.clear();
     }
@@ -87,11 +93,12 @@ struct Order<'o> {
 }
 
 impl Brain {
-    /// Asks for the workers that are wanted by number and are not there.
-    pub(super) fn launch_wanted(&mut self, spec: &Spec, outlook: &mut Outlook) {
+    /// Asks for the workers that are wanted by number and are not there, up to a number for each type.
+    pub(super) fn launch_wanted(&mut self, spec: &Spec, outlook: &mut Outlook, up_to: impl Fn(&Self, &WorkerType, &NodeTypeName) -> u32) {
         for (name, kind) in &spec.workers {
             let wanted = self.scaling.wanted.get(name).cloned().unwrap_or_default();
-            let missing = wanted.count.saturating_sub(self.scaling.tally.counted(name));
+            let number = up_to(self, kind, name).min(wanted.count);
+            let missing = number.saturating_sub(self.scaling.tally.counted(name));
             for _ in 0..missing {
                 let (offer, price) = match self.may_launch(spec, name, kind) {
                     Ok(found) => found,
@@ -121,6 +128,7 @@ impl Brain {
         if self.is_worth_trying(&to_try) {
             let launched = self.scaling.launched;
             self.scaling.fleet.unpark();
+            self.park_paused_gangs();
             self.buy_for_asks(spec, &candidates, &blocked);
             if self.repack(spec) {
                 let (candidates, blocked) = self.candidates(spec);
@@ -129,41 +137,56 @@ impl Brain {
             // What was fruitless is tried less and less often while nothing but nodes' states changes.
             let is_fruitful = self.scaling.launched != launched;
             self.scaling.fruitless = if is_fruitful { 0 } else { self.scaling.fruitless.saturating_add(1) };
-            self.scaling.retry_at = self.clock.now() + doubling(RETRY_PAUSE, self.scaling.fruitless, LONGEST_RETRY_PAUSE);
+            let pause = if is_fruitful { 0 } else { doubling(RETRY_PAUSE, self.scaling.fruitless, LONGEST_RETRY_PAUSE) };
+            self.scaling.retry_at = self.clock.now() + pause;
         }
         let (candidates, blocked) = self.candidates(spec);
         for (name, why) in blocked.iter().filter(|_| !self.scaling.fleet.waiting_or_parked().is_empty()) {
             note_blocked(outlook, name, why.clone());
         }
         self.scaling.tried = Some(self.to_try(spec, &candidates));
+        if let Some(at) = self.next_gang() {
+            self.decide_at(at);
+        }
         self.tell_unmet(spec, outlook, &candidates, &blocked);
     }
 
-    /// Where demands lie is a plan only: if something has no room, but all of it would if it were planned anew, it is.
-    /// False if that would not help.
-    fn repack(&mut self, spec: &Spec) -> bool {
+    /// Gangs of which too little was to be had again and again are not tried each time: each try costs machines.
+    pub(super) fn park_paused_gangs(&mut self) {
         let now = self.clock.now();
-        if self.scaling.fleet.waiting_or_parked().is_empty() {
-            return false;
+        let group_ids = &self.scaling.group_ids;
+        // What was calm for long enough is no concern any more.
+        self.scaling.gangs.retain(|name, pause| group_ids.contains_key(name) && now < pause.until + LONGEST_PAUSE);
+        for (name, pause) in &mut self.scaling.gangs {
+            pause.is_parked = now < pause.until && self.scaling.fleet.is_waiting(group_ids[name]);
         }
-        if now < self.scaling.repack_not_before {
-            let at = self.scaling.repack_not_before;
-            self.decide_at(at);
-            return false;
+        for id in self.paused_gangs() {
+            self.scaling.fleet.park(id);
         }
-        self.scaling.repack_not_before = now + REPACK_PAUSE;
-        let mut anew = self.scaling.fleet.clone();
-        anew.rebuild(&self.fleet_order());
-        let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
-        let helps = waiting.is_empty() || {
-            let candidates = self.candidates(spec).0;
-            buy(&anew, &waiting, &candidates, &self.limits(spec)).is_whole()
-        };
-        if helps {
-            self.scaling.fleet = anew;
-            self.scaling.changes += 1;
+    }
+
+    /// When the next gang that was passed over is tried again.
+    fn next_gang(&self) -> Option<u64> {
+        self.scaling.gangs.values().filter(|pause| pause.is_parked).map(|pause| pause.until).min()
+    }
+
+    pub(super) fn paused_gangs(&self) -> Vec<GroupId> {
+        let parked = self.scaling.gangs.iter().filter(|(_, pause)| pause.is_parked);
+        parked.filter_map(|(name, _)| self.scaling.group_ids.get(name).copied()).collect()
+    }
+
+    /// A machine that a gang was to have is not to be had: what was bought for the others of it was for nothing.
+    pub(crate) fn note_gangs_without(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        for group in self.scaling.fleet.groups_on(id).into_iter().filter(|group| self.scaling.fleet.is_gang(*group)) {
+            let Some(name) = self.scaling.groups.get(&group) else { continue };
+            let pause = self.scaling.gangs.entry(name.clone()).or_default();
+            // Several that fail together are one try.
+            if now >= pause.until {
+                pause.times += 1;
+                pause.until = now + doubling(SHORTAGE, pause.times, LONGEST_PAUSE);
+            }
         }
-        helps
     }
 
     /// Buys for what waits, as far as the limits allow.
@@ -176,20 +199,22 @@ impl Brain {
             let limits = self.limits(spec);
             let bought = buy(&self.scaling.fleet, &waiting, candidates, &limits);
             // A gang that cannot be served whole is not served at all.
-            let broken: BTreeSet<GroupId> = waiting
-                .iter()
-                .copied()
-                .filter(|id| self.scaling.fleet.is_gang(*id))
-                .filter(|id| {
-                    let mut of_gang = bought.members.iter().zip(&bought.left).filter(|(m, _)| m.iter().any(|(g, ..)| g == id));
-                    let is_known = of_gang.clone().next().is_some();
-                    !is_known || of_gang.any(|(_, left)| *left > 0)
-                })
-                .collect();
-            if !broken.is_empty() {
-                for id in broken {
-                    self.scaling.fleet.park(id);
+            let gangs = waiting.iter().copied().filter(|id| self.scaling.fleet.is_gang(*id));
+            let (mut unserved, mut halves) = (gangs.collect::<BTreeSet<GroupId>>(), BTreeSet::new());
+            for (members, left) in bought.members.iter().zip(&bought.left) {
+                for (id, ..) in members.iter().filter(|(id, ..)| self.scaling.fleet.is_gang(*id)) {
+                    unserved.remove(id);
+                    if *left > 0 {
+                        halves.insert(*id);
+                    }
                 }
+            }
+            // What it gives back may be enough for others, and what was to be bought for half of it is not needed.
+            let mut is_stale = !halves.is_empty();
+            for id in unserved.into_iter().chain(halves) {
+                is_stale |= self.scaling.fleet.park(id);
+            }
+            if is_stale {
                 continue;
             }
             let mut members = bought.members.clone();
@@ -214,10 +239,14 @@ impl Brain {
 
     /// Whether a purchase may find more than the last one did, which left something over.
     fn is_worth_trying(&mut self, to_try: &Tried) -> bool {
+        let now = self.clock.now();
         let Some(tried) = &self.scaling.tried else { return true };
-        if tried == to_try {
-            // The same would lead to the same.
-            return false;
+        if self.next_gang().is_some_and(|at| at <= now) {
+            return true;
+        }
+        let repack_at = self.scaling.repack_postponed.then_some(self.scaling.repack_not_before);
+        if repack_at.is_some_and(|at| at <= now) {
+            return true;
         }
         let more = |was: Option<MoneyPerHour>, is: Option<MoneyPerHour>| match (was, is) {
             (Some(was), Some(is)) => is > was,
@@ -228,11 +257,15 @@ impl Brain {
             known.is_none_or(|(_, most, price)| *most < offer.1 || *price != offer.2)
         };
         let has_more_room = to_try.limits.nodes > tried.limits.nodes || more(tried.limits.money, to_try.limits.money);
-        if tried.asks != to_try.asks || has_more_room || to_try.offers.iter().any(is_new) || self.clock.now() >= self.scaling.retry_at {
+        // The same would lead to the same.
+        let is_same = tried == to_try;
+        let is_more = tried.asks != to_try.asks || has_more_room || to_try.offers.iter().any(is_new);
+        if !is_same && (is_more || now >= self.scaling.retry_at) {
             return true;
         }
-        let at = self.scaling.retry_at;
-        self.decide_at(at);
+        for at in repack_at.into_iter().chain((!is_same).then_some(self.scaling.retry_at)) {
+            self.decide_at(at);
+        }
         false
     }
 
@@ -252,7 +285,7 @@ impl Brain {
             match self.may_launch(spec, name, kind) {
                 Ok((_, price)) => {
                     let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
-                    candidates.push(Candidate::new(name, kind, capacity, price, most, self.scaling.learned.get(name).copied()));
+                    candidates.push(Candidate::new(name, kind, capacity, price, most, self.learned(name)));
                 }
                 Err(why) => {
                     blocked.insert(name.clone(), why);
@@ -262,12 +295,11 @@ impl Brain {
         (candidates, blocked)
     }
 
-    /// What may be bought at most for room, beside what there is and what is wanted by number and cannot be had just now:
-    /// minima come first.
+    /// What may be bought at most for room, beside what there is and what minima and requests by number still lack.
     pub(super) fn limits(&self, spec: &Spec) -> Limits {
         let (mut missing, mut dear) = (0u32, MoneyPerHour(0));
         for (name, kind) in &spec.workers {
-            let of_type = self.wanted_of(name).saturating_sub(self.scaling.tally.counted(name));
+            let of_type = self.base(spec, name).saturating_sub(self.scaling.tally.counted(name));
             missing = missing.saturating_add(of_type);
             dear = [dear, kind.dearest().unwrap_or_default().times(of_type)].into_iter().sum();
         }
@@ -327,6 +359,7 @@ impl Brain {
         let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
         let mut node = Node::new(record, now);
         (node.failures, node.not_before) = (failures, not_before);
+        self.clear_timer(&id);
         self.nodes.insert(id.clone(), node);
         if let Some((capacity, bin, members)) = content {
             self.scaling.fleet.add_bought(id.clone(), capacity, bin, members);
@@ -358,9 +391,11 @@ impl Brain {
         let pause = doubling(SHORTAGE, times, LONGEST_SHORTAGE);
         let what = if failure.kind == FailureKind::Quota { "quota" } else { "no capacity" };
         let message = format!("{name}, {offer}: {what} ({}); left alone for {} s", failure.message, pause / 1_000);
-        let is_known = self.scaling.launching.shortages.get(&key).is_some_and(|s| s.until > now);
-        if !is_known {
-            self.scaling.launching.shortages.insert(key, Shortage { until: now + pause, times, reason: failure.message.clone() });
+        let wall = self.clock.wall();
+        if let Some(shortage) = self.scaling.launching.shortages.get_mut(&key).filter(|s| s.until > now) {
+            shortage.at = wall;
+        } else {
+            self.scaling.launching.shortages.insert(key, Shortage { at: wall, until: now + pause, times, reason: failure.message.clone() });
             self.event(None, EventKind::Decision, message);
         }
         self.scaling_changed();
@@ -370,8 +405,14 @@ impl Brain {
     pub(crate) fn note_success(&mut self, id: &NodeId) {
         let Some(node) = self.nodes.get(id) else { return };
         let (name, offer) = (node.record.node_type.clone(), node.record.offer.clone());
-        self.scaling.launching.failures.remove(&name);
-        self.scaling.launching.shortages.remove(&(name, offer));
+        let asked = node.record.requested_at;
+        let launching = &mut self.scaling.launching;
+        launching.failures.remove(&name);
+        // What was asked for before there was none says nothing of what there is now.
+        let key = (name, offer);
+        if launching.shortages.get(&key).is_some_and(|shortage| asked > shortage.at) {
+            launching.shortages.remove(&key);
+        }
     }
 
     /// A worker failed before it was ever ready.

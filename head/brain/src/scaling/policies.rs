@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use cloudtik_model::Timestamp;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::policy::{Counts, Metric, Policy, Rule, Workers};
@@ -14,6 +15,7 @@ use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::Spec;
 
 use super::begins_or_ends;
+use crate::clock::time_of_day;
 use crate::{Brain, PolicyWant};
 
 /// Turns within [`FLAP_PAUSES`] pauses that make a policy one that flaps.
@@ -31,9 +33,10 @@ const CLOCK_CHECK: u64 = 60_000;
 /// What a policy asked for, and when it changed its mind.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
-    changed: Option<(u64, bool)>,
+    /// On the brain's clock; before 0 if an earlier head saw it.
+    changed: Option<(i64, bool)>,
     turns: VecDeque<u64>,
-    last_turn: u64,
+    last_turn: i64,
     factor: u64,
 }
 
@@ -116,7 +119,14 @@ impl Brain {
             of_runtime.filter_map(|s| s.gauges.get(name)).map(|q| q.0).reduce(u64::saturating_add)
         };
         let found = self.nodes.values().filter(|n| n.link.is_some()).filter_map(of_node).reduce(u64::saturating_add);
-        let Some(sum) = found else { return (None, format!("{signal} is not known")) };
+        let Some(sum) = found else {
+            let runs = |n: &&crate::Node| n.services.values().any(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
+            let told = match self.nodes.values().find(runs) {
+                Some(node) => format!("the log of the agent of {} says why", node.record.id),
+                None => format!("nothing of {runtime} is ready"),
+            };
+            return (None, format!("{signal} is not known: {told}"));
+        };
         let needed = u32::try_from(sum.div_ceil(per_worker.max(1))).unwrap_or(u32::MAX);
         let says = format!("{signal} is {}", cloudtik_model::demand::Quantity(sum));
         match counts {
@@ -127,7 +137,7 @@ impl Brain {
                 // Work finds a new node only after a while: until then what waits is counted without it.
                 let now = self.clock.now();
                 let settled = of_type.filter(|n| n.entered + SETTLE <= now).count();
-                (Some(needed.saturating_add(settled as u32)), format!("{says}, with {settled} at work"))
+                (Some(needed.saturating_add(settled as u32)), format!("{says}, beside what {settled} that are ready have"))
             }
         }
     }
@@ -145,14 +155,22 @@ impl Brain {
         let raw = raw.map_or(before, |raw| raw.clamp(least, most));
         if raw == before {
             if known.is_none_or(|want| want.count != raw) {
-                self.note_want(policy, raw);
+                self.note_want(policy, raw, None);
             }
             return (Some(raw), says);
         }
+        // What an earlier head saw of it damps it too.
+        let wall = self.clock.wall();
+        let earlier = known.and_then(|want| Some((want.changed?, want.factor)));
+        let since_start = now as i64;
+        let earlier = earlier.map(|((at, was_up), factor)| (since_start - wall.0.saturating_sub(at.0) as i64, was_up, factor));
         let state = self.scaling.policies.entry(policy.name.clone()).or_default();
+        if let (None, Some((at, was_up, factor))) = (state.changed, earlier) {
+            (state.changed, state.last_turn, state.factor) = (Some((at, was_up)), at, factor);
+        }
         let up = raw > before;
         let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
-        if state.factor > 1 && now.saturating_sub(state.last_turn) > span.saturating_mul(state.factor) {
+        if state.factor > 1 && since_start - state.last_turn > span.saturating_mul(state.factor) as i64 {
             // It has been calm for long enough.
             state.factor = 1;
         }
@@ -160,18 +178,19 @@ impl Brain {
         let is_turn = state.changed.is_some_and(|(_, was_up)| was_up != up);
         // More is given at once, but to a policy that flaps; less waits.
         let wait = if up && factor == 1 { 0 } else { policy.pause_ms.saturating_mul(factor) };
-        let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at.saturating_add(wait));
+        let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at.saturating_add(wait as i64).max(0) as u64);
         if now < due {
             self.decide_at(due);
             // The seconds that pass are not said: that would be news each time.
             let why = if factor > 1 { "it flaps, so its" } else { "it turned the other way just now, so its" };
-            return (Some(before), format!("{says}; {why} {raw} waits"));
+            let until = time_of_day(Timestamp(wall.0 + (due - now)));
+            return (Some(before), format!("{says}; {why} {raw} waits until {until}"));
         }
-        state.changed = Some((now, up));
+        state.changed = Some((since_start, up));
         let mut flaps = None;
         if is_turn {
             state.turns.push_back(now);
-            state.last_turn = now;
+            state.last_turn = since_start;
             while state.turns.front().is_some_and(|at| now.saturating_sub(*at) > span.saturating_mul(factor)) {
                 state.turns.pop_front();
             }
@@ -181,7 +200,7 @@ impl Brain {
                 flaps = Some(state.factor);
             }
         }
-        self.note_want(policy, raw);
+        self.note_want(policy, raw, Some(up));
         let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);
         self.event(None, EventKind::Decision, message);
         if let Some(factor) = flaps {
@@ -193,8 +212,11 @@ impl Brain {
     }
 
     /// What a policy wants is remembered beyond this head.
-    fn note_want(&mut self, policy: &Policy, count: u32) {
-        let want = PolicyWant { node_type: policy.node_type.clone(), count };
+    fn note_want(&mut self, policy: &Policy, count: u32, turned: Option<bool>) {
+        let known = self.cluster.policy_wants.get(&policy.name);
+        let changed = turned.map(|up| (self.clock.wall(), up)).or(known.and_then(|want| want.changed));
+        let factor = self.scaling.policies.get(&policy.name).map(|state| state.factor).or(known.map(|want| want.factor)).unwrap_or(0);
+        let want = PolicyWant { node_type: policy.node_type.clone(), count, changed, factor };
         self.cluster.policy_wants.insert(policy.name.clone(), want);
         self.store_cluster();
     }

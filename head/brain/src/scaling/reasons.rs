@@ -7,9 +7,14 @@ use cloudtik_model::outlook::{Outlook, Unmet};
 use cloudtik_model::spec::{Offer, Spec};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName};
 
-use super::buy::{Bought, Candidate};
+use super::buy::{Bought, Candidate, Limits, attempt};
 use crate::Brain;
-use crate::packing::{Amounts, Bin, GPUS};
+use crate::packing::{Amounts, Bin, GPUS, GroupId};
+
+/// Of so many workers of a type it is told what is wrong with them.
+const MOST_TROUBLES: usize = 5;
+/// Of so many demands that wait it is said what each of them takes.
+const MOST_EXPLAINED: usize = 20;
 
 impl Brain {
     /// What a node is bought for, and for whom.
@@ -59,6 +64,8 @@ impl Brain {
                         format!("its priority is lower ({} against {})", other.priority, of.priority)
                     } else if other.capacity.0[GPUS] > 0 && !sum.wants_gpus() {
                         "it has GPUs, which this work does not need".to_owned()
+                    } else if bought.bins.iter().filter(|(of, _)| candidates[*of].name == *name).count() as u32 >= other.most {
+                        format!("its maximum of {} is reached with what is bought beside this", spec.workers[name].max)
                     } else {
                         let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
                         let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
@@ -122,17 +129,47 @@ impl Brain {
             limits.push(format!("the budget of {budget} is spent ({spent})"));
         }
         limits.extend(blocked.iter().map(|(name, why)| format!("{name}: {why}")));
-        if limits.is_empty() {
-            limits.push("the types that have room left cannot hold it".to_owned());
-        } else if !candidates.is_empty() {
-            let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
-            limits.push(format!("{} cannot hold all of it", names.join(", ")));
-        }
+        let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
+        let rest = match (limits.is_empty(), candidates.is_empty()) {
+            (true, _) => Some("the types that have room left cannot hold it".to_owned()),
+            (false, false) => Some(format!("{} cannot hold all of it", names.join(", "))),
+            (false, true) => None,
+        };
         let waiting = self.scaling.fleet.waiting_or_parked();
-        for (id, shapes) in waiting {
+        let left = self.limits(spec);
+        for (number, (id, shapes)) in waiting.into_iter().enumerate() {
             let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", self.words(need))).collect();
             let source = self.scaling.groups.get(&id).cloned().unwrap_or_default();
-            outlook.unmet.push(Unmet { source, what: what.join(", "), why: limits.join("; ") });
+            // Where many wait, the first say what it is about.
+            let own = (number < MOST_EXPLAINED).then(|| self.short_of(spec, id, candidates, &left)).flatten();
+            let pause = self.scaling.gangs.get(&source).filter(|pause| pause.is_parked);
+            let own =
+                pause.map(|pause| format!("{} times too few of its machines were to be had: it is tried again later", pause.times)).or(own);
+            let why: Vec<String> = own.or_else(|| rest.clone()).into_iter().chain(limits.iter().cloned()).collect();
+            outlook.unmet.push(Unmet { source, what: what.join(", "), why: why.join("; ") });
         }
+    }
+
+    /// Tells what stands in the way of what was asked for already.
+    pub(super) fn tell_troubles(&self, outlook: &mut Outlook) {
+        for (id, what) in &self.troubled {
+            let Some(node) = self.nodes.get(id).filter(|n| n.is_worker() && n.record.life.may_exist()) else { continue };
+            let of_type = outlook.types.entry(node.record.node_type.clone()).or_default();
+            if of_type.troubles.len() < MOST_TROUBLES {
+                of_type.troubles.insert(id.clone(), what.clone());
+            }
+        }
+    }
+
+    /// Which limit leaves too little for a group that would fit on what may be bought.
+    fn short_of(&self, spec: &Spec, id: GroupId, candidates: &[Candidate], left: &Limits) -> Option<String> {
+        let needed = attempt(&self.scaling.fleet, &BTreeSet::from([id]), None, candidates, false);
+        let (nodes, money) = (needed.nodes(), needed.money(candidates));
+        if nodes > left.nodes {
+            let most = spec.max_workers;
+            return Some(format!("it takes {nodes} more workers, and the cluster's maximum of {most} leaves {}", left.nodes));
+        }
+        let budget = left.money.filter(|left| money > *left)?;
+        Some(format!("it takes {money} more, and the budget of {} leaves {budget}", spec.budget.unwrap_or_default()))
     }
 }

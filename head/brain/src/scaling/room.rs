@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use cloudtik_model::demand::Ask;
-use cloudtik_model::spec::Spec;
+use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
-use super::buy::{Candidate, Limits, buy};
+use super::buy::{Candidate, Limits, attempt, buy, could_hold};
 use crate::Brain;
-use crate::packing::{Amounts, Fleet, GroupId};
+use crate::packing::{Fleet, GroupId};
 
 /// What is there by number, before any room is bought.
 struct Base {
@@ -64,14 +64,36 @@ impl Brain {
                 let capacity = self.capacity_of(name)?;
                 let kind = &spec.workers[*name];
                 let price = kind.dearest();
-                Some(Candidate::new(name, kind, capacity, price, kind.max - n, self.scaling.learned.get(*name).copied()))
+                Some(Candidate::new(name, kind, capacity, price, kind.max - n, self.learned(name)))
             })
             .collect();
         let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
-        if could_hold(&fleet, &candidates, &limits) && buy(&fleet, &waiting, &candidates, &limits).is_whole() {
+        if could_hold(&fleet, &waiting, &candidates, &limits) && buy(&fleet, &waiting, &candidates, &limits).is_whole() {
             return Ok(());
         }
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
+    }
+
+    /// What has no room would take, roughly: nodes, and what they cost.
+    pub(super) fn room_needs(&self, spec: &Spec) -> (u32, MoneyPerHour) {
+        let fleet = &self.scaling.fleet;
+        if spec.policies.is_empty() {
+            return (0, MoneyPerHour(0));
+        }
+        // Of what cannot be had for now nothing is kept free.
+        let paused: BTreeSet<GroupId> = self.paused_gangs().into_iter().collect();
+        let waiting: BTreeSet<GroupId> =
+            fleet.waiting_or_parked().into_iter().map(|(id, _)| id).filter(|id| !paused.contains(id)).collect();
+        if waiting.is_empty() {
+            return (0, MoneyPerHour(0));
+        }
+        let candidate = |(name, kind): (&NodeTypeName, &WorkerType)| {
+            let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
+            Some(Candidate::new(name, kind, self.capacity_of(name)?, kind.dearest(), most, self.learned(name)))
+        };
+        let candidates: Vec<Candidate> = spec.workers.iter().filter_map(candidate).collect();
+        let needed = attempt(fleet, &waiting, None, &candidates, false);
+        (needed.nodes(), needed.money(&candidates))
     }
 
     /// Whether an ask has room on what there is and on what may be bought beside it just now.
@@ -91,7 +113,9 @@ impl Brain {
     fn what_it_would_take(&self, spec: &Spec, base: &Base, missing: &Missing) -> String {
         let free: Vec<Candidate> = missing.candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
         let needed = buy(&missing.fleet, &missing.waiting, &free, &Limits { nodes: u32::MAX / 4, money: None });
-        let parts: Vec<String> = needed.numbers(&free).into_iter().map(|(name, n)| format!("{n} more of type {name}")).collect();
+        // All of it, and not only what is not there yet: that is what the limits are held against.
+        let all = |(name, n): (NodeTypeName, u32)| format!("{} of type {name}", self.base(spec, &name).saturating_add(n));
+        let parts: Vec<String> = needed.numbers(&free).into_iter().map(all).collect();
         let total = base.workers.saturating_add(needed.nodes());
         let money = MoneyPerHour(base.cost.0.saturating_add(needed.money(&free).0));
         let mut limits = Vec::new();
@@ -110,14 +134,7 @@ impl Brain {
         if limits.is_empty() {
             limits.push("the maxima and the budget leave no room for it".to_owned());
         }
-        format!("there is no room for all of it: it takes {}, but {}", parts.join(" and "), limits.join(", and "))
+        let takes = format!("with what is asked for already it takes {}", parts.join(" and "));
+        format!("there is no room for all of it: {takes}, but {}", limits.join(", and "))
     }
-}
-
-/// Whether what waits is not too much for everything that may be bought, resource by resource: quickly seen.
-fn could_hold(fleet: &Fleet, candidates: &[Candidate], limits: &Limits) -> bool {
-    let waiting = fleet.waiting().flat_map(|(_, shapes)| shapes);
-    let needed = waiting.fold(Amounts::default(), |sum, (need, count)| sum.plus(&need.times(count)));
-    let all = candidates.iter().fold(Amounts::default(), |sum, of| sum.plus(&of.capacity.times(of.most.min(limits.nodes))));
-    needed.fits(&all)
 }

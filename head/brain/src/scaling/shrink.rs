@@ -14,9 +14,38 @@ use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
 use crate::{Brain, Node};
 
-/// A node whose runtimes do not say how much they do is idle below this share of its cores, in thousandths, or below what a
-/// policy on its type's load calls little.
+/// A node whose runtimes do not say how much they do is idle below this share of its cores and of its GPUs, in thousandths,
+/// or below what policies on its type's load call little.
 const IDLE_LOAD: u32 = 100;
+
+/// How much more there is than is allowed.
+#[derive(Debug, Default)]
+struct Excess {
+    types: BTreeMap<NodeTypeName, u32>,
+    workers: u32,
+    /// Millionths of money per hour.
+    money: u64,
+}
+
+impl Excess {
+    /// Why a worker of a type and a price is too many, if it is.
+    fn reason(&self, spec: &Spec, name: &NodeTypeName, price: MoneyPerHour) -> Option<String> {
+        let of_type = self.types.get(name).copied().unwrap_or(0);
+        match (of_type > 0, self.workers > 0, self.money > 0 && price.0 > 0) {
+            (true, ..) => Some(format!("above the type's maximum of {}", spec.workers.get(name).map_or(0, |k| k.max))),
+            (_, true, _) => Some(format!("above the cluster's maximum of {}", spec.max_workers)),
+            (.., true) => Some(format!("above the budget of {}", spec.budget.unwrap_or_default())),
+            _ => None,
+        }
+    }
+
+    /// One of them goes.
+    fn take(&mut self, name: &NodeTypeName, price: MoneyPerHour) {
+        self.types.entry(name.clone()).and_modify(|n| *n = n.saturating_sub(1));
+        self.workers = self.workers.saturating_sub(1);
+        self.money = self.money.saturating_sub(price.0);
+    }
+}
 
 impl Node {
     /// It never worked for anybody.
@@ -37,13 +66,20 @@ impl Brain {
             return Some(said.any(|work| work.0 > 0));
         }
         // Where a policy spreads load over nodes, a node below what the policy calls little is one that it can do without.
-        let policies = self.cluster.spec.iter().flat_map(|spec| &spec.policies).filter(|p| p.node_type == node.record.node_type);
-        let little = policies.filter_map(|policy| match policy.rule {
-            Rule::Load { metric: Metric::Cpu, low, .. } => Some(low),
-            _ => None,
-        });
-        let idle = little.max().unwrap_or(0).max(IDLE_LOAD);
-        node.load.latest().map(|load| load.cpu >= idle)
+        let policies = || self.cluster.spec.iter().flat_map(|spec| &spec.policies).filter(|p| p.node_type == node.record.node_type);
+        let little = |of: Metric| {
+            let lows = policies().filter_map(|policy| match policy.rule {
+                Rule::Load { metric, low, .. } if metric == of => Some(low),
+                _ => None,
+            });
+            lows.max()
+        };
+        let load = node.load.latest()?;
+        let is_busy = load.cpu >= little(Metric::Cpu).unwrap_or(0).max(IDLE_LOAD)
+            || load.gpu.is_some_and(|gpu| gpu >= little(Metric::Gpu).unwrap_or(0).max(IDLE_LOAD))
+            // Memory is never free of use: it says something only where somebody said what is little.
+            || little(Metric::Memory).is_some_and(|low| load.memory >= low);
+        Some(is_busy)
     }
 
     fn is_busy(&self, node: &Node) -> bool {
@@ -99,6 +135,18 @@ impl Brain {
         }
     }
 
+    /// Somebody wants so many fewer: they go at once if nobody else wants them.
+    pub(super) fn take_back(&mut self, less: Vec<(NodeTypeName, u32)>) {
+        let less: Vec<(NodeTypeName, u32)> = less.into_iter().filter(|(_, n)| *n > 0).collect();
+        for (name, n) in &less {
+            let taken = self.cluster.taken_back.entry(name.clone()).or_default();
+            *taken = taken.saturating_add(*n);
+        }
+        if !less.is_empty() {
+            self.store_cluster();
+        }
+    }
+
     /// How many workers of a type are there.
     pub(crate) fn counted(&self, name: &NodeTypeName) -> u32 {
         self.scaling.tally.counted(name)
@@ -106,13 +154,13 @@ impl Brain {
 
     /// A description that was lowered holds for what is there too: above a maximum or the budget workers go, whoever needs
     /// them: first those that nobody wants, then those for room, those for numbers, those for minima; the dearest first.
-    fn beyond_limits(&self, spec: &Spec) -> Vec<(NodeId, String)> {
+    fn beyond_limits(&self, spec: &Spec) -> (Excess, Vec<(MoneyPerHour, NodeId)>) {
         let tally = &self.scaling.tally;
         let over_types: Vec<NodeTypeName> =
             spec.workers.iter().filter(|(name, kind)| tally.exist_of(name) > kind.max).map(|(name, _)| name.clone()).collect();
         let is_over = tally.exist() > spec.max_workers || spec.budget.is_some_and(|budget| tally.spent(spec) > budget);
         if over_types.is_empty() && !is_over {
-            return Vec::new();
+            return (Excess::default(), Vec::new());
         }
         let mut order: Vec<(u8, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<usize>, NodeId)> = Vec::new();
         let present = self.workers().filter(|n| n.record.life.is_counted()).map(|n| n.record.id.clone());
@@ -132,7 +180,7 @@ impl Brain {
             let gone = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist());
             gone.filter(|n| of.is_none_or(|name| n.record.node_type == *name)).count() as u32
         };
-        let mut types: BTreeMap<NodeTypeName, u32> = over_types
+        let types: BTreeMap<NodeTypeName, u32> = over_types
             .into_iter()
             .map(|name| {
                 let over = self.scaling.tally.exist_of(&name).saturating_sub(leaving(Some(&name)));
@@ -140,27 +188,13 @@ impl Brain {
                 (name, over)
             })
             .collect();
-        let mut workers = self.scaling.tally.exist().saturating_sub(leaving(None)).saturating_sub(spec.max_workers);
+        let workers = self.scaling.tally.exist().saturating_sub(leaving(None)).saturating_sub(spec.max_workers);
         let departing: MoneyPerHour =
             self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).map(|n| price_of(n, spec)).sum();
         let spent = self.scaling.tally.spent(spec).0.saturating_sub(departing.0);
-        let mut money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
-        let mut beyond = Vec::new();
-        for (_, std::cmp::Reverse(price), _, id) in order {
-            let name = self.nodes[&id].record.node_type.clone();
-            let of_type = types.get(&name).copied().unwrap_or(0);
-            let reason = match (of_type > 0, workers > 0, money > 0 && price.0 > 0) {
-                (true, ..) => format!("above the type's maximum of {}", spec.workers.get(&name).map_or(0, |k| k.max)),
-                (_, true, _) => format!("above the cluster's maximum of {}", spec.max_workers),
-                (.., true) => format!("above the budget of {}", spec.budget.unwrap_or_default()),
-                _ => continue,
-            };
-            types.entry(name).and_modify(|n| *n = n.saturating_sub(1));
-            workers = workers.saturating_sub(1);
-            money = money.saturating_sub(price.0);
-            beyond.push((id, reason));
-        }
-        beyond
+        let money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
+        let order = order.into_iter().map(|(_, std::cmp::Reverse(price), _, id)| (price, id)).collect();
+        (Excess { types, workers, money }, order)
     }
 
     /// Whether more may exist of a type, or of all, than is allowed.
@@ -173,9 +207,16 @@ impl Brain {
     }
 
     fn keep_limits(&mut self, spec: &Spec) {
-        for (id, reason) in self.beyond_limits(spec) {
-            match self.may_leave(&id) {
-                Ok(()) => self.let_go(&id, &reason),
+        let (mut excess, order) = self.beyond_limits(spec);
+        for (price, id) in order {
+            let name = self.nodes[&id].record.node_type.clone();
+            let Some(reason) = excess.reason(spec, &name, price) else { continue };
+            match self.may_be_spared(&id) {
+                Ok(()) => {
+                    excess.take(&name, price);
+                    self.let_go(&id, &reason);
+                }
+                // Others may go in its place.
                 Err(why) => self.complain(Some(&id), EventKind::Refusal, format!("{id} is {reason} and stays: {why}")),
             }
         }
@@ -215,13 +256,14 @@ impl Brain {
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
         let is_pressed = !outlook.unmet.is_empty() || outlook.types.values().any(|t| !t.blocked.is_empty());
-        let mut unfinished = BTreeSet::new();
+        let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
         for (.., id) in surplus {
             let node = &self.nodes[&id];
             let name = node.record.node_type.clone();
-            let at_once = self.cluster.shrinking.contains(&name) || !spec.workers.contains_key(&name) || node.is_on_its_way();
+            let is_taken_back = self.cluster.taken_back.get(&name).is_some_and(|n| *n > 0);
+            let at_once = is_taken_back || !spec.workers.contains_key(&name) || node.is_on_its_way();
             let is_missed = matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. });
-            let why_not = if let Err(why) = self.may_leave(&id) {
+            let why_not = if let Err(why) = self.may_be_spared(&id) {
                 Some(why)
             } else if is_missed && !at_once {
                 Some("not heard just now: what becomes of it is decided for that".to_owned())
@@ -241,12 +283,20 @@ impl Brain {
                     unfinished.insert(name.clone());
                     outlook.types.entry(name).or_default().surplus.insert(id, why);
                 }
-                None => self.let_go(&id, "not needed any more"),
+                None => {
+                    if let Some(n) = self.cluster.taken_back.get_mut(&name) {
+                        *n = n.saturating_sub(1);
+                        is_told = false;
+                    }
+                    self.let_go(&id, "not needed any more");
+                }
             }
         }
         // What a person wanted smaller is small enough: from now on idleness counts again.
-        if !self.cluster.shrinking.is_subset(&unfinished) || !self.cluster.hurried.is_subset(&unfinished) {
-            self.cluster.shrinking.retain(|name| unfinished.contains(name));
+        let is_over = |name: &NodeTypeName, n: u32| n == 0 || !unfinished.contains(name);
+        is_told &= !self.cluster.taken_back.iter().any(|(name, n)| is_over(name, *n)) && self.cluster.hurried.is_subset(&unfinished);
+        if !is_told {
+            self.cluster.taken_back.retain(|name, n| !is_over(name, *n));
             self.cluster.hurried.retain(|name| unfinished.contains(name));
             self.store_cluster();
         }
@@ -254,7 +304,20 @@ impl Brain {
 
     pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {
         let sources = self.nodes.get(id).and_then(|n| self.scaling.wanted.get(&n.record.node_type)).map(|w| w.sources.join("; "));
-        let details = BTreeMap::from([("wanted of its type".to_owned(), sources.unwrap_or_default())]);
+        let mut details = BTreeMap::from([("wanted of its type".to_owned(), sources.unwrap_or_default())]);
+        if let Some(node) = self.nodes.get(id) {
+            let name = &node.record.node_type;
+            let (there, wanted) = (self.counted(name), self.wanted_of(name));
+            details.insert("of its type".to_owned(), format!("{there} there or coming, {wanted} wanted by number"));
+            let does = match node.idle_since {
+                _ if node.is_on_its_way() => "it was not ready yet".to_owned(),
+                Some(since) => format!("idle for {} s", self.clock.now().saturating_sub(since) / 1_000),
+                None => "busy, or what it does is not known".to_owned(),
+            };
+            details.insert("what it does".to_owned(), does);
+            let choice = "of those on which nothing is planned: what is not ready first, then the dearest, then the youngest";
+            details.insert("why this one".to_owned(), choice.to_owned());
+        }
         self.event_with(Some(id), EventKind::Decision, format!("let {id} go: {reason}"), details);
         self.enter(id, NodeState::Draining { reason: reason.to_owned() }, reason);
         self.drive(id);
@@ -264,9 +327,17 @@ impl Brain {
     pub fn excess(&self, spec: &Spec) -> Vec<(NodeTypeName, usize, usize)> {
         let Some(known) = &self.cluster.spec else { return Vec::new() };
         let mut excess = Vec::new();
-        let beyond = self.beyond_limits(spec);
+        let (mut over, order) = self.beyond_limits(spec);
+        let mut beyond = Vec::new();
+        for (price, id) in order {
+            let name = &self.nodes[&id].record.node_type;
+            if over.reason(spec, name, price).is_some() {
+                over.take(name, price);
+                beyond.push(name);
+            }
+        }
         for name in self.scaling.tally.types() {
-            let too_many = beyond.iter().filter(|(id, _)| self.nodes[id].record.node_type == *name).count() as u32;
+            let too_many = beyond.iter().filter(|of| **of == name).count() as u32;
             let present = self.scaling.tally.counted(name);
             let (before, after) = (self.base(known, name), self.base(spec, name));
             let by_policies = self.scaling.wanted.get(name).map_or(0, |w| if w.count > before { w.count } else { 0 });

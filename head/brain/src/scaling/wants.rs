@@ -80,6 +80,62 @@ impl Brain {
             let count = sources[0].0.clamp(kind.min, kind.max);
             all.insert(name.clone(), Wanted { count, sources: sources.into_iter().map(|(_, text)| text).collect() });
         }
+        self.hold_policies_to_limits(spec, &mut all);
         all
+    }
+
+    /// Where limits leave too little for all that is wanted, policies get what minima and requests leave, for room too: those
+    /// on types of the highest priority first.
+    fn hold_policies_to_limits(&self, spec: &Spec, all: &mut BTreeMap<NodeTypeName, Wanted>) {
+        // The least that one may cost: what it does cost is held against the budget when it is asked for.
+        let price = |name: &NodeTypeName| spec.workers[name].offers().iter().filter_map(|(_, p)| *p).min().unwrap_or_default().0;
+        let dear = |name: &NodeTypeName, n: u32| price(name).saturating_mul(u64::from(n));
+        let base: BTreeMap<&NodeTypeName, u32> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
+        if base.iter().all(|(name, base)| all.get(*name).is_none_or(|wanted| wanted.count <= *base)) {
+            return;
+        }
+        let missing = |name: &NodeTypeName| all.get(name).map_or(0, |w| w.count).saturating_sub(self.scaling.tally.counted(name));
+        let nodes = base.keys().fold(self.scaling.tally.exist(), |sum, name| sum.saturating_add(missing(name)));
+        let cost = base.keys().fold(self.scaling.tally.spent(spec).0, |sum, name| sum.saturating_add(dear(name, missing(name))));
+        let fits = nodes <= spec.max_workers && spec.budget.is_none_or(|budget| cost <= budget.0);
+        if fits && self.scaling.fleet.waiting_or_parked().is_empty() {
+            return;
+        }
+        // What room has beyond numbers, and what it waits for.
+        let room = self.nodes_for_room(&base);
+        let (waiting, waiting_cost) = self.room_needs(spec);
+        let mut workers = base.values().fold(spec.max_workers.saturating_sub(waiting), |left, n| left.saturating_sub(*n));
+        let mut money = spec
+            .budget
+            .map(|budget| base.iter().fold(budget.0.saturating_sub(waiting_cost.0), |left, (name, n)| left.saturating_sub(dear(name, *n))));
+        let mut order: Vec<&NodeTypeName> = spec.workers.keys().collect();
+        order.sort_by_key(|name| std::cmp::Reverse(spec.workers[*name].priority));
+        for name in order {
+            let Some(wanted) = all.get_mut(name) else { continue };
+            let beyond = wanted.count.saturating_sub(base[name]);
+            // Room on nodes of its own type lies where the policy's workers are.
+            let others: Vec<(&NodeTypeName, u32)> = room.iter().filter(|(of, _)| **of != name).map(|(of, n)| (*of, *n)).collect();
+            let left = others.iter().fold(workers, |left, (_, n)| left.saturating_sub(*n));
+            let left_money = money.map(|money| others.iter().fold(money, |left, (of, n)| left.saturating_sub(dear(of, *n))));
+            let affordable = left_money.and_then(|left| left.checked_div(price(name)));
+            let affordable = affordable.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+            let held = beyond.min(left).min(affordable);
+            if held < beyond {
+                wanted.count = base[name] + held;
+                wanted.sources.insert(0, format!("{} is what the limits leave", wanted.count));
+            }
+            workers = workers.saturating_sub(held);
+            money = money.map(|left| left.saturating_sub(dear(name, held)));
+        }
+    }
+
+    /// How many workers of each type there are beyond those by number, because room lies on them.
+    fn nodes_for_room<'n>(&self, base: &BTreeMap<&'n NodeTypeName, u32>) -> BTreeMap<&'n NodeTypeName, u32> {
+        let mut unused: BTreeMap<&NodeTypeName, u32> = BTreeMap::new();
+        for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
+            *unused.entry(&self.nodes[id].record.node_type).or_default() += 1;
+        }
+        let used = |name: &NodeTypeName| self.scaling.tally.counted(name).saturating_sub(unused.get(name).copied().unwrap_or(0));
+        base.iter().map(|(name, base)| (*name, used(name).saturating_sub(*base))).collect()
     }
 }

@@ -10,12 +10,19 @@ use cloudtik_model::spec::{Offer, Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::{Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::throttled;
+
 /// A Monday morning.
 pub const MONDAY: u64 = 1_795_392_000_000;
 
 pub struct World {
     pub brain: Brain,
     pub now: u64,
+    /// When the head started: its monotonic clock begins then.
+    pub booted: u64,
+    /// The provider calls every deletion one too many.
+    pub refuses_deletions: bool,
+    pub deletions: u32,
     pub cluster: ClusterRecord,
     pub asks: BTreeMap<String, Ask>,
     pub outlook: Outlook,
@@ -32,6 +39,11 @@ pub struct World {
     pub links: BTreeMap<NodeId, Session>,
     pub versions: BTreeMap<NodeId, u64>,
     pub load: BTreeMap<NodeId, u32>,
+    pub gpu_load: BTreeMap<NodeId, u32>,
+    /// Services go on while they are drained.
+    pub drains_slowly: bool,
+    /// Types on whose nodes the service fails again and again.
+    pub never_starts: BTreeSet<NodeTypeName>,
     pub gauges: BTreeMap<NodeId, BTreeMap<String, Quantity>>,
     pub services: BTreeSet<NodeId>,
     pub silent: BTreeSet<NodeId>,
@@ -85,6 +97,9 @@ impl World {
         let mut world = Self {
             brain,
             now: 0,
+            booted: 0,
+            refuses_deletions: false,
+            deletions: 0,
             cluster,
             asks: BTreeMap::new(),
             outlook: Outlook::default(),
@@ -98,6 +113,9 @@ impl World {
             links: BTreeMap::new(),
             versions: BTreeMap::new(),
             load: BTreeMap::new(),
+            gpu_load: BTreeMap::new(),
+            drains_slowly: false,
+            never_starts: BTreeSet::new(),
             gauges: BTreeMap::new(),
             services: BTreeSet::new(),
             silent: BTreeSet::new(),
@@ -108,7 +126,7 @@ impl World {
     }
 
     pub fn moment(&self) -> Moment {
-        Moment { mono: self.now, wall: Timestamp(MONDAY + self.now) }
+        Moment { mono: self.now - self.booted, wall: Timestamp(MONDAY + self.now) }
     }
 
     /// A new head from what was stored; agents link again.
@@ -116,6 +134,7 @@ impl World {
         let nodes = self.nodes.values().cloned().collect();
         let asks = self.asks.values().cloned().collect();
         let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes };
+        self.booted = self.now;
         self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
         self.tell(Input::Started);
@@ -161,12 +180,16 @@ impl World {
                 self.tell(Input::Created { node: node.clone(), generation, result: Ok(machine) });
                 self.link(&node);
             }
+            Action::Delete { node, generation, instance } if self.refuses_deletions => {
+                self.deletions += 1;
+                self.tell(Input::Deleted { node, generation, instance, result: Err(throttled()) });
+            }
             Action::Delete { node, generation, instance } => {
                 self.machines.remove(&instance);
                 self.links.remove(&node);
                 self.services.remove(&node);
                 self.load.remove(&node);
-                self.tell(Input::Deleted { node, generation, result: Ok(()) });
+                self.tell(Input::Deleted { node, generation, instance, result: Ok(()) });
             }
             Action::ListInstances { number } => {
                 let all = self.machines.values().cloned().collect();
@@ -179,11 +202,12 @@ impl World {
             Action::SendGoal { node, order } => {
                 self.versions.insert(node.clone(), order.version);
                 self.tell(Input::GoalAcknowledged { session: order.session, node: node.clone(), version: order.version, refusal: None });
-                if order.drain {
-                    self.services.remove(&node)
+                let never_starts = self.nodes.get(&node).is_some_and(|n| self.never_starts.contains(&n.node_type));
+                if (order.drain && !self.drains_slowly) || never_starts {
+                    self.services.remove(&node);
                 } else {
-                    self.services.insert(node.clone())
-                };
+                    self.services.insert(node.clone());
+                }
                 self.report(&node);
             }
             Action::Reply { request, result } => {
@@ -191,7 +215,7 @@ impl World {
                     Reply::Done { message } => message,
                     Reply::Admit { .. } => String::new(),
                 });
-                self.replies.insert(request.0, said);
+                self.replies.insert(request.0, said.map_err(|refusal| refusal.message().to_owned()));
             }
             _ => {}
         }
@@ -216,7 +240,7 @@ impl World {
             state,
             detail: String::new(),
             pid: None,
-            restarts: 0,
+            restarts: if self.nodes.get(node).is_some_and(|n| self.never_starts.contains(&n.node_type)) { 7 } else { 0 },
             since: Timestamp(0),
             goal_version: self.versions.get(node).copied().unwrap_or(0),
             gauges: self.gauges.get(node).cloned().unwrap_or_default(),
@@ -229,10 +253,11 @@ impl World {
         let end = self.now + milliseconds;
         while self.now < end {
             let beat = (self.now / 1_000 + 1) * 1_000;
-            self.now = self.brain.next_wake().max(self.now + 1).min(beat).min(end);
+            self.now = (self.brain.next_wake() + self.booted).max(self.now + 1).min(beat).min(end);
             if self.now == beat {
                 for (node, session) in self.links.clone() {
-                    let load = Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: None });
+                    let load =
+                        Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: self.gpu_load.get(&node).copied() });
                     self.tell(Input::Heartbeat { session, node, load });
                 }
             }

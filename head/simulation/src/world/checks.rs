@@ -163,7 +163,7 @@ impl World {
         let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("not needed");
         let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
         let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
-        let somebody_said_so = is_gone || self.stored.cluster.shrinking.contains(&record.node_type);
+        let somebody_said_so = is_gone || self.stored.cluster.taken_back.contains_key(&record.node_type);
         let works = record.instance.as_ref().and_then(|instance| self.agents.get(instance)).is_some_and(|agent| agent.heard_busy);
         if is_new && works && !somebody_said_so {
             return Err(self.broken(3, format!("{} is let go while it works", record.id)));
@@ -197,9 +197,9 @@ impl World {
         // Room that was promised may have become impossible, by what nodes there were to be had meanwhile; then it is said so.
         // Requests may also hold what a minimum needs, when what was set aside came back.
         let is_told = |w: &String| {
-            let is_at_a_limit = w.contains("is reached") || w.contains("is spent");
+            let is_at_a_limit = ["is reached", "is spent", " leaves ", "cannot hold it"].iter().any(|why| w.contains(why));
             let were_limits_changed = self.stored.specs.len() > 1;
-            let is_limited = (is_at_a_limit && !self.stored.asks.is_empty()) || were_limits_changed;
+            let is_limited = is_at_a_limit && (!self.stored.asks.is_empty() || were_limits_changed);
             // A quorum outlives its type.
             let is_needed = w.contains("whose type is gone") && w.contains("members up without it");
             ((w.starts_with("room for") || w.contains("more worker")) && is_limited) || is_needed

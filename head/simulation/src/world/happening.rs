@@ -130,10 +130,11 @@ impl World {
         }
         if self.is_throttled() {
             let failure = Failure { kind: FailureKind::Throttled, retry_after: Some(1_500), ..failure("delete: too many calls") };
-            return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure) });
+            return self.hear(1, epoch, Input::Deleted { node, generation, instance: instance.clone(), result: Err(failure) });
         }
         if self.call_fails() {
-            return self.hear(1, epoch, Input::Deleted { node, generation, result: Err(failure("delete: try later")) });
+            let result = Err(failure("delete: try later"));
+            return self.hear(1, epoch, Input::Deleted { node, generation, instance: instance.clone(), result });
         }
         self.end_machine(instance);
         if self.crashes(true) {
@@ -141,7 +142,7 @@ impl World {
         }
         let result = if self.call_fails_after() { Err(failure("delete: the answer was lost")) } else { Ok(()) };
         let delay = self.random.within(self.setup.pace.answer);
-        self.hear(delay, epoch, Input::Deleted { node, generation, result });
+        self.hear(delay, epoch, Input::Deleted { node, generation, instance: instance.clone(), result });
     }
 
     fn restart_agent(&mut self, epoch: Epoch, node: NodeId, generation: Generation, instance: InstanceId) {

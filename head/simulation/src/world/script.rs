@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Input, Reply, Request, Wish};
+use cloudtik_brain::{Input, Refusal, Reply, Request, Wish};
 use cloudtik_model::demand::{Quantity, Wants};
 use cloudtik_model::report::Load;
 use cloudtik_model::scenario::{Demand, Scenario, Times};
@@ -335,7 +335,7 @@ impl World {
     }
 
     /// The head's answer to somebody of the scenario.
-    pub(super) fn answer(&mut self, request: Request, result: &Result<Reply, String>) {
+    pub(super) fn answer(&mut self, request: Request, result: &Result<Reply, Refusal>) {
         let Some(arrival) = self.script.asked.remove(&request) else { return };
         let now = self.now;
         let script = &mut self.script;
@@ -347,7 +347,7 @@ impl World {
                 script.look_again = true;
             }
             (Stage::Asking, Err(why)) => {
-                script.arrivals[arrival].refused = Some(why.clone());
+                script.arrivals[arrival].refused = Some(why.message().to_owned());
                 script.refused.insert(arrival);
                 if !std::mem::replace(&mut script.queue_moves, true) {
                     self.script_after(REFUSED_PAUSE, Scripted::QueueMoves);

@@ -2,9 +2,9 @@
 
 use cloudtik_brain::{Input, Request, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
-use cloudtik_model::node::NodeState;
+use cloudtik_model::node::{InstanceState, NodeState};
 use cloudtik_model::spec::WorkerType;
-use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use super::{Happening, World};
 use crate::promises::Violation;
@@ -91,6 +91,21 @@ impl World {
         for record in self.stored.nodes.values().filter(|r| matches!(r.life, NodeState::Quarantined { .. })) {
             self.next += 1;
             inputs.push(Input::Release { request: Request(self.next), node: record.id.clone() });
+        }
+        // Members of a whole that stand still all together are kept for their disks: a person gives them up.
+        let stopped: Vec<InstanceId> =
+            self.provider.alive().filter(|m| m.instance.state == InstanceState::Stopped).map(|m| m.instance.id.clone()).collect();
+        for record in self.stored.nodes.values() {
+            if record.instance.as_ref().is_some_and(|of| stopped.contains(of)) && !record.life.is_leaving() {
+                self.next += 1;
+                inputs.push(Input::Kill { request: Request(self.next), node: record.id.clone() });
+            }
+        }
+        // Policies go on turning: there is no rest as long as they stand.
+        if !self.spec.policies.is_empty() {
+            self.spec.policies.clear();
+            self.spec.revision += 1;
+            self.spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled);
         }
         // A head that was away did not hear the last one.
         inputs.push(Input::Specified { spec: self.spec.clone() });

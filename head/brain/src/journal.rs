@@ -1,0 +1,126 @@
+//! What a step stores: records, and events that say why.
+
+use std::collections::BTreeMap;
+
+use cloudtik_model::NodeId;
+use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::node::{Evidence, NodeState};
+
+use crate::{Brain, Record};
+
+/// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
+const COMPLAINT_PAUSE: u64 = 600_000;
+/// Complaints that differ are stored at most this often in the long run, in milliseconds: whoever is refused may try as he
+/// likes.
+const REFUSAL_PAUSE: u64 = 1_000;
+/// So many that differ are stored all the same.
+const BURST: u64 = 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) at: Option<u64>,
+    pub(crate) message: String,
+    /// Complaints that were not stored since.
+    pub(crate) since: u64,
+    /// Complaints that were stored within a short time.
+    pub(crate) burst: u64,
+}
+
+impl Brain {
+    pub(crate) fn event(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
+        self.event_with(node, kind, message, BTreeMap::new());
+    }
+
+    pub(crate) fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
+        let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
+        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details };
+        self.step.records.push(Record::Event(event));
+    }
+
+    /// Something stands in the way of a node's being ready.
+    pub(crate) fn note_trouble(&mut self, id: &NodeId, what: String) {
+        if self.troubled.get(id) != Some(&what) {
+            self.troubled.insert(id.clone(), what);
+            self.reconsider_scale();
+        }
+    }
+
+    /// Stores a refusal; it is about a node if there is one of that name.
+    pub(crate) fn refuse(&mut self, id: &NodeId, message: String) {
+        let node = self.nodes.contains_key(id).then(|| id.clone());
+        self.complain(node.as_ref(), EventKind::Refusal, message);
+    }
+
+    /// Stores what may come again and again, but no flood of it: an event that explains something must not be pushed out
+    /// of the log by what only repeats itself.
+    pub(crate) fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
+        let now = self.clock.now();
+        let said = self.said.entry(node.cloned()).or_default();
+        let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
+        said.burst = said.burst.saturating_sub(passed / REFUSAL_PAUSE);
+        let is_known = said.message == message && passed < COMPLAINT_PAUSE;
+        if is_known || said.burst >= BURST {
+            said.since += 1;
+            return;
+        }
+        said.burst += 1;
+        let more = std::mem::take(&mut said.since);
+        (said.at, said.message) = (Some(now), message.clone());
+        let message = if more > 0 { format!("{message} ({more} such since the last)") } else { message };
+        self.event(node, kind, message);
+    }
+
+    pub(crate) fn store_node(&mut self, id: &NodeId) {
+        self.note_revision(id);
+        if let Some(node) = self.nodes.get(id) {
+            self.step.records.push(Record::Node(node.record.clone()));
+        }
+    }
+
+    pub(crate) fn store_cluster(&mut self) {
+        self.step.records.push(Record::Cluster(self.cluster.clone()));
+    }
+
+    /// Moves a node into another state, stores that and says so.
+    pub(crate) fn enter(&mut self, id: &NodeId, life: NodeState, why: &str) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let (from, to) = (node.record.life.name(), life.name());
+        let was_leaving = node.record.life.is_leaving();
+        // Suspicion is soft: after a restart the evidence is collected afresh.
+        let is_soft = matches!(life, NodeState::Suspect { .. });
+        node.record.was_ready |= life == NodeState::Ready;
+        node.record.life = life;
+        node.record.since = wall;
+        node.entered = now;
+        let leaving = node.record.life.is_leaving();
+        let gone = node.record.life == NodeState::Gone;
+        if !is_soft {
+            self.store_node(id);
+        }
+        if from != to {
+            self.troubled.remove(id);
+            let message = if why.is_empty() { format!("{from} → {to}") } else { format!("{from} → {to}: {why}") };
+            self.event(Some(id), EventKind::Node, message);
+        }
+        if gone {
+            let node_type = self.nodes[id].record.node_type.clone();
+            self.scaling.launching.freed(&node_type);
+        }
+        if leaving && !was_leaving {
+            let node_type = self.nodes[id].record.node_type.clone();
+            self.scaling.left.insert(node_type, now);
+        }
+        if gone || leaving != was_leaving || from != to {
+            self.reconsider_scale();
+        }
+        self.readiness.touch(id);
+        self.nodes_changed = true;
+        self.recount(id);
+        self.wake_at(id, now);
+    }
+
+    pub(crate) fn evidence_details(evidence: &[Evidence]) -> BTreeMap<String, String> {
+        evidence.iter().enumerate().map(|(i, e)| (format!("evidence {}", i + 1), e.kind.to_string())).collect()
+    }
+}

@@ -1,0 +1,74 @@
+//! What the head knows of one node beside its record, none of which outlives the head.
+
+use std::collections::BTreeMap;
+
+use cloudtik_model::ServiceKey;
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::report::{Facts, ServiceReport};
+
+use crate::membership::Watch;
+use crate::scaling::History;
+use crate::{GoalOrder, Session};
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) record: NodeRecord,
+    pub(crate) link: Option<Session>,
+    pub(crate) facts: Option<Facts>,
+    pub(crate) services: BTreeMap<ServiceKey, ServiceReport>,
+    pub(crate) sent: Option<GoalOrder>,
+    pub(crate) acknowledged: u64,
+    pub(crate) watch: Watch,
+    /// A provider call of this node that has not come back.
+    pub(crate) in_flight: bool,
+    /// Failed calls in a row.
+    pub(crate) failures: u32,
+    /// Not before this is the next call made.
+    pub(crate) not_before: u64,
+    /// Not before this is a goal sent.
+    pub(crate) goal_not_before: u64,
+    /// When it entered its state, on the brain's clock.
+    pub(crate) entered: u64,
+    /// When to look at it again, if nothing comes before.
+    pub(crate) timer: Option<u64>,
+    /// Since when lists have not shown its instance.
+    pub(crate) unlisted_since: Option<u64>,
+    /// How busy it was.
+    pub(crate) load: History,
+    /// Since when it has had nothing to do; nothing if it works, or nobody said so yet.
+    pub(crate) idle_since: Option<u64>,
+    /// When a call that may have made an instance, and had no answer, was last under way.
+    pub(crate) uncertain: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn new(mut record: NodeRecord, now: u64) -> Self {
+        // A verdict of an earlier head counts as suspicion: nothing is done to what was not seen again.
+        if let NodeState::Down { evidence } = record.life {
+            record.life = NodeState::Suspect { evidence };
+        }
+        Self {
+            uncertain: None,
+            timer: None,
+            idle_since: Some(now),
+            load: History::default(),
+            record,
+            link: None,
+            facts: None,
+            services: BTreeMap::new(),
+            sent: None,
+            acknowledged: 0,
+            watch: Watch::since(now),
+            in_flight: false,
+            failures: 0,
+            not_before: 0,
+            goal_not_before: 0,
+            entered: now,
+            unlisted_since: None,
+        }
+    }
+
+    pub(crate) fn is_worker(&self) -> bool {
+        !self.record.id.is_head()
+    }
+}

@@ -1,0 +1,177 @@
+//! On which of the nodes that are there demands are planned: on few and cheap ones, so that the others may go.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::node::NodeState;
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
+
+use super::Wanted;
+use super::buy::buy;
+use crate::Brain;
+use crate::packing::{Fleet, GroupId, Kind, MOST_CLASSES, purchase};
+
+/// Between two attempts to plan anew where everything lies, in milliseconds.
+const REPACK_PAUSE: u64 = 10_000;
+/// From something that was taken back to a look at whether the rest would be cheaper otherwise, in milliseconds.
+const TIGHTEN_AFTER: u64 = 1_000;
+
+/// Gangs that did not find room whole hold none until a purchase is tried.
+fn park_halves(fleet: &mut Fleet) {
+    let halves: Vec<GroupId> = fleet.waiting().map(|(id, _)| id).filter(|id| fleet.is_gang(*id)).collect();
+    for id in halves {
+        fleet.park(id);
+    }
+}
+
+impl Brain {
+    /// Takes in how many workers are wanted by number; what lies on others may fit on those that come with that.
+    pub(super) fn note_new_numbers(&mut self, wanted: BTreeMap<NodeTypeName, Wanted>) {
+        let count = |of: &BTreeMap<NodeTypeName, Wanted>, name: &NodeTypeName| of.get(name).map_or(0, |w| w.count);
+        let is_other =
+            wanted.keys().chain(self.scaling.wanted.keys()).any(|name| count(&wanted, name) != count(&self.scaling.wanted, name));
+        self.scaling.is_loose |= is_other;
+        self.scaling.wanted = wanted;
+    }
+
+    /// Plans anew where demands lie if something was taken back, or if it may be cheaper otherwise.
+    pub(super) fn lay_out(&mut self) {
+        if std::mem::take(&mut self.scaling.rebuild) {
+            self.scaling.changes += 1;
+            // What lies otherwise may leave other gangs in halves: they are looked at at once.
+            self.scaling.tried = None;
+            // A head that just started must not buy for what had room before: it plans as well as it can at once.
+            if std::mem::take(&mut self.scaling.is_fresh)
+                && let Some(tight) = self.tight()
+            {
+                self.scaling.fleet = tight;
+                return;
+            }
+            let order: Vec<NodeId> = self.fleet_order().into_iter().map(|(_, id)| id).collect();
+            self.scaling.fleet.rebuild(&order);
+            self.park_paused_gangs();
+            park_halves(&mut self.scaling.fleet);
+            // Not in one step with what is decided now: that is not to wait for it.
+            self.scaling.is_loose = true;
+            self.scaling.tighten_not_before = self.scaling.tighten_not_before.max(self.clock.now() + TIGHTEN_AFTER);
+        }
+        if self.scaling.is_loose && self.is_time(self.scaling.tighten_not_before) {
+            self.scaling.is_loose = false;
+            self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE;
+            if let Some(tight) = self.tight().filter(|tight| self.rank(tight) < self.rank(&self.scaling.fleet)) {
+                self.scaling.fleet = tight;
+                self.scaling.changes += 1;
+                self.scaling.tried = None;
+            }
+        }
+    }
+
+    /// Whether a moment has come; if not, decides again when it has.
+    fn is_time(&mut self, at: u64) -> bool {
+        let has_come = self.clock.now() >= at;
+        if !has_come {
+            self.decide_at(at);
+        }
+        has_come
+    }
+
+    /// The fleet's nodes, those first that are to be used first, and whether they stay anyway.
+    fn fleet_order(&self) -> Vec<(bool, NodeId)> {
+        let mut order: Vec<(bool, MoneyPerHour, bool, usize, NodeId)> = Vec::new();
+        for (name, rank, id) in self.ranked(self.scaling.fleet.nodes().cloned()) {
+            let node = &self.nodes[&id];
+            let is_kept = rank < self.wanted_of(&name) as usize;
+            order.push((!is_kept, node.record.price.unwrap_or_default(), node.record.life != NodeState::Ready, rank, id));
+        }
+        order.sort();
+        order.into_iter().map(|(is_free, .., id)| (!is_free, id)).collect()
+    }
+
+    /// A layout in which what does not fit on the nodes that stay anyway is on the cheapest of the others, chosen as new
+    /// ones are. None where demands are of too many shapes for that to be any better.
+    fn tight(&self) -> Option<Fleet> {
+        let order = self.fleet_order();
+        let (kept, others): (Vec<_>, Vec<_>) = order.into_iter().partition(|(is_kept, _)| *is_kept);
+        let fleet = &self.scaling.fleet;
+        if !others.iter().any(|(_, id)| fleet.is_used(id)) && fleet.waiting_or_parked().is_empty() {
+            return None;
+        }
+        let mut tight = self.scaling.fleet.clone();
+        tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+        for id in self.paused_gangs() {
+            tight.park(id);
+        }
+        let mut kinds: Vec<Kind> = Vec::new();
+        let mut by_kind: Vec<Vec<NodeId>> = Vec::new();
+        for (_, id) in others.iter().rev() {
+            let (Some(capacity), price) = (self.scaling.fleet.capacity(id), self.price_to_compare(id)) else { continue };
+            let alike = kinds.iter().position(|kind| (kind.capacity, kind.price) == (capacity, price));
+            let at = alike.unwrap_or_else(|| {
+                kinds.push(Kind { capacity, price, most: 0 });
+                by_kind.push(Vec::new());
+                kinds.len() - 1
+            });
+            kinds[at].most += 1;
+            by_kind[at].push(id.clone());
+        }
+        let waiting: BTreeSet<GroupId> = tight.waiting().map(|(id, _)| id).collect();
+        let (classes, mut members) = tight.classes(&waiting, None);
+        if classes.len() > MOST_CLASSES {
+            return None;
+        }
+        for bin in purchase(&kinds, &classes).bins {
+            if let Some(id) = by_kind[bin.kind].pop() {
+                tight.add_bought(id, kinds[bin.kind].capacity, &bin, &mut members);
+            }
+        }
+        for (_, id) in &others {
+            if let Some(capacity) = self.scaling.fleet.capacity(id).filter(|_| !tight.has(id)) {
+                tight.add_node(id.clone(), capacity);
+            }
+        }
+        park_halves(&mut tight);
+        Some(tight)
+    }
+
+    /// What is better is less: what waits, what the nodes cost that are used and need not stay, and how many they are.
+    fn rank(&self, fleet: &Fleet) -> (u64, u64, usize) {
+        let waiting = fleet.waiting_or_parked().iter().flat_map(|(_, shapes)| shapes).map(|(_, n)| u64::from(*n)).sum();
+        let used = self.fleet_order().into_iter().filter(|(is_kept, id)| !is_kept && fleet.is_used(id));
+        let prices: Vec<u64> = used.map(|(_, id)| self.price_to_compare(&id)).collect();
+        (waiting, prices.iter().sum(), prices.len())
+    }
+
+    fn price_to_compare(&self, id: &NodeId) -> u64 {
+        let Some(node) = self.nodes.get(id) else { return 0 };
+        let name = &node.record.node_type;
+        let usual = || self.cluster.spec.as_ref()?.workers.get(name).map(|kind| super::usual_price(kind, self.learned(name)));
+        node.record.price.map_or_else(|| usual().unwrap_or(1), |price| price.0.max(1))
+    }
+
+    /// If something has no room, but all of it would if it were planned anew, it is. False if that would not help.
+    pub(super) fn repack(&mut self, spec: &Spec) -> bool {
+        if self.scaling.fleet.waiting_or_parked().is_empty() {
+            return false;
+        }
+        self.scaling.repack_postponed = !self.is_time(self.scaling.repack_not_before);
+        if self.scaling.repack_postponed {
+            return false;
+        }
+        self.scaling.repack_not_before = self.clock.now() + REPACK_PAUSE;
+        let mut anew = self.scaling.fleet.clone();
+        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        for id in self.paused_gangs() {
+            anew.park(id);
+        }
+        let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
+        let helps = waiting.is_empty() || {
+            let candidates = self.candidates(spec).0;
+            buy(&anew, &waiting, &candidates, &self.limits(spec)).is_whole()
+        };
+        if helps {
+            self.scaling.fleet = anew;
+            self.scaling.changes += 1;
+        }
+        helps
+    }
+}

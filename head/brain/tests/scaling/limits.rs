@@ -1,0 +1,150 @@
+//! Maxima and the budget, also where they change.
+
+use super::*;
+
+#[test]
+fn limits_that_are_lowered_hold_for_what_is_there() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 500)), ("dear", kind(0, 3, 8, 900))]);
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("within the bounds");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 8, 0)]), "big", None) }).expect("there is room");
+    assert_eq!((world.machines("default"), world.machines("dear")), (5, 1));
+    (of.revision, of.max_workers) = (2, 4);
+    assert_eq!(world.brain.excess(&of).len(), 2, "it is told beforehand, of both types");
+    world.tell(Input::Specified { spec: of.clone() });
+    world.pass(2_000);
+    assert_eq!((world.machines("default"), world.machines("dear")), (4, 0), "numbers come before room");
+    (of.revision, of.budget) = (3, Some(MoneyPerHour(1_000_000)));
+    world.tell(Input::Specified { spec: of.clone() });
+    world.pass(2_000);
+    assert_eq!((world.machines("default"), world.machines("dear")), (2, 0), "1.00/h and no more");
+    let asks = world.brain.asks();
+    assert!(asks.iter().all(|a| a.unmet.is_some()), "what is not there is not met: {asks:?}");
+    world.workers(1).expect("less is always to be had");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+#[test]
+fn a_budget_that_comes_later_counts_what_was_made_without_a_price() {
+    let free = |revision, budget: Option<u64>| {
+        let mut of = spec(&[("default", WorkerType { price: budget.map(|_| MoneyPerHour(100_000)), ..kind(1, 4, 4, 0) })]);
+        (of.revision, of.budget) = (revision, budget.map(|b| MoneyPerHour(b * 1_000)));
+        of
+    };
+    let mut world = World::new(free(1, None));
+    world.workers(4).expect("there is room");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 4);
+    world.tell(Input::Specified { spec: free(2, Some(250)) });
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 2);
+}
+
+#[test]
+fn a_maximum_that_was_lowered_holds_for_what_is_not_made_yet() {
+    let mut of = spec(&[("default", kind(3, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    world.failing.insert(default_offer(), FailureKind::Transient);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of.clone() });
+    assert_eq!(world.machines("default"), 0);
+    of.revision = 3;
+    of.workers.insert(name("default"), kind(1, 1, 4, 100));
+    of.max_workers = 1;
+    world.tell(Input::Specified { spec: of });
+    let from = world.calls.len();
+    world.failing.clear();
+    let mut most = 0;
+    for _ in 0..300 {
+        world.pass(200);
+        most = most.max(world.machines("default"));
+    }
+    assert!(
+        world.calls.len() - from <= 1,
+        "{most} machines at once, the maximum had been 1 before any was made: {:?}",
+        &world.calls[from..]
+    );
+}
+
+#[test]
+fn the_step_that_lowers_a_limit_launches_nothing_beyond_it() {
+    let mut of = spec(&[("default", kind(3, 3, 4, 100))]);
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    world.failing.insert(default_offer(), FailureKind::Transient);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of.clone() });
+    let calls = world.calls.len();
+    world.failing.clear();
+    // Their pause of half a second is over in the moment in which the limit comes down.
+    world.now += 600;
+    of.revision = 3;
+    of.workers.insert(name("default"), kind(0, 0, 4, 100));
+    of.max_workers = 0;
+    world.tell(Input::Specified { spec: of });
+    assert_eq!(world.calls.len(), calls, "launched in the step that took the maximum of 0 in; {} machines", world.machines("default"));
+}
+
+/// A limit is exceeded for ever though others could go.
+#[test]
+fn who_may_leave_leaves_for_a_limit() {
+    let mut of = spec(&[("default", kind(3, 6, 4, 100)), ("zk", kind(3, 3, 4, 100))]);
+    of.services.push(ServicePlacement {
+        key: "zk/server".parse().expect("valid"),
+        role: Role::NodeType(name("zk")),
+        after: Vec::new(),
+        membership: Some(Membership { quorum: true, minimum: 3 }),
+        drain_ms: 0,
+    });
+    of.services[0].role = Role::NodeType(name("default"));
+    of.services[1].key = key();
+    let mut world = World::new(of.clone());
+    world.pass(5_000);
+    assert_eq!((world.machines("default"), world.machines("zk")), (3, 3));
+    assert!(world.nodes.values().all(|n| n.life == NodeState::Ready));
+    (of.revision, of.max_workers) = (2, 4);
+    of.workers.insert(name("zk"), kind(0, 3, 4, 100));
+    of.workers.insert(name("default"), kind(1, 6, 4, 100));
+    (1..=3).for_each(|n| {
+        world.busy(&format!("w{n}"), 900);
+    });
+    world
+        .ask(|request| Input::Scale {
+            request,
+            wish: Wish { additive: false, name: None, ..add(Wants::Workers { node_type: name("default"), count: 3 }, "", None) },
+        })
+        .expect("ok");
+    world.tell(Input::Specified { spec: of });
+    world.pass(600_000);
+    assert!(
+        world.machines.len() <= 4,
+        "{} default, {} zk; the maximum is 4, and those of default may leave",
+        world.machines("default"),
+        world.machines("zk")
+    );
+}
+
+/// Where limits leave too little for all, minima come first, then requests, then policies.
+#[test]
+fn a_policy_takes_nothing_that_a_minimum_or_a_request_needs() {
+    let mut of = spec(&[("alpha", kind(0, 5, 4, 100)), ("zeta", kind(2, 2, 4, 100))]);
+    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
+    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(5) };
+    of.policies = vec![Policy { node_type: name("alpha"), rule, ..load_policy() }];
+    of.max_workers = 5;
+    let mut world = World::new(of.clone());
+    world.pass(5_000);
+    assert_eq!((world.machines("alpha"), world.machines("zeta")), (3, 2));
+    let said = &world.outlook.types[&name("alpha")].sources;
+    assert!(said[0].contains("what the limits leave") && said[1].contains("policy"), "{said:?}");
+    // One that dies is replaced by one of its kind.
+    world.ask(|request| Input::Kill { request, node: id("zeta-1") }).expect("a person may");
+    world.pass(5_000);
+    assert_eq!((world.machines("alpha"), world.machines("zeta")), (3, 2));
+    // A minimum that rises takes from the policy.
+    (of.revision, of.workers) = (2, BTreeMap::from([(name("alpha"), kind(0, 5, 4, 100)), (name("zeta"), kind(4, 4, 4, 100))]));
+    world.tell(Input::Specified { spec: of });
+    world.pass(400_000);
+    assert_eq!((world.machines("alpha"), world.machines("zeta")), (1, 4));
+}

@@ -1,0 +1,176 @@
+//! Load, schedules and signals.
+
+use super::*;
+
+#[test]
+fn load_makes_more_and_lets_idle_ones_go() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![load_policy()], 60_000);
+    let mut world = World::new(of);
+    world.busy("w1", 900);
+    world.pass(20_000);
+    assert_eq!(world.machines("default"), 1, "the window is not full yet");
+    world.pass(40_000);
+    assert_eq!(world.machines("default"), 2, "one and a quarter are two");
+    let why = &world.brain.outlook().types[&name("default")].sources[0];
+    assert!(why.contains("policy busy: 2") && why.contains("above 80 %"), "{why}");
+    world.busy("w2", 900);
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 3);
+    world.restart();
+    world.pass(10_000);
+    assert_eq!(world.machines("default"), 3, "a restart forgets the window and lets nobody go");
+    (1..=3).for_each(|n| world.busy(&format!("w{n}"), 10));
+    world.busy("w3", 500);
+    world.pass(400_000);
+    assert_eq!(world.nodes[&id("w3")].life, NodeState::Ready, "what works stays");
+    assert_eq!(world.machines("default"), 1);
+    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
+}
+
+#[test]
+fn a_policy_that_flaps_is_damped_and_says_so() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![load_policy()], 1_000);
+    let mut world = World::new(of);
+    for round in 0..120 {
+        let cpu = if round % 2 == 0 { 1_000 } else { 0 };
+        for n in 1..=6 {
+            world.busy(&format!("w{n}"), cpu);
+        }
+        world.pass(90_000);
+    }
+    assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
+    let changes = |from: u64| {
+        let of_policy = world.events.iter().filter(|e| e.message.starts_with("policy busy:"));
+        of_policy.filter(|e| (from..from + 1_800_000).contains(&(e.at.0 - MONDAY))).count()
+    };
+    let (first, last) = (changes(0), changes(9_000_000));
+    assert!(last * 2 < first, "{first} changes in the first half hour, {last} in the last");
+    // A calm day, and what comes then is answered at once.
+    let busy = |world: &mut World, cpu| (1..=6).for_each(|n| world.busy(&format!("w{n}"), cpu));
+    busy(&mut world, 0);
+    world.pass(86_400_000);
+    assert_eq!(world.machines("default"), 1);
+    busy(&mut world, 1_000);
+    world.pass(90_000);
+    assert!(world.machines("default") > 1, "it is forgiven");
+}
+
+#[test]
+fn schedules_begin_and_end() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let hours = Hours { days: vec![0], from: 60, until: 120, time_zone: "UTC".to_owned() };
+    let policy =
+        |name: &str, workers| Policy { name: name.to_owned(), rule: Rule::Schedule { hours: hours.clone(), workers }, ..load_policy() };
+    (of.policies, of.idle_after_ms) = (vec![policy("day", Workers::AtLeast(3)), policy("more", Workers::More(4))], 60_000);
+    // The Monday began at midnight UTC.
+    assert_eq!(MONDAY % 86_400_000, 0);
+    let mut world = World::new(of);
+    world.pass(3_599_000);
+    assert_eq!(world.machines("default"), 1);
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 5, "the larger of the two");
+    world.pass(3_600_000 - 2_000);
+    assert_eq!(world.machines("default"), 5);
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+#[test]
+fn signals_are_followed_without_overshooting() {
+    for counts in [Counts::All, Counts::Waiting] {
+        let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+        let rule = Rule::Signal { signal: "run.cores".to_owned(), per_worker: Quantity(4_000), counts };
+        (of.policies, of.idle_after_ms) = (vec![Policy { rule, ..load_policy() }], 60_000);
+        let mut world = World::new(of);
+        world.pass(20_000);
+        let say = |world: &mut World, cores: u64| {
+            world
+                .gauges
+                .insert(id("w1"), BTreeMap::from([("cores".to_owned(), Quantity(cores * 1_000)), ("work".to_owned(), Quantity(1_000))]));
+            world.report(&id("w1"));
+        };
+        say(&mut world, 9);
+        let wanted = if counts == Counts::All { 3 } else { 4 };
+        world.pass(5_000);
+        assert_eq!(world.machines("default"), wanted, "{counts:?}");
+        world.pass(8_000);
+        assert_eq!(world.machines("default"), wanted, "new ones have had no time to take work yet: {counts:?}");
+        say(&mut world, 0);
+        world.pass(300_000);
+        assert_eq!(world.machines("default"), 1, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_policy_remembers_its_own_number_and_nobody_else_s() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100)), ("other", kind(0, 6, 4, 100))]);
+    of.policies = vec![Policy { most: 3, ..load_policy() }];
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("within the bounds");
+    world.restart();
+    world.pass(5_000);
+    world.workers(1).expect("within the bounds");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 1, "what people asked for is no policy's wish");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 1_000));
+    world.pass(200_000);
+    assert_eq!(world.machines("default"), 3, "its own most");
+    world.restart();
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "what it asked for holds");
+    (of.revision, of.policies[0].node_type) = (2, name("other"));
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    assert_eq!(world.machines("other"), 0, "a number for one type is none for another");
+}
+
+#[test]
+fn a_saturated_type_doubles_and_an_even_little_load_lets_go() {
+    let mut of = spec(&[("default", kind(1, 20, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![Policy { most: 20, ..load_policy() }], 60_000);
+    let mut world = World::new(of);
+    let busy = |world: &mut World, cpu| (1..=20).for_each(|n| world.busy(&format!("w{n}"), cpu));
+    busy(&mut world, 1_000);
+    world.pass(150_000);
+    assert!(world.machines("default") >= 8, "what is saturated may need any number: {}", world.machines("default"));
+    // A quarter of the cores of each, below `low`: so many do what fewer could.
+    busy(&mut world, 250);
+    let before = world.machines("default");
+    world.pass(400_000);
+    assert!(world.machines("default") < before, "{before} are still there");
+}
+
+/// Damping outlives the head.
+#[test]
+fn a_head_that_starts_again_turns_no_policy_round() {
+    let mut of = spec(&[("default", kind(0, 6, 4, 100))]);
+    of.policies = vec![Policy { least: 1, pause_ms: 600_000, ..load_policy() }];
+    let mut world = World::new(of);
+    world.pass(1_000);
+    world.busy("w1", 900);
+    world.pass(60_000);
+    let most = world.machines("default");
+    assert!(most >= 2, "{most}");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 10));
+    world.restart();
+    world.pass(120_000);
+    assert!(world.cluster.policy_wants["busy"].count >= 2, "less is wanted only ten minutes after more was");
+}
+
+/// What an earlier head saw long ago damps nothing.
+#[test]
+fn what_flapped_long_ago_is_calm() {
+    let mut of = spec(&[("default", kind(0, 6, 4, 100))]);
+    of.policies = vec![Policy { least: 1, ..load_policy() }];
+    let mut world = World::new(of);
+    world.pass(172_800_000);
+    let want = world.cluster.policy_wants.get_mut("busy").expect("it wants one");
+    (want.changed, want.factor) = (Some((Timestamp(MONDAY), false)), 16);
+    world.restart();
+    world.pass(10_000);
+    world.busy("w1", 900);
+    world.pass(60_000);
+    assert!(world.machines("default") > 1, "more is given at once");
+}

@@ -1,0 +1,455 @@
+//! Requests: what is granted, refused, ended and taken back, and where it lies.
+
+use super::*;
+
+#[test]
+fn room_is_bought_from_the_cheapest_type_and_said_why() {
+    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 4, 8, 90) };
+    let mut world =
+        World::new(spec(&[("default", kind(0, 10, 4, 100)), ("dear", kind(0, 10, 4, 130)), ("gpu", gpu), ("small", kind(0, 10, 1, 10))]));
+    world.wish(bundles(&[(6, 2, 0)])).expect("there is room");
+    assert_eq!((world.machines("default"), world.machines("dear"), world.machines("gpu"), world.machines("small")), (3, 0, 0, 0));
+    let event = world.events.iter().find(|e| e.message.starts_with("request w1")).expect("it is told");
+    assert_eq!(event.details["for"], "2 × 2 cpus");
+    assert_eq!(event.details["asked by"], "room");
+    assert_eq!(event.details["not small"], "has only 1 cpu");
+    assert!(event.details["not gpu"].contains("GPUs"), "{:?}", event.details);
+    assert!(event.details["not dear"].contains("dearer"), "{:?}", event.details);
+    // What wants GPUs gets them, and what does not may go beside it.
+    world.wish(bundles(&[(4, 1, 1), (1, 4, 0)])).expect("there is room");
+    assert_eq!(world.machines("gpu"), 2);
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_what_it_would_take() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 500))]);
+    of.budget = Some(MoneyPerHour(2_000_000));
+    let mut world = World::new(of);
+    for (wants, says) in [
+        (Wants::Workers { node_type: name("default"), count: 5 }, "would bring the cluster to 2.50/h, its budget is 2.00/h"),
+        (Wants::Workers { node_type: name("default"), count: 7 }, "not between its min 1 and max 6"),
+        (Wants::Workers { node_type: name("other"), count: 1 }, "there is no node type other; there is default"),
+        (bundles(&[(1, 5, 0)]), "no node type has 5 cpus: default has only 4 cpus"),
+        (bundles(&[(1, 1, 1)]), "default has no gpus"),
+        (bundles(&[(17, 1, 0)]), "the budget is 2.00/h, 2.50/h is needed"),
+        (bundles(&[(25, 1, 0)]), "workers.default.max is 6, 7 are needed"),
+    ] {
+        let refusal = world.wish(wants.clone()).expect_err("too much");
+        assert!(refusal.contains(says), "{wants}: {refusal}");
+    }
+    assert_eq!(world.machines("default"), 1, "nothing was changed");
+    assert!(world.asks.is_empty());
+    world.wish(bundles(&[(16, 1, 0)])).expect("just within the budget");
+    assert_eq!(world.machines("default"), 4);
+    let refusal = world.workers(5).expect_err("together they are too much");
+    assert!(refusal.contains("budget"), "{refusal}");
+}
+
+#[test]
+fn a_gang_is_served_whole_or_not_at_all() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    let gang = |spread| Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 3 }],
+        gang: true,
+        spread,
+    };
+    world.wish(gang(false)).expect("it could be had");
+    assert_eq!(world.calls.len(), 3);
+    assert_eq!(world.machines("default"), 0);
+    world.pass(30_000);
+    assert_eq!(world.calls.len(), 3, "what is out of stock is left alone");
+    assert_eq!(world.brain.asks()[0].unmet.as_deref().map(|u| u.contains("StockOut")), Some(true));
+    world.failing.clear();
+    world.pass(60_000);
+    assert_eq!(world.machines("default"), 3, "and tried again after a while");
+    // Two more nodes cannot be had: one of the gang's demands would be left.
+    let refusal = world.wish(Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 5 }],
+        gang: true,
+        spread: false,
+    });
+    assert!(refusal.expect_err("five do not fit").contains("max is 4, 5 are needed"));
+}
+
+#[test]
+fn demands_that_are_apart_are_on_nodes_of_their_own() {
+    let mut world = World::new(spec(&[("default", kind(1, 5, 8, 100))]));
+    let wants = Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(1_000), ..Bundle::default() }, count: 4 }],
+        gang: false,
+        spread: true,
+    };
+    world.wish(wants).expect("there is room");
+    assert_eq!(world.machines("default"), 4, "one was there");
+}
+
+#[test]
+fn requests_add_up_end_and_survive_a_restart() {
+    let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
+    world.workers(3).expect("within the bounds");
+    let more = |count, until| Wish {
+        name: None,
+        wants: Wants::Workers { node_type: name("default"), count },
+        additive: true,
+        until,
+        reason: "a test".to_owned(),
+    };
+    world.ask(|request| Input::Scale { request, wish: more(2, None) }).expect("two more");
+    let until = Some(Timestamp(MONDAY + 600_000));
+    world.ask(|request| Input::Scale { request, wish: more(1, until) }).expect("one more for a while");
+    assert_eq!(world.machines("default"), 6);
+    world.restart();
+    world.pass(5_000);
+    let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.ask.name).collect();
+    assert_eq!(names, ["ask-1", "ask-2", "workers-default"]);
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
+    world.pass(600_000);
+    assert_eq!((world.brain.asks().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 0));
+    world.pass(290_000);
+    assert_eq!(world.machines("default"), 6);
+    world.pass(20_000);
+    assert_eq!(world.machines("default"), 5, "once it is idle for long enough");
+    world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect("it stands");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3, "what is taken back goes at once");
+    let refusal = world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect_err("it is gone");
+    assert!(refusal.contains("there is workers-default"), "{refusal}");
+}
+
+#[test]
+fn what_is_promised_while_held_fits_together() {
+    let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    world.workers(4).expect("within the bounds");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(6, 4, 0)]), "all", None) }).expect("just fits");
+    let refusal = world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "more", None) });
+    assert!(refusal.expect_err("six are promised").contains("max is 6, 7 are needed"));
+    assert!(world.brain.asks().iter().all(|a| a.unmet.is_some()), "nothing of it is there");
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 6);
+    assert!(world.brain.asks().iter().all(|a| a.unmet.is_none()), "{:?}", world.brain.asks());
+}
+
+#[test]
+fn a_drain_takes_one_from_what_was_asked_for() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    let wish = Wish {
+        name: Some("batch".to_owned()),
+        additive: false,
+        ..add(Wants::Workers { node_type: name("default"), count: 4 }, "", Some(60_000))
+    };
+    world.ask(|request| Input::Scale { request, wish }).expect("within the bounds");
+    let said = world.ask(|request| Input::Drain { request, node: id("w4") }).expect("it may go");
+    assert!(said.contains("shrinks by one"), "{said}");
+    let ask = &world.brain.asks()[0].ask;
+    assert_eq!((ask.name.as_str(), ask.until, ask.reason.as_str()), ("batch", Some(Timestamp(MONDAY + 60_000)), "two lines"));
+    world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() }).expect("set aside");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 4);
+    let said = world.ask(|request| Input::Drain { request, node: id("w2") }).expect("it may go");
+    assert!(said.contains("no number asks for it"), "{said}");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 3, "those that are well stay");
+}
+
+#[test]
+fn a_drain_that_says_smaller_makes_it_smaller() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let mut world = World::new(of.clone());
+    world.workers(5).expect("fits");
+    of.revision = 2;
+    of.workers.insert(name("default"), kind(1, 3, 4, 100));
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 3);
+    let said = world.ask(|request| Input::Drain { request, node: id("w3") }).expect("may go");
+    world.pass(60_000);
+    let n = world.machines("default");
+    assert!(!said.contains("shrinks") || n == 2, "said {said:?}, there are {n}");
+}
+
+#[test]
+fn a_resource_that_is_gone_is_missed() {
+    let licensed = WorkerType { custom: BTreeMap::from([("licence".to_owned(), 1)]), ..kind(0, 3, 4, 100) };
+    let mut of = spec(&[("default", licensed)]);
+    let mut world = World::new(of.clone());
+    let bundle = Bundle { resources: BTreeMap::from([("licence".to_owned(), Quantity::ONE)]), ..Bundle::default() };
+    let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
+    world.wish(wants).expect("there is room");
+    assert_eq!(world.machines("default"), 2);
+    (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
+    world.tell(Input::Specified { spec: of });
+    world.pass(1_000);
+    assert!(world.brain.asks()[0].unmet.is_some(), "{:?}", world.brain.asks());
+}
+
+#[test]
+fn room_does_not_take_what_a_minimum_needs() {
+    let mut of = spec(&[("default", kind(1, 2, 4, 100)), ("large", kind(0, 2, 8, 300))]);
+    of.max_workers = 1;
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of });
+    world.wish(bundles(&[(1, 2, 0)])).expect("the minimum's node has room for it");
+    world.pass(5_000);
+    assert_eq!((world.machines("default"), world.machines("large")), (0, 0), "the only place is the minimum's");
+    world.failing.clear();
+    world.pass(70_000);
+    assert_eq!((world.machines("default"), world.machines("large")), (1, 0));
+}
+
+#[test]
+fn where_room_lies_is_planned_anew_if_that_makes_room() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 1, 100)), ("big", kind(0, 2, 4, 350))]));
+    world.wish(bundles(&[(8, 1, 0)])).expect("there is room");
+    world.pass(5_000);
+    let apart = Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity::ONE, ..Bundle::default() }, count: 3 }],
+        gang: true,
+        spread: true,
+    };
+    world.ask(|request| Input::Scale { request, wish: add(apart, "apart", None) }).expect("both fit");
+    world.pass(30_000);
+    assert!(world.brain.asks().iter().all(|ask| ask.ready), "{:?}", world.brain.asks());
+}
+
+/// A dear node is kept for what a node that is there anyway has room for.
+#[test]
+fn room_moves_to_what_is_there_anyway() {
+    let mut of = spec(&[("default", kind(1, 3, 4, 100)), ("dear", kind(0, 2, 4, 900))]);
+    let hours = Hours { days: vec![0], from: 0, until: 60, time_zone: "UTC".to_owned() };
+    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(1) };
+    of.policies = vec![Policy { node_type: name("dear"), rule, ..load_policy() }];
+    let mut world = World::new(of);
+    world.pass(5_000);
+    for job in ["a", "b"] {
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), job, None) }).expect("fits");
+    }
+    world.workers(2).expect("fits");
+    assert_eq!((world.machines("default"), world.machines("dear")), (2, 1));
+    world.pass(86_400_000);
+    let of = |t: &str| &world.outlook.types[&name(t)];
+    assert_eq!(
+        (world.machines("default"), world.machines("dear")),
+        (2, 0),
+        "a day later; w2 is empty, {:?}, {:?}",
+        of("default"),
+        of("dear")
+    );
+}
+
+/// What a type offers is what its last machine had.
+#[test]
+fn a_machine_holds_what_it_has() {
+    let shapeless = WorkerType { resources: None, ..kind(2, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", shapeless)]));
+    for (n, cpus) in [(1, 4), (2, 8)] {
+        let session = world.links[&id(&format!("w{n}"))];
+        let facts = Facts { health_port: 7071, cpus, memory: Bytes(1 << 34), ..Facts::default() };
+        world.next += 1;
+        world.links.insert(id(&format!("w{n}")), Session(world.next));
+        world.tell(Input::LinkOpened { session: Session(world.next), node: id(&format!("w{n}")), generation: Generation(1), facts });
+        world.report(&id(&format!("w{n}")));
+        let _ = session;
+    }
+    let taken = world.wish(bundles(&[(2, 8, 0)]));
+    world.pass(60_000);
+    assert!(
+        taken.is_err() || !world.brain.is_ready("room") || world.machines("default") > 2,
+        "2 x 8 cpus are ready on a machine of 4 and one of 8"
+    );
+}
+
+/// A gang that cannot be served keeps a later one, for which there is room, waiting.
+#[test]
+fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
+    let mut of = spec(&[("default", kind(0, 6, 4, 100)), ("other", kind(0, 3, 1, 10))]);
+    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
+    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(3) };
+    of.policies = vec![Policy { node_type: name("other"), rule, ..load_policy() }];
+    of.max_workers = 6;
+    let mut world = World::new(of);
+    // What the policy wants could make room, but it works.
+    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
+    world.pass(5_000);
+    assert_eq!(world.machines("other"), 3);
+    world.ask(|request| Input::Scale { request, wish: add(gang(5, 4), "large", None) }).expect("beside the schedule");
+    world.ask(|request| Input::Scale { request, wish: add(gang(1, 4), "small", None) }).expect("fits");
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 1, "three places are free: {:?}", world.outlook.unmet);
+}
+
+/// A gang of three, of which two are to be had.
+#[test]
+fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    let mut waiting: std::collections::VecDeque<Input> =
+        [Input::Scale { request: Request(900), wish: add(gang(3, 4), "gang", None) }].into();
+    let (mut alive, mut bought) = (BTreeSet::new(), 0);
+    while world.now < 6 * 3_600_000 {
+        while let Some(input) = waiting.pop_front() {
+            for action in world.brain.handle(world.moment(), input).actions {
+                match action {
+                    Action::Create { node, generation, .. } if alive.len() < 2 => {
+                        bought += 1;
+                        let instance = InstanceId::new(format!("i-{node}.{generation}")).expect("short");
+                        alive.insert(instance.clone());
+                        let made = Instance {
+                            id: instance,
+                            node: node.clone(),
+                            generation,
+                            address: Some("10.0.0.1".to_owned()),
+                            state: InstanceState::Running,
+                        };
+                        waiting.push_back(Input::Created { node, generation, result: Ok(made) });
+                    }
+                    Action::Create { node, generation, .. } => {
+                        let failure = Failure { message: "none".to_owned(), retry_after: None, kind: FailureKind::StockOut };
+                        waiting.push_back(Input::Created { node, generation, result: Err(failure) });
+                    }
+                    Action::Delete { node, generation, instance } => {
+                        alive.remove(&instance);
+                        waiting.push_back(Input::Deleted { node, generation, instance, result: Ok(()) });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        world.now = world.brain.next_wake();
+        waiting.push_back(Input::Tick);
+    }
+    assert!((8..30).contains(&bought), "{bought} machines were bought in six hours for a gang that never was whole");
+}
+
+/// A refused wish moves the end of a request.
+#[test]
+fn what_is_refused_moves_no_end() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    let wants = Wants::Workers { node_type: name("default"), count: 3 };
+    let wish = Wish { name: Some("job".to_owned()), additive: false, ..add(wants, "", Some(3_600_000)) };
+    world.ask(|request| Input::Scale { request, wish }).expect("fits");
+    // The wall clock is wrong by two hours for a moment; somebody asks for what is refused.
+    world.now += 400;
+    let wall = Moment { mono: world.now, wall: Timestamp(MONDAY + 7_200_000 + world.now) };
+    let wants = Wants::More { node_type: name("default"), count: 50 };
+    let wish = Wish { name: Some("job".to_owned()), additive: false, ..add(wants, "", None) };
+    let step = world.brain.handle(wall, Input::Scale { request: Request(900), wish });
+    assert!(step.actions.iter().any(|a| matches!(a, Action::Reply { result: Err(_), .. })));
+    world.now += 400;
+    // Anything that has a decision made.
+    let step2 = world.brain.handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request(901), reason: String::new() });
+    let gone: Vec<_> = step.records.iter().chain(&step2.records).filter(|r| matches!(r, cloudtik_brain::Record::AskGone { .. })).collect();
+    assert!(gone.is_empty(), "{gone:?}: a request for an hour ends after a second, because another was refused");
+}
+
+/// A head that sleeps lengthens requests.
+#[test]
+fn a_request_for_an_hour_lasts_an_hour() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    let wants = Wants::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, wish: add(wants, "job", Some(3_600_000)) }).expect("fits");
+    world.pass(10_000);
+    world.now += 8 * 3_600_000;
+    world.tell(Input::Tick);
+    world.pass(60_000);
+    assert!(world.asks.is_empty(), "eight hours later a request for one hour still stands");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_ends_no_request() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    let until = Some(3_600_000);
+    world
+        .ask(|request| Input::Scale { request, wish: add(Wants::Workers { node_type: name("default"), count: 2 }, "job", until) })
+        .expect("fits");
+    let mut gone = false;
+    for _ in 0..160 {
+        world.now += 400;
+        let moment = Moment { mono: world.now, wall: Timestamp(MONDAY + 7_200_000 + world.now) };
+        gone |= world.brain.handle(moment, Input::Tick).records.iter().any(|r| matches!(r, Record::AskGone { .. }));
+    }
+    assert!(!gone, "a request for an hour is over after a minute of a wrong clock, and does not come back");
+}
+
+/// `why` names what is not the cause.
+#[test]
+fn a_gang_without_room_names_the_budget() {
+    let mut of = spec(&[("default", kind(0, 9, 4, 100)), ("other", kind(0, 3, 1, 100))]);
+    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
+    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(3) };
+    of.policies = vec![Policy { node_type: name("other"), rule, ..load_policy() }];
+    of.budget = Some(MoneyPerHour(500_000));
+    let mut world = World::new(of);
+    // What a policy wants could make room for it, but they work.
+    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
+    world.pass(5_000);
+    world.ask(|request| Input::Scale { request, wish: add(gang(3, 4), "gang", None) }).expect("beside the schedule");
+    world.pass(10_000);
+    let why = &world.outlook.unmet[0].why;
+    assert!(why.contains("budget"), "0.30 of 0.50 are spent and three cost 0.30: {why}");
+    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 0));
+    world.pass(60_000);
+    assert_eq!((world.machines("default"), world.machines("other")), (3, 2), "a policy gives way to a request");
+}
+
+/// The same for what is bought.
+#[test]
+fn a_type_that_was_used_up_is_not_called_dearer() {
+    let mut world = World::new(spec(&[
+        ("default", kind(0, 1, 4, 100)),
+        ("dear", kind(0, 5, 4, 130)),
+        ("best", WorkerType { priority: 9, ..kind(0, 1, 4, 300) }),
+    ]));
+    world.wish(bundles(&[(3, 4, 0)])).expect("fits");
+    let event = world.events.iter().find(|e| e.message.starts_with("request dear-1")).expect("it is told");
+    assert!(event.details["not default"].contains("maximum") && event.details["not best"].contains("maximum"), "{:?}", event.details);
+}
+
+#[test]
+fn every_refusal_is_stored() {
+    let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
+    world.pass(5_000);
+    let mut missing = Vec::new();
+    let before = world.events.len();
+    world.ask(|request| Input::Release { request, node: id("w1") }).expect_err("not set aside");
+    if world.events.len() == before {
+        missing.push("release w1");
+    }
+    let before = world.events.len();
+    world.ask(|request| Input::Revoke { request, name: "nothing".to_owned() }).expect_err("unknown");
+    if world.events.len() == before {
+        missing.push("revoke nothing");
+    }
+    world.pass(5_000);
+    let before = world.events.len();
+    world.workers(77).expect_err("too many");
+    world.workers(78).expect_err("too many");
+    if world.said(EventKind::Refusal, "78") == 0 {
+        missing.push("scale 78, right after scale 77");
+    }
+    let _ = before;
+    world.pass(5_000);
+    world.tell(Input::Complained { what: "something else".to_owned() });
+    world.workers(79).expect_err("too many");
+    world.pass(700_000);
+    if world.said(EventKind::Refusal, "79") == 0 {
+        missing.push("scale 79, within a second of another complaint");
+    }
+    assert!(missing.is_empty(), "no stored fact tells of: {missing:?}");
+}
+
+/// What was taken back leaves the others on more than they need.
+#[test]
+fn what_stands_moves_to_the_cheapest_of_what_is_there() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 2, 400)), ("large", kind(0, 2, 8, 1_000))]));
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(4, 1, 0)]), "a", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 8, 0)]), "b", None) }).expect("fits");
+    assert_eq!((world.machines("default"), world.machines("large")), (2, 1));
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), "b", None) }).expect("less");
+    world.pass(600_000);
+    assert_eq!((world.machines("default"), world.machines("large")), (0, 1), "five cores fit on the large one, at 1.00 instead of 1.80");
+}

@@ -1,0 +1,337 @@
+//! What the provider has and bears: stock, pace, prices, types that fail, launches whose outcome is open.
+
+use super::*;
+
+#[test]
+fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
+    let spot = WorkerType {
+        zones: vec!["a".to_owned(), "b".to_owned()],
+        spot: Some(Spot { price: Some(MoneyPerHour(30_000)), or_on_demand: true }),
+        ..kind(0, 4, 4, 100)
+    };
+    let mut world = World::new(spec(&[("default", spot), ("other", kind(0, 4, 4, 150))]));
+    let all = |market: &str| ["a", "b"].map(|zone| format!("{market} in {zone}"));
+    for offer in world.cluster.spec.clone().expect("a specification").workers[&name("default")].offers() {
+        world.failing.insert(("default".to_owned(), offer.0), FailureKind::StockOut);
+    }
+    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    let tried: Vec<String> = world.calls.iter().map(|(_, of, offer)| format!("{of} {offer}")).collect();
+    let mut expected: Vec<String> = all("spot").into_iter().chain(all("on-demand")).map(|o| format!("default {o}")).collect();
+    expected.push("other on-demand".to_owned());
+    assert_eq!(tried, expected);
+    assert_eq!((world.machines("default"), world.machines("other")), (0, 1));
+    assert_eq!(world.said(EventKind::Decision, "left alone for 60 s"), 4);
+}
+
+#[test]
+fn the_provider_s_pace_is_kept() {
+    let mut world = World::new(spec(&[("default", kind(0, 50, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Throttled);
+    world.workers(50).expect("within the bounds");
+    let first = world.calls.len();
+    world.pass(20_000);
+    let then = world.calls.len() - first;
+    assert!((1..=20).contains(&then), "{first} at once, before anything was said, and {then} in the next 20 s");
+    world.failing.clear();
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 50);
+}
+
+#[test]
+fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 4, 100)), ("other", kind(0, 4, 4, 150))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Permanent);
+    world.workers(4).expect("within the bounds");
+    world.pass(200_000);
+    let calls = world.calls.len();
+    assert!(calls <= 6, "{calls} calls");
+    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for 300 s"), 1);
+    assert!(world.brain.snapshot().alarms[0].contains("default"), "it is shown");
+    world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
+    assert_eq!(world.machines("other"), 1, "others go on");
+    world.restart();
+    assert_eq!(world.calls.len(), calls + 1, "a restart ends no pause");
+    world.failing.clear();
+    world.ask(|request| Input::Resume { request }).expect("a person may");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 4);
+    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for"), 1, "what was under way meanwhile says nothing new");
+}
+
+#[test]
+fn a_launch_that_may_still_be_under_way_is_waited_for() {
+    let mut world = World::new(spec(&[("default", kind(0, 1, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::Transient);
+    world.workers(1).expect("within the bounds");
+    // The first call had no answer; that there is nothing for the second says nothing of the first.
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.pass(5_000);
+    assert_eq!(world.nodes[&id("w1")].life.name(), "terminating");
+    world.pass(90_000);
+    assert_eq!(world.nodes[&id("w1")].life.name(), "terminating", "it may come yet, and lists may be late too");
+    world.pass(60_000);
+    assert!(world.nodes[&id("w1")].generation.0 > 1, "then it is asked for anew");
+}
+
+#[test]
+fn what_was_out_of_stock_is_tried_again() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    world.pass(30_000);
+    assert_eq!((world.calls.len(), world.machines("default")), (1, 0));
+    world.failing.clear();
+    world.pass(40_000);
+    assert_eq!(world.machines("default"), 1, "nothing else happened that could have woken the head up");
+}
+
+/// What was launched before a stock-out ends its cool-down.
+#[test]
+fn a_boot_that_ends_says_nothing_of_stock() {
+    let mut world = World::new(spec(&[("default", kind(0, 30, 4, 100))]));
+    for n in 1..=10 {
+        world.silent.insert(id(&format!("w{n}")));
+    }
+    world.workers(10).expect("fits");
+    assert_eq!(world.machines("default"), 10);
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.workers(30).expect("fits");
+    let before = world.calls.len();
+    assert_eq!(before, 30);
+    // The ten boot, one each second.
+    for n in 1..=10 {
+        world.silent.remove(&id(&format!("w{n}")));
+        world.link(&id(&format!("w{n}")));
+        world.pass(1_000);
+    }
+    assert_eq!(world.calls.len() - before, 0, "an offer of which there is none is left alone for a minute");
+}
+
+/// Spot machines that are taken away while they boot pause what would be had on demand.
+#[test]
+fn spot_machines_that_are_taken_away_fall_over_to_on_demand() {
+    let spot = WorkerType { spot: Some(Spot { price: Some(MoneyPerHour(30_000)), or_on_demand: true }), ..kind(0, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", spot)]));
+    world.silent.extend((1..=8).map(|n| id(&format!("w{n}"))));
+    world.workers(2).expect("fits");
+    for _ in 0..7_200 {
+        world.pass(1_000);
+        // Whatever is bought as spot is taken away before it is up.
+        let spot: Vec<InstanceId> = world
+            .machines
+            .values()
+            .filter(|m| world.nodes[&m.node].offer.market == cloudtik_model::spec::Market::Spot)
+            .map(|m| m.id.clone())
+            .collect();
+        for instance in spot {
+            world.machines.get_mut(&instance).expect("there").state = InstanceState::Stopped;
+        }
+    }
+    let on_demand = world.calls.iter().filter(|(_, _, o)| o.market == cloudtik_model::spec::Market::OnDemand).count();
+    assert!(
+        on_demand > 0,
+        "in two hours {} spot machines were bought and none on demand: {:?}",
+        world.calls.len(),
+        world.brain.snapshot().alarms
+    );
+}
+
+/// A price that rises while the call is under way leaves a request that nobody ends.
+#[test]
+fn a_price_that_rose_during_a_call_strands_nobody() {
+    let mut of = spec(&[("default", kind(0, 5, 4, 300)), ("other", kind(0, 5, 4, 350))]);
+    of.budget = Some(MoneyPerHour(400_000));
+    let mut world = World::new(of.clone());
+    let wish = add(bundles(&[(1, 4, 0)]), "job", None);
+    let step = world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
+    assert!(step.actions.iter().any(|a| matches!(a, Action::Create { .. })));
+    of.revision = 2;
+    of.workers.insert(name("default"), kind(0, 5, 4, 500));
+    world.now += 100;
+    world.tell(Input::Specified { spec: of });
+    world.now += 100;
+    world.tell(Input::Created { node: id("w1"), generation: Generation(1), result: Err(throttled()) });
+    world.pass(3_600_000);
+    let snapshot = world.brain.snapshot();
+    let nodes: Vec<String> =
+        snapshot.nodes.iter().map(|n| format!("{} {} at {:?}", n.record.id, n.record.life.name(), n.record.price)).collect();
+    assert_eq!(
+        world.machines("other"),
+        1,
+        "after an hour: {nodes:?}, unmet {:?}, cost {:?}",
+        snapshot.outlook.unmet,
+        snapshot.outlook.cost
+    );
+}
+
+#[test]
+fn a_launch_that_waits_costs_what_it_costs_when_it_is_made() {
+    let mut of = spec(&[("default", kind(0, 5, 4, 100))]);
+    of.budget = Some(MoneyPerHour(400_000));
+    let mut world = World::new(of.clone());
+    world.failing.insert(default_offer(), FailureKind::Throttled);
+    world.workers(4).expect("4 x 0.10 are within 0.40");
+    assert_eq!(world.machines("default"), 0);
+    of.revision = 2;
+    of.workers.insert(name("default"), kind(0, 5, 4, 200));
+    world.tell(Input::Specified { spec: of.clone() });
+    let from = world.calls.len();
+    world.failing.clear();
+    let mut most = 0;
+    for _ in 0..600 {
+        world.pass(200);
+        most = most.max(world.machines("default"));
+    }
+    let calls: Vec<u64> = world.calls[from..].iter().map(|(at, ..)| *at).collect();
+    assert!(
+        most <= 2,
+        "{most} machines at 0.20 exist, the budget is 0.40; calls after the price had risen at ms {calls:?}; the brain says it costs {:?}",
+        world.outlook.cost
+    );
+}
+
+/// Orphans are deleted without any pace.
+#[test]
+fn orphans_are_deleted_at_the_provider_s_pace() {
+    let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
+    world.pass(1_000);
+    let orphans: Vec<Instance> = (0..500)
+        .map(|n| Instance {
+            id: InstanceId::new(format!("o-{n}")).expect("valid"),
+            node: id(&format!("w{}", n + 10)),
+            generation: Generation(1),
+            address: None,
+            state: InstanceState::Running,
+        })
+        .collect();
+    let (mut deletes, end) = (0, world.now + 60_000);
+    let mut waiting = vec![];
+    while world.now < end {
+        world.now = world.brain.next_wake().min(end);
+        waiting.push(Input::Tick);
+        while let Some(input) = waiting.pop() {
+            for action in world.brain.handle(world.moment(), input).actions {
+                match action {
+                    Action::ListInstances { number } => {
+                        let all = world.machines.values().chain(&orphans).cloned().collect();
+                        waiting.push(Input::Listed { number, result: Ok(all) });
+                    }
+                    Action::Delete { node, generation, instance } => {
+                        deletes += 1;
+                        waiting.push(Input::Deleted { node, generation, instance, result: Err(throttled()) });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(deletes < 1_500, "{deletes} calls in a minute, each of which the provider called one too many");
+}
+
+/// The deletion of a duplicate is taken for the node's own.
+#[test]
+fn the_end_of_a_duplicate_is_not_the_node_s_own() {
+    let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
+    world.pass(5_000);
+    // A repeated launch made a second machine of the same key.
+    let twin = Instance { id: InstanceId::new("i-twin").expect("valid"), ..world.machines.values().next().expect("one").clone() };
+    world.machines.insert(twin.id.clone(), twin.clone());
+    world.brain.handle(world.moment(), Input::Kill { request: Request(900), node: id("w1") });
+    // The provider takes its time to delete w1; the twin is swept meanwhile.
+    let mut most = 0;
+    for _ in 0..60 {
+        world.pass(1_000);
+        most = most.max(world.machines.values().filter(|m| m.node == id("w1") && m.id != twin.id).count());
+    }
+    let told: Vec<_> = world.events.iter().rev().take(6).map(|e| &e.message).collect();
+    assert_eq!(most, 1, "the maximum is one, the twin not counted: {told:?}");
+}
+
+#[test]
+fn nothing_is_made_of_a_type_that_is_gone() {
+    let mut of = spec(&[("default", kind(0, 3, 4, 100)), ("old", kind(3, 3, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    world.failing.insert(("old".to_owned(), Offer::default()), FailureKind::Throttled);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of.clone() });
+    of.revision = 3;
+    of.workers.remove(&name("old"));
+    world.tell(Input::Specified { spec: of });
+    let from = world.calls.len();
+    world.failing.clear();
+    world.pass(60_000);
+    assert!(world.calls[from..].iter().all(|(_, of, _)| of != "old"), "calls for a type that is gone: {:?}", &world.calls[from..]);
+}
+
+/// A list that lags ends a machine that is heard.
+#[test]
+fn a_list_that_lags_ends_nobody_who_is_heard() {
+    let mut world = World::new(spec(&[("default", kind(3, 3, 4, 100))]));
+    world.services.clear();
+    (1..=3).for_each(|n| world.busy(&format!("w{n}"), 900));
+    world.pass(60_000);
+    world.machines.values_mut().find(|m| m.node == id("w2")).expect("there").state = InstanceState::Stopped;
+    let mut lost = false;
+    for _ in 0..40 {
+        world.pass(1_000);
+        lost |= world.events.iter().any(|e| e.message.contains("its instance is lost"));
+    }
+    assert!(!lost, "w2 was linked, heard each second and at 90 % all the while");
+}
+
+/// All members of a whole that the provider stopped are deleted with their disks.
+#[test]
+fn members_that_are_stopped_keep_their_disks() {
+    let mut of = spec(&[("default", kind(3, 3, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 3 });
+    let mut world = World::new(of);
+    world.pass(60_000);
+    for machine in world.machines.values_mut() {
+        machine.state = InstanceState::Stopped;
+        world.silent.insert(machine.node.clone());
+    }
+    for (node, session) in std::mem::take(&mut world.links) {
+        world.tell(Input::LinkClosed { session, node, cause: "stopped".to_owned() });
+    }
+    world.pass(60_000);
+    let deleted = world.events.iter().filter(|e| e.message.contains("its instance is lost")).count();
+    assert_eq!(deleted, 0, "the disks of all three members are gone");
+}
+
+/// A machine that costs money and never is of use.
+#[test]
+fn what_fails_again_and_again_while_it_prepares_is_given_up() {
+    let mut world = World::new(spec(&[("default", WorkerType { priority: 5, ..kind(0, 3, 4, 100) }), ("other", kind(0, 3, 4, 200))]));
+    world.never_starts.insert(name("default"));
+    world.wish(bundles(&[(1, 4, 0)])).expect("fits");
+    world.pass(3_600_000);
+    assert!(world.said(EventKind::Alarm, "run/worker did not start in 7 tries") > 0, "the type is paused, and why is said");
+    assert_eq!(world.machines("other"), 1, "the work has its room elsewhere");
+}
+
+#[test]
+fn machines_are_deleted_at_the_provider_s_pace() {
+    let mut world = World::new(spec(&[("default", kind(0, 50, 4, 100))]));
+    world.workers(50).expect("fits");
+    world.pass(5_000);
+    world.refuses_deletions = true;
+    world.workers(0).expect("less");
+    world.pass(60_000);
+    assert!(world.deletions > 5 && world.deletions < 150, "{} calls in a minute, each of which was one too many", world.deletions);
+    world.refuses_deletions = false;
+    world.pass(600_000);
+    assert_eq!(world.machines("default"), 0);
+}
+
+/// A gang waits for its own stock-outs, not for those of another that had its name.
+#[test]
+fn a_smaller_gang_of_the_same_name_does_not_wait() {
+    let mut world = World::new(spec(&[("default", kind(0, 9, 4, 100)), ("other", kind(0, 9, 2, 100))]));
+    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.ask(|request| Input::Scale { request, wish: add(gang(3, 4), "room", None) }).expect("fits");
+    world.pass(1_000);
+    assert!(world.outlook.unmet[0].why.contains("too few"), "{:?}", world.outlook.unmet);
+    world.ask(|request| Input::Scale { request, wish: add(gang(3, 2), "room", None) }).expect("fits");
+    assert_eq!(world.machines("other"), 3);
+}
