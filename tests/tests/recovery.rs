@@ -156,7 +156,7 @@ fn a_silent_node_gets_a_verdict_with_its_evidence() {
 #[test]
 fn workers_that_lost_their_head_for_good_let_their_work_go() {
     let folder = repository().join("examples/runtimes/webserver").display().to_string();
-    let spec = format!("[head]\ndead_man_timer = \"3s\"\n[workers.default]\nmin = 1\n[runtimes.webserver]\npath = \"{folder}\"");
+    let spec = format!("[head]\ndead_man_timer = \"10s\"\n[workers.default]\nmin = 1\n[runtimes.webserver]\npath = \"{folder}\"");
     let cluster = Cluster::new("deserted", &spec);
     cluster.up();
     let status = cluster.status();
@@ -167,8 +167,8 @@ fn workers_that_lost_their_head_for_good_let_their_work_go() {
     send(status.head.pid as i32, Signal::SIGKILL);
     let is_alive = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let begun = Instant::now();
-    until("the end of the node's work", Duration::from_secs(20), || (!is_alive(web) && !is_alive(agent)).then_some(()));
-    assert!(begun.elapsed() >= Duration::from_millis(2_500), "a node goes on without its head for a while: {:?}", begun.elapsed());
+    until("the end of the node's work", Duration::from_secs(40), || (!is_alive(web) && !is_alive(agent)).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_millis(9_000), "a node goes on without its head for a while: {:?}", begun.elapsed());
     // A head that comes back after all finds everything as it was.
     cluster.up();
     let after = cluster.wait_ready();

@@ -1,9 +1,11 @@
 //! `simulate`: what a person sees of a scenario, and that it is the same each time.
 
 use std::fs;
+use std::time::Duration;
 
 use cloudtik_model::simulation::Simulated;
-use cloudtik_tests::{Cluster, repository};
+use cloudtik_tests::{Cluster, repository, send};
+use nix::sys::signal::Signal;
 
 const SCENARIO: &str = "length = \"6h\"\n[provider]\nmachines_last = \"2d\"\nfails = 0.02\n[head]\nlasts = \"2h\"\n\
                         [[demand]]\nname = \"batch\"\nat = \"10m\"\nevery = \"1h\"\ncpus = 2\ncount = 12\nruns = \"20m\"\n\
@@ -69,4 +71,34 @@ fn the_examples_run_and_nothing_can_be_made_of_a_model() {
     assert!(refused.code == 3 && refused.err.contains("did you mean `cpus`"), "{refused:?}");
     let missing = cluster.run(&["simulate", &elastic, "--demand", "nowhere.toml"]);
     assert_eq!(missing.code, 4, "{missing:?}");
+}
+
+/// A head's life, lived again from what it heard.
+#[test]
+fn a_recording_is_decided_the_same_again() {
+    let spec = "idle_after = \"1s\"\n[head]\nrecord = true\n[workers.default]\nmin = 1\nmax = 4\ncpus = 2\nmemory = \"1GiB\"";
+    let cluster = Cluster::new("recorded", spec);
+    cluster.up();
+    cluster.run(&["scale", "recorded", "--workers", "3"]).ok();
+    let first = cluster.wait("three workers", Duration::from_secs(20), |s| s.ready && s.nodes.len() == 4);
+    send(first.head.pid as i32, Signal::SIGKILL);
+    cluster.wait("the next head", Duration::from_secs(20), |s| s.ready && s.head.pid != first.head.pid);
+    cluster.run(&["scale", "recorded", "--workers", "1"]).ok();
+    cluster.wait("one worker", Duration::from_secs(20), |s| s.ready && s.nodes.iter().filter(|n| n.state != "gone").count() == 2);
+    let replay = |text: &str| cluster.run(&["simulate", "--replay", &written(&cluster, "recording.jsonl", text)]);
+    let recorded =
+        |epoch: u64| fs::read_to_string(cluster.directory().join(format!("head/record-{epoch:010}.jsonl"))).expect("the head recorded");
+    for (epoch, told) in [(1, "request w3 (generation 1)"), (2, "let w3 go")] {
+        let said = replay(&recorded(epoch)).ok().out;
+        assert!(said.contains("every decision is identical") && said.contains(told), "{said}");
+    }
+    // What was not so is seen.
+    let first = recorded(1);
+    assert!(first.contains("\"count\":3"), "three were asked for");
+    let other = replay(&first.replace("\"count\":3", "\"count\":2"));
+    assert!(other.code == 1 && other.out.contains("is decided otherwise: {\"input\":\"scale\""), "{other:?}");
+    let missing = cluster.run(&["simulate", "--replay", "nowhere.jsonl"]);
+    assert!(missing.code == 4 && missing.err.contains("record = true"), "{missing:?}");
+    cluster.down();
+    cluster.assert_nothing_left();
 }

@@ -1,5 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | bench footprint | bench decide | bench scale |
-//! bench detect`.
+//! Chores: `cargo xtask quickstart | test | soak | bench footprint | bench decide | bench scale | bench detect`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -15,6 +14,7 @@ Chores of the project.
 
   cargo xtask quickstart        set up, build, bring a cluster with Spark up and count words on it
   cargo xtask test              set up, check formatting and lints, run every test
+  cargo xtask soak              the simulation's longer run: 10,000 seeds, crashes at every point of 16, a year
   cargo xtask bench footprint   sizes, memory and processor time of the programs
   cargo xtask bench decide      how long decisions about the cluster's size take, up to 10,000 nodes
   cargo xtask bench scale       how soon `cloudtik scale` reaches the provider
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["quickstart"] => quickstart(),
         ["test"] => test(),
+        ["soak"] => soak(),
         ["bench", "footprint"] => bench::footprint(),
         ["bench", "detect"] => bench::detect(),
         ["bench", "decide"] => bench::decide(),
@@ -44,6 +45,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The simulated world for longer than the test command has time for: tens of minutes of processor time.
+fn soak() -> Result<(), String> {
+    let longer = [("CLOUDTIK_SEEDS", "10000"), ("CLOUDTIK_CRASH_SEEDS", "16"), ("CLOUDTIK_DAYS", "365")];
+    let tests = ["test", "-p", "cloudtik-simulation", "--test", "seeds", "--test", "year", "--", "--nocapture"];
+    run(cargo(&tests).envs(longer))
 }
 
 /// The root of the checkout.
