@@ -335,3 +335,26 @@ fn a_smaller_gang_of_the_same_name_does_not_wait() {
     world.ask(|request| Input::Scale { request, wish: add(gang(3, 2), "room", None) }).expect("fits");
     assert_eq!(world.machines("other"), 3);
 }
+
+/// A list that was asked for before a machine was made says nothing of it, where lists hide nothing either.
+#[test]
+fn a_list_of_the_past_loses_nobody() {
+    let config = Config { visibility: 0, ..Config::default() };
+    let moment = |mono: u64| Moment { mono, wall: Timestamp(MONDAY + mono) };
+    let mut brain = Brain::restore(config, Epoch(1), Memory::default(), moment(0));
+    let started = brain.handle(moment(0), Input::Started).actions;
+    let number = started.iter().find_map(|action| if let Action::ListInstances { number } = action { Some(*number) } else { None });
+    let created = brain.handle(moment(10), Input::Specified { spec: spec(&[("default", kind(1, 1, 4, 100))]) }).actions;
+    assert!(created.iter().any(|action| matches!(action, Action::Create { .. })), "{created:?}");
+    let (node, generation) = (id("w1"), Generation(1));
+    let instance = Instance {
+        id: InstanceId::new("i-1").expect("valid"),
+        node: node.clone(),
+        generation,
+        address: Some("10.0.0.1".to_owned()),
+        state: InstanceState::Running,
+    };
+    brain.handle(moment(20), Input::Created { node: node.clone(), generation, result: Ok(instance) });
+    brain.handle(moment(30), Input::Listed { number: number.expect("a head that starts looks"), result: Ok(Vec::new()) });
+    assert_eq!(brain.node(&node).expect("it is there").record.life, NodeState::Launched);
+}
