@@ -343,3 +343,22 @@ fn a_drain_waits_until_services_have_stopped() {
     world.pass(1_000);
     assert_eq!(world.machines("default"), 1);
 }
+
+/// Whoever is not heard just now is judged for that, and not for being one too many.
+#[test]
+fn one_too_many_that_is_missed_is_not_let_go_for_that() {
+    let mut of = spec(&[("default", kind(1, 3, 4, 100))]);
+    of.idle_after_ms = 70_000;
+    let mut world = World::new(of);
+    let more = Wants::Workers { node_type: name("default"), count: 2 };
+    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    world.pass(69_000);
+    let session = world.links.remove(&id("w3")).expect("it is linked");
+    world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
+    world.pass(3_000);
+    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
+    assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")].contains("not heard just now"));
+    world.link(&id("w3"));
+    world.pass(1_000);
+    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 1, "it is heard, and idle for long");
+}

@@ -174,3 +174,23 @@ fn what_flapped_long_ago_is_calm() {
     world.pass(60_000);
     assert!(world.machines("default") > 1, "more is given at once");
 }
+
+/// What those did that left comes to the others at once, and to averages later.
+#[test]
+fn less_load_is_believed_only_a_window_after_somebody_left() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    (of.policies, of.idle_after_ms) = (vec![load_policy()], 1_000);
+    let mut world = World::new(of);
+    let more = Wants::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    (1..=4).for_each(|n| world.busy(&format!("w{n}"), 200));
+    while world.machines("default") > 2 {
+        world.pass(1_000);
+        assert!(world.now < 600_000, "two are enough for a fifth of four");
+    }
+    (1..=2).for_each(|n| world.busy(&format!("w{n}"), 400));
+    for _ in 0..120 {
+        world.pass(1_000);
+        assert_eq!(world.cluster.policy_wants["busy"].count, 2, "two at 40 % are as many as there should be");
+    }
+}
