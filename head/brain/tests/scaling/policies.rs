@@ -179,7 +179,7 @@ fn what_flapped_long_ago_is_calm() {
 #[test]
 fn less_load_is_believed_only_a_window_after_somebody_left() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
-    (of.policies, of.idle_after_ms) = (vec![load_policy()], 1_000);
+    (of.policies, of.idle_after_ms) = (vec![Policy { pause_ms: 1_000, ..load_policy() }], 1_000);
     let mut world = World::new(of);
     let more = Wants::Workers { node_type: name("default"), count: 3 };
     world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
