@@ -358,3 +358,37 @@ fn a_list_of_the_past_loses_nobody() {
     brain.handle(moment(30), Input::Listed { number: number.expect("a head that starts looks"), result: Ok(Vec::new()) });
     assert_eq!(brain.node(&node).expect("it is there").record.life, NodeState::Launched);
 }
+
+/// Lists go on showing what is being deleted, and for a while what is gone.
+#[test]
+fn an_orphan_is_asked_to_be_deleted_once() {
+    let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
+    world.pass(1_000);
+    let orphan =
+        Instance { id: InstanceId::new("stray").expect("valid"), node: id("w7"), ..world.machines.values().next().expect("one").clone() };
+    let (mut calls, mut told, end) = (0, 0, world.now + 80_000);
+    let mut waiting = Vec::new();
+    while world.now < end {
+        world.now = world.brain.next_wake().min(end);
+        waiting.push(Input::Tick);
+        if calls == 1 && world.now > 40_000 {
+            calls += 100;
+            waiting.push(Input::Deleted { node: id("w7"), generation: Generation(1), instance: orphan.id.clone(), result: Ok(()) });
+        }
+        while let Some(input) = waiting.pop() {
+            let step = world.brain.handle(world.moment(), input);
+            told += step.records.iter().filter(|r| matches!(r, Record::Event(e) if e.message.contains("delete the orphan"))).count();
+            for action in step.actions {
+                match action {
+                    Action::ListInstances { number } => {
+                        let all = world.machines.values().chain([&orphan]).cloned().collect();
+                        waiting.push(Input::Listed { number, result: Ok(all) });
+                    }
+                    Action::Delete { .. } => calls += 1,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert_eq!((calls, told), (101, 1), "one call, which took 40 s, and one event");
+}
