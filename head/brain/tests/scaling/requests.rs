@@ -247,21 +247,30 @@ fn room_moves_to_what_is_there_anyway() {
 fn a_machine_holds_what_it_has() {
     let shapeless = WorkerType { resources: None, ..kind(2, 4, 4, 100) };
     let mut world = World::new(spec(&[("default", shapeless)]));
-    for (n, cpus) in [(1, 4), (2, 8)] {
-        let session = world.links[&id(&format!("w{n}"))];
-        let facts = Facts { health_port: 7071, cpus, memory: Bytes(1 << 34), ..Facts::default() };
-        world.next += 1;
-        world.links.insert(id(&format!("w{n}")), Session(world.next));
-        world.tell(Input::LinkOpened { session: Session(world.next), node: id(&format!("w{n}")), generation: Generation(1), facts });
-        world.report(&id(&format!("w{n}")));
-        let _ = session;
-    }
+    world.link_with(&id("w1"), 4);
+    world.link_with(&id("w2"), 8);
     let taken = world.wish(bundles(&[(2, 8, 0)]));
     world.pass(60_000);
     assert!(
         taken.is_err() || !world.brain.is_ready("room") || world.machines("default") > 2,
         "2 x 8 cpus are ready on a machine of 4 and one of 8"
     );
+}
+
+/// What lies on a machine that turns out to be smaller than its like lies there no more.
+#[test]
+fn a_machine_that_turns_out_small_holds_no_more_than_it_has() {
+    let shapeless = WorkerType { resources: None, ..kind(2, 2, 4, 100) };
+    let mut world = World::new(spec(&[("default", shapeless)]));
+    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
+    world.pass(60_000);
+    assert!(world.brain.is_ready("room"));
+    world.link_with(&id("w2"), 1);
+    world.pass(60_000);
+    assert!(!world.brain.is_ready("room"), "2 x 2 cpus are ready on a machine of 2 and one of 1");
+    world.link_with(&id("w2"), 2);
+    world.pass(60_000);
+    assert!(world.brain.is_ready("room"), "it has two again: {:?}", world.outlook.unmet);
 }
 
 /// A gang that cannot be served keeps a later one, for which there is room, waiting.

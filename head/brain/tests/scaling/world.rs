@@ -222,12 +222,17 @@ impl World {
     }
 
     pub fn link(&mut self, node: &NodeId) {
+        self.link_with(node, 2);
+    }
+
+    /// Links a node whose machine has so many cores.
+    pub fn link_with(&mut self, node: &NodeId, cpus: u32) {
         let Some(record) = self.nodes.get(node).filter(|r| !self.silent.contains(&r.id)) else { return };
         let generation = record.generation;
         self.next += 1;
         let session = Session(self.next);
         self.links.insert(node.clone(), session);
-        let facts = Facts { health_port: 7071, cpus: 2, ..Facts::default() };
+        let facts = Facts { health_port: 7071, cpus, memory: Bytes(1 << 34), ..Facts::default() };
         self.tell(Input::LinkOpened { session, node: node.clone(), generation, facts });
         self.report(node);
     }
