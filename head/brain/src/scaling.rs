@@ -104,8 +104,8 @@ pub(crate) struct Scaling {
     tighten_not_before: u64,
     /// It may be cheaper otherwise, which was not looked at yet.
     is_loose: bool,
-    /// Nothing was planned in this head's life.
-    is_fresh: bool,
+    /// Of what lies on the fleet nothing is planned: it is new.
+    is_unplanned: bool,
     /// Grows with everything that a purchase depends on.
     changes: u64,
 }
@@ -122,7 +122,7 @@ struct GangPause {
 impl Scaling {
     /// What an earlier head saw last is not news.
     pub(crate) fn with(outlook: Outlook) -> Self {
-        Self { outlook, is_fresh: true, ..Self::default() }
+        Self { outlook, ..Self::default() }
     }
 
     /// What there was too little of may be to be had.
@@ -248,7 +248,7 @@ impl Brain {
             self.recount(&id);
         }
         self.place_asks();
-        self.scaling.rebuild = true;
+        (self.scaling.rebuild, self.scaling.is_unplanned) = (true, true);
         self.reconsider_scale();
     }
 

@@ -287,7 +287,7 @@ impl Fleet {
                     members.push(Vec::new());
                     classes.len() - 1
                 });
-                classes[class].count += count;
+                classes[class].count = classes[class].count.saturating_add(count);
                 members[class].push((*id, shape, count));
             }
         }
@@ -413,9 +413,22 @@ impl Fleet {
         }
     }
 
+    /// Places everything anew: nodes in the order given, demands in the order of their numbers.
+    pub fn replace(&mut self, nodes: &[NodeId]) {
+        self.rebuild_by(nodes, |_| ());
+    }
+
     /// Places everything anew: nodes in the order given, large demands first within each rank. Afterwards the nodes that
     /// come last are the least used.
     pub fn rebuild(&mut self, nodes: &[NodeId]) {
+        // Those that are hardest to place first.
+        self.rebuild_by(nodes, |group| {
+            let largest = group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
+            (!group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest))
+        });
+    }
+
+    fn rebuild_by<K: Ord>(&mut self, nodes: &[NodeId], rank: impl Fn(&Group) -> K) {
         let old = std::mem::take(self);
         let capacity = |node: &NodeId| old.by_node.get(node).and_then(|s| old.slots[*s].as_ref()).map(|s| s.capacity);
         for node in nodes {
@@ -423,16 +436,14 @@ impl Fleet {
                 self.insert(node.clone(), capacity);
             }
         }
-        // Those that are hardest to place first.
-        let mut order: Vec<(bool, bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
+        let mut order: Vec<(K, GroupId)> = Vec::with_capacity(old.groups.len());
         for (id, placed) in old.groups {
-            let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
-            order.push((!placed.group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest), id));
+            order.push((rank(&placed.group), id));
             self.groups.insert(id, Placed::new(placed.group));
             self.waiting.insert(id);
         }
         order.sort_unstable();
-        for (.., id) in order {
+        for (_, id) in order {
             self.place(id);
         }
     }

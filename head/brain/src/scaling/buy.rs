@@ -54,8 +54,6 @@ pub(super) struct Bought {
     pub(super) members: Members,
     /// By class, what found no place.
     pub(super) left: Vec<u32>,
-    /// Something was left out to keep within the limits.
-    is_cut: bool,
 }
 
 impl Bought {
@@ -63,10 +61,6 @@ impl Bought {
     fn serves_gangs(&self, fleet: &Fleet) -> bool {
         let left = self.members.iter().zip(&self.left).filter(|(_, left)| **left > 0);
         left.flat_map(|(members, _)| members).all(|(id, ..)| !fleet.is_gang(*id))
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        !self.is_cut && self.left.iter().all(|n| *n == 0)
     }
 
     pub(super) fn nodes(&self) -> u32 {
@@ -92,6 +86,11 @@ impl Bought {
         self.nodes() < limits.nodes && candidates.iter().any(is_affordable)
     }
 
+    /// Whether it serves everybody, within the limits.
+    fn is_enough(&self, candidates: &[Candidate], limits: &Limits) -> bool {
+        self.left.iter().all(|n| *n == 0) && self.is_within(candidates, limits)
+    }
+
     fn is_within(&self, candidates: &[Candidate], limits: &Limits) -> bool {
         self.nodes() <= limits.nodes && limits.money.is_none_or(|money| self.money(candidates) <= money)
     }
@@ -104,12 +103,19 @@ pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candi
         if whole.is_within(candidates, limits) && whole.serves_gangs(fleet) {
             return whole;
         }
+        // What is dearer may be fewer nodes.
+        let plain = attempt(fleet, groups, None, candidates, false);
+        if plain.is_enough(candidates, limits) {
+            return plain;
+        }
     }
     let fits = |of: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>| {
         let found = attempt(fleet, of, cut, candidates, false);
         found.is_within(candidates, limits) && found.serves_gangs(fleet)
     };
-    let mut rest: Vec<GroupId> = groups.iter().copied().collect();
+    // Who cannot be served even alone is in nobody's way.
+    let could_be_served = |id: &GroupId| !fleet.is_gang(*id) || could_hold(fleet, &BTreeSet::from([*id]), candidates, limits);
+    let mut rest: Vec<GroupId> = groups.iter().copied().filter(could_be_served).collect();
     let (mut chosen, mut cut): (BTreeSet<GroupId>, Option<(GroupId, u32)>) = (BTreeSet::new(), None);
     for _ in 0..MOST_SKIPS {
         let with = |n: u32| -> BTreeSet<GroupId> { chosen.iter().chain(&rest[..n as usize]).copied().collect() };
@@ -134,14 +140,18 @@ pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candi
         }
     }
     let best = attempt(fleet, &chosen, cut, candidates, true);
-    let mut best = if best.is_within(candidates, limits) { best } else { attempt(fleet, &chosen, cut, candidates, false) };
-    best.is_cut = true;
-    best
+    if best.is_within(candidates, limits) { best } else { attempt(fleet, &chosen, cut, candidates, false) }
+}
+
+/// Whether [`buy`] finds room for all of the groups that wait: what is quickly answered is not looked at for long.
+pub(super) fn can_have_all(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> bool {
+    let is_enough = |thorough: bool| attempt(fleet, groups, None, candidates, thorough).is_enough(candidates, limits);
+    could_hold(fleet, groups, candidates, limits) && (is_enough(false) || is_enough(true))
 }
 
 /// Whether what waits may be to be had at all: false where it is quickly seen that it is too much, resource by resource,
 /// for everything that may be bought.
-pub(super) fn could_hold(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> bool {
+fn could_hold(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> bool {
     let (classes, _) = fleet.classes(groups, None);
     let needed = classes.iter().fold(Amounts::default(), |sum, class| sum.plus(&class.need.times(class.count)));
     let all = candidates.iter().fold(Amounts::default(), |sum, of| sum.plus(&of.capacity.times(of.most.min(limits.nodes))));
@@ -187,5 +197,5 @@ pub(super) fn attempt(
         bins.extend(found.bins.into_iter().map(|bin| (of_tier[bin.kind], bin)));
         left = found.left;
     }
-    Bought { bins, classes, members, left, is_cut: false }
+    Bought { bins, classes, members, left }
 }

@@ -7,7 +7,7 @@ use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
 use super::Wanted;
-use super::buy::buy;
+use super::buy::can_have_all;
 use crate::Brain;
 use crate::packing::{Fleet, GroupId, Kind, MOST_CLASSES, purchase};
 
@@ -40,17 +40,19 @@ impl Brain {
             self.scaling.changes += 1;
             // What lies otherwise may leave other gangs in halves: they are looked at at once.
             self.scaling.tried = None;
-            // A head that just started must not buy for what had room before: it plans as well as it can at once.
-            if std::mem::take(&mut self.scaling.is_fresh)
-                && let Some(tight) = self.tight()
-            {
-                self.scaling.fleet = tight;
+            let order: Vec<NodeId> = self.fleet_order().into_iter().map(|(_, id)| id).collect();
+            if std::mem::take(&mut self.scaling.is_unplanned) {
+                // What had room before is not to be bought for: it is planned as well as can be at once.
+                self.plan_from_nothing(&order);
                 return;
             }
-            let order: Vec<NodeId> = self.fleet_order().into_iter().map(|(_, id)| id).collect();
-            self.scaling.fleet.rebuild(&order);
-            self.park_paused_gangs();
-            park_halves(&mut self.scaling.fleet);
+            let mut anew = self.scaling.fleet.clone();
+            anew.rebuild(&order);
+            self.park_paused_in(&mut anew);
+            park_halves(&mut anew);
+            if self.is_better(&anew) {
+                self.scaling.fleet = anew;
+            }
             // Not in one step with what is decided now: that is not to wait for it.
             self.scaling.is_loose = true;
             self.scaling.tighten_not_before = self.scaling.tighten_not_before.max(self.clock.now() + TIGHTEN_AFTER);
@@ -58,7 +60,7 @@ impl Brain {
         if self.scaling.is_loose && self.is_time(self.scaling.tighten_not_before) {
             self.scaling.is_loose = false;
             self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE;
-            if let Some(tight) = self.tight().filter(|tight| self.rank(tight) < self.rank(&self.scaling.fleet)) {
+            if let Some(tight) = self.tight().filter(|tight| self.is_better(tight)) {
                 self.scaling.fleet = tight;
                 self.scaling.changes += 1;
                 self.scaling.tried = None;
@@ -98,9 +100,7 @@ impl Brain {
         }
         let mut tight = self.scaling.fleet.clone();
         tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
-        for id in self.paused_gangs() {
-            tight.park(id);
-        }
+        self.park_paused_in(&mut tight);
         let mut kinds: Vec<Kind> = Vec::new();
         let mut by_kind: Vec<Vec<NodeId>> = Vec::new();
         for (_, id) in others.iter().rev() {
@@ -133,6 +133,37 @@ impl Brain {
         Some(tight)
     }
 
+    /// The best of several plans for what has none: what is hardest to place first, what was asked for first, and the nodes
+    /// that need not stay chosen as new ones are.
+    fn plan_from_nothing(&mut self, order: &[NodeId]) {
+        let mut hardest = self.scaling.fleet.clone();
+        hardest.rebuild(order);
+        let mut eldest = self.scaling.fleet.clone();
+        eldest.replace(order);
+        let mut plans = vec![hardest, eldest];
+        for plan in &mut plans {
+            self.park_paused_in(plan);
+            park_halves(plan);
+        }
+        plans.extend(self.tight());
+        if let Some(best) = plans.into_iter().min_by_key(|plan| self.rank(plan)) {
+            self.scaling.fleet = best;
+        }
+    }
+
+    fn park_paused_in(&self, fleet: &mut Fleet) {
+        for id in self.paused_gangs() {
+            fleet.park(id);
+        }
+    }
+
+    /// Whether another plan is better than the one that holds: it is cheaper, and nobody who has room loses it.
+    fn is_better(&self, plan: &Fleet) -> bool {
+        let fleet = &self.scaling.fleet;
+        let keeps_all = plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id));
+        keeps_all && self.rank(plan) < self.rank(fleet)
+    }
+
     /// What is better is less: what waits, what the nodes cost that are used and need not stay, and how many they are.
     fn rank(&self, fleet: &Fleet) -> (u64, u64, usize) {
         let waiting = fleet.waiting_or_parked().iter().flat_map(|(_, shapes)| shapes).map(|(_, n)| u64::from(*n)).sum();
@@ -160,13 +191,11 @@ impl Brain {
         self.scaling.repack_not_before = self.clock.now() + REPACK_PAUSE;
         let mut anew = self.scaling.fleet.clone();
         anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>());
-        for id in self.paused_gangs() {
-            anew.park(id);
-        }
+        self.park_paused_in(&mut anew);
         let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
         let helps = waiting.is_empty() || {
             let candidates = self.candidates(spec).0;
-            buy(&anew, &waiting, &candidates, &self.limits(spec)).is_whole()
+            can_have_all(&anew, &waiting, &candidates, &self.limits(spec))
         };
         if helps {
             self.scaling.fleet = anew;

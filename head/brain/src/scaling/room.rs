@@ -6,7 +6,7 @@ use cloudtik_model::demand::Ask;
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
-use super::buy::{Candidate, Limits, attempt, buy, could_hold};
+use super::buy::{Candidate, Limits, attempt, buy, can_have_all};
 use crate::Brain;
 use crate::packing::{Fleet, GroupId};
 
@@ -68,7 +68,7 @@ impl Brain {
             })
             .collect();
         let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
-        if could_hold(&fleet, &waiting, &candidates, &limits) && buy(&fleet, &waiting, &candidates, &limits).is_whole() {
+        if can_have_all(&fleet, &waiting, &candidates, &limits) {
             return Ok(());
         }
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
@@ -101,7 +101,7 @@ impl Brain {
         let id = self.place_ask(ask);
         let has_room = !self.scaling.fleet.is_waiting(id) || {
             let candidates = self.candidates(spec).0;
-            buy(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec)).is_whole()
+            can_have_all(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec))
         };
         if !has_room {
             self.unplace_ask(&ask.name);
