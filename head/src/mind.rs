@@ -1,7 +1,7 @@
 //! The thread on which the brain runs. Inputs are taken as they come, in batches; each batch is one commit; only then are
 //! its actions handed to the driver and its questions answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -245,13 +245,14 @@ fn think(
 /// Of records that replace each other, the last; every event.
 fn latest(records: Vec<Record>) -> Vec<Record> {
     let mut kept: Vec<Record> = Vec::with_capacity(records.len());
-    let (mut nodes, mut cluster, mut outlook) = (std::collections::BTreeSet::new(), false, false);
+    let (mut nodes, mut plans, mut cluster, mut outlook) = (BTreeSet::new(), BTreeSet::new(), false, false);
     for record in records.into_iter().rev() {
         let keep = match &record {
             Record::Node(node) => nodes.insert(node.id.clone()),
             Record::Cluster(_) => !std::mem::replace(&mut cluster, true),
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             // The last word on an ask is what counts, and both are cheap.
+            Record::Plan { node, .. } => plans.insert(node.clone()),
             Record::Ask(_) | Record::AskGone { .. } | Record::Event(_) => true,
         };
         if keep {

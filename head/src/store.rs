@@ -1,6 +1,7 @@
 //! What the head remembers, in one embedded database. A step of the brain is one transaction: after a crash it happened
 //! whole or not at all, and what was acknowledged is on the disk.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,13 +15,15 @@ use serde::de::DeserializeOwned;
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
+/// By node, what is planned on it.
+const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
 /// Events that are kept; older ones go.
 const KEPT_EVENTS: u64 = 100_000;
 /// The layout of what is stored. A head refuses a store of a newer one.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -122,9 +125,17 @@ impl Store {
                 let (_, value) = entry.map_err(failed(operation))?;
                 asks.push(parse("request", value.value())?);
             }
+            let table = write.open_table(PLAN).map_err(failed(operation))?;
+            let mut plan = BTreeMap::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (node, holds) = entry.map_err(failed(operation))?;
+                if let Ok(node) = NodeId::new(node.value()) {
+                    plan.insert(node, parse("plan", holds.value())?);
+                }
+            }
             write.open_table(EVENTS).map_err(failed(operation))?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
-            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes }, join_secret }
+            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes, plan }, join_secret }
         };
         write.commit().map_err(failed(operation))?;
         Ok(remembered)
@@ -138,6 +149,7 @@ impl Store {
             let mut meta = write.open_table(META).map_err(failed(operation))?;
             let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
             let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
+            let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
             let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
             let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
             for record in records {
@@ -153,6 +165,12 @@ impl Store {
                     }
                     Record::AskGone { name } => {
                         asks.remove(name.as_str()).map_err(failed(operation))?;
+                    }
+                    Record::Plan { node, holds } if holds.is_empty() => {
+                        plan.remove(node.as_str()).map_err(failed(operation))?;
+                    }
+                    Record::Plan { node, holds } => {
+                        plan.insert(node.as_str(), text(holds).as_slice()).map_err(failed(operation))?;
                     }
                     Record::Outlook(outlook) => {
                         meta.insert("outlook", text(outlook).as_slice()).map_err(failed(operation))?;

@@ -76,7 +76,7 @@ fn cluster(nodes: u64, shapes: u64) -> Memory {
     for n in 0..(nodes * LOAD / 100).max(1) {
         let bundles = (0..100).map(|_| Counted { bundle: bundle(&mut random, shapes), count: 1 }).collect();
         let wants = Wants::Bundles { bundles, gang: false, spread: false };
-        asks.push(Ask { name: format!("job-{n}"), at: Timestamp(0), until: None, wants, reason: String::new() });
+        asks.push(Ask { name: format!("job-{n}"), number: n + 1, at: Timestamp(0), until: None, wants, reason: String::new() });
     }
     let spec = Spec { revision: 1, workers, max_workers: 1_000_000, ..Spec::default() };
     Memory { cluster: ClusterRecord { spec: Some(spec), ..ClusterRecord::default() }, asks, nodes: records, ..Memory::default() }

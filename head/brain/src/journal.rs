@@ -89,7 +89,9 @@ impl Brain {
         let was_leaving = node.record.life.is_leaving();
         // Suspicion is soft: after a restart the evidence is collected afresh.
         let is_soft = matches!(life, NodeState::Suspect { .. });
+        let is_lost = node.record.was_ready && matches!(life, NodeState::Terminating { .. }) && !was_leaving;
         node.record.was_ready |= life == NodeState::Ready;
+        node.record.was_lost = (node.record.was_lost || is_lost) && life != NodeState::Ready;
         node.record.life = life;
         node.record.since = wall;
         node.entered = now;
@@ -114,7 +116,7 @@ impl Brain {
         if gone || leaving != was_leaving || from != to {
             self.reconsider_scale();
         }
-        self.readiness.touch(id);
+        self.touch(id);
         self.nodes_changed = true;
         self.recount(id);
         self.wake_at(id, now);

@@ -52,6 +52,7 @@ use node::Node;
 use readiness::Readiness;
 use scaling::{Asks, Scaling};
 use sweep::Listing;
+use wholes::Census;
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,7 @@ pub struct Brain {
     /// A node changed its state or settled: the next may be let take a new revision.
     nodes_changed: bool,
     readiness: Readiness,
+    census: Census,
     /// What is ready changed, and not everybody was told.
     readiness_changed: bool,
     /// Nodes on which something does not run that is to.
@@ -169,8 +171,9 @@ pub struct Brain {
 impl Brain {
     /// A brain from what the store holds.
     pub fn restore(config: Config, epoch: Epoch, memory: Memory, now: Moment) -> Self {
-        let Memory { cluster, asks, outlook, nodes } = memory;
+        let Memory { cluster, asks, outlook, nodes, plan } = memory;
         let clock = Clock::new(now, config.pulse);
+        let launched = nodes.iter().map(|node| node.number).max().unwrap_or(0);
         let restored = |record: NodeRecord| {
             let mut node = Node::new(record, clock.now());
             // Of a launch that an earlier head stored nobody knows how far it came.
@@ -191,13 +194,14 @@ impl Brain {
             brake: false,
             company_since: None,
             listening_since: 0,
-            scaling: Scaling::with(outlook),
+            scaling: Scaling::with(outlook, plan),
             specified_at: 0,
             listing: Listing::default(),
             services_changed: false,
             limits_changed: false,
             nodes_changed: false,
             readiness: Readiness::default(),
+            census: Census::default(),
             readiness_changed: false,
             restless: BTreeSet::new(),
             troubled: BTreeMap::new(),
@@ -206,12 +210,13 @@ impl Brain {
             said: BTreeMap::new(),
             step: Step::default(),
         };
+        brain.scaling.launched = launched;
         for node in brain.nodes.values() {
             if let NodeState::Quarantined { reason } = &node.record.life {
                 brain.troubled.insert(node.record.id.clone(), format!("set aside: {reason}"));
             }
         }
-        brain.readiness.start_over(brain.nodes.keys());
+        brain.count_anew();
         brain.find_behind();
         brain.scaling.launching.remember(&brain.cluster.paused);
         brain.refill_fleet();
@@ -238,6 +243,7 @@ impl Brain {
         let due = [self.listing_due(), self.scaling_due()].into_iter().flatten().min();
         self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), due);
         self.look_at_list();
+        self.store_plan();
         std::mem::take(&mut self.step)
     }
 

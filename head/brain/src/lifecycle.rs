@@ -70,6 +70,9 @@ impl Brain {
         if self.is_held() {
             return;
         }
+        if !self.renew_offer(id) {
+            return;
+        }
         self.price_anew(id);
         // Limits that came down since: what is there beyond them goes first.
         if self.is_beyond_limits(&node_type) {
@@ -108,7 +111,7 @@ impl Brain {
         let message = format!("create failed: {}", failure.message);
         match failure.kind {
             FailureKind::Throttled => {
-                node.not_before = now + failure.retry_after.unwrap_or(0);
+                node.not_before = now + failure.wait();
                 self.take_throttling(failure);
             }
             FailureKind::StockOut | FailureKind::Quota => {
@@ -126,7 +129,7 @@ impl Brain {
             FailureKind::Transient => {
                 node.uncertain = Some(now);
                 node.failures += 1;
-                node.not_before = now + pause(node.failures, failure.retry_after);
+                node.not_before = now + pause(node.failures, failure);
                 if is_requested {
                     self.note_trouble(id, message.clone());
                 }
@@ -257,17 +260,18 @@ impl Brain {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id)?;
         let older = node.link.replace(session);
-        self.readiness.touch(&id);
         self.troubled.remove(&id);
         let offset = facts.clock_offset_s;
         let is_news = node.facts.as_ref().map_or(0, |f| f.clock_offset_s).abs_diff(offset) > CLOCK_NEWS;
         let port = Some(facts.health_port);
         let moved = std::mem::replace(&mut node.record.health_port, port) != port;
         let offers = Resources { cpus: facts.cpus, memory: facts.memory, gpus: facts.gpus };
+        let found = node.record.found.replace(offers) != Some(offers);
         node.facts = Some(facts);
         node.sent = None;
         node.watch.heard(now);
-        if moved {
+        self.touch(&id);
+        if moved || found {
             self.store_node(&id);
         }
         if !id.is_head() {
@@ -302,7 +306,7 @@ impl Brain {
                 changes.push(report);
             }
         }
-        self.readiness.touch(&id);
+        self.touch(&id);
         self.note_activity(&id);
         if is_news && self.follows_signals() {
             self.reconsider_scale();
@@ -452,12 +456,12 @@ impl Brain {
                 self.forget(&id, "the provider deleted it");
             }
             Err(failure) if failure.kind == FailureKind::Throttled => {
-                node.not_before = now + failure.retry_after.unwrap_or(0);
+                node.not_before = now + failure.wait();
                 self.take_throttling(&failure);
             }
             Err(failure) => {
                 node.failures += 1;
-                node.not_before = now + pause(node.failures, failure.retry_after);
+                node.not_before = now + pause(node.failures, &failure);
                 self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
             }
         }
@@ -467,7 +471,7 @@ impl Brain {
     /// The provider was called too often: calls go on at another pace.
     pub(crate) fn take_throttling(&mut self, failure: &Failure) {
         let now = self.clock.now();
-        self.pace().throttled(now, failure.retry_after);
+        self.pace().throttled(now, failure.wait());
         self.complain(None, EventKind::Alarm, format!("the provider is called too often; calls go on slower: {}", failure.message));
     }
 
@@ -496,7 +500,7 @@ fn detail_of(report: &ServiceReport) -> String {
 }
 
 /// The pause before a call is repeated, in milliseconds.
-pub(crate) fn pause(failures: u32, asked: Option<u64>) -> u64 {
+pub(crate) fn pause(failures: u32, failure: &Failure) -> u64 {
     let own = doubling(FIRST_PAUSE, failures, LONGEST_PAUSE);
-    asked.map_or(own, |asked| asked.max(FIRST_PAUSE))
+    failure.retry_after.map_or(own, |_| failure.wait().max(FIRST_PAUSE))
 }

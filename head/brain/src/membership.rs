@@ -77,8 +77,9 @@ impl Brain {
         node.link = None;
         node.sent = None;
         node.watch.stream_closed = true;
-        self.readiness.touch(&id);
-        if matches!(node.record.life, NodeState::Preparing | NodeState::Ready) {
+        let is_expected = matches!(node.record.life, NodeState::Preparing | NodeState::Ready);
+        self.touch(&id);
+        if is_expected {
             self.suspect(&id, EvidenceKind::StreamClosed { cause });
         } else {
             self.add_evidence(&id, EvidenceKind::StreamClosed { cause });
@@ -229,7 +230,7 @@ impl Brain {
             return u64::MAX;
         }
         // A head that hears of no worker at all, be it only one, doubts itself first.
-        let (all, silent) = self.silence();
+        let (all, silent) = self.census.silence();
         let company = (all > silent).then(|| *self.company_since.get_or_insert(now));
         self.company_since = company;
         let node = self.nodes.get_mut(id).expect("looked up above");
@@ -391,31 +392,14 @@ impl Brain {
         self.update_brake();
     }
 
-    /// How many workers there should be heard of, and how many of them are not.
-    fn silence(&self) -> (usize, usize) {
-        let now = self.clock.now();
-        let expected = self.nodes.values().filter(|n| {
-            let present =
-                matches!(n.record.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
-            n.is_worker() && present
-        });
-        let (mut all, mut silent) = (0, 0);
-        for node in expected {
-            all += 1;
-            let heard = node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after;
-            silent += usize::from(!heard);
-        }
-        (all, silent)
-    }
-
     /// Whether any worker should be heard.
     pub(crate) fn expects_anybody(&self) -> bool {
-        self.silence().0 > 0
+        self.census.silence().0 > 0
     }
 
     /// Whether no worker is heard at all.
     pub(crate) fn hears_nobody(&self) -> bool {
-        let (all, silent) = self.silence();
+        let (all, silent) = self.census.silence();
         all == silent
     }
 
@@ -423,7 +407,7 @@ impl Brain {
     ///
     /// Silent nodes that somebody takes away say nothing about the others: while nobody at all is heard, it stays.
     pub(crate) fn update_brake(&mut self) {
-        let (all, silent) = self.silence();
+        let (all, silent) = self.census.silence();
         let nobody_is_heard = all > 0 && silent == all;
         let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all) || (self.brake && nobody_is_heard);
         if brake == self.brake {

@@ -8,7 +8,7 @@ use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, Load, ServiceReport};
 use cloudtik_model::spec::{Offer, Spec};
-use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The number of one bus connection, unique within a head's life.
@@ -166,6 +166,13 @@ pub struct Failure {
     pub kind: FailureKind,
 }
 
+impl Failure {
+    /// How long to wait as the provider says, in milliseconds: an hour at most.
+    pub(crate) fn wait(&self) -> u64 {
+        self.retry_after.unwrap_or(0).min(3_600_000)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
@@ -320,8 +327,23 @@ pub enum Record {
     AskGone {
         name: String,
     },
+    /// What is planned on a node now; nothing if that is empty.
+    Plan {
+        node: NodeId,
+        holds: Vec<Planned>,
+    },
     Outlook(Outlook),
     Event(Event),
+}
+
+/// What a node is to have room for, of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Planned {
+    /// The request's number.
+    pub request: u64,
+    /// Its place in the request's list of bundles.
+    pub bundle: usize,
+    pub count: u32,
 }
 
 /// What is stored of the cluster as a whole.
@@ -349,6 +371,17 @@ pub struct ClusterRecord {
     /// What each policy wanted last: a head that knows no loads yet goes on with that.
     #[serde(default)]
     pub policy_wants: BTreeMap<String, PolicyWant>,
+    /// What a node turned out to have of a type whose resources the description does not say.
+    #[serde(default)]
+    pub learned: BTreeMap<NodeTypeName, Learned>,
+}
+
+/// What one node turned out to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Learned {
+    /// The node's number: those that were requested later know better.
+    pub from: u64,
+    pub resources: Resources,
 }
 
 /// What a policy wanted of a type.
@@ -371,6 +404,8 @@ pub struct Memory {
     pub asks: Vec<Ask>,
     pub outlook: Outlook,
     pub nodes: Vec<NodeRecord>,
+    #[serde(default)]
+    pub plan: BTreeMap<NodeId, Vec<Planned>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

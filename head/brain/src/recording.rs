@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Config, Input, Memory, Step};
 
 /// The shape of recordings. Another one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

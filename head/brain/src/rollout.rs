@@ -92,7 +92,7 @@ impl Brain {
 
     /// The description changed: goals may change anywhere.
     pub(crate) fn reconsider_all_goals(&mut self) {
-        self.readiness.start_over(self.nodes.keys());
+        self.count_anew();
         self.find_behind();
         self.advance_revisions();
         self.refresh_readiness();

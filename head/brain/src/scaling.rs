@@ -42,7 +42,7 @@ use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook};
 use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{NodeId, NodeTypeName, Resources, Timestamp};
+use cloudtik_model::{NodeId, NodeTypeName, Resources};
 
 pub(crate) use self::history::History;
 use self::launch::{Launching, Tried};
@@ -50,7 +50,7 @@ use self::policies::PolicyState;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
 use crate::packing::{Amounts, DIMENSIONS, Fleet, GroupId};
-use crate::{Brain, Node, Reply, Request};
+use crate::{Brain, Learned, Node, Planned, Record, Reply, Request};
 
 pub(crate) use self::asks::Asks;
 use self::hours::begins_or_ends;
@@ -74,24 +74,25 @@ pub(crate) struct Scaling {
     shapeless: BTreeSet<NodeId>,
     /// The names of the resources beyond cores, memory and GPUs, by dimension.
     custom: Vec<String>,
+    /// The names of the requests that have room on the fleet or are to have it, by their numbers.
     groups: BTreeMap<GroupId, String>,
-    group_ids: BTreeMap<String, GroupId>,
-    next_group: u64,
+    /// Of every node, what is stored as planned on it.
+    stored_plan: BTreeMap<NodeId, Vec<Planned>>,
+    /// Another plan was taken as a whole.
+    is_plan_new: bool,
     policies: BTreeMap<String, PolicyState>,
     wanted: BTreeMap<NodeTypeName, Wanted>,
-    /// What a node of a type turned out to have, and when that was asked for.
-    learned: BTreeMap<NodeTypeName, (Timestamp, Resources)>,
     outlook: Outlook,
     /// When that was stored last.
     outlook_stored: u64,
     /// What the last purchase was tried with, if it left something over: the same again would do the same.
     tried: Option<Tried>,
-    /// Gangs, by request, of which too little was to be had.
-    gangs: BTreeMap<String, GangPause>,
+    /// Gangs of which too little was to be had.
+    gangs: BTreeMap<GroupId, GangPause>,
     /// Grows with every change of what is asked for.
     ask_changes: u64,
-    /// Grows with every machine that is asked for.
-    launched: u64,
+    /// The number of the last machine that was asked for.
+    pub(crate) launched: u64,
     /// Purchases in a row by which nothing was bought, and when the next may be tried.
     fruitless: u32,
     retry_at: u64,
@@ -104,8 +105,8 @@ pub(crate) struct Scaling {
     tighten_not_before: u64,
     /// It may be cheaper otherwise, which was not looked at yet.
     is_loose: bool,
-    /// Of what lies on the fleet nothing is planned: it is new.
-    is_unplanned: bool,
+    /// The fleet was filled anew from what is stored: what was planned may not fit any more.
+    is_refilled: bool,
     /// Grows with everything that a purchase depends on.
     changes: u64,
 }
@@ -121,8 +122,8 @@ struct GangPause {
 
 impl Scaling {
     /// What an earlier head saw last is not news.
-    pub(crate) fn with(outlook: Outlook) -> Self {
-        Self { outlook, ..Self::default() }
+    pub(crate) fn with(outlook: Outlook, plan: BTreeMap<NodeId, Vec<Planned>>) -> Self {
+        Self { outlook, stored_plan: plan, ..Self::default() }
     }
 
     /// What there was too little of may be to be had.
@@ -145,7 +146,7 @@ impl Brain {
     }
 
     pub(super) fn learned(&self, name: &NodeTypeName) -> Option<Resources> {
-        self.scaling.learned.get(name).map(|(_, resources)| *resources)
+        self.cluster.learned.get(name).map(|learned| learned.resources)
     }
 
     pub(crate) fn scaling_due(&self) -> Option<u64> {
@@ -172,17 +173,17 @@ impl Brain {
     /// type are taken to have what the one had that was asked for last: what a type is made of may have changed since.
     pub(crate) fn learn(&mut self, id: &NodeId, resources: Resources) {
         let Some(node) = self.nodes.get(id) else { return };
-        let (name, requested) = (node.record.node_type.clone(), node.record.requested_at);
+        let (name, number) = (node.record.node_type.clone(), node.record.number);
         if self.cluster.spec.as_ref().and_then(|s| s.workers.get(&name)).is_none_or(|w| w.resources.is_some()) {
             return;
         }
-        let known = self.scaling.learned.get(&name).copied().filter(|(of, _)| *of >= requested);
-        let least = known.map_or((requested, resources), |(of, known)| {
-            let Resources { cpus, memory, gpus } = known;
-            let least = Resources { cpus: cpus.min(resources.cpus), memory: memory.min(resources.memory), gpus: gpus.min(resources.gpus) };
-            (of, if of == requested { least } else { known })
-        });
-        if self.scaling.learned.insert(name.clone(), least).is_none() {
+        let known = self.cluster.learned.get(&name).copied();
+        let newest = known.filter(|known| known.from > number).unwrap_or(Learned { from: number, resources });
+        if known != Some(newest) {
+            self.cluster.learned.insert(name.clone(), newest);
+            self.store_cluster();
+        }
+        if known.is_none() {
             // Nothing could be said of the others before.
             let of_type = |id: &&NodeId| self.nodes.get(id).is_some_and(|n| n.record.node_type == name);
             let shapeless: Vec<NodeId> = self.scaling.shapeless.iter().filter(of_type).cloned().collect();
@@ -207,9 +208,8 @@ impl Brain {
 
     /// What a node offers, if that is known.
     fn capacity_of_node(&self, node: &Node) -> Option<Amounts> {
-        let facts = node.facts.as_ref().map(|f| Resources { cpus: f.cpus, memory: f.memory, gpus: f.gpus });
         let name = &node.record.node_type;
-        facts.and_then(|facts| self.capacity_with(name, Some(facts))).or_else(|| self.capacity_of(name))
+        self.capacity_with(name, node.record.found.or_else(|| self.learned(name)))
     }
 
     /// What is written of a type, or else what was seen.
@@ -235,7 +235,7 @@ impl Brain {
         amounts
     }
 
-    /// Begins with an empty fleet: after a restart, and when types changed what they offer.
+    /// Begins with an empty fleet: after a restart, and when types changed. What was planned stays as far as it fits.
     pub(crate) fn refill_fleet(&mut self) {
         let custom = self.cluster.spec.iter().flat_map(|s| s.workers.values()).flat_map(|w| w.custom.keys().cloned());
         let names: BTreeSet<String> = custom.collect();
@@ -243,13 +243,38 @@ impl Brain {
         self.scaling.fleet = Fleet::default();
         self.scaling.shapeless.clear();
         self.scaling.groups.clear();
-        self.scaling.group_ids.clear();
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.recount(&id);
         }
         self.place_asks();
-        (self.scaling.rebuild, self.scaling.is_unplanned) = (true, true);
+        (self.scaling.rebuild, self.scaling.is_refilled, self.scaling.is_plan_new) = (true, true, true);
         self.reconsider_scale();
+    }
+
+    /// Stores where on the fleet everything is planned, as far as that changed.
+    pub(crate) fn store_plan(&mut self) {
+        let scaling = &mut self.scaling;
+        let mut touched = scaling.fleet.take_touched();
+        if std::mem::take(&mut scaling.is_plan_new) {
+            touched = scaling.fleet.nodes().chain(scaling.stored_plan.keys()).cloned().collect();
+            touched.sort_unstable();
+            touched.dedup();
+        }
+        for node in touched {
+            let on_it = scaling.fleet.holds(&node);
+            let mut holds: Vec<Planned> =
+                on_it.iter().map(|(id, bundle, count)| Planned { request: id.0, bundle: *bundle, count: *count }).collect();
+            holds.sort_unstable();
+            if scaling.stored_plan.get(&node).map_or(&[][..], Vec::as_slice) == holds {
+                continue;
+            }
+            if holds.is_empty() {
+                scaling.stored_plan.remove(&node)
+            } else {
+                scaling.stored_plan.insert(node.clone(), holds.clone())
+            };
+            self.step.records.push(Record::Plan { node, holds });
+        }
     }
 
     pub(crate) fn take_spec(&mut self, spec: Spec) {
@@ -261,6 +286,7 @@ impl Brain {
         // What somebody asked for by hand holds, within what the file allows now.
         self.end_asks_of_missing_types(&spec);
         self.cluster.paused.retain(|name, _| spec.workers.contains_key(name));
+        self.cluster.learned.retain(|name, _| spec.workers.contains_key(name));
         self.cluster.stopping = false;
         if let Some(known) = &known {
             let less = |name: &NodeTypeName| self.base(known, name).saturating_sub(self.base(&spec, name));
@@ -402,7 +428,7 @@ impl Brain {
         self.scaling.outlook = outlook.clone();
         if is_news || now >= self.scaling.outlook_stored + OUTLOOK_PAUSE {
             self.scaling.outlook_stored = now;
-            self.step.records.push(crate::Record::Outlook(outlook));
+            self.step.records.push(Record::Outlook(outlook));
         }
     }
 

@@ -159,12 +159,12 @@ impl Brain {
                 self.pace().worked(now);
             }
             Err(failure) if failure.kind == FailureKind::Throttled => {
-                swept.not_before = now + failure.retry_after.unwrap_or(0);
+                swept.not_before = now + failure.wait();
                 self.take_throttling(&failure);
             }
             Err(failure) => {
                 swept.failures += 1;
-                swept.not_before = now + pause(swept.failures, failure.retry_after);
+                swept.not_before = now + pause(swept.failures, &failure);
                 self.complain(
                     None,
                     EventKind::Alarm,

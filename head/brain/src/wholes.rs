@@ -1,9 +1,11 @@
 //! What the members of a whole need of each other: how many there are, how many are up, and who can be done without.
 
-use cloudtik_model::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::ServicePlacement;
+use cloudtik_model::{NodeId, ServiceKey};
 
 use crate::{Brain, Node};
 
@@ -23,17 +25,118 @@ impl Others {
     }
 }
 
-impl Brain {
-    fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
-        let mut others = Others { members: 0, up: 0 };
-        for other in self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type)) {
-            others.members += u32::from(is_member(other, placement));
-            let is_up = other.record.life == NodeState::Ready
-                && other.link.is_some()
-                && other.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
-            others.up += u32::from(is_up && other.record.id != *id);
+/// What one node is in a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Part {
+    is_member: bool,
+    is_up: bool,
+    is_leaving: bool,
+    /// A member was there and was lost, and nothing is in its place yet.
+    is_lost: bool,
+}
+
+#[derive(Debug, Default)]
+struct Whole {
+    members: u32,
+    up: u32,
+    lost: u32,
+    leaving: BTreeSet<NodeId>,
+}
+
+/// Who counts for what, kept up to date node by node, so that a change costs what it touches.
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    wholes: BTreeMap<ServiceKey, Whole>,
+    parts: BTreeMap<NodeId, Vec<(ServiceKey, Part)>>,
+    /// Workers that should be heard, and whether they are silent.
+    expected: BTreeMap<NodeId, bool>,
+    silent: u32,
+}
+
+impl Census {
+    fn set(&mut self, id: &NodeId, parts: Vec<(ServiceKey, Part)>, silent: Option<bool>) {
+        let before = if parts.is_empty() { self.parts.remove(id) } else { self.parts.insert(id.clone(), parts.clone()) };
+        for (key, part) in before.unwrap_or_default() {
+            let whole = self.wholes.entry(key).or_default();
+            whole.members -= u32::from(part.is_member);
+            whole.up -= u32::from(part.is_up);
+            whole.lost -= u32::from(part.is_lost);
+            whole.leaving.remove(id);
         }
-        others
+        for (key, part) in parts {
+            let whole = self.wholes.entry(key).or_default();
+            whole.members += u32::from(part.is_member);
+            whole.up += u32::from(part.is_up);
+            whole.lost += u32::from(part.is_lost);
+            if part.is_leaving {
+                whole.leaving.insert(id.clone());
+            }
+        }
+        let before = match silent {
+            Some(silent) => self.expected.insert(id.clone(), silent),
+            None => self.expected.remove(id),
+        };
+        self.silent -= u32::from(before == Some(true));
+        self.silent += u32::from(silent == Some(true));
+    }
+
+    /// How many workers there should be heard of, and how many of them are not.
+    pub(crate) fn silence(&self) -> (usize, usize) {
+        (self.expected.len(), self.silent as usize)
+    }
+
+    fn part(&self, id: &NodeId, key: &ServiceKey) -> Part {
+        let parts = self.parts.get(id).into_iter().flatten();
+        parts.filter(|(of, _)| of == key).map(|(_, part)| *part).next().unwrap_or_default()
+    }
+}
+
+impl Brain {
+    /// A node changed: what it counts for is looked at anew.
+    pub(crate) fn touch(&mut self, id: &NodeId) {
+        self.readiness.touch(id);
+        self.count(id);
+    }
+
+    /// The description changed, so any node may count for something else.
+    pub(crate) fn count_anew(&mut self) {
+        self.readiness.start_over(self.nodes.keys());
+        self.census = Census::default();
+        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            self.count(&id);
+        }
+    }
+
+    fn count(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let part = |placement: &ServicePlacement| {
+            let is_member = is_member(node, placement);
+            let is_up = node.record.life == NodeState::Ready
+                && node.link.is_some()
+                && node.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
+            let is_lost = node.record.was_lost && !is_member;
+            Part { is_member, is_up, is_leaving: is_member && node.record.life.is_leaving(), is_lost }
+        };
+        let parts = self.memberships(id).map(|placement| (placement.key.clone(), part(placement)));
+        let parts = parts.filter(|(_, part)| *part != Part::default()).collect();
+        let silent = match &node.record.life {
+            _ if !node.is_worker() => None,
+            NodeState::Preparing | NodeState::Ready => Some(node.link.is_none()),
+            NodeState::Suspect { .. } | NodeState::Down { .. } => Some(true),
+            _ => None,
+        };
+        self.census.set(id, parts, silent);
+    }
+
+    fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
+        let part = self.census.part(id, &placement.key);
+        let Some(whole) = self.census.wholes.get(&placement.key) else { return Others { members: 0, up: 0 } };
+        // Who was lost is a member until another has come in his place: the others still count with him. He is none if the
+        // whole was made smaller meanwhile.
+        let types = self.cluster.spec.iter().flat_map(|spec| spec.workers.keys()).filter(|name| placement.role.covers(name));
+        let wanted = types.fold(0u32, |sum, name| sum.saturating_add(self.wanted_of(name)));
+        let lost = whole.lost.min(wanted.saturating_sub(whole.members));
+        Others { members: whole.members + lost, up: whole.up - u32::from(part.is_up) }
     }
 
     /// The services on a node that are members of a whole.
@@ -43,9 +146,14 @@ impl Brain {
         services.filter(move |s| s.membership.is_some() && node_type.is_some_and(|of| s.role.covers(of)))
     }
 
+    /// The wholes of which a node is a member.
+    fn wholes_of(&self, id: &NodeId) -> impl Iterator<Item = &ServicePlacement> {
+        self.memberships(id).filter(|placement| self.census.part(id, &placement.key).is_member)
+    }
+
     /// Whether the wholes that a node's services are members of can do without it just now.
     pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
-        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
+        for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
             let (Others { members, up }, (quorum, minimum)) = (&others, others.needed(placement));
             let needed = quorum.max(minimum);
@@ -59,7 +167,7 @@ impl Brain {
     /// Whether a node that is down may be replaced: what it has on its disks may be needed to bring a whole back that lost
     /// its quorum. A minimum holds nobody: more than are up are not there to be kept.
     pub(crate) fn may_be_replaced(&self, id: &NodeId) -> Result<(), String> {
-        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
+        for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
             let (Others { members, up }, (quorum, _)) = (&others, others.needed(placement));
             if *up < quorum {
@@ -72,10 +180,10 @@ impl Brain {
     /// Whether a node may be let go because it is not needed: members of a whole go one at a time.
     pub(crate) fn may_be_spared(&self, id: &NodeId) -> Result<(), String> {
         self.may_leave(id)?;
-        for placement in self.memberships(id).filter(|placement| self.nodes.get(id).is_some_and(|node| is_member(node, placement))) {
-            let mut members = self.nodes.values().filter(|n| placement.role.covers(&n.record.node_type) && is_member(n, placement));
-            if let Some(other) = members.find(|n| n.record.life.is_leaving() && n.record.id != *id) {
-                return Err(format!("{} loses {} just now, and its members go one at a time", placement.key, other.record.id));
+        for placement in self.wholes_of(id) {
+            let leaving = self.census.wholes.get(&placement.key).into_iter().flat_map(|whole| &whole.leaving);
+            if let Some(other) = leaving.into_iter().find(|other| *other != id) {
+                return Err(format!("{} loses {other} just now, and its members go one at a time", placement.key));
             }
         }
         Ok(())

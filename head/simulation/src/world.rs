@@ -10,7 +10,7 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cloudtik_brain::{Brain, ClusterRecord, Input, Request, Session};
+use cloudtik_brain::{Brain, ClusterRecord, Input, Planned, Request, Session};
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
@@ -91,6 +91,7 @@ pub struct World {
 struct Stored {
     cluster: ClusterRecord,
     asks: BTreeMap<String, Ask>,
+    plan: BTreeMap<NodeId, Vec<Planned>>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
     /// Every description that was accepted, in order.

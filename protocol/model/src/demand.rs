@@ -146,6 +146,14 @@ impl Wants {
             Self::Bundles { .. } => None,
         }
     }
+
+    /// What it wants room for.
+    pub fn bundles(&self) -> &[Counted] {
+        match self {
+            Self::Bundles { bundles, .. } => bundles,
+            Self::Workers { .. } | Self::More { .. } => &[],
+        }
+    }
 }
 
 /// Bundles that are alike.
@@ -180,6 +188,9 @@ impl fmt::Display for Wants {
 pub struct Ask {
     /// Chosen by who asked, else made up; unique in the cluster.
     pub name: String,
+    /// Its place in the order in which requests came.
+    #[serde(default)]
+    pub number: u64,
     pub at: Timestamp,
     /// When it ends by itself, on the head's wall clock.
     #[serde(default)]

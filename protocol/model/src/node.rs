@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Offer;
-use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
 /// Where a node is in its life.
 ///
@@ -138,6 +138,9 @@ impl fmt::Display for DialOutcome {
 pub struct NodeRecord {
     pub id: NodeId,
     pub generation: Generation,
+    /// Its place in the order in which the cluster's nodes were requested.
+    #[serde(default)]
+    pub number: u64,
     pub node_type: NodeTypeName,
     pub life: NodeState,
     /// When it entered that state.
@@ -160,12 +163,18 @@ pub struct NodeRecord {
     /// This generation was ready once.
     #[serde(default)]
     pub was_ready: bool,
+    /// The generation before this one was lost with what it had on its disks, and this one was not ready yet.
+    #[serde(default)]
+    pub was_lost: bool,
     /// How it was bought.
     #[serde(default)]
     pub offer: Offer,
     /// Where its agent answers, once it has linked.
     #[serde(default)]
     pub health_port: Option<u16>,
+    /// What its agent found on it, once it has linked.
+    #[serde(default)]
+    pub found: Option<Resources>,
 }
 
 impl NodeRecord {
@@ -173,6 +182,7 @@ impl NodeRecord {
         Self {
             id,
             generation,
+            number: 0,
             node_type,
             life: NodeState::Requested,
             since: at,
@@ -183,8 +193,10 @@ impl NodeRecord {
             revision: 0,
             price: None,
             was_ready: false,
+            was_lost: false,
             offer: Offer::default(),
             health_port: None,
+            found: None,
         }
     }
 }

@@ -73,6 +73,8 @@ struct Slot {
     capacity: Amounts,
     /// Group, place in its list of shapes, how many.
     holds: Vec<(GroupId, usize, u32)>,
+    /// It is among those that changed.
+    is_touched: bool,
 }
 
 /// Nodes and what is placed on them.
@@ -94,6 +96,8 @@ pub struct Fleet {
     frontiers: BTreeMap<(Amounts, bool), usize>,
     /// Gangs that could not be served whole: they hold nothing until something changes.
     parked: BTreeSet<GroupId>,
+    /// Nodes on which something else lies than when that was last asked.
+    touched: Vec<NodeId>,
 }
 
 impl Fleet {
@@ -120,7 +124,7 @@ impl Fleet {
         let slot = self.vacant.pop().unwrap_or(self.slots.len());
         self.by_node.insert(node.clone(), slot);
         self.unused.insert(node.clone());
-        let taken = Slot { node, capacity, holds: Vec::new() };
+        let taken = Slot { node, capacity, holds: Vec::new(), is_touched: false };
         let (plain, gpus) = if capacity.0[GPUS] > 0 { (Amounts::default(), capacity) } else { (capacity, Amounts::default()) };
         match self.slots.get_mut(slot) {
             Some(vacant) => {
@@ -142,6 +146,7 @@ impl Fleet {
     pub fn remove_node(&mut self, node: &NodeId) {
         let Some(slot) = self.by_node.remove(node) else { return };
         self.unused.remove(node);
+        self.touch(slot);
         let Some(gone) = self.slots[slot].take() else { return };
         self.vacant.push(slot);
         self.plain.set(slot, Amounts::default());
@@ -179,7 +184,7 @@ impl Fleet {
         self.place(id);
     }
 
-    /// Takes a group in without looking for places: a [`Fleet::rebuild`] follows.
+    /// Takes a group in without looking for places: [`Fleet::settle`] does.
     pub fn enlist(&mut self, id: GroupId, group: Group) {
         self.groups.insert(id, Placed::new(group));
         self.waiting.insert(id);
@@ -243,10 +248,46 @@ impl Fleet {
         had_room
     }
 
+    /// Of which groups something is placed on a node: their place in the list of shapes, and how many.
+    pub fn holds(&self, node: &NodeId) -> &[(GroupId, usize, u32)] {
+        let slot = self.by_node.get(node).and_then(|slot| self.slots[*slot].as_ref());
+        slot.map_or(&[], |slot| &slot.holds)
+    }
+
+    /// The nodes on which something else lies than when this was last asked.
+    pub fn take_touched(&mut self) -> Vec<NodeId> {
+        for node in &self.touched {
+            if let Some(slot) = self.by_node.get(node).and_then(|slot| self.slots[*slot].as_mut()) {
+                slot.is_touched = false;
+            }
+        }
+        std::mem::take(&mut self.touched)
+    }
+
+    fn touch(&mut self, slot: usize) {
+        if let Some(slot) = self.slots[slot].as_mut().filter(|slot| !slot.is_touched) {
+            slot.is_touched = true;
+            self.touched.push(slot.node.clone());
+        }
+    }
+
+    /// Places what waits where it was placed before, as far as it fits there.
+    pub fn put_back(&mut self, node: &NodeId, id: GroupId, shape: usize, count: u32) {
+        let (Some(slot), Some(placed)) = (self.by_node.get(node).copied(), self.groups.get(&id)) else { return };
+        let Some((need, _)) = placed.group.shapes.get(shape) else { return };
+        let most = match placed.group.spread {
+            true => u32::from(!placed.slots.contains(&slot) && need.fits(&self.free(slot))),
+            false => need.copies_in(&self.free(slot)),
+        };
+        let count = count.min(most).min(placed.waiting[shape]);
+        if count > 0 {
+            self.put(slot, id, shape, count);
+        }
+    }
+
     /// The groups of which something is placed on a node.
     pub fn groups_on(&self, node: &NodeId) -> BTreeSet<GroupId> {
-        let slot = self.by_node.get(node).and_then(|slot| self.slots[*slot].as_ref());
-        slot.into_iter().flat_map(|slot| slot.holds.iter().map(|(id, ..)| *id)).collect()
+        self.holds(node).iter().map(|(id, ..)| *id).collect()
     }
 
     /// What a node that is there has.
@@ -338,6 +379,7 @@ impl Fleet {
         }
         let free = self.free(slot).minus(&need.times(count));
         self.set_free(slot, free);
+        self.touch(slot);
         if let Some(slot) = &mut self.slots[slot] {
             if slot.holds.is_empty() && count > 0 {
                 self.unused.remove(&slot.node);
@@ -358,6 +400,7 @@ impl Fleet {
             self.frontiers.clear();
         }
         for slot in std::mem::take(&mut placed.slots) {
+            self.touch(slot);
             let Some(kept) = &mut self.slots[slot] else { continue };
             let mut freed = Amounts::default();
             kept.holds.retain(|(holder, shape, n)| {
@@ -376,7 +419,7 @@ impl Fleet {
     }
 
     /// Places what waits as far as there is room.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for id in self.waiting.clone() {
             self.place(id);
         }
@@ -413,22 +456,9 @@ impl Fleet {
         }
     }
 
-    /// Places everything anew: nodes in the order given, demands in the order of their numbers.
-    pub fn replace(&mut self, nodes: &[NodeId]) {
-        self.rebuild_by(nodes, |_| ());
-    }
-
     /// Places everything anew: nodes in the order given, large demands first within each rank. Afterwards the nodes that
     /// come last are the least used.
     pub fn rebuild(&mut self, nodes: &[NodeId]) {
-        // Those that are hardest to place first.
-        self.rebuild_by(nodes, |group| {
-            let largest = group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
-            (!group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest))
-        });
-    }
-
-    fn rebuild_by<K: Ord>(&mut self, nodes: &[NodeId], rank: impl Fn(&Group) -> K) {
         let old = std::mem::take(self);
         let capacity = |node: &NodeId| old.by_node.get(node).and_then(|s| old.slots[*s].as_ref()).map(|s| s.capacity);
         for node in nodes {
@@ -436,14 +466,16 @@ impl Fleet {
                 self.insert(node.clone(), capacity);
             }
         }
-        let mut order: Vec<(K, GroupId)> = Vec::with_capacity(old.groups.len());
+        // Those that are hardest to place first.
+        let mut order: Vec<(bool, bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
         for (id, placed) in old.groups {
-            order.push((rank(&placed.group), id));
+            let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
+            order.push((!placed.group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest), id));
             self.groups.insert(id, Placed::new(placed.group));
             self.waiting.insert(id);
         }
         order.sort_unstable();
-        for (_, id) in order {
+        for (.., id) in order {
             self.place(id);
         }
     }

@@ -10,7 +10,7 @@ use cloudtik_model::spec::Spec;
 
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
-use crate::{Brain, Record, Refusal, Reply, Request, Wish};
+use crate::{Brain, Planned, Record, Refusal, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -64,7 +64,10 @@ impl Brain {
         if self.asks.len() - replaced.len() >= MOST_ASKS {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some").into());
         }
-        let ask = Ask { name, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
+        // What is asked for again keeps its place.
+        let known = self.asks.get(&name).filter(|known| known.wants == wants).map(|known| known.number);
+        let number = known.unwrap_or_else(|| self.asks.next_number());
+        let ask = Ask { name, number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
         let before = self.numbers(&spec);
         let ends: Vec<(String, u64)> = replaced.iter().filter_map(|name| Some((name.clone(), *self.asks.ends.get(name)?))).collect();
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
@@ -135,7 +138,7 @@ impl Brain {
         let less = |(name, was): (&NodeTypeName, &u32)| (name.clone(), was.saturating_sub(after.get(name).copied().unwrap_or(0)));
         self.take_back(before.iter().map(less).collect());
         for ask in gone {
-            self.unplace_ask(&ask.name);
+            self.unplace_ask(ask);
         }
         self.scaling.rebuild |= !gone.is_empty();
     }
@@ -207,12 +210,8 @@ impl Brain {
 
     /// Gives an ask its place on the fleet.
     pub(super) fn place_ask(&mut self, ask: &Ask) -> GroupId {
-        let id = self.scaling.group_ids.get(&ask.name).copied().unwrap_or_else(|| {
-            self.scaling.next_group += 1;
-            GroupId(self.scaling.next_group)
-        });
+        let id = GroupId(ask.number);
         if matches!(ask.wants, Wants::Bundles { .. }) {
-            self.scaling.group_ids.insert(ask.name.clone(), id);
             self.scaling.groups.insert(id, ask.name.clone());
             let group = self.group_of(ask);
             self.scaling.fleet.set_group(id, group);
@@ -222,28 +221,30 @@ impl Brain {
         id
     }
 
-    pub(super) fn unplace_ask(&mut self, name: &str) {
+    pub(super) fn unplace_ask(&mut self, ask: &Ask) {
+        let id = GroupId(ask.number);
         // What comes under the same name is another gang.
-        self.scaling.gangs.remove(name);
-        if let Some(id) = self.scaling.group_ids.remove(name) {
-            self.scaling.groups.remove(&id);
+        self.scaling.gangs.remove(&id);
+        if self.scaling.groups.remove(&id).is_some() {
             self.scaling.fleet.set_group(id, Group::default());
             self.scaling.changes += 1;
             self.scaling.ask_changes += 1;
         }
     }
 
-    /// Takes every ask into a fleet that is new; the decision that follows places them.
+    /// Takes every ask into a fleet that is new, and plans it where it was planned before, as far as it fits there.
     pub(super) fn place_asks(&mut self) {
-        let mut all: Vec<Ask> = self.asks.room.values().cloned().collect();
-        all.sort_by(|a, b| (a.at, &a.name).cmp(&(b.at, &b.name)));
-        for ask in all {
-            self.scaling.next_group += 1;
-            let (id, group) = (GroupId(self.scaling.next_group), self.group_of(&ask));
+        for ask in self.asks.room.values() {
+            let (id, group) = (GroupId(ask.number), self.group_of(ask));
             self.scaling.fleet.enlist(id, group);
             self.scaling.groups.insert(id, ask.name.clone());
-            self.scaling.group_ids.insert(ask.name, id);
         }
+        for (node, holds) in &self.scaling.stored_plan {
+            for Planned { request, bundle, count } in holds {
+                self.scaling.fleet.put_back(node, GroupId(*request), *bundle, *count);
+            }
+        }
+        self.scaling.fleet.settle();
     }
 
     /// What is asked for by hand, and what of it has no room yet.
@@ -263,7 +264,7 @@ impl Brain {
             ask: ask.clone(),
         };
         let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
-        all.sort_by(|a, b| (a.ask.at, &a.ask.name).cmp(&(b.ask.at, &b.ask.name)));
+        all.sort_by_key(|view| view.ask.number);
         all
     }
 
@@ -280,9 +281,8 @@ impl Brain {
             let ready = self.workers().filter(|n| n.record.node_type == *of && is_ready(n)).count();
             return ready >= wanted as usize;
         }
-        let Some(id) = self.scaling.group_ids.get(&ask.name) else { return false };
-        let fleet = &self.scaling.fleet;
-        !fleet.is_waiting(*id) && fleet.nodes_of(*id).all(|node| self.nodes.get(node).is_some_and(is_ready))
+        let (id, fleet) = (GroupId(ask.number), &self.scaling.fleet);
+        !fleet.is_waiting(id) && fleet.nodes_of(id).all(|node| self.nodes.get(node).is_some_and(is_ready))
     }
 
     pub(crate) fn take_revoke(&mut self, request: Request, name: String) {
@@ -316,7 +316,7 @@ impl Brain {
         for name in over {
             let Some(ask) = self.asks.remove(&name) else { continue };
             self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
-            self.unplace_ask(&name);
+            self.unplace_ask(&ask);
             self.step.records.push(Record::AskGone { name });
             self.scaling.rebuild = true;
         }
@@ -348,7 +348,7 @@ impl Brain {
         // ask for beyond the type's bounds is no worker.
         let mut left = self.raw_base(&spec, name) - base + 1;
         let mut of_type: Vec<Ask> = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).cloned().collect();
-        of_type.sort_by(|a, b| (b.at, &b.name).cmp(&(a.at, &a.name)));
+        of_type.sort_by_key(|ask| std::cmp::Reverse(ask.number));
         let least = spec.workers.get(name).map_or(0, |kind| kind.min);
         for mut ask in of_type {
             let (count, least) = match &mut ask.wants {
@@ -384,13 +384,26 @@ pub(crate) struct Asks {
     ends: BTreeMap<String, u64>,
     /// The last number that was made a name of.
     last: u64,
+    /// The number of the last that came.
+    newest: u64,
 }
 
 impl Asks {
-    pub(crate) fn new(all: Vec<Ask>) -> Self {
+    pub(crate) fn new(mut all: Vec<Ask>) -> Self {
         let mut asks = Self::default();
-        all.into_iter().for_each(|ask| asks.insert(ask));
+        // Those of a store that knew no numbers come in the order of their times.
+        all.sort_by(|a, b| (a.number, a.at, &a.name).cmp(&(b.number, b.at, &b.name)));
+        for mut ask in all {
+            ask.number = ask.number.max(asks.next_number());
+            asks.newest = ask.number;
+            asks.insert(ask);
+        }
         asks
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.newest += 1;
+        self.newest
     }
 
     fn get(&self, name: &str) -> Option<&Ask> {

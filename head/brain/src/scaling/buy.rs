@@ -96,22 +96,57 @@ impl Bought {
     }
 }
 
+/// By what purchases are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    /// Types of the highest priority first, whatever they cost.
+    by_priority: bool,
+    /// What every node costs beside its price: the more, the fewer nodes there are.
+    per_node: u64,
+}
+
+impl Way {
+    const USUAL: Self = Self { by_priority: true, per_node: 0 };
+
+    /// The others that may keep within limits where the usual one does not: what is cheaper, or fewer nodes.
+    fn others(found: &Bought, candidates: &[Candidate], limits: &Limits) -> Vec<Self> {
+        let dearest = candidates.iter().map(|of| of.weight).max().unwrap_or(1);
+        let are_too_many = found.nodes() > limits.nodes;
+        let per_node: &[u64] = if are_too_many { &[dearest / 4, dearest, dearest.saturating_mul(1_000)] } else { &[0] };
+        let of = |by_priority: bool| per_node.iter().map(move |per_node| Self { by_priority, per_node: *per_node });
+        let differ = candidates.iter().any(|of| of.priority != candidates[0].priority);
+        let all = of(true).chain(of(false).filter(|_| differ));
+        if candidates.len() < 2 { Vec::new() } else { all.filter(|way| *way != Self::USUAL).collect() }
+    }
+}
+
 /// Finds what to buy for the groups that wait: for all of them if the limits allow, else for as many as possible, in order.
 pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> Bought {
-    if could_hold(fleet, groups, candidates, limits) {
+    let could_hold_all = could_hold(fleet, groups, candidates, limits);
+    if could_hold_all {
         let whole = attempt(fleet, groups, None, candidates, true);
         if whole.is_within(candidates, limits) && whole.serves_gangs(fleet) {
             return whole;
         }
+    }
+    let plain = attempt(fleet, groups, None, candidates, false);
+    let others = Way::others(&plain, candidates, limits);
+    if could_hold_all {
         // What is dearer may be fewer nodes.
-        let plain = attempt(fleet, groups, None, candidates, false);
         if plain.is_enough(candidates, limits) {
             return plain;
         }
+        let found = others.iter().map(|way| attempt_by(*way, fleet, groups, None, candidates, true));
+        let enough = found.filter(|found| found.is_enough(candidates, limits));
+        if let Some(cheapest) = enough.min_by_key(|found| (found.money(candidates), found.nodes())) {
+            return cheapest;
+        }
     }
+    let serves = |found: &Bought| found.is_within(candidates, limits) && found.serves_gangs(fleet);
+    // Those that buy the fewest nodes leave room for the most.
+    let ways: Vec<Way> = [Way::USUAL].into_iter().chain(others.last().copied()).collect();
     let fits = |of: &BTreeSet<GroupId>, cut: Option<(GroupId, u32)>| {
-        let found = attempt(fleet, of, cut, candidates, false);
-        found.is_within(candidates, limits) && found.serves_gangs(fleet)
+        ways.iter().any(|way| serves(&attempt_by(*way, fleet, of, cut, candidates, false)))
     };
     // Who cannot be served even alone is in nobody's way.
     let could_be_served = |id: &GroupId| !fleet.is_gang(*id) || could_hold(fleet, &BTreeSet::from([*id]), candidates, limits);
@@ -139,14 +174,24 @@ pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candi
             break;
         }
     }
-    let best = attempt(fleet, &chosen, cut, candidates, true);
-    if best.is_within(candidates, limits) { best } else { attempt(fleet, &chosen, cut, candidates, false) }
+    let tries = ways.iter().flat_map(|way| [true, false].map(|thorough| (*way, thorough)));
+    let mut found = tries.map(|(way, thorough)| attempt_by(way, fleet, &chosen, cut, candidates, thorough));
+    found.find(serves).unwrap_or_else(|| attempt(fleet, &BTreeSet::new(), None, candidates, false))
 }
 
 /// Whether [`buy`] finds room for all of the groups that wait: what is quickly answered is not looked at for long.
 pub(super) fn can_have_all(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], limits: &Limits) -> bool {
-    let is_enough = |thorough: bool| attempt(fleet, groups, None, candidates, thorough).is_enough(candidates, limits);
-    could_hold(fleet, groups, candidates, limits) && (is_enough(false) || is_enough(true))
+    if !could_hold(fleet, groups, candidates, limits) {
+        return false;
+    }
+    let is_enough = |found: &Bought| found.is_enough(candidates, limits);
+    let plain = attempt(fleet, groups, None, candidates, false);
+    if is_enough(&plain) {
+        return true;
+    }
+    let others = Way::others(&plain, candidates, limits);
+    let by = |way: &Way, thorough: bool| is_enough(&attempt_by(*way, fleet, groups, None, candidates, thorough));
+    others.iter().any(|way| by(way, false)) || by(&Way::USUAL, true) || others.iter().any(|way| by(way, true))
 }
 
 /// Whether what waits may be to be had at all: false where it is quickly seen that it is too much, resource by resource,
@@ -155,7 +200,8 @@ fn could_hold(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate
     let (classes, _) = fleet.classes(groups, None);
     let needed = classes.iter().fold(Amounts::default(), |sum, class| sum.plus(&class.need.times(class.count)));
     let all = candidates.iter().fold(Amounts::default(), |sum, of| sum.plus(&of.capacity.times(of.most.min(limits.nodes))));
-    if !needed.fits(&all) {
+    let fits_somewhere = |class: &Class| candidates.iter().any(|of| of.most > 0 && class.need.fits(&of.capacity));
+    if !needed.fits(&all) || !classes.iter().all(fits_somewhere) {
         return false;
     }
     let kind = |of: &Candidate| Kind { capacity: of.capacity, price: of.price.unwrap_or_default().0, most: of.most };
@@ -182,16 +228,26 @@ pub(super) fn attempt(
     candidates: &[Candidate],
     thorough: bool,
 ) -> Bought {
+    attempt_by(Way::USUAL, fleet, groups, cut, candidates, thorough)
+}
+
+fn attempt_by(
+    way: Way,
+    fleet: &Fleet,
+    groups: &BTreeSet<GroupId>,
+    cut: Option<(GroupId, u32)>,
+    candidates: &[Candidate],
+    thorough: bool,
+) -> Bought {
     let (classes, members) = fleet.classes(groups, cut);
     let mut left: Vec<u32> = classes.iter().map(|c| c.count).collect();
     let mut bins = Vec::new();
-    let priorities: BTreeSet<i32> = candidates.iter().map(|c| c.priority).collect();
-    for priority in priorities.into_iter().rev() {
-        let of_tier: Vec<usize> = (0..candidates.len()).filter(|c| candidates[*c].priority == priority).collect();
-        let kinds: Vec<Kind> = of_tier
-            .iter()
-            .map(|c| Kind { capacity: candidates[*c].capacity, price: candidates[*c].weight, most: candidates[*c].most })
-            .collect();
+    let tier = |of: &Candidate| if way.by_priority { of.priority } else { 0 };
+    let tiers: BTreeSet<i32> = candidates.iter().map(tier).collect();
+    for of in tiers.into_iter().rev() {
+        let of_tier: Vec<usize> = (0..candidates.len()).filter(|c| tier(&candidates[*c]) == of).collect();
+        let kind = |of: &Candidate| Kind { capacity: of.capacity, price: of.weight.saturating_add(way.per_node), most: of.most };
+        let kinds: Vec<Kind> = of_tier.iter().map(|c| kind(&candidates[*c])).collect();
         let waiting: Vec<Class> = classes.iter().zip(&left).map(|(class, n)| Class { count: *n, ..class.clone() }).collect();
         let found: Purchase = if thorough { purchase(&kinds, &waiting) } else { first_fit_decreasing(&kinds, &waiting) };
         bins.extend(found.bins.into_iter().map(|bin| (of_tier[bin.kind], bin)));

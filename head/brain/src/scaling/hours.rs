@@ -23,7 +23,12 @@ pub(super) fn begins_or_ends(hours: &Hours, at: Timestamp) -> Option<(bool, Time
         }
         let begin = moment(day, hours.from, &zone)?;
         let end_day = if hours.until > hours.from { day } else { day.checked_add(Span::new().days(1)).ok()? };
-        let end = moment(end_day, hours.until, &zone)?;
+        let mut end = moment(end_day, hours.until, &zone)?;
+        if end <= begin {
+            // It begins an hour later, in what the night leaves out: then it ends later too.
+            let length = i64::from(hours.until) - i64::from(hours.from);
+            end = begin.checked_add(SignedDuration::from_mins(length)).ok()?;
+        }
         is_on |= begin <= now && now < end;
         for edge in [begin, end] {
             if edge > now {
@@ -81,6 +86,8 @@ mod tests {
         // In Berlin, the 29th of March 2026 has no half past two.
         let gap = hours(&[6], 2 * 60 + 30, 4 * 60, "Europe/Berlin");
         assert_eq!(begins_or_ends(&gap, at("2026-03-29T00:00:00Z")), Some((false, at("2026-03-29T01:30:00Z"))));
+        let short = hours(&[6], 2 * 60 + 30, 3 * 60 + 15, "Europe/Berlin");
+        assert_eq!(begins_or_ends(&short, at("2026-03-29T01:30:00Z")), Some((true, at("2026-03-29T02:15:00Z"))));
         assert_eq!(begins_or_ends(&hours(&[6], 0, 60, "Mars/Olympus"), at("2026-03-29T00:00:00Z")), None);
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Launching {
     shortages: BTreeMap<(NodeTypeName, Offer), Shortage>,
     /// Workers of a type that failed in a row.
     failures: BTreeMap<NodeTypeName, u32>,
+    /// When pauses of types end, on the monotonic clock.
+    pause_ends: BTreeMap<NodeTypeName, u64>,
     /// No lower ordinal of a type is free.
     lowest_free: BTreeMap<NodeTypeName, u32>,
     pace: Pace,
@@ -44,9 +46,11 @@ pub(crate) struct Launching {
 
 #[derive(Debug)]
 struct Shortage {
-    /// When there was none last.
-    at: Timestamp,
+    /// The last machine that was asked for before there was none.
+    launched: u64,
     until: u64,
+    /// Nothing is taken from others for it before this.
+    doubtful_until: u64,
     times: u32,
     reason: String,
 }
@@ -154,11 +158,10 @@ impl Brain {
     /// Gangs of which too little was to be had again and again are not tried each time: each try costs machines.
     pub(super) fn park_paused_gangs(&mut self) {
         let now = self.clock.now();
-        let group_ids = &self.scaling.group_ids;
         // What was calm for long enough is no concern any more.
-        self.scaling.gangs.retain(|name, pause| group_ids.contains_key(name) && now < pause.until + LONGEST_PAUSE);
-        for (name, pause) in &mut self.scaling.gangs {
-            pause.is_parked = now < pause.until && self.scaling.fleet.is_waiting(group_ids[name]);
+        self.scaling.gangs.retain(|_, pause| now < pause.until + LONGEST_PAUSE);
+        for (id, pause) in &mut self.scaling.gangs {
+            pause.is_parked = now < pause.until && self.scaling.fleet.is_waiting(*id);
         }
         for id in self.paused_gangs() {
             self.scaling.fleet.park(id);
@@ -171,16 +174,14 @@ impl Brain {
     }
 
     pub(super) fn paused_gangs(&self) -> Vec<GroupId> {
-        let parked = self.scaling.gangs.iter().filter(|(_, pause)| pause.is_parked);
-        parked.filter_map(|(name, _)| self.scaling.group_ids.get(name).copied()).collect()
+        self.scaling.gangs.iter().filter(|(_, pause)| pause.is_parked).map(|(id, _)| *id).collect()
     }
 
     /// A machine that a gang was to have is not to be had: what was bought for the others of it was for nothing.
     pub(crate) fn note_gangs_without(&mut self, id: &NodeId) {
         let now = self.clock.now();
         for group in self.scaling.fleet.groups_on(id).into_iter().filter(|group| self.scaling.fleet.is_gang(*group)) {
-            let Some(name) = self.scaling.groups.get(&group) else { continue };
-            let pause = self.scaling.gangs.entry(name.clone()).or_default();
+            let pause = self.scaling.gangs.entry(group).or_default();
             // Several that fail together are one try.
             if now >= pause.until {
                 pause.times += 1;
@@ -355,7 +356,10 @@ impl Brain {
         let id = self.free_id(order.name, spec.workers.get(order.name)?.max)?;
         let generation = self.nodes.get(&id).map_or(Generation(1), |n| n.record.generation.next());
         let mut record = NodeRecord::requested(id.clone(), generation, order.name.clone(), self.clock.wall());
+        self.scaling.launched += 1;
+        record.number = self.scaling.launched;
         (record.revision, record.price, record.offer) = (spec.revision, order.price, order.offer);
+        record.was_lost = self.nodes.get(&id).is_some_and(|n| n.record.was_lost);
         let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
         let mut node = Node::new(record, now);
         (node.failures, node.not_before) = (failures, not_before);
@@ -364,7 +368,6 @@ impl Brain {
         if let Some((capacity, bin, members)) = content {
             self.scaling.fleet.add_bought(id.clone(), capacity, bin, members);
         }
-        self.scaling.launched += 1;
         self.recount(&id);
         self.store_node(&id);
         let message = format!("request {id} (generation {generation}): {}", order.why);
@@ -391,11 +394,13 @@ impl Brain {
         let pause = doubling(SHORTAGE, times, LONGEST_SHORTAGE);
         let what = if failure.kind == FailureKind::Quota { "quota" } else { "no capacity" };
         let message = format!("{name}, {offer}: {what} ({}); left alone for {} s", failure.message, pause / 1_000);
-        let wall = self.clock.wall();
+        let launched = self.scaling.launched;
         if let Some(shortage) = self.scaling.launching.shortages.get_mut(&key).filter(|s| s.until > now) {
-            shortage.at = wall;
+            shortage.launched = launched;
         } else {
-            self.scaling.launching.shortages.insert(key, Shortage { at: wall, until: now + pause, times, reason: failure.message.clone() });
+            let doubtful_until = now + doubling(SHORTAGE, times, LONGEST_PAUSE);
+            let shortage = Shortage { launched, until: now + pause, doubtful_until, times, reason: failure.message.clone() };
+            self.scaling.launching.shortages.insert(key, shortage);
             self.event(None, EventKind::Decision, message);
         }
         self.scaling_changed();
@@ -405,12 +410,12 @@ impl Brain {
     pub(crate) fn note_success(&mut self, id: &NodeId) {
         let Some(node) = self.nodes.get(id) else { return };
         let (name, offer) = (node.record.node_type.clone(), node.record.offer.clone());
-        let asked = node.record.requested_at;
+        let number = node.record.number;
         let launching = &mut self.scaling.launching;
         launching.failures.remove(&name);
         // What was asked for before there was none says nothing of what there is now.
         let key = (name, offer);
-        if launching.shortages.get(&key).is_some_and(|shortage| asked > shortage.at) {
+        if launching.shortages.get(&key).is_some_and(|shortage| number > shortage.launched) {
             launching.shortages.remove(&key);
         }
     }
@@ -439,22 +444,74 @@ impl Brain {
         self.scaling_changed();
     }
 
-    /// Ends pauses whose time is over; a wall clock that was set makes none longer than the longest.
+    /// Ends pauses whose time is over. How long one lasts is measured once in a head's life: a wall clock that is set makes
+    /// none longer or shorter.
     pub(super) fn end_pauses(&mut self) {
-        let wall = self.clock.wall();
-        let is_over = |p: &Pause| p.until <= wall || p.until.0 > wall.0.saturating_add(LONGEST_PAUSE);
-        let over: Vec<NodeTypeName> = self.cluster.paused.iter().filter(|(_, p)| is_over(p)).map(|(n, _)| n.clone()).collect();
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        let Self { cluster, scaling, .. } = self;
+        let ends = &mut scaling.launching.pause_ends;
+        ends.retain(|name, _| cluster.paused.contains_key(name));
+        for (name, pause) in &cluster.paused {
+            ends.entry(name.clone()).or_insert_with(|| now + pause.until.0.saturating_sub(wall.0).min(LONGEST_PAUSE));
+        }
+        let over: Vec<NodeTypeName> = ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
         for name in &over {
             self.cluster.paused.remove(name);
+            self.scaling.launching.pause_ends.remove(name);
             self.event(None, EventKind::Decision, format!("type {name} is tried again"));
             self.scaling.changes += 1;
         }
         if !over.is_empty() {
             self.store_cluster();
         }
-        if let Some(next) = self.cluster.paused.values().map(|p| p.until.0).min() {
-            self.decide_at(self.clock.now() + next.saturating_sub(wall.0).min(60_000));
+        if let Some(next) = self.scaling.launching.pause_ends.values().min() {
+            self.decide_at(self.clock.now().saturating_add(next - now));
         }
+    }
+
+    /// Whether nothing of a type is to be had for now, whatever room the limits leave. Room is made less and less often for a
+    /// type of which there was none again and again.
+    pub(super) fn is_out_of_reach(&self, name: &NodeTypeName, kind: &WorkerType) -> bool {
+        let now = self.clock.now();
+        let shortages = &self.scaling.launching.shortages;
+        let is_short = |(offer, _): (Offer, Option<MoneyPerHour>)| {
+            shortages.get(&(name.clone(), offer)).is_some_and(|shortage| now < shortage.doubtful_until)
+        };
+        self.cluster.paused.contains_key(name) || kind.offers().into_iter().all(is_short)
+    }
+
+    /// A machine that was decided on and not asked for yet is asked for from an offer that is to be had now: the description
+    /// may have changed, or there is none of it any more. False if there is none at all, and the machine is given up.
+    pub(crate) fn renew_offer(&mut self, id: &NodeId) -> bool {
+        let now = self.clock.now();
+        let (Some(spec), Some(node)) = (&self.cluster.spec, self.nodes.get(id)) else { return true };
+        let record = &node.record;
+        let Some(kind) = spec.workers.get(&record.node_type) else { return true };
+        // A call that had no answer may have made it: it is asked for again as it was.
+        if node.uncertain.is_some() {
+            return true;
+        }
+        let shortages = &self.scaling.launching.shortages;
+        let is_short = |offer: &Offer| shortages.get(&(record.node_type.clone(), offer.clone())).is_some_and(|s| now < s.until);
+        let offers = kind.offers();
+        if offers.iter().any(|(offer, _)| *offer == record.offer) && !is_short(&record.offer) {
+            return true;
+        }
+        let others = self.scaling.tally.spent(spec).0.saturating_sub(record.price.or(kind.price).unwrap_or_default().0);
+        let is_affordable =
+            |price: Option<MoneyPerHour>| spec.budget.is_none_or(|budget| others.saturating_add(price.unwrap_or_default().0) <= budget.0);
+        let found = offers.into_iter().find(|(offer, price)| !is_short(offer) && is_affordable(*price));
+        let Some((offer, price)) = found else {
+            self.forget(id, "what it was to be is not to be had any more");
+            return false;
+        };
+        if let Some(node) = self.nodes.get_mut(id) {
+            (node.record.offer, node.record.price) = (offer, price);
+        }
+        self.store_node(id);
+        self.recount(id);
+        self.reconsider_scale();
+        true
     }
 
     pub(crate) fn pace(&mut self) -> &mut Pace {

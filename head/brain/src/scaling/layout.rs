@@ -41,17 +41,15 @@ impl Brain {
             // What lies otherwise may leave other gangs in halves: they are looked at at once.
             self.scaling.tried = None;
             let order: Vec<NodeId> = self.fleet_order().into_iter().map(|(_, id)| id).collect();
-            if std::mem::take(&mut self.scaling.is_unplanned) {
-                // What had room before is not to be bought for: it is planned as well as can be at once.
-                self.plan_from_nothing(&order);
-                return;
-            }
             let mut anew = self.scaling.fleet.clone();
             anew.rebuild(&order);
             self.park_paused_in(&mut anew);
             park_halves(&mut anew);
-            if self.is_better(&anew) {
-                self.scaling.fleet = anew;
+            self.take_if_better(Some(anew));
+            if std::mem::take(&mut self.scaling.is_refilled) && !self.scaling.fleet.waiting_or_parked().is_empty() {
+                // What had room before is not to be bought for: it is planned as well as can be at once.
+                let tight = self.tight();
+                self.take_if_better(tight);
             }
             // Not in one step with what is decided now: that is not to wait for it.
             self.scaling.is_loose = true;
@@ -60,8 +58,8 @@ impl Brain {
         if self.scaling.is_loose && self.is_time(self.scaling.tighten_not_before) {
             self.scaling.is_loose = false;
             self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE;
-            if let Some(tight) = self.tight().filter(|tight| self.is_better(tight)) {
-                self.scaling.fleet = tight;
+            let tight = self.tight();
+            if self.take_if_better(tight) {
                 self.scaling.changes += 1;
                 self.scaling.tried = None;
             }
@@ -133,35 +131,25 @@ impl Brain {
         Some(tight)
     }
 
-    /// The best of several plans for what has none: what is hardest to place first, what was asked for first, and the nodes
-    /// that need not stay chosen as new ones are.
-    fn plan_from_nothing(&mut self, order: &[NodeId]) {
-        let mut hardest = self.scaling.fleet.clone();
-        hardest.rebuild(order);
-        let mut eldest = self.scaling.fleet.clone();
-        eldest.replace(order);
-        let mut plans = vec![hardest, eldest];
-        for plan in &mut plans {
-            self.park_paused_in(plan);
-            park_halves(plan);
-        }
-        plans.extend(self.tight());
-        if let Some(best) = plans.into_iter().min_by_key(|plan| self.rank(plan)) {
-            self.scaling.fleet = best;
-        }
-    }
-
     fn park_paused_in(&self, fleet: &mut Fleet) {
         for id in self.paused_gangs() {
             fleet.park(id);
         }
     }
 
-    /// Whether another plan is better than the one that holds: it is cheaper, and nobody who has room loses it.
-    fn is_better(&self, plan: &Fleet) -> bool {
+    /// Takes another plan in the place of the one that holds, if it is cheaper and nobody who has room loses it.
+    fn take_if_better(&mut self, plan: Option<Fleet>) -> bool {
         let fleet = &self.scaling.fleet;
-        let keeps_all = plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id));
-        keeps_all && self.rank(plan) < self.rank(fleet)
+        let is_better =
+            |plan: &Fleet| plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id)) && self.rank(plan) < self.rank(fleet);
+        let Some(plan) = plan.filter(is_better) else { return false };
+        self.take_plan(plan);
+        true
+    }
+
+    fn take_plan(&mut self, plan: Fleet) {
+        self.scaling.fleet = plan;
+        self.scaling.is_plan_new = true;
     }
 
     /// What is better is less: what waits, what the nodes cost that are used and need not stay, and how many they are.
@@ -198,7 +186,7 @@ impl Brain {
             can_have_all(&anew, &waiting, &candidates, &self.limits(spec))
         };
         if helps {
-            self.scaling.fleet = anew;
+            self.take_plan(anew);
             self.scaling.changes += 1;
         }
         helps

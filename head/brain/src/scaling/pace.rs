@@ -56,10 +56,10 @@ impl Pace {
         Ok(())
     }
 
-    pub(crate) fn throttled(&mut self, now: u64, retry_after: Option<u64>) {
+    pub(crate) fn throttled(&mut self, now: u64, wait: u64) {
         // Several answers to one burst are one complaint.
         let is_new = now >= self.blocked_until;
-        self.blocked_until = self.blocked_until.max(now + retry_after.unwrap_or(0).max(RESPITE));
+        self.blocked_until = self.blocked_until.max(now + wait.max(RESPITE));
         if is_new || self.limit.is_none() {
             let recent = self.recent.len() as u64 * 6;
             let rate = self.limit.map_or(recent, |(rate, _)| rate.min(recent.max(SLOWEST)));
@@ -99,7 +99,7 @@ mod tests {
                     Some((_, true)) => pace.worked(now),
                     _ => {
                         (waiting, refused) = (waiting + 1, refused + 1);
-                        pace.throttled(now, None);
+                        pace.throttled(now, 0);
                     }
                 }
             }
@@ -130,7 +130,7 @@ mod tests {
     fn the_provider_s_own_pause_is_kept() {
         let mut pace = Pace::default();
         pace.take(1_000).expect("free");
-        pace.throttled(1_000, Some(7_000));
+        pace.throttled(1_000, 7_000);
         assert_eq!(pace.take(7_999), Err(8_000));
         assert!(pace.take(20_000).is_ok());
     }

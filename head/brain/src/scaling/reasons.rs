@@ -9,7 +9,7 @@ use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName};
 
 use super::buy::{Bought, Candidate, Limits, attempt};
 use crate::Brain;
-use crate::packing::{Amounts, Bin, GPUS, GroupId};
+use crate::packing::{Amounts, Bin, DIMENSIONS, GPUS, GroupId};
 
 /// Of so many workers of a type it is told what is wrong with them.
 const MOST_TROUBLES: usize = 5;
@@ -97,7 +97,7 @@ impl Brain {
             0 => "cpus",
             1 => "memory",
             2 => "gpus",
-            other if need.0[other] == u64::MAX => "such resource",
+            _ if is_of_nothing(need) => "such resource",
             other => self.scaling.custom.get(other - 3).map_or("", String::as_str),
         };
         Some(if capacity.0[short] == 0 { format!("has no {what}") } else { format!("has only {}", self.words(&only)) })
@@ -138,16 +138,30 @@ impl Brain {
         let waiting = self.scaling.fleet.waiting_or_parked();
         let left = self.limits(spec);
         for (number, (id, shapes)) in waiting.into_iter().enumerate() {
-            let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", self.words(need))).collect();
             let source = self.scaling.groups.get(&id).cloned().unwrap_or_default();
+            let unknown = shapes.iter().find(|(need, _)| is_of_nothing(need)).and_then(|(need, _)| self.unknown_resource(&source, need));
+            let words = |need: &Amounts| match &unknown {
+                Some((bundle, _)) if is_of_nothing(need) => bundle.to_string(),
+                _ => self.words(need),
+            };
+            let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", words(need))).collect();
             // Where many wait, the first say what it is about.
             let own = (number < MOST_EXPLAINED).then(|| self.short_of(spec, id, candidates, &left)).flatten();
-            let pause = self.scaling.gangs.get(&source).filter(|pause| pause.is_parked);
+            let pause = self.scaling.gangs.get(&id).filter(|pause| pause.is_parked);
+            let own = unknown.as_ref().map(|(_, resource)| format!("no node type offers {resource}")).or(own);
             let own =
                 pause.map(|pause| format!("{} times too few of its machines were to be had: it is tried again later", pause.times)).or(own);
             let why: Vec<String> = own.or_else(|| rest.clone()).into_iter().chain(limits.iter().cloned()).collect();
             outlook.unmet.push(Unmet { source, what: what.join(", "), why: why.join("; ") });
         }
+    }
+
+    /// A bundle of a request that needs a resource of which no type has any, and which.
+    fn unknown_resource(&self, request: &str, need: &Amounts) -> Option<(&Bundle, &str)> {
+        let bundles = self.asks.room.get(request)?.wants.bundles();
+        let bundle = bundles.iter().map(|of| &of.bundle).find(|bundle| self.amounts_of(bundle) == *need)?;
+        let resource = bundle.resources.keys().find(|name| !self.scaling.custom.contains(name))?;
+        Some((bundle, resource))
     }
 
     /// Tells what stands in the way of what was asked for already.
@@ -172,4 +186,9 @@ impl Brain {
         let budget = left.money.filter(|left| money > *left)?;
         Some(format!("it takes {money} more, and the budget of {} leaves {budget}", spec.budget.unwrap_or_default()))
     }
+}
+
+/// Whether a need is of a resource that no type offers: see [`Brain::amounts_of`].
+fn is_of_nothing(need: &Amounts) -> bool {
+    need.0[DIMENSIONS - 1] == u64::MAX
 }

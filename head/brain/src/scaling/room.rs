@@ -51,8 +51,8 @@ impl Brain {
                 }
             }
         }
-        for (number, ask) in self.asks.room.values().enumerate() {
-            fleet.set_group(GroupId(number as u64), self.group_of(ask));
+        for ask in self.asks.room.values() {
+            fleet.set_group(GroupId(ask.number), self.group_of(ask));
         }
         let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
         if waiting.is_empty() {
@@ -74,12 +74,9 @@ impl Brain {
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
     }
 
-    /// What has no room would take, roughly: nodes, and what they cost.
+    /// What has no room would take of what is to be had for now, roughly: nodes, and what they cost.
     pub(super) fn room_needs(&self, spec: &Spec) -> (u32, MoneyPerHour) {
         let fleet = &self.scaling.fleet;
-        if spec.policies.is_empty() {
-            return (0, MoneyPerHour(0));
-        }
         // Of what cannot be had for now nothing is kept free.
         let paused: BTreeSet<GroupId> = self.paused_gangs().into_iter().collect();
         let waiting: BTreeSet<GroupId> =
@@ -91,7 +88,8 @@ impl Brain {
             let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
             Some(Candidate::new(name, kind, self.capacity_of(name)?, kind.dearest(), most, self.learned(name)))
         };
-        let candidates: Vec<Candidate> = spec.workers.iter().filter_map(candidate).collect();
+        let within_reach = spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind));
+        let candidates: Vec<Candidate> = within_reach.filter_map(candidate).collect();
         let needed = attempt(fleet, &waiting, None, &candidates, false);
         (needed.nodes(), needed.money(&candidates))
     }
@@ -104,7 +102,7 @@ impl Brain {
             can_have_all(&self.scaling.fleet, &BTreeSet::from([id]), &candidates, &self.limits(spec))
         };
         if !has_room {
-            self.unplace_ask(&ask.name);
+            self.unplace_ask(ask);
         }
         has_room
     }

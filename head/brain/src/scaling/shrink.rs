@@ -255,7 +255,7 @@ impl Brain {
         }
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
-        let is_pressed = !outlook.unmet.is_empty() || outlook.types.values().any(|t| !t.blocked.is_empty());
+        let is_pressed = !surplus.is_empty() && self.is_pressed(spec);
         let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
         for (.., id) in surplus {
             let node = &self.nodes[&id];
@@ -300,6 +300,19 @@ impl Brain {
             self.cluster.hurried.retain(|name| unfinished.contains(name));
             self.store_cluster();
         }
+    }
+
+    /// Whether what is missing, and to be had, has no place beside what is there within the cluster's maximum and its budget.
+    fn is_pressed(&self, spec: &Spec) -> bool {
+        let (mut nodes, mut cost) = self.room_needs(spec);
+        for (name, kind) in spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind)) {
+            let missing = self.wanted_of(name).saturating_sub(self.scaling.tally.counted(name));
+            nodes = nodes.saturating_add(missing);
+            cost.0 = cost.0.saturating_add(kind.dearest().unwrap_or_default().times(missing).0);
+        }
+        let exist = self.scaling.tally.exist().saturating_add(nodes);
+        let spent = self.scaling.tally.spent(spec).0.saturating_add(cost.0);
+        nodes > 0 && (exist > spec.max_workers || spec.budget.is_some_and(|budget| spent > budget.0))
     }
 
     pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {

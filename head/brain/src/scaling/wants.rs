@@ -28,7 +28,7 @@ impl Brain {
     /// The same, counting only what was asked for up to one request.
     pub(super) fn base_by(&self, spec: &Spec, name: &NodeTypeName, last: &Ask) -> u32 {
         let bounds = spec.workers.get(name).map_or((0, 0), |kind| (kind.min, kind.max));
-        let asks = self.asks.numbers().filter(|ask| (ask.at, &ask.name) <= (last.at, &last.name));
+        let asks = self.asks.numbers().filter(|ask| ask.number <= last.number);
         Self::sum_of(spec, name, asks).clamp(bounds.0, bounds.1)
     }
 

@@ -362,3 +362,27 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     world.pass(1_000);
     assert_eq!(world.said(EventKind::Decision, "let w3 go"), 1, "it is heard, and idle for long");
 }
+
+/// A request that cannot be served just now makes every idle machine go at once, of types that do not help it too: what short
+/// requests need is bought again and again.
+#[test]
+fn what_cannot_be_served_hurries_nobody_who_is_in_nobody_s_way() {
+    let mut counts = Vec::new();
+    for waits in [false, true] {
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", kind(0, 10, 16, 500))]));
+        world.failing.insert(("large".to_owned(), Offer::default()), FailureKind::Permanent);
+        if waits {
+            world.ask(|request| Input::Scale { request, wish: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
+        }
+        world.pass(5_000);
+        for n in 0..20 {
+            let until = Some(world.now + 30_000);
+            world
+                .ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), &format!("short-{n}"), until) })
+                .expect("there is room");
+            world.pass(60_000);
+        }
+        counts.push(world.calls.iter().filter(|(_, of, _)| of == "default").count());
+    }
+    assert_eq!(counts[0], counts[1], "machines that were asked for without and with one that waits");
+}

@@ -148,3 +148,42 @@ fn a_policy_takes_nothing_that_a_minimum_or_a_request_needs() {
     world.pass(400_000);
     assert_eq!((world.machines("alpha"), world.machines("zeta")), (1, 4));
 }
+
+/// Where a maximum or the budget is in the way of the choice that is the usual one, another is made.
+#[test]
+fn what_only_another_choice_leaves_room_for_is_had() {
+    let small_and_big = |priority: i32| {
+        let big = WorkerType { priority, ..kind(0, 10, 4, 500) };
+        spec(&[("small", kind(0, 10, 1, 100)), ("big", big)])
+    };
+    // Four small ones are the cheapest, and one too many of them is there at two.
+    let mut of = small_and_big(0);
+    of.max_workers = 2;
+    let mut world = World::new(of);
+    world.wish(bundles(&[(4, 1, 0)])).expect("one big one has room for them");
+    world.pass(10_000);
+    assert_eq!((world.machines("small"), world.machines("big")), (0, 1));
+    assert!(world.brain.is_ready("room"));
+    // Big ones are preferred, and the budget has room for small ones only.
+    let mut of = small_and_big(1);
+    of.budget = Some(MoneyPerHour(450_000));
+    let mut world = World::new(of);
+    world.wish(bundles(&[(4, 1, 0)])).expect("four small ones have room for them");
+    world.pass(10_000);
+    assert_eq!((world.machines("small"), world.machines("big")), (4, 0));
+    // Of many that do not all have room, as many as possible do.
+    let mut of = small_and_big(0);
+    of.max_workers = 2;
+    let mut world = World::new(of.clone());
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    (of.revision, of.max_workers) = (2, 20);
+    world.tell(Input::Specified { spec: of.clone() });
+    for n in 0..10 {
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), &format!("job-{n}"), None) }).expect("there is room");
+    }
+    (of.revision, of.max_workers) = (3, 2);
+    world.tell(Input::Specified { spec: of });
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(10_000);
+    assert_eq!(world.brain.asks().iter().filter(|ask| ask.ready).count(), 8);
+}

@@ -2,6 +2,8 @@
 
 mod departures;
 mod limits;
+mod lives;
+mod plans;
 mod policies;
 mod recovery;
 mod requests;

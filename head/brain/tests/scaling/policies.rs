@@ -194,3 +194,41 @@ fn less_load_is_believed_only_a_window_after_somebody_left() {
         assert_eq!(world.cluster.policy_wants["busy"].count, 2, "two at 40 % are as many as there should be");
     }
 }
+
+/// A window of half an hour is longer than what is remembered.
+#[test]
+fn a_long_window_is_covered() {
+    for minutes in [10, 30] {
+        let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+        let rule = Rule::Load { metric: Metric::Cpu, high: 800, low: 300, window_ms: minutes * 60_000 };
+        of.policies = vec![Policy { rule, ..load_policy() }];
+        let mut world = World::new(of);
+        for n in 0..7_200 {
+            world.busy("w1", 990 + n % 2);
+            world.pass(1_000);
+        }
+        assert!(world.machines("default") > 1, "{minutes} min: {:?}", world.outlook.policies);
+    }
+}
+
+/// What cannot be had for now takes nothing from a policy.
+#[test]
+fn a_policy_gives_nothing_up_for_what_cannot_be_had() {
+    let mut of = spec(&[("default", kind(0, 5, 4, 100)), ("large", kind(0, 3, 16, 500))]);
+    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
+    of.policies = vec![Policy { rule: Rule::Schedule { hours, workers: Workers::AtLeast(5) }, ..load_policy() }];
+    (of.max_workers, of.idle_after_ms) = (5, 60_000);
+    let mut world = World::new(of);
+    world.failing.insert(("large".to_owned(), Offer::default()), FailureKind::StockOut);
+    world.pass(10_000);
+    assert_eq!(world.machines("default"), 5);
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
+    // What three large ones may take is left free, and not one of them is to be had.
+    let (mut least, mut calls) = (5, world.calls.len());
+    for _ in 0..120 {
+        world.pass(60_000);
+        least = least.min(world.machines("default"));
+    }
+    calls = world.calls[calls..].iter().filter(|(_, of, _)| of == "default").count();
+    assert!(least == 5, "at times {least} of the policy's five are there, none of the others; {calls} calls for its type in two hours");
+}

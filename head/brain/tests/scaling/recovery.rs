@@ -154,3 +154,41 @@ fn a_member_of_a_whole_of_the_least_size_is_replaced() {
     world.pass(120_000);
     assert_eq!(world.nodes[&id("w3")].generation, Generation(2), "the machine is listed as running, and never heard again");
 }
+
+fn quorum_of_five() -> World {
+    let mut of = spec(&[("default", kind(5, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of);
+    world.pass(10_000);
+    assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 5);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    world
+}
+
+fn falls_silent(world: &mut World, node: &str) {
+    world.silent.insert(id(node));
+    let session = world.links.remove(&id(node)).expect("it is linked");
+    world.tell(Input::LinkClosed { session, node: id(node), cause: "it hangs".to_owned() });
+    world.pass(60_000);
+}
+
+/// Two of five were lost and are not to be had again; the disks of a third, without which there is no quorum, are deleted.
+#[test]
+fn the_third_of_five_keeps_its_disks() {
+    let mut world = quorum_of_five();
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    assert_eq!(world.machines("default"), 3);
+    falls_silent(&mut world, "w3");
+    assert_eq!(world.machines("default"), 3, "two of five are left, and what the third had is deleted");
+}
+
+/// The same by hand: a drain is refused where it costs a quorum.
+#[test]
+fn the_third_of_five_is_not_drained() {
+    let mut world = quorum_of_five();
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    let said = world.ask(|request| Input::Drain { request, node: id("w3") });
+    assert!(said.is_err(), "two of five are left: {said:?}");
+}

@@ -102,7 +102,7 @@ fn requests_add_up_end_and_survive_a_restart() {
     world.restart();
     world.pass(5_000);
     let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.ask.name).collect();
-    assert_eq!(names, ["ask-1", "ask-2", "workers-default"]);
+    assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(600_000);
     assert_eq!((world.brain.asks().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
@@ -461,4 +461,91 @@ fn what_stands_moves_to_the_cheapest_of_what_is_there() {
     world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), "b", None) }).expect("less");
     world.pass(600_000);
     assert_eq!((world.machines("default"), world.machines("large")), (0, 1), "five cores fit on the large one, at 1.00 instead of 1.80");
+}
+
+/// Many gangs that cannot be had keep everybody else waiting.
+#[test]
+fn many_gangs_that_cannot_be_served_are_in_nobody_s_way() {
+    for gangs in [10, 40] {
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", kind(0, 90, 16, 500))]));
+        let large = ("large".to_owned(), Offer::default());
+        world.failing.insert(large, FailureKind::Permanent);
+        world.ask(|request| Input::Scale { request, wish: add(gang(3, 16), "first", None) }).expect("there is room");
+        world.pass(5_000);
+        assert!(world.cluster.paused.contains_key(&name("large")));
+        for n in 0..gangs {
+            world.ask(|request| Input::Scale { request, wish: add(gang(2, 16), &format!("gang-{n}"), None) }).expect("there is room");
+        }
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+        world.pass(240_000);
+        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
+    }
+}
+
+/// A request that could be had waits behind many that ask for more than what is left of a lowered limit.
+#[test]
+fn many_that_cannot_be_served_are_in_nobody_s_way_under_a_limit() {
+    for gangs in [10, 40] {
+        let mut of = spec(&[("default", kind(0, 200, 4, 100))]);
+        of.max_workers = 200;
+        let mut world = World::new(of.clone());
+        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+        for n in 0..gangs {
+            world.ask(|request| Input::Scale { request, wish: add(gang(4, 4), &format!("gang-{n}"), None) }).expect("there is room");
+        }
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+        (of.revision, of.max_workers) = (2, 3);
+        world.tell(Input::Specified { spec: of });
+        world.ask(|request| Input::Resume { request }).expect("resumed");
+        world.pass(240_000);
+        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
+    }
+}
+
+/// Why something waits is said without naming it.
+#[test]
+fn what_waits_for_a_resource_that_is_gone_is_named() {
+    let licensed = WorkerType { custom: BTreeMap::from([("licence".to_owned(), 1)]), ..kind(0, 3, 4, 100) };
+    let mut of = spec(&[("default", licensed)]);
+    let mut world = World::new(of.clone());
+    let bundle = Bundle { resources: BTreeMap::from([("licence".to_owned(), Quantity::ONE)]), ..Bundle::default() };
+    let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
+    world.wish(wants).expect("there is room");
+    (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
+    world.tell(Input::Specified { spec: of });
+    world.pass(1_000);
+    let unmet = world.brain.asks()[0].unmet.clone().expect("it has no room");
+    assert!(unmet.contains("licence"), "{unmet}");
+}
+
+/// More pieces than can be counted.
+#[test]
+fn very_many_small_pieces_are_counted() {
+    let mut world = World::new(spec(&[("default", kind(0, 60, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    for n in 0..4_400 {
+        let bundle = Bundle { memory: Bytes(1), ..Bundle::default() };
+        let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 1_000_000 }], gang: false, spread: false };
+        world.ask(|request| Input::Scale { request, wish: add(wants, &format!("n-{n}"), None) }).expect("4.4 GB");
+    }
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 1);
+}
+
+/// A request is there when its own are, whatever the clock said before.
+#[test]
+fn a_clock_that_is_set_back_makes_nothing_ready() {
+    for set_back in [0, 3_600_000] {
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100))]));
+        let more = |count| Wants::More { node_type: name("default"), count };
+        world.ask(|request| Input::Scale { request, wish: add(more(3), "a", None) }).expect("fits");
+        world.pass(10_000);
+        world.set_back = set_back;
+        world.silent.extend([id("w4"), id("w5")]);
+        world.ask(|request| Input::Scale { request, wish: add(more(2), "b", None) }).expect("fits");
+        world.pass(10_000);
+        assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 3);
+        assert!(!world.brain.is_ready("b"), "set back by {set_back}: two more are ready, and none of them has linked");
+    }
 }

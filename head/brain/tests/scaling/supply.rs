@@ -392,3 +392,106 @@ fn an_orphan_is_asked_to_be_deleted_once() {
     }
     assert_eq!((calls, told), (101, 1), "one call, which took 40 s, and one event");
 }
+
+/// A machine is asked for in a zone that the description does not have any more.
+#[test]
+fn nothing_is_made_of_an_offer_that_is_gone() {
+    let zoned = |zones: &[&str]| WorkerType { zones: zones.iter().map(|z| (*z).to_owned()).collect(), ..kind(1, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    let mut of = spec(&[("default", zoned(&["a", "b"]))]);
+    let in_a = ("default".to_owned(), Offer { zone: Some("a".to_owned()), ..Offer::default() });
+    world.failing.insert(in_a.clone(), FailureKind::Throttled);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of.clone() });
+    assert_eq!(world.machines.len(), 0);
+    world.failing.clear();
+    (of.revision, of.workers) = (3, BTreeMap::from([(name("default"), zoned(&["b"]))]));
+    let calls = world.calls.len();
+    world.tell(Input::Specified { spec: of });
+    world.pass(120_000);
+    let in_a: Vec<_> = world.calls[calls..].iter().filter(|(.., offer)| *offer == in_a.1).collect();
+    assert!(in_a.is_empty(), "asked for in a zone that is not in the description any more: {in_a:?}");
+    assert_eq!(world.machines("default"), 1);
+}
+
+/// The same for spot machines: the description wants none any more.
+#[test]
+fn no_spot_machine_is_made_when_none_is_wanted_any_more() {
+    let spot = WorkerType { spot: Some(Spot { price: Some(MoneyPerHour(10_000)), or_on_demand: false }), ..kind(1, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
+    let mut of = spec(&[("default", spot)]);
+    let offer = Offer { market: cloudtik_model::spec::Market::Spot, zone: None };
+    world.failing.insert(("default".to_owned(), offer.clone()), FailureKind::Throttled);
+    of.revision = 2;
+    world.tell(Input::Specified { spec: of.clone() });
+    world.failing.clear();
+    (of.revision, of.workers) = (3, BTreeMap::from([(name("default"), kind(1, 4, 4, 100))]));
+    let calls = world.calls.len();
+    world.tell(Input::Specified { spec: of });
+    world.pass(120_000);
+    assert!(world.calls[calls..].iter().all(|(.., of)| *of != offer), "{:?}", &world.calls[calls..]);
+}
+
+/// An offer of which there is none is left alone also by what was decided before that was known.
+#[test]
+fn what_is_out_of_stock_is_left_alone_by_what_waits() {
+    let zoned = WorkerType { zones: vec!["a".to_owned(), "b".to_owned()], ..kind(0, 60, 4, 100) };
+    let mut world = World::new(spec(&[("default", zoned)]));
+    let offer = |zone: &str| ("default".to_owned(), Offer { zone: Some(zone.to_owned()), ..Offer::default() });
+    world.failing.insert(offer("a"), FailureKind::Throttled);
+    world.workers(30).expect("fits");
+    world.pass(100);
+    world.failing.insert(offer("a"), FailureKind::StockOut);
+    let calls = world.calls.len();
+    world.pass(58_000);
+    let in_a = world.calls[calls..].iter().filter(|(.., of)| *of == offer("a").1).count();
+    assert!(in_a <= 3, "{in_a} calls for what there is none of within a minute, {} machines", world.machines("default"));
+}
+
+/// A provider says to wait for ever.
+#[test]
+fn a_provider_that_says_to_wait_for_ever_is_asked_again() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    world.failing.insert(default_offer(), FailureKind::Transient);
+    world.workers(1).expect("fits");
+    for kind in [FailureKind::Transient, FailureKind::Throttled] {
+        let failure = Failure { message: "later".to_owned(), retry_after: Some(u64::MAX), kind };
+        world.tell(Input::Created { node: id("w1"), generation: Generation(1), result: Err(failure) });
+        world.pass(1_000);
+    }
+}
+
+/// The clock is set back; machines turn out smaller than the first was.
+#[test]
+fn a_clock_that_is_set_back_buys_no_small_machines_again_and_again() {
+    for set_back in [0, 3_600_000] {
+        let mut world = World::new(spec(&[("default", detected(0, 12, 100))]));
+        world.silent.insert(id("w1"));
+        world.pass(5_000);
+        world.workers(1).expect("fits");
+        world.silent.clear();
+        world.link_with(&id("w1"), 8);
+        world.pass(5_000);
+        world.set_back = set_back;
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 8, 0)]), "job", None) }).expect("there is room");
+        world.pass(600_000);
+        assert!(world.calls.len() <= 3, "set back by {set_back}: {} machines were asked for", world.calls.len());
+    }
+}
+
+/// A pause ends when its time is over, whatever becomes of the clock.
+#[test]
+fn a_clock_that_is_set_back_pauses_no_type_for_longer() {
+    for set_back in [0, 3_000_000] {
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100))]));
+        world.pass(3_600_000);
+        world.failing.insert(default_offer(), FailureKind::Permanent);
+        world.workers(3).expect("fits");
+        world.pass(5_000);
+        assert!(world.cluster.paused.contains_key(&name("default")));
+        world.failing.clear();
+        world.set_back = set_back;
+        world.pass(400_000);
+        assert_eq!(world.machines("default"), 3, "set back by {set_back}: {:?}", world.cluster.paused);
+    }
+}

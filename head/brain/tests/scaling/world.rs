@@ -1,6 +1,8 @@
 //! A brain, a provider that answers as it is told, and agents that say what they are told.
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Reply, Request, Session, Wish};
+use cloudtik_brain::{
+    Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Planned, Record, Reply, Request, Session, Wish,
+};
 use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord};
@@ -20,12 +22,18 @@ pub struct World {
     pub now: u64,
     /// When the head started: its monotonic clock begins then.
     pub booted: u64,
+    /// By how much the wall clock was set back.
+    pub set_back: u64,
+    /// Every call is held against the limits.
+    pub checks: bool,
+    pub wakes: (u64, u32),
     /// The provider calls every deletion one too many.
     pub refuses_deletions: bool,
     pub deletions: u32,
     pub cluster: ClusterRecord,
     pub asks: BTreeMap<String, Ask>,
     pub outlook: Outlook,
+    pub plan: BTreeMap<NodeId, Vec<Planned>>,
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub events: Vec<Event>,
     pub replies: BTreeMap<u64, Result<String, String>>,
@@ -71,6 +79,11 @@ pub fn kind(min: u32, max: u32, cpus: u32, price: u64) -> WorkerType {
     }
 }
 
+/// A worker type that does not say what it has.
+pub fn detected(min: u32, max: u32, price: u64) -> WorkerType {
+    WorkerType { resources: None, ..kind(min, max, 4, price) }
+}
+
 pub fn spec(types: &[(&str, WorkerType)]) -> Spec {
     Spec {
         revision: 1,
@@ -98,11 +111,15 @@ impl World {
             brain,
             now: 0,
             booted: 0,
+            set_back: 0,
+            checks: false,
+            wakes: (0, 0),
             refuses_deletions: false,
             deletions: 0,
             cluster,
             asks: BTreeMap::new(),
             outlook: Outlook::default(),
+            plan: BTreeMap::new(),
             nodes: BTreeMap::new(),
             events: Vec::new(),
             replies: BTreeMap::new(),
@@ -126,14 +143,14 @@ impl World {
     }
 
     pub fn moment(&self) -> Moment {
-        Moment { mono: self.now - self.booted, wall: Timestamp(MONDAY + self.now) }
+        Moment { mono: self.now - self.booted, wall: Timestamp(MONDAY + self.now - self.set_back) }
     }
 
     /// A new head from what was stored; agents link again.
     pub fn restart(&mut self) {
         let nodes = self.nodes.values().cloned().collect();
         let asks = self.asks.values().cloned().collect();
-        let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes };
+        let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes, plan: self.plan.clone() };
         self.booted = self.now;
         self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
@@ -151,6 +168,8 @@ impl World {
                 Record::Cluster(cluster) => self.cluster = cluster,
                 Record::Ask(ask) => drop(self.asks.insert(ask.name.clone(), ask)),
                 Record::AskGone { name } => drop(self.asks.remove(&name)),
+                Record::Plan { node, holds } if holds.is_empty() => drop(self.plan.remove(&node)),
+                Record::Plan { node, holds } => drop(self.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
             }
@@ -164,6 +183,7 @@ impl World {
         match action {
             Action::Create { node, generation, node_type, offer, .. } => {
                 self.calls.push((self.now, node_type.to_string(), offer.clone()));
+                self.check_limits(&node_type);
                 if let Some(kind) = self.failing.get(&(node_type.to_string(), offer)) {
                     let failure = Failure { message: format!("{kind:?}"), retry_after: None, kind: *kind };
                     return self.tell(Input::Created { node, generation, result: Err(failure) });
@@ -221,6 +241,15 @@ impl World {
         }
     }
 
+    fn check_limits(&self, of: &NodeTypeName) {
+        let Some(spec) = self.cluster.spec.as_ref().filter(|_| self.checks) else { return };
+        let there = self.machines.values().filter(|m| self.nodes[&m.node].node_type == *of).count() as u32;
+        assert!(there < spec.workers[of].max, "{there} of {of} and one more at {}", self.now);
+        assert!((self.machines.len() as u32) < spec.max_workers, "{} and one more at {}", self.machines.len(), self.now);
+        let cost: u64 = self.nodes.values().filter(|n| n.life.may_exist()).filter_map(|n| n.price).map(|p| p.0).sum();
+        assert!(spec.budget.is_none_or(|b| cost <= b.0), "{cost} at {}", self.now);
+    }
+
     pub fn link(&mut self, node: &NodeId) {
         self.link_with(node, 2);
     }
@@ -266,6 +295,11 @@ impl World {
                     self.tell(Input::Heartbeat { session, node, load });
                 }
             }
+            if self.wakes.0 != self.now / 1_000 {
+                self.wakes = (self.now / 1_000, 0);
+            }
+            self.wakes.1 += 1;
+            assert!(!self.checks || self.wakes.1 < 100, "a busy loop at {}", self.now);
             self.tell(Input::Tick);
         }
     }

@@ -18,6 +18,7 @@ impl World {
             asks: self.stored.asks.values().cloned().collect(),
             outlook: self.stored.outlook.clone(),
             nodes: self.stored.nodes.values().cloned().collect(),
+            plan: self.stored.plan.clone(),
         };
         self.brain = Some(Brain::restore(config, self.epoch, memory, self.moment()));
         self.paused_until = self.now;
@@ -81,6 +82,8 @@ impl World {
                     self.script.look_again = true;
                     self.stored.asks.remove(&name);
                 }
+                Record::Plan { node, holds } if holds.is_empty() => drop(self.stored.plan.remove(&node)),
+                Record::Plan { node, holds } => drop(self.stored.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
