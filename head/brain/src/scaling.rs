@@ -253,28 +253,37 @@ impl Brain {
 
     /// Stores where on the fleet everything is planned, as far as that changed.
     pub(crate) fn store_plan(&mut self) {
-        let scaling = &mut self.scaling;
-        let mut touched = scaling.fleet.take_touched();
-        if std::mem::take(&mut scaling.is_plan_new) {
-            touched = scaling.fleet.nodes().chain(scaling.stored_plan.keys()).cloned().collect();
-            touched.sort_unstable();
-            touched.dedup();
-        }
-        for node in touched {
-            let on_it = scaling.fleet.holds(&node);
-            let mut holds: Vec<Planned> =
-                on_it.iter().map(|(id, bundle, count)| Planned { request: id.0, bundle: *bundle, count: *count }).collect();
-            holds.sort_unstable();
-            if scaling.stored_plan.get(&node).map_or(&[][..], Vec::as_slice) == holds {
-                continue;
+        let Self { scaling: Scaling { fleet, stored_plan, is_plan_new, .. }, step, .. } = self;
+        if std::mem::take(is_plan_new) {
+            // Nodes that hold nothing may have held something.
+            let empty = stored_plan.keys().filter(|node| fleet.holds(node).is_empty()).cloned();
+            for node in empty.collect::<Vec<_>>() {
+                stored_plan.remove(&node);
+                step.records.push(Record::Plan { node, holds: Vec::new() });
             }
-            if holds.is_empty() {
-                scaling.stored_plan.remove(&node)
-            } else {
-                scaling.stored_plan.insert(node.clone(), holds.clone())
-            };
-            self.step.records.push(Record::Plan { node, holds });
         }
+        fleet.changes(|node, holds| {
+            let holds = planned(holds);
+            let is_stored = match stored_plan.get_mut(node) {
+                Some(stored) if *stored == holds => true,
+                Some(stored) if !holds.is_empty() => {
+                    stored.clone_from(&holds);
+                    false
+                }
+                None if holds.is_empty() => true,
+                Some(_) => stored_plan.remove(node).is_none(),
+                None => stored_plan.insert(node.clone(), holds.clone()).is_some(),
+            };
+            if !is_stored {
+                step.records.push(Record::Plan { node: node.clone(), holds });
+            }
+        });
+    }
+
+    /// What is planned on each node, all of which is stored.
+    pub fn plan(&self) -> BTreeMap<NodeId, Vec<Planned>> {
+        let all = self.scaling.fleet.nodes().map(|node| (node.clone(), planned(self.scaling.fleet.holds(node))));
+        all.filter(|(_, holds)| !holds.is_empty()).collect()
     }
 
     pub(crate) fn take_spec(&mut self, spec: Spec) {
@@ -448,6 +457,14 @@ fn essence(outlook: &Outlook) -> Outlook {
     essence.policies.values_mut().for_each(String::clear);
     essence.types.values_mut().for_each(|of_type| of_type.sources.clear());
     essence
+}
+
+/// What lies on a node, as it is stored.
+fn planned(holds: &[(GroupId, usize, u32)]) -> Vec<Planned> {
+    let of = |(id, bundle, count): &(GroupId, usize, u32)| Planned { request: id.0, bundle: *bundle, count: *count };
+    let mut planned: Vec<Planned> = holds.iter().map(of).collect();
+    planned.sort_unstable();
+    planned
 }
 
 fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {

@@ -11,8 +11,9 @@ use crate::{Brain, Node};
 
 /// A whole, as one of its members leaves it.
 struct Others {
-    /// Members, the one that leaves included.
+    /// Members, the one that leaves included, and those that were lost.
     members: u32,
+    lost: u32,
     /// Members that are up, without the one that leaves.
     up: u32,
 }
@@ -130,13 +131,13 @@ impl Brain {
 
     fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
         let part = self.census.part(id, &placement.key);
-        let Some(whole) = self.census.wholes.get(&placement.key) else { return Others { members: 0, up: 0 } };
+        let Some(whole) = self.census.wholes.get(&placement.key) else { return Others { members: 0, lost: 0, up: 0 } };
         // Who was lost is a member until another has come in his place: the others still count with him. He is none if the
         // whole was made smaller meanwhile.
         let types = self.cluster.spec.iter().flat_map(|spec| spec.workers.keys()).filter(|name| placement.role.covers(name));
         let wanted = types.fold(0u32, |sum, name| sum.saturating_add(self.wanted_of(name)));
         let lost = whole.lost.min(wanted.saturating_sub(whole.members));
-        Others { members: whole.members + lost, up: whole.up - u32::from(part.is_up) }
+        Others { members: whole.members + lost, lost, up: whole.up - u32::from(part.is_up) }
     }
 
     /// The services on a node that are members of a whole.
@@ -155,7 +156,7 @@ impl Brain {
     pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
-            let (Others { members, up }, (quorum, minimum)) = (&others, others.needed(placement));
+            let (Others { members, up, .. }, (quorum, minimum)) = (&others, others.needed(placement));
             let needed = quorum.max(minimum);
             if *up < needed {
                 return Err(format!("{} would have {up} of {members} members up without it, and needs {needed}", placement.key));
@@ -169,7 +170,7 @@ impl Brain {
     pub(crate) fn may_be_replaced(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
-            let (Others { members, up }, (quorum, _)) = (&others, others.needed(placement));
+            let (Others { members, up, .. }, (quorum, _)) = (&others, others.needed(placement));
             if *up < quorum {
                 return Err(format!("{} has {up} of {members} members up without it, and needs {quorum} to come back", placement.key));
             }
@@ -193,9 +194,9 @@ impl Brain {
     pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.memberships(id) {
             let others = self.others(placement, id);
-            let (Others { members, up }, (quorum, minimum)) = (&others, others.needed(placement));
+            let (Others { members, lost, up }, (quorum, minimum)) = (&others, others.needed(placement));
             for needed in [quorum, minimum] {
-                if *up < needed && members.saturating_sub(1) >= needed {
+                if *up < needed && (members - lost).saturating_sub(1) >= needed {
                     return Err(format!("{} has {up} of {members} members up beside it, and needs {needed}", placement.key));
                 }
             }

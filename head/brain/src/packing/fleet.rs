@@ -96,8 +96,9 @@ pub struct Fleet {
     frontiers: BTreeMap<(Amounts, bool), usize>,
     /// Gangs that could not be served whole: they hold nothing until something changes.
     parked: BTreeSet<GroupId>,
-    /// Nodes on which something else lies than when that was last asked.
-    touched: Vec<NodeId>,
+    /// Slots in which something else lies than when that was last asked, and nodes that are gone since.
+    touched: Vec<usize>,
+    gone: Vec<NodeId>,
 }
 
 impl Fleet {
@@ -146,8 +147,8 @@ impl Fleet {
     pub fn remove_node(&mut self, node: &NodeId) {
         let Some(slot) = self.by_node.remove(node) else { return };
         self.unused.remove(node);
-        self.touch(slot);
         let Some(gone) = self.slots[slot].take() else { return };
+        self.gone.push(gone.node);
         self.vacant.push(slot);
         self.plain.set(slot, Amounts::default());
         self.with_gpus.set(slot, Amounts::default());
@@ -254,20 +255,23 @@ impl Fleet {
         slot.map_or(&[], |slot| &slot.holds)
     }
 
-    /// The nodes on which something else lies than when this was last asked.
-    pub fn take_touched(&mut self) -> Vec<NodeId> {
-        for node in &self.touched {
-            if let Some(slot) = self.by_node.get(node).and_then(|slot| self.slots[*slot].as_mut()) {
+    /// Tells of the nodes that are gone since this was last asked, and what lies on those on which something else lies now.
+    pub fn changes(&mut self, mut tell: impl FnMut(&NodeId, &[(GroupId, usize, u32)])) {
+        for node in std::mem::take(&mut self.gone) {
+            tell(&node, &[]);
+        }
+        for slot in std::mem::take(&mut self.touched) {
+            if let Some(slot) = self.slots[slot].as_mut() {
                 slot.is_touched = false;
+                tell(&slot.node, &slot.holds);
             }
         }
-        std::mem::take(&mut self.touched)
     }
 
-    fn touch(&mut self, slot: usize) {
-        if let Some(slot) = self.slots[slot].as_mut().filter(|slot| !slot.is_touched) {
+    fn touch(&mut self, at: usize) {
+        if let Some(slot) = self.slots[at].as_mut().filter(|slot| !slot.is_touched) {
             slot.is_touched = true;
-            self.touched.push(slot.node.clone());
+            self.touched.push(at);
         }
     }
 
@@ -333,6 +337,13 @@ impl Fleet {
             }
         }
         (classes, members)
+    }
+
+    /// Whether what is demanded differs in more ways than so many.
+    pub fn is_of_more_shapes_than(&self, most: usize) -> bool {
+        let mut shapes: BTreeSet<&Amounts> = BTreeSet::new();
+        let mut all = self.groups.values().flat_map(|placed| &placed.group.shapes);
+        all.any(|(shape, _)| shapes.insert(shape) && shapes.len() > most)
     }
 
     /// Takes in a bought node with what it was bought for.

@@ -232,7 +232,8 @@ impl Brain {
         }
     }
 
-    /// Takes every ask into a fleet that is new, and plans it where it was planned before, as far as it fits there.
+    /// Takes every ask into a fleet that is new, and plans it where it was planned before, as far as it fits there. The
+    /// decision that follows places the rest.
     pub(super) fn place_asks(&mut self) {
         for ask in self.asks.room.values() {
             let (id, group) = (GroupId(ask.number), self.group_of(ask));
@@ -244,7 +245,6 @@ impl Brain {
                 self.scaling.fleet.put_back(node, GroupId(*request), *bundle, *count);
             }
         }
-        self.scaling.fleet.settle();
     }
 
     /// What is asked for by hand, and what of it has no room yet.

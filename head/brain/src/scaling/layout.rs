@@ -9,7 +9,7 @@ use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 use super::Wanted;
 use super::buy::can_have_all;
 use crate::Brain;
-use crate::packing::{Fleet, GroupId, Kind, MOST_CLASSES, purchase};
+use crate::packing::{Amounts, Fleet, GroupId, Kind, MOST_CLASSES, purchase};
 
 /// Between two attempts to plan anew where everything lies, in milliseconds.
 const REPACK_PAUSE: u64 = 10_000;
@@ -40,16 +40,11 @@ impl Brain {
             self.scaling.changes += 1;
             // What lies otherwise may leave other gangs in halves: they are looked at at once.
             self.scaling.tried = None;
-            let order: Vec<NodeId> = self.fleet_order().into_iter().map(|(_, id)| id).collect();
-            let mut anew = self.scaling.fleet.clone();
-            anew.rebuild(&order);
-            self.park_paused_in(&mut anew);
-            park_halves(&mut anew);
-            self.take_if_better(Some(anew));
-            if std::mem::take(&mut self.scaling.is_refilled) && !self.scaling.fleet.waiting_or_parked().is_empty() {
-                // What had room before is not to be bought for: it is planned as well as can be at once.
-                let tight = self.tight();
-                self.take_if_better(tight);
+            if std::mem::take(&mut self.scaling.is_refilled) {
+                self.fill_up();
+            } else {
+                let anew = self.by_size();
+                self.take_if_better(anew);
             }
             // Not in one step with what is decided now: that is not to wait for it.
             self.scaling.is_loose = true;
@@ -59,11 +54,38 @@ impl Brain {
             self.scaling.is_loose = false;
             self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE;
             let tight = self.tight();
-            if self.take_if_better(tight) {
+            if tight.is_some_and(|tight| self.take_if_better(tight)) {
                 self.scaling.changes += 1;
                 self.scaling.tried = None;
             }
         }
+    }
+
+    /// Finds places on a fleet that was filled anew for what was planned nowhere, or where it does not fit any more. What had
+    /// room before is not to be bought for: all of it is planned anew if that is better.
+    fn fill_up(&mut self) {
+        let is_unplanned = self.scaling.stored_plan.is_empty();
+        if !is_unplanned {
+            self.scaling.fleet.settle();
+            if self.scaling.fleet.waiting_or_parked().is_empty() {
+                return;
+            }
+        }
+        let plan = self.tight().unwrap_or_else(|| self.by_size());
+        if is_unplanned {
+            self.take_plan(plan);
+        } else {
+            self.take_if_better(plan);
+        }
+    }
+
+    /// A layout by first fit, what is hardest to place first.
+    fn by_size(&self) -> Fleet {
+        let mut anew = self.scaling.fleet.clone();
+        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        self.park_paused_in(&mut anew);
+        park_halves(&mut anew);
+        anew
     }
 
     /// Whether a moment has come; if not, decides again when it has.
@@ -96,15 +118,18 @@ impl Brain {
         if !others.iter().any(|(_, id)| fleet.is_used(id)) && fleet.waiting_or_parked().is_empty() {
             return None;
         }
+        // What lies on the others may be of fewer shapes, but hardly of so many fewer.
+        if fleet.is_of_more_shapes_than(2 * MOST_CLASSES) {
+            return None;
+        }
         let mut tight = self.scaling.fleet.clone();
         tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
         self.park_paused_in(&mut tight);
-        let mut kinds: Vec<Kind> = Vec::new();
+        let (mut kinds, mut alike): (Vec<Kind>, BTreeMap<(Amounts, u64), usize>) = (Vec::new(), BTreeMap::new());
         let mut by_kind: Vec<Vec<NodeId>> = Vec::new();
         for (_, id) in others.iter().rev() {
             let (Some(capacity), price) = (self.scaling.fleet.capacity(id), self.price_to_compare(id)) else { continue };
-            let alike = kinds.iter().position(|kind| (kind.capacity, kind.price) == (capacity, price));
-            let at = alike.unwrap_or_else(|| {
+            let at = *alike.entry((capacity, price)).or_insert_with(|| {
                 kinds.push(Kind { capacity, price, most: 0 });
                 by_kind.push(Vec::new());
                 kinds.len() - 1
@@ -138,13 +163,16 @@ impl Brain {
     }
 
     /// Takes another plan in the place of the one that holds, if it is cheaper and nobody who has room loses it.
-    fn take_if_better(&mut self, plan: Option<Fleet>) -> bool {
+    fn take_if_better(&mut self, plan: Fleet) -> bool {
         let fleet = &self.scaling.fleet;
-        let is_better =
-            |plan: &Fleet| plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id)) && self.rank(plan) < self.rank(fleet);
-        let Some(plan) = plan.filter(is_better) else { return false };
-        self.take_plan(plan);
-        true
+        let is_better = plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id)) && {
+            let order = self.fleet_order();
+            self.rank(&plan, &order) < self.rank(fleet, &order)
+        };
+        if is_better {
+            self.take_plan(plan);
+        }
+        is_better
     }
 
     fn take_plan(&mut self, plan: Fleet) {
@@ -153,10 +181,10 @@ impl Brain {
     }
 
     /// What is better is less: what waits, what the nodes cost that are used and need not stay, and how many they are.
-    fn rank(&self, fleet: &Fleet) -> (u64, u64, usize) {
+    fn rank(&self, fleet: &Fleet, order: &[(bool, NodeId)]) -> (u64, u64, usize) {
         let waiting = fleet.waiting_or_parked().iter().flat_map(|(_, shapes)| shapes).map(|(_, n)| u64::from(*n)).sum();
-        let used = self.fleet_order().into_iter().filter(|(is_kept, id)| !is_kept && fleet.is_used(id));
-        let prices: Vec<u64> = used.map(|(_, id)| self.price_to_compare(&id)).collect();
+        let used = order.iter().filter(|(is_kept, id)| !is_kept && fleet.is_used(id));
+        let prices: Vec<u64> = used.map(|(_, id)| self.price_to_compare(id)).collect();
         (waiting, prices.iter().sum(), prices.len())
     }
 

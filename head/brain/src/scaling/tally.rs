@@ -1,6 +1,6 @@
 //! What there is and what it costs, kept up to date with every change of a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::spec::Spec;
@@ -24,6 +24,10 @@ pub(crate) struct Tally {
     /// What each node is counted as.
     nodes: BTreeMap<NodeId, (NodeTypeName, Counts)>,
     exist: u32,
+    /// Millionths of money per hour of those with a price.
+    spent: u64,
+    /// Types of which some that exist have none.
+    unpriced: BTreeSet<NodeTypeName>,
 }
 
 impl Tally {
@@ -47,6 +51,10 @@ impl Tally {
             all.unpriced -= old.unpriced;
             all.spent -= old.spent;
             self.exist -= old.exist;
+            self.spent -= old.spent;
+            if old.unpriced > 0 && all.unpriced == 0 {
+                self.unpriced.remove(&name);
+            }
         }
         let all = self.types.entry(record.node_type.clone()).or_default();
         all.exist += counts.exist;
@@ -54,6 +62,10 @@ impl Tally {
         all.unpriced += counts.unpriced;
         all.spent += counts.spent;
         self.exist += counts.exist;
+        self.spent = self.spent.saturating_add(counts.spent);
+        if counts.unpriced > 0 {
+            self.unpriced.insert(record.node_type.clone());
+        }
         self.nodes.insert(record.id.clone(), now);
     }
 
@@ -77,10 +89,10 @@ impl Tally {
     /// What everything that may exist costs. A node costs what its type cost when it was made, also after the type is gone
     /// from the description; one that was made without a price costs what its type costs now.
     pub(crate) fn spent(&self, spec: &Spec) -> MoneyPerHour {
-        let of_type = |(name, counts): (&NodeTypeName, &Counts)| {
+        let of_type = |name: &NodeTypeName| {
             let price = spec.workers.get(name).and_then(|w| w.price).unwrap_or_default();
-            MoneyPerHour(counts.spent.saturating_add(price.times(counts.unpriced).0))
+            price.times(self.types.get(name).map_or(0, |counts| counts.unpriced))
         };
-        self.types.iter().map(of_type).sum()
+        [MoneyPerHour(self.spent)].into_iter().chain(self.unpriced.iter().map(of_type)).sum()
     }
 }

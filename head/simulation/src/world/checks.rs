@@ -179,6 +179,9 @@ impl World {
             let known: Vec<&Ask> = brain.requests().collect();
             return Err(self.broken(8, format!("the requests are {known:?}, and stored are {:?}", self.stored.asks)));
         }
+        if brain.plan() != self.stored.plan {
+            return Err(self.broken(8, format!("planned is {:?}, and stored is {:?}", brain.plan(), self.stored.plan)));
+        }
         if *brain.cluster() != self.stored.cluster {
             return Err(self.broken(8, format!("what is known of the cluster is not what is stored: {:?}", self.stored.cluster)));
         }
