@@ -87,8 +87,8 @@ pub struct Fleet {
     plain: FreeTree,
     with_gpus: FreeTree,
     by_node: BTreeMap<NodeId, usize>,
-    /// Nodes on which nothing lies.
-    unused: BTreeSet<NodeId>,
+    /// Slots in which nothing lies.
+    unused: BTreeSet<usize>,
     groups: BTreeMap<GroupId, Placed>,
     waiting: BTreeSet<GroupId>,
     /// By need, and by whether nodes with GPUs are meant: no slot before this one has room for it. Holds as long as no room
@@ -124,7 +124,7 @@ impl Fleet {
         }
         let slot = self.vacant.pop().unwrap_or(self.slots.len());
         self.by_node.insert(node.clone(), slot);
-        self.unused.insert(node.clone());
+        self.unused.insert(slot);
         let taken = Slot { node, capacity, holds: Vec::new(), is_touched: false };
         let (plain, gpus) = if capacity.0[GPUS] > 0 { (Amounts::default(), capacity) } else { (capacity, Amounts::default()) };
         match self.slots.get_mut(slot) {
@@ -146,7 +146,7 @@ impl Fleet {
     /// Takes a node out; what was on it goes elsewhere, or waits.
     pub fn remove_node(&mut self, node: &NodeId) {
         let Some(slot) = self.by_node.remove(node) else { return };
-        self.unused.remove(node);
+        self.unused.remove(&slot);
         let Some(gone) = self.slots[slot].take() else { return };
         self.gone.push(gone.node);
         self.vacant.push(slot);
@@ -198,7 +198,7 @@ impl Fleet {
 
     /// The nodes on which nothing is placed.
     pub fn unused(&self) -> impl Iterator<Item = &NodeId> {
-        self.unused.iter()
+        self.unused.iter().filter_map(|slot| self.slots[*slot].as_ref()).map(|slot| &slot.node)
     }
 
     /// The nodes on which something of a group is placed.
@@ -391,13 +391,13 @@ impl Fleet {
         let free = self.free(slot).minus(&need.times(count));
         self.set_free(slot, free);
         self.touch(slot);
-        if let Some(slot) = &mut self.slots[slot] {
-            if slot.holds.is_empty() && count > 0 {
-                self.unused.remove(&slot.node);
+        if let Some(Slot { holds, .. }) = &mut self.slots[slot] {
+            if holds.is_empty() && count > 0 {
+                self.unused.remove(&slot);
             }
-            match slot.holds.iter_mut().find(|(i, s, _)| *i == id && *s == shape) {
+            match holds.iter_mut().find(|(i, s, _)| *i == id && *s == shape) {
                 Some((.., n)) => *n += count,
-                None => slot.holds.push((id, shape, count)),
+                None => holds.push((id, shape, count)),
             }
         }
     }
@@ -421,7 +421,7 @@ impl Fleet {
                 *holder != id
             });
             if kept.holds.is_empty() {
-                self.unused.insert(kept.node.clone());
+                self.unused.insert(slot);
             }
             let free = self.free(slot).plus(&freed);
             self.set_free(slot, free);

@@ -39,17 +39,17 @@ impl Tally {
             unpriced: u32::from(exists && record.price.is_none()),
             spent: record.price.filter(|_| exists).map_or(0, |p| p.0),
         };
-        let now = (record.node_type.clone(), counts);
-        if self.nodes.get(&record.id) == Some(&now) {
-            return;
-        }
-        if let Some((name, old)) = self.nodes.remove(&record.id)
+        let before = match self.nodes.get_mut(&record.id) {
+            Some((name, known)) if *name == record.node_type && *known == counts => return,
+            Some(known) => Some(std::mem::replace(known, (record.node_type.clone(), counts))),
+            None => self.nodes.insert(record.id.clone(), (record.node_type.clone(), counts)),
+        };
+        if let Some((name, old)) = before
             && let Some(all) = self.types.get_mut(&name)
         {
             all.exist -= old.exist;
             all.counted -= old.counted;
             all.unpriced -= old.unpriced;
-            all.spent -= old.spent;
             self.exist -= old.exist;
             self.spent -= old.spent;
             if old.unpriced > 0 && all.unpriced == 0 {
@@ -60,13 +60,11 @@ impl Tally {
         all.exist += counts.exist;
         all.counted += counts.counted;
         all.unpriced += counts.unpriced;
-        all.spent += counts.spent;
         self.exist += counts.exist;
         self.spent = self.spent.saturating_add(counts.spent);
         if counts.unpriced > 0 {
             self.unpriced.insert(record.node_type.clone());
         }
-        self.nodes.insert(record.id.clone(), now);
     }
 
     pub(crate) fn types(&self) -> impl Iterator<Item = &NodeTypeName> {
