@@ -193,10 +193,12 @@ impl Brain {
     /// Whether a node's services may start again just now. A whole that is too small to do without any member has to bear it.
     pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), String> {
         for placement in self.memberships(id) {
-            let others = self.others(placement, id);
-            let (Others { members, lost, up }, (quorum, minimum)) = (&others, others.needed(placement));
-            for needed in [quorum, minimum] {
-                if *up < needed && (members - lost).saturating_sub(1) >= needed {
+            let all = self.others(placement, id);
+            let (members, up) = (all.members - all.lost, all.up);
+            let (quorum, minimum) = Others { members, lost: 0, up }.needed(placement);
+            // Of those that are there, and of those that were.
+            for needed in [quorum, minimum, all.needed(placement).0] {
+                if up < needed && members.saturating_sub(1) >= needed {
                     return Err(format!("{} has {up} of {members} members up beside it, and needs {needed}", placement.key));
                 }
             }
