@@ -160,6 +160,12 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
     if let Some(least) = least.as_ref().filter(|l| l.value > most.as_ref().map_or(u64::from(workers.max), |m| m.value)) {
         problems.note(least.span.clone(), format!("`min` is {}, more than it may ask for at most", least.value), None);
     }
+    if let Some(most) = most.as_ref().filter(|m| workers.min < workers.max && m.value <= u64::from(workers.min)) {
+        let always = workers.min;
+        let message =
+            format!("it can change nothing: `max` is {}, and the type {} always has {always} workers", most.value, node_type.value);
+        problems.note(most.span.clone(), message, Some("raise it, or leave the policy out".to_owned()));
+    }
     if let Some((most, least)) = bounds.max_workers.zip(least.as_ref()).filter(|(most, least)| least.value > u64::from(*most)) {
         problems.note(least.span.clone(), format!("`min` is {}, more than max_workers, {most}", least.value), None);
     }

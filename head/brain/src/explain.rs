@@ -54,8 +54,11 @@ impl Brain {
         if self.is_braking() {
             alarms.push("many workers are silent together; terminations are held".to_owned());
         }
-        alarms.extend(self.cluster.held.as_ref().map(|hold| format!("{}; nothing is made, replaced or let go", hold.reason)));
+        alarms.extend(
+            self.cluster.held.as_ref().map(|hold| format!("{}; nothing is made, replaced or let go until `cloudtik resume`", hold.reason)),
+        );
         alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("nothing of type {name} is made for now: {}", pause.reason)));
+        alarms.extend(self.policy_alarms());
         alarms
     }
 

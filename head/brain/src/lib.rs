@@ -165,6 +165,8 @@ pub struct Brain {
     next_version: u64,
     /// What was said last of each node, or of none, and how often since: the same again is no news.
     said: BTreeMap<Option<NodeId>, Said>,
+    /// Wishes that were granted in this step: it shows only when it was decided what becomes of them.
+    granted: Vec<(Request, String, String)>,
     step: Step,
 }
 
@@ -208,6 +210,7 @@ impl Brain {
             behind: BTreeSet::new(),
             next_version: 0,
             said: BTreeMap::new(),
+            granted: Vec::new(),
             step: Step::default(),
         };
         brain.scaling.launched = launched;
@@ -240,6 +243,7 @@ impl Brain {
         self.run_timers();
         self.go_on_rolling();
         self.decide();
+        self.answer_wishes();
         let due = [self.listing_due(), self.scaling_due()].into_iter().flatten().min();
         self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), due);
         self.look_at_list();

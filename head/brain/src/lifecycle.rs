@@ -382,9 +382,12 @@ impl Brain {
         // After a restart of the head, or in a blink of the agent, the link is on its way back.
         let silent = now.saturating_sub(node.watch.last_heard());
         let is_cut_off = node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since;
+        let never_ran = node.record.found.is_none();
         let is_alone = is_cut_off && !self.may_be_deaf(id);
         let why = if drained {
             "drained"
+        } else if never_ran {
+            "it never ran anything"
         } else if now >= due {
             "its services did not stop in time"
         } else if is_alone {

@@ -163,7 +163,11 @@ impl Brain {
             self.scaling.shapeless.remove(id);
         } else if !self.scaling.fleet.has(id) {
             match self.capacity_of_node(node) {
-                Some(capacity) => self.scaling.fleet.add_node(id.clone(), capacity),
+                Some(capacity) => {
+                    self.scaling.fleet.add_node(id.clone(), capacity);
+                    // What waits and was given up may have room now.
+                    self.scaling.tried = None;
+                }
                 None => drop(self.scaling.shapeless.insert(id.clone())),
             }
         }

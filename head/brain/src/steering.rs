@@ -78,7 +78,10 @@ impl Brain {
 
     pub(crate) fn take_release(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
-            let refusal = format!("{id} is not set aside");
+            let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
+            let aside: Vec<&str> = self.nodes.values().filter(is_aside).map(|n| n.record.id.as_str()).collect();
+            let those = if aside.is_empty() { "no node is".to_owned() } else { format!("those that are: {}", aside.join(", ")) };
+            let refusal = format!("{id} is not set aside; {those}");
             self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
@@ -151,7 +154,7 @@ impl Brain {
 
     fn may_let_go(&self, id: &NodeId) -> Result<(), Refusal> {
         match self.nodes.get(id) {
-            None => Err(Refusal::Unknown(format!("there is no node {id}"))),
+            None => Err(Refusal::Unknown(format!("there is no node {id}; `cloudtik nodes` lists those that there are"))),
             Some(_) if id.is_head() => {
                 Err("that is the head's own node, without which there is no cluster: `down` ends all of it".to_owned().into())
             }

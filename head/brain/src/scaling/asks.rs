@@ -23,9 +23,9 @@ type Numbers = BTreeMap<NodeTypeName, u32>;
 impl Brain {
     pub(crate) fn take_scale(&mut self, request: Request, wish: Wish) {
         match self.accept(wish) {
-            Ok(message) => {
+            Ok((name, message)) => {
                 self.event(None, EventKind::Request, format!("scale: {message}"));
-                self.reply(request, Ok(Reply::Done { message }));
+                self.granted.push((request, name, message));
                 self.scaling_changed();
             }
             Err(refusal) => {
@@ -35,7 +35,20 @@ impl Brain {
         }
     }
 
-    fn accept(&mut self, wish: Wish) -> Result<String, Refusal> {
+    /// Says what was granted, and what of it has to wait.
+    pub(crate) fn answer_wishes(&mut self) {
+        for (request, name, mut message) in std::mem::take(&mut self.granted) {
+            let waits = self.asks.get(&name).and_then(|ask| self.unmet(ask));
+            if let Some(hold) = &self.cluster.held {
+                message.push_str(&format!("; nothing is made for it until `cloudtik resume` ({})", hold.reason));
+            } else if let Some(waits) = waits {
+                message.push_str(&format!("; it waits: {waits}"));
+            }
+            self.reply(request, Ok(Reply::Done { message }));
+        }
+    }
+
+    fn accept(&mut self, wish: Wish) -> Result<(String, String), Refusal> {
         let Some(spec) = self.cluster.spec.clone() else { return Err("the cluster has no specification yet".to_owned().into()) };
         if self.cluster.stopping {
             return Err("the cluster is being taken down".to_owned().into());
@@ -86,7 +99,8 @@ impl Brain {
         self.step.records.push(Record::Ask(ask.clone()));
         self.forget_asks(&gone, &before, &after);
         self.place_ask(&ask);
-        Ok(self.granted(&ask, &gone, &before, &after))
+        let message = self.granted(&ask, &gone, &before, &after);
+        Ok((ask.name, message))
     }
 
     /// How many workers of each type there are by number.
@@ -249,23 +263,24 @@ impl Brain {
 
     /// What is asked for by hand, and what of it has no room yet.
     pub fn asks(&self) -> Vec<AskView> {
-        let outlook = self.outlook();
-        let missing = |ask: &Ask| {
-            let of = ask.wants.node_type()?;
-            let (wanted, there) = (self.base(self.cluster.spec.as_ref()?, of), self.scaling.tally.counted(of));
-            let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
-            let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
-            (there < wanted).then(|| format!("{there} of {wanted} are there or coming{why}"))
-        };
-        let view = |ask: &Ask| AskView {
-            unmet: outlook.unmet.iter().find(|u| u.source == ask.name).map(|u| format!("{}: {}", u.what, u.why)).or_else(|| missing(ask)),
-            wants: ask.wants.to_string(),
-            ready: self.is_there(ask),
-            ask: ask.clone(),
-        };
+        let view =
+            |ask: &Ask| AskView { unmet: self.unmet(ask), wants: ask.wants.to_string(), ready: self.is_there(ask), ask: ask.clone() };
         let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
         all.sort_by_key(|view| view.ask.number);
         all
+    }
+
+    /// What of a request has no room, or is not there or coming, and why.
+    fn unmet(&self, ask: &Ask) -> Option<String> {
+        let outlook = self.outlook();
+        if let Some(unmet) = outlook.unmet.iter().find(|u| u.source == ask.name) {
+            return Some(format!("{}: {}", unmet.what, unmet.why));
+        }
+        let of = ask.wants.node_type()?;
+        let (wanted, there) = (self.base(self.cluster.spec.as_ref()?, of), self.scaling.tally.counted(of));
+        let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
+        let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
+        (there < wanted).then(|| format!("{there} of {wanted} are there or coming{why}"))
     }
 
     /// Whether everything that a request wants is there, on nodes that are ready. False if there is no such request.

@@ -30,6 +30,9 @@ const SATURATED: u64 = 950;
 const SETTLE: u64 = 10_000;
 /// Schedules look at the wall clock at least so often, in milliseconds: it may be set.
 const CLOCK_CHECK: u64 = 60_000;
+/// A signal that is not known for so long, in milliseconds, although what gives it runs, is one that a person should look at.
+const DEAF: i64 = 30_000;
+
 /// What a policy asked for, and when it changed its mind.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
@@ -38,6 +41,8 @@ pub(crate) struct PolicyState {
     turns: VecDeque<u64>,
     last_turn: i64,
     factor: u64,
+    /// Since when its signal is not known although what gives it runs, and why.
+    deaf: Option<(u64, String)>,
 }
 
 impl Brain {
@@ -112,7 +117,7 @@ impl Brain {
         }
     }
 
-    fn by_signal(&self, policy: &Policy, signal: &str, per_worker: u64, counts: Counts) -> (Option<u32>, String) {
+    fn by_signal(&mut self, policy: &Policy, signal: &str, per_worker: u64, counts: Counts) -> (Option<u32>, String) {
         let (runtime, name) = signal.split_once('.').unwrap_or((signal, ""));
         let of_node = |node: &crate::Node| -> Option<u64> {
             let of_runtime = node.services.values().filter(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
@@ -121,12 +126,20 @@ impl Brain {
         let found = self.nodes.values().filter(|n| n.link.is_some()).filter_map(of_node).reduce(u64::saturating_add);
         let Some(sum) = found else {
             let runs = |n: &&crate::Node| n.services.values().any(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
-            let told = match self.nodes.values().find(runs) {
-                Some(node) => format!("the log of the agent of {} says why", node.record.id),
-                None => format!("nothing of {runtime} is ready"),
+            let (told, is_deaf) = match self.nodes.values().find(runs) {
+                Some(node) => (format!("the agent's log says why (`cloudtik logs CLUSTER --node {}`)", node.record.id), true),
+                None => (format!("nothing of {runtime} is ready"), false),
             };
-            return (None, format!("{signal} is not known: {told}"));
+            let says = format!("{signal} is not known: {told}");
+            let now = self.clock.now();
+            let state = self.scaling.policies.entry(policy.name.clone()).or_default();
+            let since = state.deaf.as_ref().map_or(now, |(since, _)| *since);
+            state.deaf = is_deaf.then(|| (since, says.clone()));
+            return (None, says);
         };
+        if let Some(state) = self.scaling.policies.get_mut(&policy.name) {
+            state.deaf = None;
+        }
         let needed = u32::try_from(sum.div_ceil(per_worker.max(1))).unwrap_or(u32::MAX);
         let says = format!("{signal} is {}", cloudtik_model::demand::Quantity(sum));
         match counts {
@@ -152,7 +165,10 @@ impl Brain {
         let known = self.cluster.policy_wants.get(&policy.name).filter(|want| want.node_type == policy.node_type);
         let before = known.map_or(least, |want| want.count.clamp(least, most));
         // Without an opinion of its own, it wants what it wanted: also after a restart of the head.
+        let asked = raw;
         let raw = raw.map_or(before, |raw| raw.clamp(least, most));
+        let beyond = asked.filter(|asked| *asked > most).map(|asked| format!("; it would ask for {asked}, and its max is {most}"));
+        let says = says + &beyond.unwrap_or_default();
         if raw == before {
             if known.is_none_or(|want| want.count != raw) {
                 self.note_want(policy, raw, None);
@@ -209,6 +225,23 @@ impl Brain {
             self.event(None, EventKind::Alarm, message);
         }
         (Some(raw), says)
+    }
+
+    /// Policies that go up and down again and again, and those that have nothing to follow.
+    pub(crate) fn policy_alarms(&self) -> Vec<String> {
+        let now = self.clock.now() as i64;
+        let mut alarms = Vec::new();
+        for policy in self.cluster.spec.iter().flat_map(|spec| &spec.policies) {
+            let Some(state) = self.scaling.policies.get(&policy.name) else { continue };
+            let calm_at = state.last_turn.saturating_add(policy.pause_ms.saturating_mul(FLAP_PAUSES).saturating_mul(state.factor) as i64);
+            if state.factor > 1 && now <= calm_at {
+                let seconds = policy.pause_ms.saturating_mul(state.factor) / 1_000;
+                alarms.push(format!("policy {} flaps: it waits {seconds} s before it turns round", policy.name));
+            }
+            let deaf = state.deaf.as_ref().filter(|(since, _)| now.saturating_sub(*since as i64) >= DEAF);
+            alarms.extend(deaf.map(|(_, says)| format!("policy {} has nothing to follow: {says}", policy.name)));
+        }
+        alarms
     }
 
     /// What a policy wants is remembered beyond this head.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::{Bundle, Quantity};
+use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, Unmet};
 use cloudtik_model::spec::{Offer, Spec};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName};
@@ -65,7 +66,7 @@ impl Brain {
                     } else if other.capacity.0[GPUS] > 0 && !sum.wants_gpus() {
                         "it has GPUs, which this work does not need".to_owned()
                     } else if bought.bins.iter().filter(|(of, _)| candidates[*of].name == *name).count() as u32 >= other.most {
-                        format!("its maximum of {} is reached with what is bought beside this", spec.workers[name].max)
+                        format!("its maximum of {} leaves no more of it", spec.workers[name].max)
                     } else {
                         let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
                         let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
@@ -128,10 +129,20 @@ impl Brain {
         if let Some(budget) = spec.budget.filter(|b| cheapest.is_some_and(|c| spent.0.saturating_add(c.0) > b.0)) {
             limits.push(format!("the budget of {budget} is spent ({spent})"));
         }
-        limits.extend(blocked.iter().map(|(name, why)| format!("{name}: {why}")));
+        // Types in whose way the same is are told of together, and what is in everybody's way is told once.
+        let mut of_types: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, why) in blocked.iter().filter(|(_, why)| !limits.contains(why)) {
+            of_types.entry(why).or_default().push(name.as_str());
+        }
+        limits.extend(of_types.into_iter().map(|(why, names)| format!("{}: {why}", names.join(", "))));
+        let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
+        let aside: Vec<&str> = self.workers().filter(is_aside).map(|n| n.record.id.as_str()).collect();
+        if !aside.is_empty() {
+            limits.push(format!("nothing is planned on what is set aside ({}; `cloudtik release` takes it back)", aside.join(", ")));
+        }
         let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
         let rest = match (limits.is_empty(), candidates.is_empty()) {
-            (true, _) => Some("the types that have room left cannot hold it".to_owned()),
+            (true, _) => Some("what may be bought cannot hold it".to_owned()),
             (false, false) => Some(format!("{} cannot hold all of it", names.join(", "))),
             (false, true) => None,
         };
