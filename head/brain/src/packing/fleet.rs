@@ -299,6 +299,11 @@ impl Fleet {
         self.by_node.get(node).and_then(|slot| self.slots[*slot].as_ref()).map(|slot| slot.capacity)
     }
 
+    /// Gangs that gave up.
+    pub fn parked(&self) -> impl Iterator<Item = GroupId> {
+        self.parked.iter().copied()
+    }
+
     /// Something changed: gangs try again.
     pub fn unpark(&mut self) {
         for id in std::mem::take(&mut self.parked) {

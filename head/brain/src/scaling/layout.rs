@@ -156,7 +156,7 @@ impl Brain {
         Some(tight)
     }
 
-    fn park_paused_in(&self, fleet: &mut Fleet) {
+    pub(super) fn park_paused_in(&self, fleet: &mut Fleet) {
         for id in self.paused_gangs() {
             fleet.park(id);
         }

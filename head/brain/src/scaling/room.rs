@@ -1,5 +1,6 @@
 //! Whether what is asked for could be had, within every maximum and the budget; if not, what it would take.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use cloudtik_model::demand::Ask;
@@ -74,13 +75,23 @@ impl Brain {
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
     }
 
-    /// What has no room would take of what is to be had for now, roughly: nodes, and what they cost.
-    pub(super) fn room_needs(&self, spec: &Spec) -> (u32, MoneyPerHour) {
+    /// The fleet as it would be if gangs that wait held what room there is for them; but of what cannot be had for now
+    /// nothing is kept free.
+    pub(super) fn hopeful_fleet(&self) -> Cow<'_, Fleet> {
         let fleet = &self.scaling.fleet;
-        // Of what cannot be had for now nothing is kept free.
-        let paused: BTreeSet<GroupId> = self.paused_gangs().into_iter().collect();
-        let waiting: BTreeSet<GroupId> =
-            fleet.waiting_or_parked().into_iter().map(|(id, _)| id).filter(|id| !paused.contains(id)).collect();
+        let paused = self.paused_gangs();
+        if fleet.parked().all(|id| paused.contains(&id)) {
+            return Cow::Borrowed(fleet);
+        }
+        let mut hopeful = fleet.clone();
+        hopeful.unpark();
+        self.park_paused_in(&mut hopeful);
+        Cow::Owned(hopeful)
+    }
+
+    /// What has no room on a fleet would take of what is to be had for now, roughly: nodes, and what they cost.
+    pub(super) fn room_needs(&self, spec: &Spec, fleet: &Fleet) -> (u32, MoneyPerHour) {
+        let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
         if waiting.is_empty() {
             return (0, MoneyPerHour(0));
         }

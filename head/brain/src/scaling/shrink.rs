@@ -255,7 +255,7 @@ impl Brain {
         }
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
-        let is_pressed = !surplus.is_empty() && self.is_pressed(spec);
+        let pressed = if surplus.is_empty() { BTreeSet::new() } else { self.pressed(spec, surplus.iter().map(|(.., id)| id)) };
         let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
         for (.., id) in surplus {
             let node = &self.nodes[&id];
@@ -267,7 +267,7 @@ impl Brain {
                 Some(why)
             } else if is_missed && !at_once {
                 Some("not heard just now: what becomes of it is decided for that".to_owned())
-            } else if at_once || (node.idle_since.is_some() && (is_pressed || self.cluster.hurried.contains(&name))) {
+            } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
                 let due = since.saturating_add(spec.idle_after_ms);
@@ -302,9 +302,11 @@ impl Brain {
         }
     }
 
-    /// Whether what is missing, and to be had, has no place beside what is there within the cluster's maximum and its budget.
-    fn is_pressed(&self, spec: &Spec) -> bool {
-        let (mut nodes, mut cost) = self.room_needs(spec);
+    /// Those of the workers that are too many that are in the way of what is missing and to be had: it has no place beside
+    /// what is there within the cluster's maximum and its budget.
+    fn pressed<'n>(&self, spec: &Spec, surplus: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
+        let fleet = self.hopeful_fleet();
+        let (mut nodes, mut cost) = self.room_needs(spec, &fleet);
         for (name, kind) in spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind)) {
             let missing = self.wanted_of(name).saturating_sub(self.scaling.tally.counted(name));
             nodes = nodes.saturating_add(missing);
@@ -312,7 +314,9 @@ impl Brain {
         }
         let exist = self.scaling.tally.exist().saturating_add(nodes);
         let spent = self.scaling.tally.spent(spec).0.saturating_add(cost.0);
-        nodes > 0 && (exist > spec.max_workers || spec.budget.is_some_and(|budget| spent > budget.0))
+        let is_too_much = nodes > 0 && (exist > spec.max_workers || spec.budget.is_some_and(|budget| spent > budget.0));
+        // What waits may have a use for some of them.
+        surplus.filter(|id| is_too_much && !fleet.is_used(id)).cloned().collect()
     }
 
     pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {

@@ -103,7 +103,7 @@ impl Brain {
         }
         // What room has beyond numbers, and what it waits for.
         let room = self.nodes_for_room(&base);
-        let (waiting, waiting_cost) = self.room_needs(spec);
+        let (waiting, waiting_cost) = self.room_needs(spec, &self.hopeful_fleet());
         let mut workers = base.values().fold(spec.max_workers.saturating_sub(waiting), |left, n| left.saturating_sub(*n));
         let mut money = spec
             .budget

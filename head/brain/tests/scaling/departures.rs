@@ -386,3 +386,14 @@ fn what_cannot_be_served_hurries_nobody_who_is_in_nobody_s_way() {
     }
     assert_eq!(counts[0], counts[1], "machines that were asked for without and with one that waits");
 }
+
+/// Nothing on it has to end.
+#[test]
+fn a_worker_that_never_linked_goes_at_once() {
+    let mut world = World::new(spec(&[("default", kind(0, 3, 4, 100))]));
+    world.silent.insert(id("w1"));
+    world.workers(1).expect("fits");
+    assert_eq!(world.nodes[&id("w1")].life, NodeState::Launched);
+    world.workers(0).expect("less");
+    assert_eq!(world.machines("default"), 0);
+}

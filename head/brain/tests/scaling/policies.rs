@@ -41,6 +41,8 @@ fn a_policy_that_flaps_is_damped_and_says_so() {
         world.pass(90_000);
     }
     assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
+    let alarms = world.brain.snapshot().alarms;
+    assert!(alarms.iter().any(|alarm| alarm.starts_with("policy busy flaps: it waits ")), "{alarms:?}");
     let changes = |from: u64| {
         let of_policy = world.events.iter().filter(|e| e.message.starts_with("policy busy:"));
         of_policy.filter(|e| (from..from + 1_800_000).contains(&(e.at.0 - MONDAY))).count()
@@ -52,6 +54,7 @@ fn a_policy_that_flaps_is_damped_and_says_so() {
     busy(&mut world, 0);
     world.pass(86_400_000);
     assert_eq!(world.machines("default"), 1);
+    assert!(world.brain.snapshot().alarms.is_empty(), "{:?}", world.brain.snapshot().alarms);
     busy(&mut world, 1_000);
     world.pass(90_000);
     assert!(world.machines("default") > 1, "it is forgiven");
@@ -231,4 +234,40 @@ fn a_policy_gives_nothing_up_for_what_cannot_be_had() {
     }
     calls = world.calls[calls..].iter().filter(|(_, of, _)| of == "default").count();
     assert!(least == 5, "at times {least} of the policy's five are there, none of the others; {calls} calls for its type in two hours");
+}
+
+/// What runs and does not say what a policy follows is a thing to look at, and what does not run yet is none.
+#[test]
+fn a_policy_that_has_nothing_to_follow_says_so() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let follow = |signal: &str| Rule::Signal { signal: signal.to_owned(), per_worker: Quantity(4_000), counts: Counts::All };
+    let policy = |name: &str| Policy { name: name.to_owned(), rule: follow(&format!("{name}.cores")), ..load_policy() };
+    of.policies = vec![policy("run"), policy("absent")];
+    let mut world = World::new(of);
+    world.pass(20_000);
+    assert!(world.brain.snapshot().alarms.is_empty(), "it may come yet: {:?}", world.brain.snapshot().alarms);
+    world.pass(20_000);
+    world.report(&id("w1"));
+    let alarms = world.brain.snapshot().alarms;
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert!(alarms[0].starts_with("policy run has nothing to follow: run.cores is not known"), "{alarms:?}");
+    world.gauges.insert(id("w1"), BTreeMap::from([("cores".to_owned(), Quantity(9_000))]));
+    world.report(&id("w1"));
+    assert!(world.brain.snapshot().alarms.is_empty(), "{:?}", world.brain.snapshot().alarms);
+}
+
+/// That it would ask for more than it may is worth knowing.
+#[test]
+fn a_policy_says_what_its_maximum_cuts_off() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let rule = Rule::Signal { signal: "run.cores".to_owned(), per_worker: Quantity(4_000), counts: Counts::All };
+    of.policies = vec![Policy { rule, ..load_policy() }];
+    let mut world = World::new(of);
+    world.pass(10_000);
+    world.gauges.insert(id("w1"), BTreeMap::from([("cores".to_owned(), Quantity(40_000))]));
+    world.report(&id("w1"));
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 6);
+    let says = &world.brain.outlook().policies["busy"];
+    assert!(says.ends_with("it would ask for 10, and its max is 6"), "{says}");
 }

@@ -549,3 +549,19 @@ fn a_clock_that_is_set_back_makes_nothing_ready() {
         assert!(!world.brain.is_ready("b"), "set back by {set_back}: two more are ready, and none of them has linked");
     }
 }
+
+/// Whoever asks is told at once what stands in the way.
+#[test]
+fn the_answer_says_what_waits() {
+    let mut world = World::new(spec(&[("default", kind(0, 9, 4, 100))]));
+    assert_eq!(world.wish(gang(2, 4)).as_deref(), Ok("room: room for 2 × 4 cpus, all or nothing"));
+    world.ask(|request| Input::Hold { request, reason: "the network moves".to_owned() }).expect("held");
+    let answer = world.workers(3).expect("within the bounds");
+    assert!(answer.ends_with("nothing is made for it until `cloudtik resume` (held by hand: the network moves)"), "{answer}");
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    world.workers(4).expect("within the bounds");
+    world.pass(1_000);
+    let answer = world.wish(gang(5, 4)).expect("there is room");
+    assert!(answer.contains("; it waits: 5 × 4 cpus: default: none to be had"), "{answer}");
+}

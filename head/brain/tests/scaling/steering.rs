@@ -162,3 +162,24 @@ fn a_roll_out_waits_for_no_launch() {
         world.brain.snapshot().waiting_for
     );
 }
+
+/// What was set aside and comes back is of use to what waits.
+#[test]
+fn what_is_taken_back_from_aside_serves_who_waits() {
+    let mut of = spec(&[("default", kind(0, 3, 4, 100))]);
+    of.max_workers = 3;
+    let mut world = World::new(of);
+    world.wish(gang(3, 4)).expect("there is room");
+    world.pass(10_000);
+    world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("it is there");
+    world.pass(1_000);
+    let unmet = world.brain.asks()[0].unmet.clone().expect("two are too few");
+    assert!(unmet.contains("nothing is planned on what is set aside (w1; `cloudtik release` takes it back)"), "{unmet}");
+    let refusal = world.ask(|request| Input::Release { request, node: id("w2") }).expect_err("it is not");
+    assert_eq!(refusal, "w2 is not set aside; those that are: w1");
+    world.pass(4_000);
+    world.ask(|request| Input::Release { request, node: id("w1") }).expect("it is set aside");
+    world.pass(10_000);
+    assert!(world.brain.is_ready("room"), "{:?}", world.brain.asks()[0].unmet);
+    assert_eq!(world.nodes.values().filter(|n| n.generation == Generation(1) && n.life == NodeState::Ready).count(), 3);
+}
