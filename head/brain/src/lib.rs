@@ -248,6 +248,7 @@ impl Brain {
         self.clock.plan_wake(self.timers.first().map(|(at, _)| *at), due);
         self.look_at_list();
         self.store_plan();
+        self.forget_refusals();
         std::mem::take(&mut self.step)
     }
 

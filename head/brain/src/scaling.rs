@@ -89,6 +89,8 @@ pub(crate) struct Scaling {
     tried: Option<Tried>,
     /// Gangs of which too little was to be had.
     gangs: BTreeMap<GroupId, GangPause>,
+    /// What was refused since anything changed that promises depend on, and why: the same again is refused at once.
+    refused: BTreeMap<String, String>,
     /// Grows with every change of what is asked for.
     ask_changes: u64,
     /// The number of the last machine that was asked for.
@@ -253,6 +255,14 @@ impl Brain {
         self.place_asks();
         (self.scaling.rebuild, self.scaling.is_refilled, self.scaling.is_plan_new) = (true, true, true);
         self.reconsider_scale();
+    }
+
+    /// Refusals hold as long as what is stored of the cluster and of its requests.
+    pub(crate) fn forget_refusals(&mut self) {
+        let is_news = |record: &Record| matches!(record, Record::Cluster(_) | Record::Ask(_) | Record::AskGone { .. });
+        if self.step.records.iter().any(is_news) {
+            self.scaling.refused.clear();
+        }
     }
 
     /// Stores where on the fleet everything is planned, as far as that changed.

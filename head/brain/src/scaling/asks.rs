@@ -14,6 +14,8 @@ use crate::{Brain, Planned, Record, Refusal, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
+/// Refusals that are remembered.
+const MOST_REFUSALS: usize = 100;
 /// Pieces of work in one wish.
 const MOST_BUNDLES: u64 = 1_000_000;
 
@@ -120,7 +122,18 @@ impl Brain {
         if let Some(of) = ask.wants.node_type().filter(|of| self.raw_base(spec, of) > spec.workers[*of].max) {
             return Err(format!("that would be {} workers of type {of}, above its max {}", self.raw_base(spec, of), spec.workers[of].max));
         }
-        if is_less { Ok(()) } else { self.check_room(spec, is_alone.then_some(ask)) }
+        if is_less || (is_alone && self.has_room_now(spec, ask)) {
+            return Ok(());
+        }
+        let known = if is_first { self.scaling.refused.get(&ask.wants.to_string()) } else { None };
+        if let Some(refusal) = known {
+            return Err(refusal.clone());
+        }
+        let checked = self.check_room(spec);
+        if let (Err(refusal), true) = (&checked, is_first && self.scaling.refused.len() < MOST_REFUSALS) {
+            self.scaling.refused.insert(ask.wants.to_string(), refusal.clone());
+        }
+        checked
     }
 
     /// What was granted, in words.

@@ -7,9 +7,12 @@ use cloudtik_model::demand::Ask;
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
-use super::buy::{Candidate, Limits, attempt, buy, can_have_all};
+use super::buy::{Candidate, Limits, attempt, can_have_all};
 use crate::Brain;
 use crate::packing::{Fleet, GroupId};
+
+/// Up to so many requests that have no room it is looked at closely what they would take.
+const CLOSE_LOOK: usize = 8;
 
 /// What is there by number, before any room is bought.
 struct Base {
@@ -25,12 +28,9 @@ struct Missing {
 }
 
 impl Brain {
-    /// Whether everything that is asked for could be there at once, within every maximum and the budget. `new` is what came
-    /// to it, if nothing went: then it may be enough to look at that.
-    pub(super) fn check_room(&mut self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
-        if new.is_some_and(|ask| self.has_room_now(spec, ask)) {
-            return Ok(());
-        }
+    /// Whether everything that is asked for could be there at once, within every maximum and the budget: whatever there is
+    /// just now.
+    pub(super) fn check_room(&self, spec: &Spec) -> Result<(), String> {
         let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
         let workers: u32 = base.iter().map(|(_, n)| *n).sum();
         let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
@@ -121,7 +121,9 @@ impl Brain {
     /// What would be bought without the limits, and which of them forbid it.
     fn what_it_would_take(&self, spec: &Spec, base: &Base, missing: &Missing) -> String {
         let free: Vec<Candidate> = missing.candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
-        let needed = buy(&missing.fleet, &missing.waiting, &free, &Limits { nodes: u32::MAX / 4, money: None });
+        // Where many stand already it is looked at less closely.
+        let is_close = missing.waiting.len() <= CLOSE_LOOK;
+        let needed = attempt(&missing.fleet, &missing.waiting, None, &free, is_close);
         // All of it, and not only what is not there yet: that is what the limits are held against.
         let all = |(name, n): (NodeTypeName, u32)| format!("{} of type {name}", self.base(spec, &name).saturating_add(n));
         let parts: Vec<String> = needed.numbers(&free).into_iter().map(all).collect();
