@@ -82,6 +82,7 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
     let (before, after) = (old.map_or(&none, |p| &p.cluster().workers), &new.cluster().workers);
     for (name, workers) in after {
         match before.get(name) {
+            None if workers.min == 0 => note("create", format!("node type {name}"), describe(workers)),
             None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
             Some(known) if known != workers => {
                 // A machine keeps the shape that it was made with.

@@ -8,9 +8,9 @@ use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
-use cloudtik_model::{Epoch, Generation, NodeId, ServiceKey};
+use cloudtik_model::{Epoch, Generation, Moment, NodeId, ServiceKey};
 
-use crate::{Brain, ClusterRecord, Node, Session};
+use crate::{Brain, ClusterRecord, Memory, Node, Session};
 
 /// Everything that is known, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +79,28 @@ impl Brain {
     /// Whether this generation of a node is the present one and exists.
     pub fn is_member(&self, id: &NodeId, generation: Generation) -> bool {
         self.nodes.get(id).is_some_and(|n| n.record.generation == generation && n.record.life.may_exist())
+    }
+
+    /// The requests that another description would end, or leave without room, and why.
+    pub fn requests_at_odds(&self, spec: &Spec) -> Vec<(String, String)> {
+        let is_of_type = |ask: &&Ask| ask.wants.node_type().is_none_or(|name| spec.workers.contains_key(name));
+        let (stay, end): (Vec<&Ask>, Vec<&Ask>) = self.asks.iter().partition(is_of_type);
+        let mut odds: Vec<(String, String)> =
+            end.into_iter().map(|ask| (ask.name.clone(), "ends: its node type is gone".to_owned())).collect();
+        // What another head would say that knows nothing else.
+        let cluster = ClusterRecord { spec: Some(spec.clone()), learned: self.cluster.learned.clone(), ..ClusterRecord::default() };
+        let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
+        let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
+        let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
+        let (before, names) = (odds.len(), stay.iter().map(|ask| ask.name.as_str()));
+        let all = names.collect::<Vec<_>>().join(", ");
+        odds.extend(stay.iter().filter_map(|ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)))));
+        if odds.len() == before
+            && let Err(why) = other.check_room(spec)
+        {
+            odds.push((all, why));
+        }
+        odds
     }
 
     /// What is known of the cluster as a whole, all of which is stored.

@@ -209,24 +209,26 @@ impl Brain {
 
     /// What the next worker of a type will offer, if that is known.
     pub(crate) fn capacity_of(&self, name: &NodeTypeName) -> Option<Amounts> {
-        self.capacity_with(name, self.learned(name))
-    }
-
-    /// What a node offers, if that is known.
-    fn capacity_of_node(&self, node: &Node) -> Option<Amounts> {
-        let name = &node.record.node_type;
-        self.capacity_with(name, node.record.found.or_else(|| self.learned(name)))
-    }
-
-    /// What is written of a type, or else what was seen.
-    fn capacity_with(&self, name: &NodeTypeName, seen: Option<Resources>) -> Option<Amounts> {
         let kind = self.cluster.spec.as_ref()?.workers.get(name)?;
-        let resources = kind.resources.or(seen)?;
+        let resources = kind.resources.or_else(|| self.learned(name))?;
+        Some(self.offered(resources, &kind.custom))
+    }
+
+    /// What a node offers, if that is known: what was written of it when it was made, or else what was found on it.
+    fn capacity_of_node(&self, node: &Node) -> Option<Amounts> {
+        let record = &node.record;
+        let kind = self.cluster.spec.as_ref()?.workers.get(&record.node_type)?;
+        let shape = record.shape.clone().unwrap_or_else(|| kind.shape());
+        let resources = shape.resources.or(record.found).or(kind.resources).or_else(|| self.learned(&record.node_type))?;
+        Some(self.offered(resources, &shape.custom))
+    }
+
+    fn offered(&self, resources: Resources, of_others: &BTreeMap<String, u32>) -> Amounts {
         let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, u64::from(resources.gpus) * 1_000);
         for (i, custom) in self.scaling.custom.iter().enumerate() {
-            amounts.0[3 + i] = kind.custom.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
+            amounts.0[3 + i] = of_others.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
         }
-        Some(amounts)
+        amounts
     }
 
     fn amounts_of(&self, bundle: &Bundle) -> Amounts {

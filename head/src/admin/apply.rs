@@ -26,6 +26,9 @@ impl Head {
         let (mut plan, rolling) = compare(old, &planner);
         plan.changes.extend(self.workers_to_go(&planner).await?);
         let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
+        if !unchanged {
+            plan.changes.extend(self.requests_at_odds(&planner).await?);
+        }
         if plan_only || unchanged {
             return Ok(plan);
         }
@@ -60,6 +63,17 @@ impl Head {
         let store = self.store.clone();
         let forgotten = tokio::task::spawn_blocking(move || store.forget_revisions_before(before)).await;
         forgotten.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
+    }
+
+    /// The requests that stand and would lose what they have, or could not have it.
+    async fn requests_at_odds(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
+        let spec = self.settings.spec(planner, 0, false);
+        let odds = self.mind.ask(move |brain| brain.requests_at_odds(&spec)).await.map_err(stopped)?;
+        let change = |(requests, detail): (String, String)| {
+            let what = if requests.contains(", ") { format!("requests {requests}") } else { format!("request {requests}") };
+            Change { action: "change".to_owned(), what, detail, disturbs: true }
+        };
+        Ok(odds.into_iter().map(change).collect())
     }
 
     /// The workers that a description would let go, which nobody should learn afterwards.

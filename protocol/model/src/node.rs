@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Offer;
+use crate::spec::{Offer, Shape};
 use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
 /// Where a node is in its life.
@@ -172,6 +172,9 @@ pub struct NodeRecord {
     /// Where its agent answers, once it has linked.
     #[serde(default)]
     pub health_port: Option<u16>,
+    /// What the description said of it when it was requested.
+    #[serde(default)]
+    pub shape: Option<Shape>,
     /// What its agent found on it, once it has linked.
     #[serde(default)]
     pub found: Option<Resources>,
@@ -196,6 +199,7 @@ impl NodeRecord {
             was_lost: false,
             offer: Offer::default(),
             health_port: None,
+            shape: None,
             found: None,
         }
     }

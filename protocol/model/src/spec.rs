@@ -68,6 +68,21 @@ pub struct WorkerType {
     pub spot: Option<Spot>,
 }
 
+impl WorkerType {
+    pub fn shape(&self) -> Shape {
+        Shape { resources: self.resources, custom: self.custom.clone() }
+    }
+}
+
+/// What a machine offers, as the description said when it was requested: it stays what it is when the description changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    #[serde(default)]
+    pub resources: Option<Resources>,
+    #[serde(default)]
+    pub custom: BTreeMap<String, u32>,
+}
+
 /// Machines that are cheaper and may be taken away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spot {

@@ -170,6 +170,12 @@ impl Brain {
         self.scaling.rebuild |= !gone.is_empty();
     }
 
+    /// Why no node of any type could ever do for a request for room.
+    pub(crate) fn misfit(&self, spec: &Spec, ask: &Ask) -> Option<String> {
+        let checked = if ask.wants.node_type().is_none() { self.check_shape(spec, &ask.wants) } else { Ok(()) };
+        checked.err().map(|refusal| refusal.message().to_owned())
+    }
+
     /// What no node of any type could ever do is refused.
     fn check_shape(&self, spec: &Spec, wants: &Wants) -> Result<(), Refusal> {
         let no_type = |name: &NodeTypeName| {

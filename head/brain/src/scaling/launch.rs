@@ -359,6 +359,7 @@ impl Brain {
         self.scaling.launched += 1;
         record.number = self.scaling.launched;
         (record.revision, record.price, record.offer) = (spec.revision, order.price, order.offer);
+        record.shape = spec.workers.get(order.name).map(WorkerType::shape);
         record.was_lost = self.nodes.get(&id).is_some_and(|n| n.record.was_lost);
         let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
         let mut node = Node::new(record, now);

@@ -30,7 +30,7 @@ struct Missing {
 impl Brain {
     /// Whether everything that is asked for could be there at once, within every maximum and the budget: whatever there is
     /// just now.
-    pub(super) fn check_room(&self, spec: &Spec) -> Result<(), String> {
+    pub(crate) fn check_room(&self, spec: &Spec) -> Result<(), String> {
         let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
         let workers: u32 = base.iter().map(|(_, n)| *n).sum();
         let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();

@@ -565,3 +565,41 @@ fn the_answer_says_what_waits() {
     let answer = world.wish(gang(5, 4)).expect("there is room");
     assert!(answer.contains("; it waits: 5 × 4 cpus: default: none to be had"), "{answer}");
 }
+
+/// A machine keeps the shape that it was made with.
+#[test]
+fn a_machine_grows_by_no_description() {
+    let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
+    let mut world = World::new(of.clone());
+    world.pass(5_000);
+    (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(1, 4, 16, 400))]));
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    world.wish(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
+    assert_eq!(world.machines("default"), 2, "one that has 16, beside the one that has 2");
+    world.restart();
+    world.pass(30_000);
+    assert_eq!((world.calls.len(), world.brain.is_ready("room")), (2, true));
+}
+
+/// Before a description is taken, it is said what it does to requests.
+#[test]
+fn requests_that_another_description_is_at_odds_with_are_named() {
+    let large = kind(0, 3, 16, 400);
+    let mut of = spec(&[("default", kind(1, 4, 4, 100)), ("large", large)]);
+    let mut world = World::new(of.clone());
+    let wish = Wish { wants: Wants::Workers { node_type: name("large"), count: 1 }, ..add(gang(1, 1), "two-large", None) };
+    world.ask(|request| Input::Scale { request, wish }).expect("fits");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 16, 0)]), "job", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 4, 0)]), "small", None) }).expect("fits");
+    assert_eq!(world.brain.requests_at_odds(&of), Vec::new());
+    of.max_workers = 2;
+    let odds = world.brain.requests_at_odds(&of);
+    assert_eq!(odds.len(), 1, "{odds:?}");
+    assert_eq!(odds[0].0, "two-large, job, small");
+    assert!(odds[0].1.contains("max_workers is 2"), "{odds:?}");
+    of.workers.remove(&name("large"));
+    let odds = world.brain.requests_at_odds(&of);
+    let no_room = "has no room any more: no node type has 16 cpus: default has only 4 cpus";
+    assert_eq!(odds, [("two-large", "ends: its node type is gone"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
+}
