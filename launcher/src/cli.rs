@@ -385,16 +385,16 @@ pub struct Scale {
     #[arg(add = ArgValueCompleter::new(completion::clusters()))]
     pub cluster: String,
     /// Workers of a type, between its min and max
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub workers: Option<u32>,
     /// The node type of --workers
     #[arg(long = "type", value_name = "TYPE", requires = "workers")]
     pub node_type: Option<String>,
     /// Room for so many cores
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cpus: Option<u32>,
     /// Room for so many GPUs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub gpus: Option<u32>,
     /// Room for so much memory, such as 64GiB
     #[arg(long, value_name = "SIZE")]

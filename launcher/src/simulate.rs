@@ -137,6 +137,10 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
             let never = if waits.never > 0 { format!(", {} of them for good", waits.never) } else { String::new() };
             printer.line(&format!("{name}: {} of {} refused at first{never}; the last because {why}", waits.refused, waits.came));
         }
+        if waits.lost > 0 {
+            let times = if waits.lost == 1 { "once".to_owned() } else { format!("{} times", waits.lost) };
+            printer.line(&format!("{name}: {times} one that ran lost some of its room"));
+        }
     }
     if !simulated.work.is_empty() {
         printer.line("");
@@ -215,6 +219,8 @@ struct Waits<'s> {
     refused: usize,
     /// Of those, the ones that never had room.
     never: usize,
+    /// How often one of them lost some of its room while it ran.
+    lost: u32,
     why: Option<&'s str>,
 }
 
@@ -234,7 +240,7 @@ impl Waits<'_> {
 
 fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
     let mut all: Vec<(&str, Waits<'_>)> = Vec::new();
-    for Arrival { demand, waited_ms, refused, .. } in &simulated.arrivals {
+    for Arrival { demand, waited_ms, refused, lost, .. } in &simulated.arrivals {
         let index = all.iter().position(|(name, _)| name == demand).unwrap_or_else(|| {
             all.push((demand, Waits::default()));
             all.len() - 1
@@ -242,6 +248,7 @@ fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
         let waits = &mut all[index].1;
         waits.came += 1;
         waits.waited.extend(*waited_ms);
+        waits.lost += lost;
         waits.refused += usize::from(refused.is_some());
         waits.never += usize::from(refused.is_some() && waited_ms.is_none());
         waits.why = refused.as_deref().or(waits.why);
@@ -267,7 +274,15 @@ fn tell_mishaps(printer: &Printer, simulated: &Simulated) {
 }
 
 fn compare(printer: &Printer, (first, a): (&str, &Simulated), (second, b): (&str, &Simulated)) {
-    let difference = |a: f64, b: f64| if a > 0.0 { format!("{:+.1} %", (b / a - 1.0) * 100.0) } else { "-".to_owned() };
+    let difference = |a: f64, b: f64| {
+        // What rounds to nothing has no sign.
+        let percent = ((b / a - 1.0) * 1_000.0).round() / 10.0;
+        match percent {
+            _ if a <= 0.0 => "-".to_owned(),
+            0.0 => "0.0 %".to_owned(),
+            percent => format!("{percent:+.1} %"),
+        }
+    };
     let number = |what: &str, a: f64, b: f64, text: fn(f64) -> String| vec![what.to_owned(), text(a), text(b), difference(a, b)];
     let launched = |of: &Simulated| of.types.values().map(|of| of.launched as f64).sum::<f64>();
     let hours = |of: &Simulated| of.types.values().map(|of| of.node_hours).sum::<f64>();

@@ -184,10 +184,10 @@ pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
             let ask = request.ask;
             let ends =
                 ask.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
-            vec![ask.name, request.wants, ago(ask.at), ends, state, ask.reason]
+            vec![ask.name, request.wants, ago(ask.at), ends, ask.reason, state]
         })
         .collect();
-    printer.table(&["REQUEST", "WANTS", "SINCE", "ENDS", "STATE", "REASON"], &rows);
+    printer.table(&["REQUEST", "WANTS", "SINCE", "ENDS", "REASON", "STATE"], &rows);
     Ok(())
 }
 

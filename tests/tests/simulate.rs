@@ -54,6 +54,12 @@ fn a_scenario_shows_size_cost_waiting_and_decisions() {
     }
     let compared = cluster.run(&["simulate", &small, "--demand", &scenario, "--compare", &large, "-o", "json"]).ok().out;
     let both: Vec<Simulated> = serde_json::from_str(&compared).expect("a list");
+    // Machines break under what runs for long.
+    let breaks = "length = \"6h\"\n[provider]\nmachines_last = \"1h\"\n\
+                  [[demand]]\nname = \"long\"\nat = \"10m\"\ncpus = 2\ncount = 12\nruns = \"5h\"\n";
+    let breaks = written(&cluster, "breaks.toml", breaks);
+    let shown = cluster.run(&["simulate", &large, "--demand", &breaks]).ok().out;
+    assert!(shown.contains("times one that ran lost some of its room"), "{shown}");
     assert!(both.len() == 2 && both[1] == first && both[0].types.values().all(|of| of.most <= 6));
 }
 

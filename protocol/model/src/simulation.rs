@@ -116,6 +116,9 @@ pub struct Arrival {
     pub at_ms: u64,
     /// From its arrival until all of it had room on nodes that were ready; absent if it never had.
     pub waited_ms: Option<u64>,
+    /// How often it lost some of its room while it ran.
+    #[serde(default)]
+    pub lost: u32,
     /// When it was done.
     pub done_ms: Option<u64>,
     /// Why it was refused last, if it was.

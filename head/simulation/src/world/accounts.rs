@@ -75,6 +75,7 @@ impl World {
             return;
         }
         self.script.look_again |= is;
+        self.script.look_back |= was;
         let cores = self.spec.workers.get(&after.node_type).and_then(|kind| kind.resources).map_or(0, |r| u64::from(r.cpus) * 1_000);
         if let Some(work) = self.script.work.get_mut(&after.node_type) {
             work.advance(self.now);

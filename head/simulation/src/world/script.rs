@@ -76,6 +76,10 @@ pub(super) struct Script {
     next_refused: usize,
     /// Some of them may be there now.
     pub look_again: bool,
+    /// Some that run may have lost room.
+    pub look_back: bool,
+    /// Those that run and lack some of their room.
+    short: BTreeSet<usize>,
     pub work: BTreeMap<NodeTypeName, Fluid>,
     /// Types whose load moved, which will be told soon.
     load_moved: BTreeSet<NodeTypeName>,
@@ -287,7 +291,7 @@ impl World {
     fn arrive(&mut self, demand: usize, time: u32) {
         let Some(name) = self.setup.scenario.as_ref().and_then(|s| s.demands.get(demand)).map(|d| d.name.clone()) else { return };
         let request = format!("{name}-{time}");
-        let arrival = Arrival { demand: name, request, at_ms: self.now, waited_ms: None, done_ms: None, refused: None };
+        let arrival = Arrival { demand: name, request, at_ms: self.now, waited_ms: None, lost: 0, done_ms: None, refused: None };
         self.script.arrivals.push(arrival);
         self.script.stages.push(Stage::Asking);
         self.speak(self.script.arrivals.len() - 1);
@@ -376,8 +380,29 @@ impl World {
         }
     }
 
+    /// Counts those that run and lost some of their room, once until they have it again.
+    fn look_at_losses(&mut self) {
+        let Some(brain) = &self.brain else { return };
+        let script = &mut self.script;
+        let has_room = |arrivals: &[Arrival], arrival: usize| brain.is_ready(&arrivals[arrival].request);
+        if script.look_again {
+            let Script { short, arrivals, .. } = &mut *script;
+            short.retain(|arrival| !has_room(arrivals, *arrival));
+        }
+        if std::mem::take(&mut script.look_back) {
+            for arrival in 0..script.arrivals.len() {
+                let runs = matches!(script.stages[arrival], Stage::Running { .. }) && !script.short.contains(&arrival);
+                if runs && !has_room(&script.arrivals, arrival) {
+                    script.arrivals[arrival].lost += 1;
+                    script.short.insert(arrival);
+                }
+            }
+        }
+    }
+
     /// Those whose room is there by now begin to work.
     pub(super) fn look_at_arrivals(&mut self) {
+        self.look_at_losses();
         if !std::mem::take(&mut self.script.look_again) {
             return;
         }
@@ -398,6 +423,7 @@ impl World {
     }
 
     fn finish(&mut self, arrival: usize) {
+        self.script.short.remove(&arrival);
         if let Stage::Running { since, cores } = self.script.stages[arrival] {
             self.script.demands_done += (self.now - since) as f64 * cores as f64 / 1_000.0;
             self.script.stages[arrival] = Stage::Leaving;
