@@ -146,6 +146,17 @@ fn coming_up(nodes: u64) {
     let all = begun.elapsed();
     let mut again: Vec<Duration> = ids.iter().step_by(ids.len() / 100).flat_map(|node| steps(&mut brain, node)).collect();
     println!("{nodes} nodes come up with three services: {}; one again, each step (p99): {}", shown(all), spread(&mut again));
+    // The network goes: every link ends, and nobody answers.
+    let begun = Instant::now();
+    for (n, node) in ids.iter().enumerate() {
+        let session = brain.node(node).and_then(|node| node.link).expect("it is linked");
+        brain.handle(moment(2 + n as u64 / 100), Input::LinkClosed { session, node: node.clone(), cause: String::new() });
+    }
+    let closed = begun.elapsed();
+    let begun = Instant::now();
+    let cut = 2 + nodes / 100;
+    (1..=20).for_each(|tick| drop(brain.handle(moment(cut + tick * 500), Input::Tick)));
+    println!("{nodes} links are cut: {}; each second of the ten after: {}", shown(closed), shown(begun.elapsed() / 10));
 }
 
 fn measure(nodes: u64, shapes: u64) {

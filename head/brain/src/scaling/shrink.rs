@@ -229,11 +229,14 @@ impl Brain {
         let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
         // Nodes on which nothing lies, and those of which it is not known what they could hold.
         let mut unused: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
-        for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
-            unused.entry(&self.nodes[id].record.node_type).or_default().push(id);
+        let over_of = |name: &NodeTypeName, count: u32| self.scaling.tally.counted(name).saturating_sub(count) as usize;
+        if wanted.iter().any(|(name, count)| over_of(name, *count) > 0) {
+            for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
+                unused.entry(&self.nodes[id].record.node_type).or_default().push(id);
+            }
         }
         for (name, count) in &wanted {
-            let over = self.scaling.tally.counted(name).saturating_sub(*count) as usize;
+            let over = over_of(name, *count);
             if over == 0 {
                 continue;
             }
