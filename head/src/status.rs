@@ -34,6 +34,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
         phase: snapshot.phase,
         ready: snapshot.phase == Phase::Ready,
         revision: spec.map_or(0, |s| s.revision),
+        lacks_only_room: snapshot.lacks_only_room && sources.fetching.is_empty(),
         waiting_for,
         alarms: snapshot.alarms.clone(),
         head: Head {

@@ -23,7 +23,7 @@ pub async fn status(printer: &Printer, cluster: &str, wait: bool, timeout: u64) 
     let status = if wait {
         let mut progress = Progress::new();
         progress.phase(&format!("{}: waiting for the cluster", client.place.name));
-        wait_until_ready(&client, Duration::from_secs(timeout), &mut progress).await?
+        wait_until(&client, Duration::from_secs(timeout), &mut progress, |status| status.ready).await?
     } else {
         client.status().await?
     };
@@ -41,8 +41,13 @@ pub async fn status(printer: &Printer, cluster: &str, wait: bool, timeout: u64) 
     Ok(())
 }
 
-/// Follows the status until the cluster is ready, saying what it waits for.
-pub async fn wait_until_ready(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<Status, Failure> {
+/// Follows the status until it is as it is to be, saying what the cluster waits for.
+pub async fn wait_until(
+    client: &Client,
+    timeout: Duration,
+    progress: &mut Progress,
+    is_enough: impl Fn(&Status) -> bool,
+) -> Result<Status, Failure> {
     let (mut last, name) = (None, client.place.name.clone());
     let waiting = async {
         let mut client = client.clone();
@@ -62,7 +67,7 @@ pub async fn wait_until_ready(client: &Client, timeout: Duration, progress: &mut
                     Ok(None) | Err(_) => break,
                 };
                 let status: Status = document(next)?;
-                if status.ready {
+                if is_enough(&status) {
                     return Ok(status);
                 }
                 if matches!(status.phase, Phase::Stopping | Phase::Stopped) {

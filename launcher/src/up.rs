@@ -81,6 +81,11 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let name = &place.name;
     match outcome.waited {
         Waited::ForNothing => printer.say(&format!("{name} is up and is what the file says; nothing to do ({seconds:.2} s)")),
+        Waited::ForReadiness if !outcome.status.ready => {
+            let waits = outcome.status.waiting_for.join("\n  ");
+            printer.say(&format!("{name} is what the file says ({seconds:.2} s); what was asked for beside it waits for\n  {waits}"));
+            printer.say(&format!("`cloudtik requests {name}` lists it, and `cloudtik revoke` takes it back"));
+        }
         Waited::ForReadiness => printer.say(&format!("{name} is ready ({seconds:.2} s). Look further with `cloudtik status {name}`")),
         Waited::No => printer.say(&format!("{name} is on its way. Wait for it with `cloudtik status {name} --wait`")),
     }
@@ -159,7 +164,9 @@ async fn bring_up(
     }
     let was_ready = is_made && client.status().await?.ready;
     progress.phase(&format!("{}: waiting for the cluster", place.name));
-    let status = show::wait_until_ready(&client, Duration::from_secs(arguments.timeout), &mut progress).await?;
+    // What people ask for beyond the file may have to wait for ever.
+    let is_enough = |status: &Status| status.ready || status.lacks_only_room;
+    let status = show::wait_until(&client, Duration::from_secs(arguments.timeout), &mut progress, is_enough).await?;
     timings.note("workers and runtimes", &mut mark);
     let waited = if unchanged && was_ready { Waited::ForNothing } else { Waited::ForReadiness };
     Ok(Outcome { status, waited, timings })

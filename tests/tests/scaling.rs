@@ -73,6 +73,17 @@ fn people_ask_for_room_and_steer_the_head() {
     assert!(held.alarms.iter().any(|a| a.contains("a look")), "{:?}", held.alarms);
     run(&["resume"]).ok();
     cluster.wait("two workers again", Duration::from_secs(20), |s| s.ready && ready(s) >= 2);
+
+    // A file that leaves no room for what stands says so, and is not waited for in vain.
+    cluster.write("[workers.default]\nmin = 1\nmax = 1\ncpus = 2\nmemory = \"1GiB\"");
+    let file = cluster.file.display().to_string();
+    let plan = cluster.run(&["up", &file, "--plan"]).ok().out;
+    assert!(plan.contains("~ change request room: there is no room for all of it"), "{plan}");
+    let up = cluster.run(&["up", &file, "--yes"]).ok();
+    assert!(up.err.contains("what was asked for beside it waits for\n  room for 2 × 1 cpu"), "{up:?}");
+    assert!(run(&["status"]).ok().out.contains("waiting for room for 2 × 1 cpu"));
+    run(&["revoke", "room"]).ok();
+    cluster.wait_ready();
     cluster.down();
     cluster.assert_nothing_left();
 }

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub nodes: Vec<NodeView>,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
+    /// It waits for room for requests, and for nothing else.
+    pub lacks_only_room: bool,
     pub alarms: Vec<String>,
 }
 
@@ -41,6 +43,7 @@ impl Brain {
         Snapshot {
             epoch: self.epoch,
             phase: self.phase(&waiting_for),
+            lacks_only_room: !waiting_for.is_empty() && waiting_for.len() == self.outlook().unmet.len(),
             cluster: self.cluster.clone(),
             outlook: self.outlook().clone(),
             nodes: self.nodes.values().map(|n| self.view(n)).collect(),

@@ -17,6 +17,9 @@ pub struct Status {
     pub revision: u64,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
+    /// All that is waited for is room for requests, of which there is none within the limits or to be had just now.
+    #[serde(default)]
+    pub lacks_only_room: bool,
     pub alarms: Vec<String>,
     pub head: Head,
     pub nodes: Vec<Node>,
