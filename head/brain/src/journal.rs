@@ -95,6 +95,11 @@ impl Brain {
         node.record.life = life;
         node.record.since = wall;
         node.entered = now;
+        match node.record.life {
+            NodeState::Preparing => _ = node.preparing_since.get_or_insert(now),
+            NodeState::Ready => node.preparing_since = None,
+            _ => {}
+        }
         let leaving = node.record.life.is_leaving();
         let gone = node.record.life == NodeState::Gone;
         if !is_soft {

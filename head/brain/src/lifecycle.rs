@@ -351,7 +351,8 @@ impl Brain {
         let due = (failing.restarts >= FAILED_STARTS).then(|| {
             let reason = format!("{} did not start in {} tries{}", failing.key, failing.restarts, detail_of(failing));
             // A new description may mend it.
-            (node.entered.max(self.specified_at) + self.config.prepare_deadline, reason)
+            let since = node.preparing_since.unwrap_or(node.entered).max(self.specified_at);
+            (since + self.config.prepare_deadline, reason)
         });
         self.note_trouble(id, what);
         let Some((due, reason)) = due else { return };

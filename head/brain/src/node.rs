@@ -29,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) goal_not_before: u64,
     /// When it entered its state, on the brain's clock.
     pub(crate) entered: u64,
+    /// Since when it prepares for the first time, links that blink included.
+    pub(crate) preparing_since: Option<u64>,
     /// When to look at it again, if nothing comes before.
     pub(crate) timer: Option<u64>,
     /// Since when lists have not shown its instance.
@@ -50,6 +52,7 @@ impl Node {
         Self {
             uncertain: None,
             timer: None,
+            preparing_since: None,
             idle_since: Some(now),
             load: History::default(),
             record,

@@ -310,6 +310,22 @@ fn what_fails_again_and_again_while_it_prepares_is_given_up() {
     assert_eq!(world.machines("other"), 1, "the work has its room elsewhere");
 }
 
+/// A link that blinks gives no new time.
+#[test]
+fn what_fails_while_its_link_blinks_is_given_up_too() {
+    let mut world = World::new(spec(&[("default", kind(0, 3, 4, 100))]));
+    world.never_starts.insert(name("default"));
+    world.workers(1).expect("fits");
+    for _ in 0..12 {
+        world.pass(60_000);
+        if let Some(session) = world.links.remove(&id("w1")) {
+            world.tell(Input::LinkClosed { session, node: id("w1"), cause: "a blink".to_owned() });
+            world.link(&id("w1"));
+        }
+    }
+    assert_eq!(world.nodes[&id("w1")].life, NodeState::Gone, "ten minutes after it began");
+}
+
 #[test]
 fn machines_are_deleted_at_the_provider_s_pace() {
     let mut world = World::new(spec(&[("default", kind(0, 50, 4, 100))]));
