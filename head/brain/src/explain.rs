@@ -99,7 +99,7 @@ impl Brain {
         let all = names.collect::<Vec<_>>().join(", ");
         odds.extend(stay.iter().filter_map(|ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)))));
         if odds.len() == before
-            && let Err(why) = other.check_room(spec)
+            && let Err(why) = other.check_room(spec, None)
         {
             odds.push((all, why));
         }

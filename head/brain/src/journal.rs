@@ -94,6 +94,7 @@ impl Brain {
         node.record.was_lost = (node.record.was_lost || is_lost) && life != NodeState::Ready;
         node.record.life = life;
         node.record.since = wall;
+        self.scaling.note_hoped(id, &node.record.life);
         node.entered = now;
         match node.record.life {
             NodeState::Preparing => _ = node.preparing_since.get_or_insert(now),

@@ -80,6 +80,7 @@ pub(crate) struct Scaling {
     stored_plan: BTreeMap<NodeId, Vec<Planned>>,
     /// Another plan was taken as a whole.
     is_plan_new: bool,
+    hope: Option<Hope>,
     policies: BTreeMap<String, PolicyState>,
     wanted: BTreeMap<NodeTypeName, Wanted>,
     outlook: Outlook,
@@ -118,11 +119,35 @@ pub(crate) struct Scaling {
 struct GangPause {
     until: u64,
     times: u32,
+    /// Some of its machines were not to be had just now: it is tried from other offers, and waits when there are none.
+    has_failed: bool,
     /// It was passed over since, and is tried when the time has come.
     is_parked: bool,
 }
 
+/// A plan that counts on machines that were asked for and are not made yet.
+#[derive(Debug)]
+struct Hope {
+    /// What was planned before.
+    plan: BTreeMap<NodeId, Vec<Planned>>,
+    machines: BTreeSet<NodeId>,
+    /// One of them is not to be had.
+    is_lost: bool,
+}
+
 impl Scaling {
+    /// A node is on its way, or is not.
+    pub(crate) fn note_hoped(&mut self, id: &NodeId, life: &NodeState) {
+        let Some(hope) = &mut self.hope else { return };
+        if *life == NodeState::Requested || !hope.machines.remove(id) {
+            return;
+        }
+        hope.is_lost |= !life.is_counted();
+        if hope.machines.is_empty() && !hope.is_lost {
+            self.hope = None;
+        }
+    }
+
     /// What an earlier head saw last is not news.
     pub(crate) fn with(outlook: Outlook, plan: BTreeMap<NodeId, Vec<Planned>>) -> Self {
         Self { outlook, stored_plan: plan, ..Self::default() }
@@ -167,8 +192,9 @@ impl Brain {
             match self.capacity_of_node(node) {
                 Some(capacity) => {
                     self.scaling.fleet.add_node(id.clone(), capacity);
-                    // What waits and was given up may have room now.
+                    // What waits and was given up may have room now, and what is elsewhere may be cheaper here.
                     self.scaling.tried = None;
+                    self.scaling.is_loose = true;
                 }
                 None => drop(self.scaling.shapeless.insert(id.clone())),
             }
@@ -205,6 +231,24 @@ impl Brain {
             self.recount(id);
         }
         self.scaling_changed();
+    }
+
+    /// What was found on machines is known of their types too when the description does not say it any more.
+    fn learn_from_found(&mut self) {
+        let Some(spec) = &self.cluster.spec else { return };
+        let before = self.cluster.learned.clone();
+        for node in self.nodes.values().map(|node| &node.record) {
+            let is_unsaid = spec.workers.get(&node.node_type).is_some_and(|kind| kind.resources.is_none());
+            if let Some(resources) = node.found.filter(|_| is_unsaid) {
+                let learned = self.cluster.learned.entry(node.node_type.clone()).or_insert(Learned { from: node.number, resources });
+                if learned.from < node.number {
+                    *learned = Learned { from: node.number, resources };
+                }
+            }
+        }
+        if self.cluster.learned != before {
+            self.store_cluster();
+        }
     }
 
     /// What the next worker of a type will offer, if that is known.
@@ -251,6 +295,7 @@ impl Brain {
         self.scaling.fleet = Fleet::default();
         self.scaling.shapeless.clear();
         self.scaling.groups.clear();
+        self.learn_from_found();
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.recount(&id);
         }
@@ -411,6 +456,8 @@ impl Brain {
             outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
             if let Some(held) = &outlook.held {
                 let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
+                // Half a gang is in nobody's way.
+                layout::park_halves(&mut self.scaling.fleet);
                 self.tell_unmet(&spec, &mut outlook, &[], &nobody);
             } else {
                 // Where limits leave too little for all, minima come first, and policies last.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::ServicePlacement;
-use cloudtik_model::{NodeId, ServiceKey};
+use cloudtik_model::{NodeId, NodeTypeName, ServiceKey};
 
 use crate::{Brain, Node};
 
@@ -132,12 +132,22 @@ impl Brain {
     fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
         let part = self.census.part(id, &placement.key);
         let Some(whole) = self.census.wholes.get(&placement.key) else { return Others { members: 0, lost: 0, up: 0 } };
-        // Who was lost is a member until another has come in his place: the others still count with him. He is none if the
-        // whole was made smaller meanwhile.
-        let types = self.cluster.spec.iter().flat_map(|spec| spec.workers.keys()).filter(|name| placement.role.covers(name));
-        let wanted = types.fold(0u32, |sum, name| sum.saturating_add(self.wanted_of(name)));
-        let lost = whole.lost.min(wanted.saturating_sub(whole.members));
+        // Who was lost is a member until another has come in his place: the others still count with him.
+        let lost = whole.lost;
         Others { members: whole.members + lost, lost, up: whole.up - u32::from(part.is_up) }
+    }
+
+    /// Somebody wants so many fewer of a type: as many of those that were lost are missed no more.
+    pub(crate) fn forgive_losses(&mut self, name: &NodeTypeName, n: u32) {
+        let lost = self.nodes.values().filter(|node| node.record.was_lost && node.record.node_type == *name);
+        let lost: Vec<NodeId> = lost.map(|node| node.record.id.clone()).take(n as usize).collect();
+        for id in lost {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.record.was_lost = false;
+            }
+            self.store_node(&id);
+            self.touch(&id);
+        }
     }
 
     /// The services on a node that are members of a whole.

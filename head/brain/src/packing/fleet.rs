@@ -279,11 +279,7 @@ impl Fleet {
     pub fn put_back(&mut self, node: &NodeId, id: GroupId, shape: usize, count: u32) {
         let (Some(slot), Some(placed)) = (self.by_node.get(node).copied(), self.groups.get(&id)) else { return };
         let Some((need, _)) = placed.group.shapes.get(shape) else { return };
-        let most = match placed.group.spread {
-            true => u32::from(!placed.slots.contains(&slot) && need.fits(&self.free(slot))),
-            false => need.copies_in(&self.free(slot)),
-        };
-        let count = count.min(most).min(placed.waiting[shape]);
+        let count = count.min(need.copies_in(&self.free(slot))).min(placed.waiting[shape]);
         if count > 0 {
             self.put(slot, id, shape, count);
         }
@@ -302,6 +298,18 @@ impl Fleet {
     /// Gangs that gave up.
     pub fn parked(&self) -> impl Iterator<Item = GroupId> {
         self.parked.iter().copied()
+    }
+
+    /// The same nodes, with nothing on them.
+    pub fn emptied(&self) -> Self {
+        let mut empty = Self::default();
+        for slot in self.slots.iter().flatten() {
+            empty.insert(slot.node.clone(), slot.capacity);
+        }
+        for (id, placed) in &self.groups {
+            empty.enlist(*id, placed.group.clone());
+        }
+        empty
     }
 
     /// Something changed: gangs try again.
@@ -446,7 +454,10 @@ impl Fleet {
         let spread = placed.group.spread;
         let mut order: Vec<usize> = (0..placed.waiting.len()).filter(|s| placed.waiting[*s] > 0).collect();
         // Large ones first: small ones fit into what they leave.
-        order.sort_by_key(|s| (std::cmp::Reverse(placed.group.shapes[*s].0), *s));
+        order.sort_by_key(|s| {
+            let need = &placed.group.shapes[*s].0;
+            (!need.wants_gpus(), std::cmp::Reverse(*need), *s)
+        });
         for shape in order {
             let need = self.groups[&id].group.shapes[shape].0;
             for with_gpus in [false, true] {
@@ -473,8 +484,8 @@ impl Fleet {
     }
 
     /// Places everything anew: nodes in the order given, large demands first within each rank. Afterwards the nodes that
-    /// come last are the least used.
-    pub fn rebuild(&mut self, nodes: &[NodeId]) {
+    /// come last are the least used. Beside these there are or may be nodes of `others`.
+    pub fn rebuild(&mut self, nodes: &[NodeId], others: &[Amounts]) {
         let old = std::mem::take(self);
         let capacity = |node: &NodeId| old.by_node.get(node).and_then(|s| old.slots[*s].as_ref()).map(|s| s.capacity);
         for node in nodes {
@@ -482,11 +493,26 @@ impl Fleet {
                 self.insert(node.clone(), capacity);
             }
         }
-        // Those that are hardest to place first.
-        let mut order: Vec<(bool, bool, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
+        // Those that are hardest to place first: what few of the nodes can hold, and of that the largest.
+        let mut sorts: BTreeMap<Amounts, usize> = BTreeMap::new();
+        for capacity in self.slots.iter().flatten().map(|slot| &slot.capacity).chain(others) {
+            *sorts.entry(*capacity).or_default() += 1;
+        }
+        let mut holders: BTreeMap<Amounts, usize> = BTreeMap::new();
+        let mut holders_of = |need: &Amounts| match holders.get(need) {
+            Some(known) => *known,
+            None => {
+                let fitting = sorts.iter().filter(|(capacity, _)| need.fits(capacity)).map(|(_, n)| n).sum();
+                holders.insert(*need, fitting);
+                fitting
+            }
+        };
+        let mut order: Vec<(bool, bool, usize, std::cmp::Reverse<Amounts>, GroupId)> = Vec::with_capacity(old.groups.len());
         for (id, placed) in old.groups {
             let largest = placed.group.shapes.iter().map(|(shape, _)| *shape).max().unwrap_or_default();
-            order.push((!placed.group.spread, !largest.wants_gpus(), std::cmp::Reverse(largest), id));
+            let rarest = placed.group.shapes.iter().map(|(shape, _)| holders_of(shape)).filter(|n| *n > 0).min().unwrap_or(usize::MAX);
+            let wants_gpus = placed.group.shapes.iter().any(|(shape, _)| shape.wants_gpus());
+            order.push((!placed.group.spread, !wants_gpus, rarest, std::cmp::Reverse(largest), id));
             self.groups.insert(id, Placed::new(placed.group));
             self.waiting.insert(id);
         }

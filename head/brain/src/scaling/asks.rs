@@ -41,7 +41,7 @@ impl Brain {
     pub(crate) fn answer_wishes(&mut self) {
         for (request, name, mut message) in std::mem::take(&mut self.granted) {
             let waits = self.asks.get(&name).and_then(|ask| self.unmet(ask));
-            if let Some(hold) = &self.cluster.held {
+            if let (Some(hold), true) = (&self.cluster.held, waits.is_some()) {
                 message.push_str(&format!("; nothing is made for it until `cloudtik resume` ({})", hold.reason));
             } else if let Some(waits) = waits {
                 message.push_str(&format!("; it waits: {waits}"));
@@ -79,11 +79,18 @@ impl Brain {
         if self.asks.len() - replaced.len() >= MOST_ASKS {
             return Err(format!("{MOST_ASKS} requests stand already; revoke some").into());
         }
-        // What is asked for again keeps its place.
-        let known = self.asks.get(&name).filter(|known| known.wants == wants).map(|known| known.number);
-        let number = known.unwrap_or_else(|| self.asks.next_number());
-        let ask = Ask { name, number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
         let before = self.numbers(&spec);
+        // What is asked for again keeps its place and what it has; how long it stands, and why, may be new.
+        if let Some(known) = self.asks.get(&name).filter(|known| known.wants == wants && replaced.iter().all(|old| *old == known.name)) {
+            let ask = Ask { name, number: known.number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
+            self.asks.remove(&ask.name);
+            self.asks.insert(ask.clone());
+            self.step.records.push(Record::Ask(ask.clone()));
+            let message = self.granted(&ask, &[], &before, &before);
+            return Ok((ask.name, message));
+        }
+        let number = self.asks.next_number();
+        let ask = Ask { name, number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
         let ends: Vec<(String, u64)> = replaced.iter().filter_map(|name| Some((name.clone(), *self.asks.ends.get(name)?))).collect();
         let gone: Vec<Ask> = replaced.iter().filter_map(|name| self.asks.remove(name)).collect();
         self.asks.insert(ask.clone());
@@ -125,13 +132,13 @@ impl Brain {
         if is_less || (is_alone && self.has_room_now(spec, ask)) {
             return Ok(());
         }
-        let known = if is_first { self.scaling.refused.get(&ask.wants.to_string()) } else { None };
+        let known = if is_first { self.scaling.refused.get(&format!("{:?}", ask.wants)) } else { None };
         if let Some(refusal) = known {
             return Err(refusal.clone());
         }
-        let checked = self.check_room(spec);
+        let checked = self.check_room(spec, Some(ask));
         if let (Err(refusal), true) = (&checked, is_first && self.scaling.refused.len() < MOST_REFUSALS) {
-            self.scaling.refused.insert(ask.wants.to_string(), refusal.clone());
+            self.scaling.refused.insert(format!("{:?}", ask.wants), refusal.clone());
         }
         checked
     }
@@ -159,8 +166,10 @@ impl Brain {
         let Some(spec) = &self.cluster.spec else { return };
         // Which nodes work for what had room is not known: those that are idle go.
         if gone.iter().any(|ask| ask.wants.node_type().is_none()) {
-            self.cluster.hurried.extend(spec.workers.keys().cloned());
+            let names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
+            self.cluster.hurried.extend(names.iter().cloned());
             self.store_cluster();
+            names.iter().for_each(|name| self.forgive_losses(name, u32::MAX));
         }
         let less = |(name, was): (&NodeTypeName, &u32)| (name.clone(), was.saturating_sub(after.get(name).copied().unwrap_or(0)));
         self.take_back(before.iter().map(less).collect());

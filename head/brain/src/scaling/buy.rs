@@ -54,6 +54,7 @@ pub(super) struct Bought {
     pub(super) members: Members,
     /// By class, what found no place.
     pub(super) left: Vec<u32>,
+    way: Way,
 }
 
 impl Bought {
@@ -61,6 +62,11 @@ impl Bought {
     fn serves_gangs(&self, fleet: &Fleet) -> bool {
         let left = self.members.iter().zip(&self.left).filter(|(_, left)| **left > 0);
         left.flat_map(|(members, _)| members).all(|(id, ..)| !fleet.is_gang(*id))
+    }
+
+    /// It is what a maximum or the budget leaves, and not what is usually preferred.
+    pub(super) fn is_second_choice(&self) -> bool {
+        self.way != Way::USUAL
     }
 
     pub(super) fn nodes(&self) -> u32 {
@@ -174,6 +180,11 @@ pub(super) fn buy(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candi
             break;
         }
     }
+    // Of those that were not looked at, at least what needs not all of its room.
+    let plain: Vec<GroupId> = rest.into_iter().filter(|id| !fleet.is_gang(*id)).collect();
+    let with = |n: u32| -> BTreeSet<GroupId> { chosen.iter().chain(&plain[..n as usize]).copied().collect() };
+    let served = largest(plain.len() as u32, |n| fits(&with(n), cut));
+    chosen = with(served);
     let tries = ways.iter().flat_map(|way| [true, false].map(|thorough| (*way, thorough)));
     let mut found = tries.map(|(way, thorough)| attempt_by(way, fleet, &chosen, cut, candidates, thorough));
     found.find(serves).unwrap_or_else(|| attempt(fleet, &BTreeSet::new(), None, candidates, false))
@@ -192,6 +203,15 @@ pub(super) fn can_have_all(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates
     let others = Way::others(&plain, candidates, limits);
     let by = |way: &Way, thorough: bool| is_enough(&attempt_by(*way, fleet, groups, None, candidates, thorough));
     others.iter().any(|way| by(way, false)) || by(&Way::USUAL, true) || others.iter().any(|way| by(way, true))
+}
+
+/// What would be bought if nothing but the number of nodes were limited: fewer nodes where the usual choice has too many.
+pub(super) fn least(fleet: &Fleet, groups: &BTreeSet<GroupId>, candidates: &[Candidate], most: u32, thorough: bool) -> Bought {
+    let usual = attempt(fleet, groups, None, candidates, thorough);
+    let limits = Limits { nodes: most, money: None };
+    let others = Way::others(&usual, candidates, &limits).into_iter().filter(|_| usual.nodes() > most);
+    let fewest = others.map(|way| attempt_by(way, fleet, groups, None, candidates, thorough)).min_by_key(Bought::nodes);
+    fewest.filter(|fewest| fewest.nodes() < usual.nodes()).unwrap_or(usual)
 }
 
 /// Whether what waits may be to be had at all: false where it is quickly seen that it is too much, resource by resource,
@@ -253,5 +273,5 @@ fn attempt_by(
         bins.extend(found.bins.into_iter().map(|bin| (of_tier[bin.kind], bin)));
         left = found.left;
     }
-    Bought { bins, classes, members, left }
+    Bought { bins, classes, members, left, way }
 }

@@ -135,11 +135,14 @@ impl Brain {
             self.park_paused_gangs();
             self.buy_for_asks(spec, &candidates, &blocked);
             if self.repack(spec) {
+                let before = self.scaling.launched;
                 let (candidates, blocked) = self.candidates(spec);
                 self.buy_for_asks(spec, &candidates, &blocked);
+                self.count_on(before);
             }
             // What was fruitless is tried less and less often while nothing but nodes' states changes.
             let is_fruitful = self.scaling.launched != launched;
+            self.scaling.is_loose |= is_fruitful;
             self.scaling.fruitless = if is_fruitful { 0 } else { self.scaling.fruitless.saturating_add(1) };
             let pause = if is_fruitful { 0 } else { doubling(RETRY_PAUSE, self.scaling.fruitless, LONGEST_RETRY_PAUSE) };
             self.scaling.retry_at = self.clock.now() + pause;
@@ -159,7 +162,7 @@ impl Brain {
     pub(super) fn park_paused_gangs(&mut self) {
         let now = self.clock.now();
         // What was calm for long enough is no concern any more.
-        self.scaling.gangs.retain(|_, pause| now < pause.until + LONGEST_PAUSE);
+        self.scaling.gangs.retain(|_, pause| pause.has_failed || now < pause.until + LONGEST_PAUSE);
         for (id, pause) in &mut self.scaling.gangs {
             pause.is_parked = now < pause.until && self.scaling.fleet.is_waiting(*id);
         }
@@ -177,16 +180,22 @@ impl Brain {
         self.scaling.gangs.iter().filter(|(_, pause)| pause.is_parked).map(|(id, _)| *id).collect()
     }
 
-    /// A machine that a gang was to have is not to be had: what was bought for the others of it was for nothing.
+    /// A machine that a gang was to have is not to be had: if it is not from another offer either, what was bought for the
+    /// others of it was for nothing.
     pub(crate) fn note_gangs_without(&mut self, id: &NodeId) {
-        let now = self.clock.now();
         for group in self.scaling.fleet.groups_on(id).into_iter().filter(|group| self.scaling.fleet.is_gang(*group)) {
-            let pause = self.scaling.gangs.entry(group).or_default();
-            // Several that fail together are one try.
-            if now >= pause.until {
-                pause.times += 1;
-                pause.until = now + doubling(SHORTAGE, pause.times, LONGEST_PAUSE);
-            }
+            self.scaling.gangs.entry(group).or_default().has_failed = true;
+        }
+    }
+
+    /// A gang cannot be served. If some of it was asked for and not to be had, it waits longer each time.
+    fn note_unserved(&mut self, id: GroupId) {
+        let now = self.clock.now();
+        let Some(pause) = self.scaling.gangs.get_mut(&id) else { return };
+        if std::mem::take(&mut pause.has_failed) {
+            pause.times += 1;
+            pause.until = now + doubling(SHORTAGE, pause.times, LONGEST_PAUSE);
+            pause.is_parked = true;
         }
     }
 
@@ -213,6 +222,7 @@ impl Brain {
             // What it gives back may be enough for others, and what was to be bought for half of it is not needed.
             let mut is_stale = !halves.is_empty();
             for id in unserved.into_iter().chain(halves) {
+                self.note_unserved(id);
                 is_stale |= self.scaling.fleet.park(id);
             }
             if is_stale {

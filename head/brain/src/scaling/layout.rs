@@ -6,18 +6,20 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
-use super::Wanted;
 use super::buy::can_have_all;
-use crate::Brain;
+use super::{Hope, Wanted};
 use crate::packing::{Amounts, Fleet, GroupId, Kind, MOST_CLASSES, purchase};
+use crate::{Brain, Planned};
 
 /// Between two attempts to plan anew where everything lies, in milliseconds.
 const REPACK_PAUSE: u64 = 10_000;
+/// Before it is looked again whether it may be cheaper, in milliseconds for each node.
+const TIGHTEN_PAUSE_OF_NODE: u64 = 30;
 /// From something that was taken back to a look at whether the rest would be cheaper otherwise, in milliseconds.
 const TIGHTEN_AFTER: u64 = 1_000;
 
 /// Gangs that did not find room whole hold none until a purchase is tried.
-fn park_halves(fleet: &mut Fleet) {
+pub(super) fn park_halves(fleet: &mut Fleet) {
     let halves: Vec<GroupId> = fleet.waiting().map(|(id, _)| id).filter(|id| fleet.is_gang(*id)).collect();
     for id in halves {
         fleet.park(id);
@@ -36,6 +38,7 @@ impl Brain {
 
     /// Plans anew where demands lie if something was taken back, or if it may be cheaper otherwise.
     pub(super) fn lay_out(&mut self) {
+        self.give_up_hope();
         if std::mem::take(&mut self.scaling.rebuild) {
             self.scaling.changes += 1;
             // What lies otherwise may leave other gangs in halves: they are looked at at once.
@@ -52,7 +55,9 @@ impl Brain {
         }
         if self.scaling.is_loose && self.is_time(self.scaling.tighten_not_before) {
             self.scaling.is_loose = false;
-            self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE;
+            // The more there is to look at, the less often.
+            let nodes = self.scaling.tally.exist();
+            self.scaling.tighten_not_before = self.clock.now() + REPACK_PAUSE.max(u64::from(nodes) * TIGHTEN_PAUSE_OF_NODE);
             let tight = self.tight();
             if tight.is_some_and(|tight| self.take_if_better(tight)) {
                 self.scaling.changes += 1;
@@ -82,10 +87,17 @@ impl Brain {
     /// A layout by first fit, what is hardest to place first.
     fn by_size(&self) -> Fleet {
         let mut anew = self.scaling.fleet.clone();
-        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>(), &self.capacities_to_be_had());
         self.park_paused_in(&mut anew);
         park_halves(&mut anew);
         anew
+    }
+
+    /// What machines of those types have of which one more may exist.
+    fn capacities_to_be_had(&self) -> Vec<Amounts> {
+        let types = self.cluster.spec.iter().flat_map(|spec| &spec.workers);
+        let has_room = types.filter(|(name, kind)| self.scaling.tally.exist_of(name) < kind.max);
+        has_room.filter_map(|(name, _)| self.capacity_of(name)).collect()
     }
 
     /// Whether a moment has come; if not, decides again when it has.
@@ -123,7 +135,8 @@ impl Brain {
             return None;
         }
         let mut tight = self.scaling.fleet.clone();
-        tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+        let capacities: Vec<Amounts> = others.iter().filter_map(|(_, id)| fleet.capacity(id)).collect();
+        tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>(), &capacities);
         self.park_paused_in(&mut tight);
         let (mut kinds, mut alike): (Vec<Kind>, BTreeMap<(Amounts, u64), usize>) = (Vec::new(), BTreeMap::new());
         let mut by_kind: Vec<Vec<NodeId>> = Vec::new();
@@ -165,7 +178,7 @@ impl Brain {
     /// Takes another plan in the place of the one that holds, if it is cheaper and nobody who has room loses it.
     fn take_if_better(&mut self, plan: Fleet) -> bool {
         let fleet = &self.scaling.fleet;
-        let is_better = plan.waiting_or_parked().iter().all(|(id, _)| fleet.is_waiting(*id)) && {
+        let is_better = plan.waiting_or_parked().iter().all(|(id, _)| plan.waiting_of(*id) <= fleet.waiting_of(*id)) && {
             let order = self.fleet_order();
             self.rank(&plan, &order) < self.rank(fleet, &order)
         };
@@ -195,6 +208,31 @@ impl Brain {
         node.record.price.map_or_else(|| usual().unwrap_or(1), |price| price.0.max(1))
     }
 
+    /// Notes which machines a plan counts on that needs more than there are.
+    pub(super) fn count_on(&mut self, launched_before: u64) {
+        let is_new = |node: &&crate::Node| node.record.number > launched_before && node.record.life == NodeState::Requested;
+        let machines: BTreeSet<NodeId> = self.nodes.values().filter(is_new).map(|node| node.record.id.clone()).collect();
+        if let Some(hope) = &mut self.scaling.hope {
+            hope.is_lost = machines.is_empty();
+            hope.machines = machines;
+        }
+        self.give_up_hope();
+    }
+
+    /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
+    pub(super) fn give_up_hope(&mut self) {
+        let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
+        let mut fleet = self.scaling.fleet.emptied();
+        for (node, holds) in &hope.plan {
+            for Planned { request, bundle, count } in holds {
+                fleet.put_back(node, GroupId(*request), *bundle, *count);
+            }
+        }
+        self.park_paused_in(&mut fleet);
+        fleet.settle();
+        self.take_plan(fleet);
+    }
+
     /// If something has no room, but all of it would if it were planned anew, it is. False if that would not help.
     pub(super) fn repack(&mut self, spec: &Spec) -> bool {
         if self.scaling.fleet.waiting_or_parked().is_empty() {
@@ -206,7 +244,7 @@ impl Brain {
         }
         self.scaling.repack_not_before = self.clock.now() + REPACK_PAUSE;
         let mut anew = self.scaling.fleet.clone();
-        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>(), &self.capacities_to_be_had());
         self.park_paused_in(&mut anew);
         let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
         let helps = waiting.is_empty() || {
@@ -214,6 +252,10 @@ impl Brain {
             can_have_all(&anew, &waiting, &candidates, &self.limits(spec))
         };
         if helps {
+            if !waiting.is_empty() {
+                // It needs machines that are not there yet: without them all stays as it was.
+                self.scaling.hope = Some(Hope { plan: self.plan(), machines: BTreeSet::new(), is_lost: false });
+            }
             self.take_plan(anew);
             self.scaling.changes += 1;
         }

@@ -61,6 +61,12 @@ impl Brain {
                 (Some(other), None) => {
                     if let Some(lack) = self.lacks(spec, name, &largest) {
                         lack
+                    } else if bought.is_second_choice() && (other.priority, other.weight) != (of.priority, of.weight) {
+                        let limits = match spec.budget {
+                            Some(budget) => format!("max_workers {} and the budget {budget}", spec.max_workers),
+                            None => format!("max_workers {}", spec.max_workers),
+                        };
+                        format!("what is usually preferred does not fit within {limits}")
                     } else if other.priority < of.priority {
                         format!("its priority is lower ({} against {})", other.priority, of.priority)
                     } else if other.capacity.0[GPUS] > 0 && !sum.wants_gpus() {

@@ -7,7 +7,7 @@ use cloudtik_model::demand::Ask;
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
-use super::buy::{Candidate, Limits, attempt, can_have_all};
+use super::buy::{Candidate, Limits, attempt, can_have_all, least};
 use crate::Brain;
 use crate::packing::{Fleet, GroupId};
 
@@ -30,7 +30,7 @@ struct Missing {
 impl Brain {
     /// Whether everything that is asked for could be there at once, within every maximum and the budget: whatever there is
     /// just now.
-    pub(crate) fn check_room(&self, spec: &Spec) -> Result<(), String> {
+    pub(crate) fn check_room(&self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
         let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
         let workers: u32 = base.iter().map(|(_, n)| *n).sum();
         let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
@@ -52,7 +52,9 @@ impl Brain {
                 }
             }
         }
-        for ask in self.asks.room.values() {
+        // Others that no type could ever serve are in nobody's way.
+        let is_new = |ask: &Ask| new.is_some_and(|new| new.name == ask.name);
+        for ask in self.asks.room.values().filter(|ask| is_new(ask) || self.misfit(spec, ask).is_none()) {
             fleet.set_group(GroupId(ask.number), self.group_of(ask));
         }
         let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
@@ -70,6 +72,14 @@ impl Brain {
             .collect();
         let limits = Limits { nodes: spec.max_workers - workers, money: spec.budget.map(|b| MoneyPerHour(b.0.saturating_sub(cost.0))) };
         if can_have_all(&fleet, &waiting, &candidates, &limits) {
+            return Ok(());
+        }
+        // What is there may hold more if what is hardest to place is placed first.
+        let mut anew = fleet.clone();
+        let capacities: Vec<_> = candidates.iter().filter(|of| of.most > 0).map(|of| of.capacity).collect();
+        anew.rebuild(&fleet.nodes().cloned().collect::<Vec<_>>(), &capacities);
+        let left: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
+        if left.is_empty() || can_have_all(&anew, &left, &candidates, &limits) {
             return Ok(());
         }
         Err(self.what_it_would_take(spec, &Base { workers, cost }, &Missing { fleet, waiting, candidates }))
@@ -123,7 +133,8 @@ impl Brain {
         let free: Vec<Candidate> = missing.candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
         // Where many stand already it is looked at less closely.
         let is_close = missing.waiting.len() <= CLOSE_LOOK;
-        let needed = attempt(&missing.fleet, &missing.waiting, None, &free, is_close);
+        let most = spec.max_workers.saturating_sub(base.workers);
+        let needed = least(&missing.fleet, &missing.waiting, &free, most, is_close);
         // All of it, and not only what is not there yet: that is what the limits are held against.
         let all = |(name, n): (NodeTypeName, u32)| format!("{} of type {name}", self.base(spec, &name).saturating_add(n));
         let parts: Vec<String> = needed.numbers(&free).into_iter().map(all).collect();

@@ -139,6 +139,7 @@ impl Brain {
     pub(super) fn take_back(&mut self, less: Vec<(NodeTypeName, u32)>) {
         let less: Vec<(NodeTypeName, u32)> = less.into_iter().filter(|(_, n)| *n > 0).collect();
         for (name, n) in &less {
+            self.forgive_losses(name, *n);
             let taken = self.cluster.taken_back.entry(name.clone()).or_default();
             *taken = taken.saturating_add(*n);
         }

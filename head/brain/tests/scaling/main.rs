@@ -51,3 +51,15 @@ pub fn throttled() -> Failure {
 pub fn default_offer() -> (String, Offer) {
     ("default".to_owned(), Offer::default())
 }
+
+pub fn unmet(world: &World) -> Vec<(String, String)> {
+    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect()
+}
+
+pub fn decisions(world: &World) -> Vec<String> {
+    world.events.iter().filter(|e| e.kind == EventKind::Decision).map(|e| e.message.clone()).collect()
+}
+
+pub fn put(world: &mut World, named: &str, wants: Wants, until: Option<u64>) -> Result<String, String> {
+    world.ask(|request| Input::Scale { request, wish: add(wants, named, until) })
+}

@@ -218,3 +218,372 @@ fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
         assert!(unmet.is_empty(), "an hour later (restarts: {restarts}): {unmet:?}");
     }
 }
+
+fn licensed(count: u32, cpus: u64) -> Wants {
+    let resources = BTreeMap::from([("licence".to_owned(), Quantity(1_000))]);
+    let bundle = Bundle { cpus: Quantity(cpus * 1_000), resources, ..Bundle::default() };
+    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
+}
+
+fn part_is_kept(restarts: bool) {
+    let shape = |n: u32, cpus: u64, gib: u64| Counted {
+        bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(gib << 30), ..Bundle::default() },
+        count: n,
+    };
+    let room = |of: Counted| Wants::Bundles { bundles: vec![of], gang: false, spread: false };
+    let mut ten = kind(0, 3, 10, 100);
+    ten.resources = Some(Resources { cpus: 10, memory: Bytes(10 << 30), gpus: 0 });
+    let mut world = World::new(spec(&[("default", ten)]));
+
+    put(&mut world, "tiny", room(Counted { bundle: Bundle { cpus: Quantity(1), ..Bundle::default() }, count: 1 }), None).expect("fits");
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    put(&mut world, "first", room(shape(2, 1, 10)), None).expect("two machines");
+    world.pass(5_000);
+    put(&mut world, "second", room(shape(4, 2, 2)), None).expect("one machine");
+    world.pass(5_000);
+    let of = |world: &World| -> u32 {
+        let number = world.asks["first"].number;
+        world.brain.plan().values().flatten().filter(|p| p.request == number).map(|p| p.count).sum()
+    };
+    assert_eq!(of(&world), 1, "{:?}", unmet(&world));
+    if restarts {
+        world.restart();
+    } else {
+        world.ask(|request| Input::Revoke { request, name: "tiny".to_owned() }).expect("it stands");
+    }
+    world.pass(60_000);
+    assert_eq!(of(&world), 1, "restarts: {restarts}: {:?}", unmet(&world));
+}
+
+/// Asking again for what stands (to prolong it, say) buys a machine.
+#[test]
+fn prolonging_a_request_buys_nothing() {
+    for max in [3, 2] {
+        let mut world = World::new(spec(&[("default", kind(0, max, 10, 100))]));
+        put(&mut world, "job", bundles(&[(2, 4, 0), (4, 3, 0)]), None).expect("two machines");
+        world.pass(20_000);
+        assert_eq!(world.machines("default"), 2);
+        assert!(world.brain.is_ready("job"));
+        let until = world.now + 3_600_000;
+        put(&mut world, "job", bundles(&[(2, 4, 0), (4, 3, 0)]), Some(until)).expect("the same again");
+        assert_eq!((world.calls.len(), unmet(&world)), (2, vec![]), "max {max}");
+        world.pass(20_000);
+        assert_eq!((world.calls.len(), unmet(&world)), (2, vec![]), "max {max}");
+    }
+}
+
+/// The same where all machines are the minimum's.
+#[test]
+fn prolonging_a_request_on_the_minimum() {
+    let mut of = spec(&[("default", kind(0, 2, 10, 100))]);
+    let mut world = World::new(of.clone());
+    put(&mut world, "job", bundles(&[(2, 4, 0), (4, 3, 0)]), None).expect("two machines");
+    world.pass(20_000);
+    of.revision = 2;
+    of.workers = BTreeMap::from([(name("default"), kind(2, 2, 10, 100))]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(20_000);
+    assert!(world.brain.is_ready("job"));
+    let until = world.now + 3_600_000;
+    let said = put(&mut world, "job", bundles(&[(2, 4, 0), (4, 3, 0)]), Some(until));
+    world.pass(60_000);
+    assert!(said.is_ok() && unmet(&world).is_empty(), "{said:?} {:?}", unmet(&world));
+}
+
+/// What has room loses it to what came later, by a plan that hopes for a machine that is not to be had.
+#[test]
+fn nobody_loses_room_for_a_hope() {
+    let mut world = World::new(spec(&[("big", kind(0, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
+    world.pass(10_000);
+    put(&mut world, "first", bundles(&[(1, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    assert!(world.brain.is_ready("first"));
+    assert_eq!(world.calls.len(), 1);
+    world.failing.insert(("small".to_owned(), Offer::default()), FailureKind::StockOut);
+    let said = put(&mut world, "second", bundles(&[(1, 8, 0)]), None);
+    for _ in 0..40 {
+        world.pass(30_000);
+        assert!(world.brain.is_ready("first"), "{said:?} {:?} {:?}", unmet(&world), decisions(&world));
+    }
+}
+
+/// A gang on a machine that is not to be had after all: those who had room lose it for a hope.
+#[test]
+fn a_gang_keeps_its_room() {
+    let mut world = World::new(spec(&[("big", kind(0, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
+    world.pass(10_000);
+    put(&mut world, "first", gang(2, 2), None).expect("fits");
+    world.pass(20_000);
+    assert!(world.brain.is_ready("first"), "{:?}", world.brain.plan());
+    world.failing.insert(("small".to_owned(), Offer::default()), FailureKind::StockOut);
+    let said = put(&mut world, "second", bundles(&[(1, 8, 0)]), None);
+    world.pass(3_600_000);
+    assert!(world.brain.is_ready("first"), "{said:?} {:?}", unmet(&world));
+}
+
+/// What is served in part is served less because something else was taken back.
+#[test]
+fn who_has_part_of_the_room_keeps_it() {
+    for restarts in [true, false] {
+        part_is_kept(restarts);
+    }
+}
+
+/// A gang that waits for its pause to end while there is room for all of it, and the machines are let go.
+#[test]
+fn a_paused_gang_takes_room_that_is_there() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    put(&mut world, "a", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    put(&mut world, "g", gang(2, 4), None).expect("fits");
+    world.pass(1_200_000);
+    assert!(!world.brain.is_ready("g"));
+    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
+    world.pass(30_000);
+    assert!(world.brain.is_ready("g"), "{} machines, {:?}", world.machines("default"), unmet(&world));
+}
+
+/// The same where the machines are the minimum's.
+#[test]
+fn a_paused_gang_takes_room_that_is_there_2() {
+    let mut world = World::new(spec(&[("default", kind(2, 4, 4, 100))]));
+    world.pass(20_000);
+    put(&mut world, "a", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    put(&mut world, "g", gang(2, 4), None).expect("fits");
+    world.pass(1_200_000);
+    assert!(!world.brain.is_ready("g"));
+    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
+    world.pass(30_000);
+    assert!(world.brain.is_ready("g"), "{} machines, {:?}", world.machines("default"), unmet(&world));
+}
+
+/// Half a gang takes others' room while the head is held.
+#[test]
+fn half_a_gang_is_in_nobodys_way_while_held() {
+    let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
+    world.pass(20_000);
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    put(&mut world, "g", gang(2, 4), None).expect("fits");
+    let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
+    world.pass(20_000);
+    assert!(world.brain.is_ready("small"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+}
+
+/// A restart while the head is held gives half a gang the room that others could have.
+#[test]
+fn a_restart_gives_half_a_gang_no_room() {
+    for restarts in [false, true] {
+        let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
+        world.pass(20_000);
+        world.failing.insert(default_offer(), FailureKind::StockOut);
+        put(&mut world, "g", gang(2, 4), None).expect("fits");
+        world.pass(5_000);
+        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+        if restarts {
+            world.restart();
+            world.pass(5_000);
+        }
+        let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
+        world.pass(5_000);
+        assert!(world.brain.is_ready("small"), "restarts: {restarts}: {said:?} {:?}", unmet(&world));
+    }
+}
+
+/// What a head that runs never finds, one that starts again does: a machine that nobody needs.
+#[test]
+fn a_restart_lets_nothing_go() {
+    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 30, 8, 900) };
+    let mut first = kind(0, 10, 4, 100);
+    first.priority = 1;
+    let mut world = World::new(spec(&[("default", first), ("gpu", gpu)]));
+    world.pass(60_000);
+    put(&mut world, "job", bundles(&[(1, 3, 0), (1, 2, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    let before = (world.machines("default"), world.machines("gpu"));
+    world.restart();
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), before, "an hour after a restart, and an hour before");
+}
+
+/// A GPU is bought because work that needs none lies on the one that is there.
+#[test]
+fn work_without_gpus_is_in_no_gpu_s_way() {
+    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(1, 30, 8, 900) };
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
+    world.pass(20_000);
+    put(&mut world, "job", bundles(&[(2, 4, 0), (2, 1, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
+}
+
+/// Prolonging one request takes what another one left, before it was idle for long enough.
+#[test]
+fn prolonging_hurries_nothing() {
+    for prolongs in [false, true] {
+        let mut of = spec(&[("default", kind(0, 10, 4, 100))]);
+        of.idle_after_ms = 600_000;
+        let mut world = World::new(of);
+        put(&mut world, "ends", bundles(&[(1, 4, 0)]), Some(60_000)).expect("fits");
+        put(&mut world, "stays", bundles(&[(1, 4, 0)]), None).expect("fits");
+        world.pass(65_000);
+        assert_eq!(world.machines("default"), 2);
+        if prolongs {
+            put(&mut world, "stays", bundles(&[(1, 4, 0)]), Some(7_200_000)).expect("fits");
+        }
+        world.pass(60_000);
+        assert_eq!(world.machines("default"), 2, "prolongs: {prolongs}");
+    }
+}
+
+/// The wall clock of a head that starts again: pauses and what was learned stay.
+#[test]
+fn a_restart_forgets_no_shortage_of_a_gang() {
+    let mut calls = Vec::new();
+    for restarts in [false, true] {
+        let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100)), ("rare", kind(0, 4, 8, 100))]));
+        world.pass(5_000);
+        world.failing.insert(("rare".to_owned(), Offer::default()), FailureKind::StockOut);
+        put(&mut world, "g", gang(2, 8), None).expect("fits");
+        for _ in 0..60 {
+            world.pass(60_000);
+            if restarts {
+                world.restart();
+            }
+        }
+        calls.push(world.calls.len());
+    }
+    assert!(calls[1] <= calls[0] + 60, "{calls:?}");
+}
+
+/// What only one type offers is never to be had, because work that would do with any node lies on it.
+#[test]
+fn what_is_rare_is_not_wasted() {
+    for min in [0, 1] {
+        let mut rare = kind(min, 1, 4, 300);
+        rare.custom = BTreeMap::from([("licence".to_owned(), 2)]);
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("rare", rare)]));
+        world.pass(10_000);
+        put(&mut world, "first", licensed(1, 1), None).expect("fits");
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+        world.pass(20_000);
+        let said = put(&mut world, "second", licensed(1, 2), None);
+        world.pass(3_600_000);
+        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+    }
+}
+
+/// The same with GPUs, whose machines are full of work that needs none.
+#[test]
+fn gpus_are_not_wasted() {
+    for min in [0, 1] {
+        let gpu = WorkerType { resources: Some(Resources { cpus: 4, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, 1, 4, 900) };
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
+        world.pass(10_000);
+        put(&mut world, "first", bundles(&[(1, 1, 1)]), None).expect("fits");
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+        world.pass(20_000);
+        let said = put(&mut world, "second", bundles(&[(1, 2, 1)]), None);
+        world.pass(3_600_000);
+        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+    }
+}
+
+/// The same with a shape: only the large type holds the large piece.
+#[test]
+fn large_machines_are_not_wasted() {
+    let mut large = kind(0, 1, 4, 300);
+    large.resources = Some(Resources { cpus: 4, memory: Bytes(64 << 30), gpus: 0 });
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", large)]));
+    world.pass(10_000);
+    let memory = |cpus: u64| Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(30 << 30), ..Bundle::default() }, count: 1 }],
+        gang: false,
+        spread: false,
+    };
+    put(&mut world, "first", memory(1), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+    world.pass(20_000);
+    let said = put(&mut world, "second", memory(2), None);
+    world.pass(3_600_000);
+    assert!(world.brain.is_ready("second"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+}
+
+/// A gang that is prolonged loses its machines.
+#[test]
+fn prolonging_a_gang_lets_nothing_go() {
+    let mut world = World::new(spec(&[("default", kind(0, 2, 10, 100))]));
+    world.pass(60_000);
+    let Wants::Bundles { bundles, .. } = bundles(&[(2, 4, 0), (4, 3, 0)]) else { unreachable!() };
+    let wants = Wants::Bundles { bundles, gang: true, spread: false };
+    put(&mut world, "job", wants.clone(), None).expect("two machines");
+    world.pass(60_000);
+    assert!(world.brain.is_ready("job"));
+    let until = world.now + 7_200_000;
+    let said = put(&mut world, "job", wants, Some(until)).expect("the same again");
+    let leaving: Vec<_> = world.nodes.values().filter(|n| n.life.is_leaving()).map(|n| n.id.clone()).collect();
+    assert!(
+        leaving.is_empty() && world.calls.len() == 2,
+        "{said}: {leaving:?} {:?} {:?} {:?} calls, {:#?}",
+        unmet(&world),
+        world.brain.plan(),
+        world.calls.len(),
+        decisions(&world)
+    );
+    world.pass(60_000);
+    assert!(world.brain.is_ready("job") && world.calls.len() == 2, "{said}: {:?} {:?}", unmet(&world), decisions(&world));
+}
+
+/// A description that is sent again with another price for what nobody uses, or a comment, moves nothing.
+#[test]
+fn a_head_that_runs_finds_what_is_cheaper() {
+    // A machine of the cheap type comes back from being set aside; what lies on the dear one stays for ever.
+    let mut world = World::new(spec(&[("cheap", kind(0, 1, 4, 100)), ("dear", kind(0, 1, 4, 900))]));
+    world.pass(20_000);
+    put(&mut world, "job", bundles(&[(1, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.ask(|request| Input::Quarantine { request, node: id("cheap-1"), reason: String::new() }).expect("aside");
+    world.pass(60_000);
+    assert_eq!((world.machines("cheap"), world.machines("dear")), (1, 1));
+    world.ask(|request| Input::Release { request, node: id("cheap-1") }).expect("back");
+    world.pass(3_600_000);
+    assert_eq!((world.machines("cheap"), world.machines("dear")), (1, 0), "{:?}", world.brain.plan());
+}
+
+/// Whoever replaces room by less of it, under another number, keeps the machines on which it lies.
+#[test]
+fn less_room_buys_nothing() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 10, 100))]));
+    world.pass(60_000);
+    world.wish(bundles(&[(2, 4, 0), (5, 3, 0), (1, 2, 0)])).expect("three");
+    world.pass(60_000);
+    let calls = world.calls.len();
+    world.wish(bundles(&[(2, 4, 0), (4, 3, 0)])).expect("less");
+    world.pass(60_000);
+    assert_eq!(world.calls.len(), calls, "{:?}", decisions(&world));
+}
+
+/// That more has room in all is no reason to take it from somebody.
+#[test]
+fn many_that_wait_take_nothing_from_one_that_has() {
+    let mut of = spec(&[("default", kind(0, 2, 10, 100))]);
+    let mut world = World::new(of.clone());
+    put(&mut world, "small", bundles(&[(1, 5, 0)]), None).expect("fits");
+    put(&mut world, "last", bundles(&[(1, 1, 0)]), None).expect("fits");
+    world.pass(10_000);
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    let Wants::Bundles { bundles: of_gang, .. } = bundles(&[(1, 6, 0), (2, 2, 0)]) else { unreachable!("they are bundles") };
+    put(&mut world, "gang", Wants::Bundles { bundles: of_gang, gang: true, spread: false }, None).expect("fits");
+    (of.revision, of.workers) = (2, [(name("default"), kind(0, 1, 10, 100))].into());
+    world.tell(Input::Specified { spec: of });
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
+    world.pass(60_000);
+    assert!(world.brain.is_ready("small"), "{:?}", unmet(&world));
+}

@@ -98,7 +98,7 @@ fn signals_are_followed_without_overshooting() {
         let wanted = if counts == Counts::All { 3 } else { 4 };
         world.pass(5_000);
         assert_eq!(world.machines("default"), wanted, "{counts:?}");
-        world.pass(8_000);
+        world.pass(4_000);
         assert_eq!(world.machines("default"), wanted, "new ones have had no time to take work yet: {counts:?}");
         say(&mut world, 0);
         world.pass(300_000);

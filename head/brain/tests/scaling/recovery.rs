@@ -192,3 +192,117 @@ fn the_third_of_five_is_not_drained() {
     let said = world.ask(|request| Input::Drain { request, node: id("w3") });
     assert!(said.is_err(), "two of five are left: {said:?}");
 }
+
+/// A whole on machines that are there for room loses its quorum.
+#[test]
+fn the_third_of_five_keeps_its_disks_where_room_holds_them() {
+    let mut of = spec(&[("default", kind(0, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of);
+    put(&mut world, "job", bundles(&[(5, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 5);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    assert_eq!(world.machines("default"), 3);
+    falls_silent(&mut world, "w3");
+    assert_eq!(world.machines("default"), 3, "two of five are left, and what the third had is deleted");
+}
+
+#[test]
+fn the_third_of_five_is_not_drained_where_room_holds_them() {
+    let mut of = spec(&[("default", kind(0, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of);
+    put(&mut world, "job", bundles(&[(5, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    let said = world.ask(|request| Input::Drain { request, node: id("w3") });
+    assert!(said.is_err(), "two of five are left: {said:?}");
+}
+
+/// A quorum across a restart of the head while two members are lost.
+#[test]
+fn lost_members_count_after_a_restart() {
+    let mut of = spec(&[("default", kind(5, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of.clone());
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    world.restart();
+    world.pass(5_000);
+    falls_silent(&mut world, "w3");
+    assert_eq!(world.machines("default"), 3);
+    // A description that lets the type's number be smaller, by a policy or a request, gives nobody up who is silent.
+    of.revision = 2;
+    of.workers = BTreeMap::from([(name("default"), kind(2, 5, 4, 100))]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(120_000);
+}
+
+/// Work that lies on a member that is set aside; the quorum does not count who runs on.
+#[test]
+fn what_is_set_aside_costs_no_quorum() {
+    let mut of = spec(&[("default", kind(3, 6, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of);
+    world.pass(20_000);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    world.ask(|request| Input::Quarantine { request, node: id("w3"), reason: String::new() }).expect("aside");
+    world.pass(20_000);
+    let _ = world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() });
+    world.pass(20_000);
+    let _ = world.ask(|request| Input::Drain { request, node: id("w3") });
+    world.pass(200_000);
+    falls_silent(&mut world, "w1");
+    assert!(world.machines("default") >= 2);
+}
+
+/// A policy that lowers its number by itself gives nobody up.
+#[test]
+fn quorum_and_a_policy_that_wants_fewer() {
+    let mut of = spec(&[("default", kind(1, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    of.policies = vec![Policy { pause_ms: 1_000, ..load_policy() }];
+    let mut world = World::new(of);
+    for _ in 0..40 {
+        for n in 1..=5 {
+            world.busy(&format!("w{n}"), 900);
+        }
+        world.pass(10_000);
+    }
+    assert_eq!(world.machines("default"), 5);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    assert_eq!(world.machines("default"), 3);
+    for n in 1..=3 {
+        world.busy(&format!("w{n}"), 500);
+    }
+    world.pass(120_000);
+    for n in 1..=3 {
+        world.busy(&format!("w{n}"), 290);
+    }
+    world.pass(60_000);
+    falls_silent(&mut world, "w3");
+    assert!(world.machines("default") >= 3, "two of five are left");
+}
+
+/// Who was lost is missed no more when a person wants fewer.
+#[test]
+fn who_wants_fewer_gives_up_who_was_lost() {
+    let mut world = quorum_of_five();
+    falls_silent(&mut world, "w5");
+    falls_silent(&mut world, "w4");
+    let mut of = world.cluster.spec.clone().expect("there is one");
+    of.revision += 1;
+    of.workers.insert(name("default"), kind(3, 3, 4, 100));
+    world.tell(Input::Specified { spec: of });
+    falls_silent(&mut world, "w3");
+    assert_eq!(world.machines("default"), 2, "two of three are a quorum: the third is replaced as soon as there is one");
+}

@@ -603,3 +603,153 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     let no_room = "has no room any more: no node type has 16 cpus: default has only 4 cpus";
     assert_eq!(odds, [("two-large", "ends: its node type is gone"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
+
+/// A request that no node can serve any more is in the way of everything that is asked for.
+#[test]
+fn what_cannot_be_served_is_in_nobodys_way() {
+    let mut with = kind(1, 10, 4, 100);
+    with.custom = BTreeMap::from([("licence".to_owned(), 1)]);
+    let mut of = spec(&[("default", with)]);
+    let mut world = World::new(of.clone());
+    world.pass(10_000);
+    let bundle =
+        Bundle { cpus: Quantity(1_000), resources: BTreeMap::from([("licence".to_owned(), Quantity(1_000))]), ..Bundle::default() };
+    put(&mut world, "old", Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false }, None).expect("fits");
+    world.pass(10_000);
+    of.revision = 2;
+    of.workers = BTreeMap::from([(name("default"), kind(1, 10, 4, 100))]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(10_000);
+    let room = put(&mut world, "new", bundles(&[(1, 2, 0)]), None);
+    let number = world.workers(5);
+    assert!(number.is_ok() && room.is_ok(), "number: {number:?}, room: {room:?}, {:?}", unmet(&world));
+}
+
+/// The same where the type's shape became smaller.
+#[test]
+fn what_lies_on_an_old_shape_is_in_nobodys_way() {
+    let mut of = spec(&[("default", kind(0, 10, 8, 100))]);
+    let mut world = World::new(of.clone());
+    put(&mut world, "old", bundles(&[(1, 8, 0)]), None).expect("fits");
+    world.pass(10_000);
+    of.revision = 2;
+    of.workers = BTreeMap::from([(name("default"), kind(0, 10, 4, 100))]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(10_000);
+    assert!(world.brain.is_ready("old"), "{:?}", unmet(&world));
+    let number = world.workers(5);
+    assert!(number.is_ok(), "number: {number:?}, {:?}", unmet(&world));
+}
+
+/// What a type offers is not written any more, and its machines were found out already.
+#[test]
+fn what_was_found_is_known_when_nothing_is_written() {
+    for restarts in [false, true] {
+        let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
+        let mut world = World::new(of.clone());
+        world.pass(20_000);
+        of.revision = 2;
+        of.workers = BTreeMap::from([(name("default"), detected(1, 4, 100))]);
+        world.tell(Input::Specified { spec: of });
+        world.pass(20_000);
+        if restarts {
+            world.restart();
+        }
+        let said = put(&mut world, "job", bundles(&[(1, 1, 0)]), None);
+        assert!(said.is_ok(), "restarts: {restarts}: {said:?}");
+    }
+}
+
+/// What has room is told that nothing is made for it.
+#[test]
+fn held_and_there_is_room() {
+    let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
+    world.pass(20_000);
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None).expect("fits");
+    assert!(world.brain.is_ready("small"));
+    assert!(!said.contains("nothing is made for it"), "{said}");
+}
+
+/// What was refused is not what is asked for, though it reads the same.
+#[test]
+fn refusals_are_told_apart() {
+    let mib = |n: u32, mib: u64| {
+        let bundle = Bundle { memory: Bytes(mib << 20), ..Bundle::default() };
+        Wants::Bundles { bundles: vec![Counted { bundle, count: n }], gang: false, spread: false }
+    };
+    let mut world = World::new(spec(&[("default", kind(0, 1, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    put(&mut world, "large", mib(2, 8_233), None).expect_err("more than one machine holds");
+    let said = put(&mut world, "small", mib(2, 8_151), None);
+    assert!(said.is_ok(), "one machine holds it: {said:?}");
+}
+
+/// Servable, and refused: what is there by number is filled in the order in which it was asked for.
+#[test]
+fn what_fits_on_the_minimum_and_one_more_is_granted() {
+    for min in [0, 1] {
+        let mut world = World::new(spec(&[("big", kind(min, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
+        world.pass(10_000);
+        put(&mut world, "first", bundles(&[(1, 4, 0)]), None).expect("fits");
+        world.pass(20_000);
+        let said = put(&mut world, "second", bundles(&[(1, 8, 0)]), None);
+        world.pass(20_000);
+        assert!(said.is_ok() && unmet(&world).is_empty(), "min {min}: {said:?} {:?}", unmet(&world));
+    }
+}
+
+/// Many gangs that cannot be served are in the way of what can.
+#[test]
+fn many_gangs_are_in_nobodys_way() {
+    for gangs in [10, 40] {
+        let mut of = spec(&[("default", kind(0, 300, 4, 100)), ("tiny", kind(0, 300, 2, 60))]);
+        of.max_workers = 300;
+        let mut world = World::new(of.clone());
+        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+        for n in 0..gangs {
+            let Wants::Bundles { bundles, .. } = bundles(&[(2, 3, 0), (1, 2, 0)]) else { unreachable!() };
+            let wants = Wants::Bundles { bundles, gang: true, spread: false };
+            let Ok(_) = put(&mut world, &format!("g{n}"), wants, None) else { break };
+        }
+        let n = world.asks.len();
+        of.revision = 2;
+        of.max_workers = 2;
+        let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
+        world.tell(Input::Specified { spec: of });
+        world.ask(|request| Input::Resume { request }).expect("goes on");
+        world.pass(600_000);
+        assert!(world.brain.is_ready("small"), "{n} gangs: {said:?} {:?}", unmet(&world).last());
+    }
+}
+
+/// The budget holds where what was asked for has no answer and prices rise and fall.
+#[test]
+fn a_wish_waits_for_what_it_is_told() {
+    let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
+    of.budget = Some(MoneyPerHour(200_000));
+    let mut world = World::new(of);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    put(&mut world, "a", bundles(&[(1, 4, 0)]), None).expect("fits");
+    world.failing.clear();
+    world.pass(400_000);
+    assert!(world.brain.is_ready("a"));
+}
+
+/// What is asked for while a type's shape is being found out.
+#[test]
+fn the_largest_that_was_found_serves() {
+    let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
+    world.pass(20_000);
+    put(&mut world, "job", bundles(&[(1, 2, 0)]), None).expect("fits");
+    world.pass(20_000);
+    // Another of the type has less, as machines of one type do by some MiB.
+    world.silent.insert(id("w2"));
+    world.workers(2).expect("two");
+    world.silent.remove(&id("w2"));
+    world.link_with(&id("w2"), 1);
+    world.pass(20_000);
+    let said = world.workers(3);
+    let again = put(&mut world, "job", bundles(&[(1, 2, 0)]), Some(7_200_000));
+    assert!(said.is_ok() && again.is_ok(), "{said:?} {again:?} {:?}", unmet(&world));
+}

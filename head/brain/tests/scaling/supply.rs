@@ -511,3 +511,25 @@ fn a_clock_that_is_set_back_pauses_no_type_for_longer() {
         assert_eq!(world.machines("default"), 3, "set back by {set_back}: {:?}", world.cluster.paused);
     }
 }
+
+/// A gang falls over to another zone, purchase option or type as anybody does.
+#[test]
+fn a_gang_falls_over_to_the_next_offer() {
+    let zoned = WorkerType { zones: vec!["a".to_owned(), "b".to_owned()], ..kind(0, 9, 4, 100) };
+    let spot = WorkerType { spot: Some(Spot { price: Some(MoneyPerHour(50_000)), or_on_demand: true }), ..kind(0, 9, 4, 100) };
+    let in_a = Offer { zone: Some("a".to_owned()), ..Offer::default() };
+    let as_spot = Offer { market: cloudtik_model::spec::Market::Spot, zone: None };
+    let cases = [
+        (vec![("default", zoned)], in_a),
+        (vec![("default", spot)], as_spot),
+        (vec![("default", kind(0, 9, 4, 100)), ("other", kind(0, 9, 4, 120))], Offer::default()),
+    ];
+    for (types, out) in cases {
+        let mut world = World::new(spec(&types));
+        world.failing.insert(("default".to_owned(), out.clone()), FailureKind::StockOut);
+        world.wish(gang(3, 4)).expect("there is room");
+        world.pass(10_000);
+        assert!(world.brain.is_ready("room"), "{out}: {:?}", world.brain.asks()[0].unmet);
+        assert_eq!(world.machines.len(), 3, "{out}");
+    }
+}

@@ -40,7 +40,10 @@ pub(super) enum Scripted {
     /// The arrival says what it wants, or that it is done.
     Speaks(usize),
     /// Some of those that were refused ask again.
-    QueueMoves,
+    QueueMoves {
+        /// Their time has come; else something was given back.
+        in_time: bool,
+    },
     IsDone(usize),
     Breaks(InstanceId),
     IsTaken(InstanceId),
@@ -207,7 +210,7 @@ impl World {
             Scripted::IsDone(arrival) => self.finish(arrival),
             Scripted::TellLoads(node_type) => self.tell_loads(&node_type),
             Scripted::Speaks(arrival) => self.speak(arrival),
-            Scripted::QueueMoves => self.serve_refused(),
+            Scripted::QueueMoves { in_time } => self.serve_refused(in_time),
             Scripted::Ends(table, index) => self.change(table, index, false),
             // Afterwards nothing new begins, and nothing goes wrong any more.
             _ if self.peaceful => {}
@@ -354,14 +357,14 @@ impl World {
                 script.arrivals[arrival].refused = Some(why.message().to_owned());
                 script.refused.insert(arrival);
                 if !std::mem::replace(&mut script.queue_moves, true) {
-                    self.script_after(REFUSED_PAUSE, Scripted::QueueMoves);
+                    self.script_after(REFUSED_PAUSE, Scripted::QueueMoves { in_time: true });
                 }
             }
             (Stage::Leaving, _) => {
                 script.stages[arrival] = Stage::Gone;
                 script.arrivals[arrival].done_ms = Some(now);
                 if !script.refused.is_empty() {
-                    self.script_after(1, Scripted::QueueMoves);
+                    self.script_after(1, Scripted::QueueMoves { in_time: false });
                 }
             }
             _ => {}
@@ -369,8 +372,9 @@ impl World {
     }
 
     /// Some of those that were refused ask again, in turn.
-    fn serve_refused(&mut self) {
-        self.script.queue_moves = false;
+    fn serve_refused(&mut self, in_time: bool) {
+        // Who asks because something was given back asks again in his time all the same.
+        self.script.queue_moves &= !in_time;
         let refused = &self.script.refused;
         let from = self.script.next_refused;
         let turn: Vec<usize> = refused.range(from..).chain(refused.range(..from)).copied().take(QUEUE).collect();
