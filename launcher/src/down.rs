@@ -10,7 +10,7 @@ use cloudtik_providers::NodeProvider;
 use crate::cli::Down;
 use crate::client::{Client, document};
 use crate::clusters::{Place, find};
-use crate::failure::Failure;
+use crate::failure::{Failure, INTERRUPTED};
 use crate::output::Printer;
 use crate::terminal::Progress;
 
@@ -40,7 +40,8 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     tokio::select! {
         result = work => result?,
         _ = tokio::signal::ctrl_c() => {
-            return Err(Failure::failed("interrupted; part of the cluster is still there").hint(format!("go on with `cloudtik down {name}`")));
+            let left = Failure::new(INTERRUPTED, "interrupted; part of the cluster is still there");
+            return Err(left.hint(format!("go on with `cloudtik down {name}`")));
         }
     }
     lock.remove();

@@ -84,6 +84,14 @@ fn people_ask_for_room_and_steer_the_head() {
     assert!(run(&["status"]).ok().out.contains("waiting for room for 2 × 1 cpu"));
     run(&["revoke", "room"]).ok();
     cluster.wait_ready();
+    let shape = "[workers.default]\nmin = 1\nmax = 3\ncpus = 2\nmemory = \"1GiB\"\nprice = \"0.20/h\"";
+    cluster.write(shape);
+    cluster.run(&["up", &file, "--yes"]).ok();
+    run(&["scale", "--workers", "3"]).ok();
+    cluster.wait("three workers", Duration::from_secs(20), |s| s.ready && ready(s) == 3);
+    cluster.write(&format!("budget = \"0.50/h\"\n{shape}"));
+    let up = cluster.run(&["up", &file, "--yes"]).ok();
+    assert!(up.err.contains("what was asked for beside it waits for\n  1 more worker of type default"), "{up:?}");
     cluster.down();
     cluster.assert_nothing_left();
 }

@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub nodes: Vec<NodeView>,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
-    /// It waits for room for requests, and for nothing else.
+    /// It waits for what is wanted beyond the description's minima and is not to be had just now, and for nothing else.
     pub lacks_only_room: bool,
     pub alarms: Vec<String>,
 }
@@ -39,11 +39,11 @@ pub struct NodeView {
 
 impl Brain {
     pub fn snapshot(&self) -> Snapshot {
-        let waiting_for = self.waiting_for();
+        let (waiting_for, beyond_the_file) = self.waiting_for();
         Snapshot {
             epoch: self.epoch,
             phase: self.phase(&waiting_for),
-            lacks_only_room: !waiting_for.is_empty() && waiting_for.len() == self.outlook().unmet.len(),
+            lacks_only_room: !waiting_for.is_empty() && waiting_for.len() == beyond_the_file,
             cluster: self.cluster.clone(),
             outlook: self.outlook().clone(),
             nodes: self.nodes.values().map(|n| self.view(n)).collect(),
@@ -131,10 +131,11 @@ impl Brain {
         }
     }
 
-    fn waiting_for(&self) -> Vec<String> {
-        let Some(spec) = &self.cluster.spec else { return vec!["a specification".to_owned()] };
-        let mut waits = Vec::new();
-        for name in spec.workers.keys() {
+    /// What is waited for, and how much of it is what nobody says can be had: room, and workers beyond minima.
+    fn waiting_for(&self) -> (Vec<String>, usize) {
+        let Some(spec) = &self.cluster.spec else { return (vec!["a specification".to_owned()], 0) };
+        let (mut waits, mut beyond) = (Vec::new(), 0);
+        for (name, kind) in &spec.workers {
             let target = if self.cluster.stopping { 0 } else { self.wanted_of(name) as usize };
             let of_type = || self.nodes.values().filter(|n| n.record.node_type == *name && n.is_worker());
             let wanted = of_type().filter(|n| n.record.life.is_counted()).count();
@@ -148,6 +149,7 @@ impl Brain {
                     None => String::new(),
                 };
                 waits.push(format!("{} more {} of type {name}{why}", target - wanted, plural(target - wanted, "worker")));
+                beyond += usize::from(wanted >= kind.min as usize && leaving == 0);
             }
         }
         for node in self.nodes.values().filter(|n| n.is_worker() && n.record.life.is_counted()) {
@@ -157,6 +159,7 @@ impl Brain {
             }
         }
         if !self.cluster.stopping {
+            beyond += self.outlook().unmet.len();
             waits.extend(self.outlook().unmet.iter().map(|unmet| format!("room for {} ({}): {}", unmet.what, unmet.source, unmet.why)));
         }
         for node in self.nodes.values() {
@@ -198,7 +201,7 @@ impl Brain {
                 waits.push(format!("{id} to take its goal"));
             }
         }
-        waits
+        (waits, beyond)
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Status {
     pub revision: u64,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
-    /// All that is waited for is room for requests, of which there is none within the limits or to be had just now.
+    /// All that is waited for is beyond the minima of the cluster's file, and not to be had within the limits or just now.
     #[serde(default)]
     pub lacks_only_room: bool,
     pub alarms: Vec<String>,
