@@ -141,6 +141,11 @@ impl Brain {
             of_types.entry(why).or_default().push(name.as_str());
         }
         limits.extend(of_types.into_iter().map(|(why, names)| format!("{}: {why}", names.join(", "))));
+        if self.is_in_its_own_way(spec, &limits) {
+            limits.push(
+                "machines of other types would hold all of it: `cloudtik drain` those that can go, or revoke it and ask again".to_owned(),
+            );
+        }
         let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
         let aside: Vec<&str> = self.workers().filter(is_aside).map(|n| n.record.id.as_str()).collect();
         if !aside.is_empty() {
@@ -171,6 +176,14 @@ impl Brain {
             let why: Vec<String> = own.or_else(|| rest.clone()).into_iter().chain(limits.iter().cloned()).collect();
             outlook.unmet.push(Unmet { source, what: what.join(", "), why: why.join("; ") });
         }
+    }
+
+    /// Whether only what is there already, and works, stands between what waits and its room: what is used is not exchanged.
+    fn is_in_its_own_way(&self, spec: &Spec, limits: &[String]) -> bool {
+        let few = self.scaling.fleet.waiting_or_parked().len() <= MOST_EXPLAINED;
+        let is_to_be_had = || spec.workers.iter().all(|(name, kind)| !self.is_out_of_reach(name, kind));
+        let is_settled = || self.workers().all(|node| !node.record.life.is_leaving() || !node.record.life.may_exist());
+        !limits.is_empty() && few && !self.is_held() && is_to_be_had() && is_settled() && self.check_room(spec, None).is_ok()
     }
 
     /// A bundle of a request that needs a resource of which no type has any, and which.

@@ -187,3 +187,24 @@ fn what_only_another_choice_leaves_room_for_is_had() {
     world.pass(10_000);
     assert_eq!(world.brain.asks().iter().filter(|ask| ask.ready).count(), 8);
 }
+
+/// What is used is not exchanged for what would hold more: that is for a person to say.
+#[test]
+fn what_is_in_its_own_way_is_told() {
+    let mut of = spec(&[("small", kind(0, 10, 2, 100)), ("large", kind(0, 10, 8, 500))]);
+    of.max_workers = 3;
+    let mut world = World::new(of);
+    world.wish(bundles(&[(6, 1, 0)])).expect("three small ones are the cheapest");
+    world.pass(10_000);
+    assert_eq!(world.machines("small"), 3);
+    (1..=3).for_each(|n| world.busy(&format!("small-{n}"), 900));
+    let answer = world.wish(bundles(&[(20, 1, 0)])).expect("three large ones would do");
+    let told = "machines of other types would hold all of it: `cloudtik drain` those that can go, or revoke it and ask again";
+    assert!(answer.contains("it waits: ") && answer.contains(told), "{answer}");
+    for n in 1..=3 {
+        world.ask(|request| Input::Drain { request, node: id(&format!("small-{n}")) }).expect("a person may");
+        world.pass(60_000);
+    }
+    assert_eq!((world.machines("small"), world.machines("large")), (0, 3));
+    assert!(world.brain.is_ready("room"));
+}
