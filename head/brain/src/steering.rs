@@ -105,7 +105,9 @@ impl Brain {
         }
         self.event(Some(&id), EventKind::Request, "kill-node".to_owned());
         self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is being killed; it will be replaced if the cluster needs it") }));
+        let when = if self.is_held() { " after `cloudtik resume`" } else { "" };
+        let message = format!("{id} is being killed; it will be replaced{when} if the cluster needs it");
+        self.reply(request, Ok(Reply::Done { message }));
         Some(id)
     }
 
@@ -146,6 +148,7 @@ impl Brain {
         let then = match (is_surplus, lowered) {
             (true, _) => "no number asks for it, and it will not be replaced for one",
             (false, true) => "the cluster shrinks by one",
+            (false, false) if self.is_held() => "it will be replaced after `cloudtik resume`, because so many of its type are wanted",
             (false, false) => "it will be replaced, because so many of its type are wanted",
         };
         self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));

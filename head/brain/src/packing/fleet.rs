@@ -493,6 +493,10 @@ impl Fleet {
                 self.insert(node.clone(), capacity);
             }
         }
+        if nodes.is_empty() {
+            old.groups.into_iter().for_each(|(id, placed)| self.enlist(id, placed.group));
+            return;
+        }
         // Those that are hardest to place first: what few of the nodes can hold, and of that the largest.
         let mut sorts: BTreeMap<Amounts, usize> = BTreeMap::new();
         for capacity in self.slots.iter().flatten().map(|slot| &slot.capacity).chain(others) {

@@ -135,8 +135,7 @@ impl Brain {
             return None;
         }
         let mut tight = self.scaling.fleet.clone();
-        let capacities: Vec<Amounts> = others.iter().filter_map(|(_, id)| fleet.capacity(id)).collect();
-        tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>(), &capacities);
+        tight.rebuild(&kept.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>(), &self.capacities_to_be_had());
         self.park_paused_in(&mut tight);
         let (mut kinds, mut alike): (Vec<Kind>, BTreeMap<(Amounts, u64), usize>) = (Vec::new(), BTreeMap::new());
         let mut by_kind: Vec<Vec<NodeId>> = Vec::new();
