@@ -379,9 +379,12 @@ pub struct ClusterRecord {
 /// What one node turned out to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learned {
-    /// The node's number: those that were requested later know better.
+    /// The number of the newest node that told: those that were requested later know better.
     pub from: u64,
     pub resources: Resources,
+    /// So many in a row turned out to have less.
+    #[serde(default)]
+    pub smaller: u32,
 }
 
 /// What a policy wanted of a type.

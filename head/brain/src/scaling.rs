@@ -58,6 +58,9 @@ use self::hours::begins_or_ends;
 /// An outlook of which only the words changed is stored at most once in so many milliseconds.
 const OUTLOOK_PAUSE: u64 = 60_000;
 
+/// So many machines of a type in a row have less than was known: then the type does.
+const SMALLER: u32 = 3;
+
 /// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
 #[derive(Debug, Default)]
 pub(crate) struct Scaling {
@@ -202,7 +205,8 @@ impl Brain {
     }
 
     /// A node turned out to have these resources, where the description does not say what its type has. The next of the
-    /// type are taken to have what the one had that was asked for last: what a type is made of may have changed since.
+    /// type are taken to have what the one had that was asked for last: what a type is made of may have changed since. That
+    /// one has less may be an accident: several have to.
     pub(crate) fn learn(&mut self, id: &NodeId, resources: Resources) {
         let Some(node) = self.nodes.get(id) else { return };
         let (name, number) = (node.record.node_type.clone(), node.record.number);
@@ -210,7 +214,14 @@ impl Brain {
             return;
         }
         let known = self.cluster.learned.get(&name).copied();
-        let newest = known.filter(|known| known.from > number).unwrap_or(Learned { from: number, resources });
+        let has_less = |than: &Resources| resources.cpus < than.cpus || resources.memory < than.memory || resources.gpus < than.gpus;
+        let newest = match known {
+            Some(known) if known.from >= number => known,
+            Some(Learned { resources, smaller, .. }) if has_less(&resources) && smaller + 1 < SMALLER => {
+                Learned { from: number, resources, smaller: smaller + 1 }
+            }
+            _ => Learned { from: number, resources, smaller: 0 },
+        };
         if known != Some(newest) {
             self.cluster.learned.insert(name.clone(), newest);
             self.store_cluster();
@@ -240,9 +251,10 @@ impl Brain {
         for node in self.nodes.values().map(|node| &node.record) {
             let is_unsaid = spec.workers.get(&node.node_type).is_some_and(|kind| kind.resources.is_none());
             if let Some(resources) = node.found.filter(|_| is_unsaid) {
-                let learned = self.cluster.learned.entry(node.node_type.clone()).or_insert(Learned { from: node.number, resources });
+                let learned =
+                    self.cluster.learned.entry(node.node_type.clone()).or_insert(Learned { from: node.number, resources, smaller: 0 });
                 if learned.from < node.number {
-                    *learned = Learned { from: node.number, resources };
+                    *learned = Learned { from: node.number, resources, smaller: 0 };
                 }
             }
         }

@@ -491,7 +491,7 @@ fn a_clock_that_is_set_back_buys_no_small_machines_again_and_again() {
         world.set_back = set_back;
         world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 8, 0)]), "job", None) }).expect("there is room");
         world.pass(600_000);
-        assert!(world.calls.len() <= 3, "set back by {set_back}: {} machines were asked for", world.calls.len());
+        assert!(world.calls.len() <= 4, "set back by {set_back}: {} machines were asked for", world.calls.len());
     }
 }
 
@@ -532,4 +532,18 @@ fn a_gang_falls_over_to_the_next_offer() {
         assert!(world.brain.is_ready("room"), "{out}: {:?}", world.brain.asks()[0].unmet);
         assert_eq!(world.machines.len(), 3, "{out}");
     }
+}
+
+/// That one machine of a type has less than the others says nothing of the type.
+#[test]
+fn one_odd_machine_spoils_no_type() {
+    let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
+    world.pass(20_000);
+    world.silent.insert(id("w2"));
+    put(&mut world, "a", bundles(&[(2, 2, 0)]), None).expect("fits");
+    world.silent.remove(&id("w2"));
+    world.link_with(&id("w2"), 1);
+    world.pass(60_000);
+    assert!(world.brain.is_ready("a"), "{:?} {}", unmet(&world), world.calls.len());
+    assert_eq!(world.calls.len(), 3);
 }
