@@ -753,3 +753,20 @@ fn the_largest_that_was_found_serves() {
     let again = put(&mut world, "job", bundles(&[(1, 2, 0)]), Some(7_200_000));
     assert!(said.is_ok() && again.is_ok(), "{said:?} {again:?} {:?}", unmet(&world));
 }
+
+/// A refusal is remembered as long as nothing changed.
+#[test]
+fn what_was_refused_is_granted_when_there_is_room() {
+    let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
+    let mut world = World::new(of.clone());
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    put(&mut world, "a", bundles(&[(4, 4, 0)]), None).expect("fits");
+    let refusal = put(&mut world, "b", bundles(&[(2, 4, 0)]), None).expect_err("four are promised");
+    assert_eq!(put(&mut world, "c", bundles(&[(2, 4, 0)]), None), Err(refusal), "the same again is refused for the same");
+    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
+    put(&mut world, "b", bundles(&[(2, 4, 0)]), None).expect("there is room now");
+    put(&mut world, "c", bundles(&[(3, 4, 0)]), None).expect_err("two are left");
+    (of.revision, of.workers) = (2, [(name("default"), kind(0, 5, 4, 100))].into());
+    world.tell(Input::Specified { spec: of });
+    put(&mut world, "c", bundles(&[(3, 4, 0)]), None).expect("three are left");
+}
