@@ -17,10 +17,12 @@
 //! | `readiness` | nothing: which services are ready wherever they are to run |
 //! | `rollout` | what each node is to run, in order of needs and readiness |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
+//! | `census` | nothing: who counts for a whole, and who should be heard |
 //! | `wholes` | which members of a quorum can be done without |
 //! | `node`, `journal` | nothing: what is known of a node, and what a step stores |
 //! | `explain` | what the cluster is, for people and for the planner |
 
+mod census;
 mod clock;
 mod explain;
 mod journal;
@@ -44,6 +46,7 @@ use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::{Epoch, Moment, NodeId};
 use serde::{Deserialize, Serialize};
 
+use census::Census;
 use clock::Clock;
 pub use explain::{NodeView, Snapshot};
 use journal::Said;
@@ -52,7 +55,6 @@ use node::Node;
 use readiness::Readiness;
 use scaling::{Asks, Scaling};
 use sweep::Listing;
-use wholes::Census;
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::demand::Bundle;
+use cloudtik_model::demand::{Bundle, Wants};
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook};
@@ -94,7 +94,7 @@ pub(crate) struct Scaling {
     /// Gangs of which too little was to be had.
     gangs: BTreeMap<GroupId, GangPause>,
     /// What was refused since anything changed that promises depend on, and why: the same again is refused at once.
-    refused: BTreeMap<String, String>,
+    refused: Vec<(Wants, String)>,
     /// Grows with every change of what is asked for.
     ask_changes: u64,
     /// The number of the last machine that was asked for.
@@ -250,12 +250,9 @@ impl Brain {
         let before = self.cluster.learned.clone();
         for node in self.nodes.values().map(|node| &node.record) {
             let is_unsaid = spec.workers.get(&node.node_type).is_some_and(|kind| kind.resources.is_none());
-            if let Some(resources) = node.found.filter(|_| is_unsaid) {
-                let learned =
-                    self.cluster.learned.entry(node.node_type.clone()).or_insert(Learned { from: node.number, resources, smaller: 0 });
-                if learned.from < node.number {
-                    *learned = Learned { from: node.number, resources, smaller: 0 };
-                }
+            let is_newer = self.cluster.learned.get(&node.node_type).is_none_or(|known| known.from < node.number);
+            if let Some(resources) = node.found.filter(|_| is_unsaid && is_newer) {
+                self.cluster.learned.insert(node.node_type.clone(), Learned { from: node.number, resources, smaller: 0 });
             }
         }
         if self.cluster.learned != before {

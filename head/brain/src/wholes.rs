@@ -1,13 +1,9 @@
 //! What the members of a whole need of each other: how many there are, how many are up, and who can be done without.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use cloudtik_model::node::NodeState;
-use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::ServicePlacement;
-use cloudtik_model::{NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{NodeId, NodeTypeName};
 
-use crate::{Brain, Node};
+use crate::Brain;
 
 /// A whole, as one of its members leaves it.
 struct Others {
@@ -26,115 +22,15 @@ impl Others {
     }
 }
 
-/// What one node is in a whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Part {
-    is_member: bool,
-    is_up: bool,
-    is_leaving: bool,
-    /// A member was there and was lost, and nothing is in its place yet.
-    is_lost: bool,
-}
-
-#[derive(Debug, Default)]
-struct Whole {
-    members: u32,
-    up: u32,
-    lost: u32,
-    leaving: BTreeSet<NodeId>,
-}
-
-/// Who counts for what, kept up to date node by node, so that a change costs what it touches.
-#[derive(Debug, Default)]
-pub(crate) struct Census {
-    wholes: BTreeMap<ServiceKey, Whole>,
-    parts: BTreeMap<NodeId, Vec<(ServiceKey, Part)>>,
-    /// Workers that should be heard, and whether they are silent.
-    expected: BTreeMap<NodeId, bool>,
-    silent: u32,
-}
-
-impl Census {
-    fn set(&mut self, id: &NodeId, parts: Vec<(ServiceKey, Part)>, silent: Option<bool>) {
-        let before = if parts.is_empty() { self.parts.remove(id) } else { self.parts.insert(id.clone(), parts.clone()) };
-        for (key, part) in before.unwrap_or_default() {
-            let whole = self.wholes.entry(key).or_default();
-            whole.members -= u32::from(part.is_member);
-            whole.up -= u32::from(part.is_up);
-            whole.lost -= u32::from(part.is_lost);
-            whole.leaving.remove(id);
-        }
-        for (key, part) in parts {
-            let whole = self.wholes.entry(key).or_default();
-            whole.members += u32::from(part.is_member);
-            whole.up += u32::from(part.is_up);
-            whole.lost += u32::from(part.is_lost);
-            if part.is_leaving {
-                whole.leaving.insert(id.clone());
-            }
-        }
-        let before = match silent {
-            Some(silent) => self.expected.insert(id.clone(), silent),
-            None => self.expected.remove(id),
-        };
-        self.silent -= u32::from(before == Some(true));
-        self.silent += u32::from(silent == Some(true));
-    }
-
-    /// How many workers there should be heard of, and how many of them are not.
-    pub(crate) fn silence(&self) -> (usize, usize) {
-        (self.expected.len(), self.silent as usize)
-    }
-
-    fn part(&self, id: &NodeId, key: &ServiceKey) -> Part {
-        let parts = self.parts.get(id).into_iter().flatten();
-        parts.filter(|(of, _)| of == key).map(|(_, part)| *part).next().unwrap_or_default()
-    }
-}
-
 impl Brain {
-    /// A node changed: what it counts for is looked at anew.
-    pub(crate) fn touch(&mut self, id: &NodeId) {
-        self.readiness.touch(id);
-        self.count(id);
-    }
-
-    /// The description changed, so any node may count for something else.
-    pub(crate) fn count_anew(&mut self) {
-        self.readiness.start_over(self.nodes.keys());
-        self.census = Census::default();
-        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
-            self.count(&id);
-        }
-    }
-
-    fn count(&mut self, id: &NodeId) {
-        let Some(node) = self.nodes.get(id) else { return };
-        let part = |placement: &ServicePlacement| {
-            let is_member = is_member(node, placement);
-            let is_up = node.record.life == NodeState::Ready
-                && node.link.is_some()
-                && node.services.get(&placement.key).is_some_and(|s| s.state == ServiceState::Ready);
-            let is_lost = node.record.was_lost && !is_member;
-            Part { is_member, is_up, is_leaving: is_member && node.record.life.is_leaving(), is_lost }
-        };
-        let parts = self.memberships(id).map(|placement| (placement.key.clone(), part(placement)));
-        let parts = parts.filter(|(_, part)| *part != Part::default()).collect();
-        let silent = match &node.record.life {
-            _ if !node.is_worker() => None,
-            NodeState::Preparing | NodeState::Ready => Some(node.link.is_none()),
-            NodeState::Suspect { .. } | NodeState::Down { .. } => Some(true),
-            _ => None,
-        };
-        self.census.set(id, parts, silent);
-    }
-
     fn others(&self, placement: &ServicePlacement, id: &NodeId) -> Others {
         let part = self.census.part(id, &placement.key);
-        let Some(whole) = self.census.wholes.get(&placement.key) else { return Others { members: 0, lost: 0, up: 0 } };
         // Who was lost is a member until another has come in his place: the others still count with him.
-        let lost = whole.lost;
-        Others { members: whole.members + lost, lost, up: whole.up - u32::from(part.is_up) }
+        self.census.whole(&placement.key).map_or(Others { members: 0, lost: 0, up: 0 }, |whole| Others {
+            members: whole.members + whole.lost,
+            lost: whole.lost,
+            up: whole.up - u32::from(part.is_up),
+        })
     }
 
     /// Somebody wants so many fewer of a type: as many of those that were lost are missed no more.
@@ -151,7 +47,7 @@ impl Brain {
     }
 
     /// The services on a node that are members of a whole.
-    fn memberships(&self, id: &NodeId) -> impl Iterator<Item = &ServicePlacement> {
+    pub(crate) fn memberships(&self, id: &NodeId) -> impl Iterator<Item = &ServicePlacement> {
         let node_type = self.nodes.get(id).map(|node| &node.record.node_type);
         let services = self.cluster.spec.iter().flat_map(|spec| &spec.services);
         services.filter(move |s| s.membership.is_some() && node_type.is_some_and(|of| s.role.covers(of)))
@@ -192,7 +88,7 @@ impl Brain {
     pub(crate) fn may_be_spared(&self, id: &NodeId) -> Result<(), String> {
         self.may_leave(id)?;
         for placement in self.wholes_of(id) {
-            let leaving = self.census.wholes.get(&placement.key).into_iter().flat_map(|whole| &whole.leaving);
+            let leaving = self.census.whole(&placement.key).into_iter().flat_map(|whole| &whole.leaving);
             if let Some(other) = leaving.into_iter().find(|other| *other != id) {
                 return Err(format!("{} loses {other} just now, and its members go one at a time", placement.key));
             }
@@ -214,13 +110,5 @@ impl Brain {
             }
         }
         Ok(())
-    }
-}
-
-/// Who is on the way out or was never in is no member; who is being let go is one until it is gone.
-fn is_member(node: &Node, placement: &ServicePlacement) -> bool {
-    match &node.record.life {
-        NodeState::Gone | NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Failed { .. } => false,
-        _ => node.services.contains_key(&placement.key) || node.record.was_ready,
     }
 }

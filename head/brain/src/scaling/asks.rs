@@ -8,9 +8,10 @@ use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 
+use super::layout::put_back;
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
-use crate::{Brain, Planned, Record, Refusal, Reply, Request, Wish};
+use crate::{Brain, Record, Refusal, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -132,13 +133,13 @@ impl Brain {
         if is_less || (is_alone && self.has_room_now(spec, ask)) {
             return Ok(());
         }
-        let known = if is_first { self.scaling.refused.get(&format!("{:?}", ask.wants)) } else { None };
-        if let Some(refusal) = known {
+        let known = self.scaling.refused.iter().find(|(wants, _)| is_first && *wants == ask.wants);
+        if let Some((_, refusal)) = known {
             return Err(refusal.clone());
         }
         let checked = self.check_room(spec, Some(ask));
         if let (Err(refusal), true) = (&checked, is_first && self.scaling.refused.len() < MOST_REFUSALS) {
-            self.scaling.refused.insert(format!("{:?}", ask.wants), refusal.clone());
+            self.scaling.refused.push((ask.wants.clone(), refusal.clone()));
         }
         checked
     }
@@ -282,11 +283,7 @@ impl Brain {
             self.scaling.fleet.enlist(id, group);
             self.scaling.groups.insert(id, ask.name.clone());
         }
-        for (node, holds) in &self.scaling.stored_plan {
-            for Planned { request, bundle, count } in holds {
-                self.scaling.fleet.put_back(node, GroupId(*request), *bundle, *count);
-            }
-        }
+        put_back(&mut self.scaling.fleet, &self.scaling.stored_plan);
     }
 
     /// What is asked for by hand, and what of it has no room yet.

@@ -18,6 +18,15 @@ const TIGHTEN_PAUSE_OF_NODE: u64 = 30;
 /// From something that was taken back to a look at whether the rest would be cheaper otherwise, in milliseconds.
 const TIGHTEN_AFTER: u64 = 1_000;
 
+/// Plans what waits where it was planned before, as far as it fits there.
+pub(super) fn put_back(fleet: &mut Fleet, plan: &BTreeMap<NodeId, Vec<Planned>>) {
+    for (node, holds) in plan {
+        for Planned { request, bundle, count } in holds {
+            fleet.put_back(node, GroupId(*request), *bundle, *count);
+        }
+    }
+}
+
 /// Gangs that did not find room whole hold none until a purchase is tried.
 pub(super) fn park_halves(fleet: &mut Fleet) {
     let halves: Vec<GroupId> = fleet.waiting().map(|(id, _)| id).filter(|id| fleet.is_gang(*id)).collect();
@@ -46,8 +55,7 @@ impl Brain {
             if std::mem::take(&mut self.scaling.is_refilled) {
                 self.fill_up();
             } else {
-                let anew = self.by_size();
-                self.take_if_better(anew);
+                self.take_if_better(self.by_size());
             }
             // Not in one step with what is decided now: that is not to wait for it.
             self.scaling.is_loose = true;
@@ -76,8 +84,9 @@ impl Brain {
                 return;
             }
         }
-        let plan = self.tight().unwrap_or_else(|| self.by_size());
+        let mut plan = self.tight().unwrap_or_else(|| self.by_size());
         if is_unplanned {
+            park_halves(&mut plan);
             self.take_plan(plan);
         } else {
             self.take_if_better(plan);
@@ -89,7 +98,6 @@ impl Brain {
         let mut anew = self.scaling.fleet.clone();
         anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>(), &self.capacities_to_be_had());
         self.park_paused_in(&mut anew);
-        park_halves(&mut anew);
         anew
     }
 
@@ -164,7 +172,6 @@ impl Brain {
                 tight.add_node(id.clone(), capacity);
             }
         }
-        park_halves(&mut tight);
         Some(tight)
     }
 
@@ -175,7 +182,8 @@ impl Brain {
     }
 
     /// Takes another plan in the place of the one that holds, if it is cheaper and nobody who has room loses it.
-    fn take_if_better(&mut self, plan: Fleet) -> bool {
+    fn take_if_better(&mut self, mut plan: Fleet) -> bool {
+        park_halves(&mut plan);
         let fleet = &self.scaling.fleet;
         let is_better = plan.waiting_or_parked().iter().all(|(id, _)| plan.waiting_of(*id) <= fleet.waiting_of(*id)) && {
             let order = self.fleet_order();
@@ -222,11 +230,7 @@ impl Brain {
     pub(super) fn give_up_hope(&mut self) {
         let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
         let mut fleet = self.scaling.fleet.emptied();
-        for (node, holds) in &hope.plan {
-            for Planned { request, bundle, count } in holds {
-                fleet.put_back(node, GroupId(*request), *bundle, *count);
-            }
-        }
+        put_back(&mut fleet, &hope.plan);
         self.park_paused_in(&mut fleet);
         fleet.settle();
         self.take_plan(fleet);
@@ -242,9 +246,7 @@ impl Brain {
             return false;
         }
         self.scaling.repack_not_before = self.clock.now() + REPACK_PAUSE;
-        let mut anew = self.scaling.fleet.clone();
-        anew.rebuild(&self.fleet_order().into_iter().map(|(_, id)| id).collect::<Vec<_>>(), &self.capacities_to_be_had());
-        self.park_paused_in(&mut anew);
+        let anew = self.by_size();
         let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
         let helps = waiting.is_empty() || {
             let candidates = self.candidates(spec).0;
