@@ -12,54 +12,62 @@
 //! | `wants` | how many workers of each type are wanted, and by whom |
 //! | `policies` | what load, schedules and signals ask for, and how fast they may change their mind |
 //! | `hours` | when a schedule begins and ends |
+//! | `shapes` | what machines of a type are taken to have |
 //! | `tally` | what there is and what it costs |
 //! | `history` | nothing: how busy nodes were |
 //! | `buy` | what to buy for what has no room |
 //! | `layout` | on which of the nodes that are there demands are planned |
+//! | `plan` | nothing: how that is stored, and taken back |
+//! | `gangs` | which gangs hold nothing for now |
 //! | `launch` | which machines to ask for, from which offer |
+//! | `offers` | which offers and types are left alone for now |
 //! | `pace` | how fast the provider is called |
 //! | `reasons` | nothing: why it was so decided, in words |
 //! | `shrink` | which workers to let go, and when |
 
 mod asks;
 mod buy;
+mod gangs;
 mod history;
 mod hours;
 mod launch;
 mod layout;
+mod offers;
 mod pace;
+mod plan;
 mod policies;
 mod reasons;
 mod room;
+mod shapes;
 mod shrink;
 mod tally;
 mod wants;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::demand::{Bundle, Wants};
+use cloudtik_model::demand::Wants;
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook};
-use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{NodeId, NodeTypeName, Resources};
+use cloudtik_model::spec::Spec;
+use cloudtik_model::{NodeId, NodeTypeName};
 
+use self::gangs::GangPause;
 pub(crate) use self::history::History;
-use self::launch::{Launching, Tried};
+use self::launch::Tried;
+use self::offers::Launching;
+use self::plan::Hope;
 use self::policies::PolicyState;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
-use crate::packing::{Amounts, DIMENSIONS, Fleet, GroupId};
-use crate::{Brain, Learned, Node, Planned, Record, Reply, Request};
+use crate::packing::{DIMENSIONS, Fleet, GroupId};
+use crate::{Brain, Node, Planned, Record, Reply, Request};
 
 pub(crate) use self::asks::Asks;
 use self::hours::begins_or_ends;
 
 /// An outlook of which only the words changed is stored at most once in so many milliseconds.
 const OUTLOOK_PAUSE: u64 = 60_000;
-
-/// So many machines of a type in a row have less than was known: then the type does.
-const SMALLER: u32 = 3;
 
 /// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
 #[derive(Debug, Default)]
@@ -117,40 +125,7 @@ pub(crate) struct Scaling {
     changes: u64,
 }
 
-/// A gang is not tried before this, after so many tries in which too little was to be had.
-#[derive(Debug, Default)]
-struct GangPause {
-    until: u64,
-    times: u32,
-    /// Some of its machines were not to be had just now: it is tried from other offers, and waits when there are none.
-    has_failed: bool,
-    /// It was passed over since, and is tried when the time has come.
-    is_parked: bool,
-}
-
-/// A plan that counts on machines that were asked for and are not made yet.
-#[derive(Debug)]
-struct Hope {
-    /// What was planned before.
-    plan: BTreeMap<NodeId, Vec<Planned>>,
-    machines: BTreeSet<NodeId>,
-    /// One of them is not to be had.
-    is_lost: bool,
-}
-
 impl Scaling {
-    /// A node is on its way, or is not.
-    pub(crate) fn note_hoped(&mut self, id: &NodeId, life: &NodeState) {
-        let Some(hope) = &mut self.hope else { return };
-        if *life == NodeState::Requested || !hope.machines.remove(id) {
-            return;
-        }
-        hope.is_lost |= !life.is_counted();
-        if hope.machines.is_empty() && !hope.is_lost {
-            self.hope = None;
-        }
-    }
-
     /// What an earlier head saw last is not news.
     pub(crate) fn with(outlook: Outlook, plan: BTreeMap<NodeId, Vec<Planned>>) -> Self {
         Self { outlook, stored_plan: plan, ..Self::default() }
@@ -173,10 +148,6 @@ impl Brain {
     pub(crate) fn scaling_changed(&mut self) {
         self.scaling.changes += 1;
         self.reconsider_scale();
-    }
-
-    pub(super) fn learned(&self, name: &NodeTypeName) -> Option<Resources> {
-        self.cluster.learned.get(name).map(|learned| learned.resources)
     }
 
     pub(crate) fn scaling_due(&self) -> Option<u64> {
@@ -204,98 +175,6 @@ impl Brain {
         }
     }
 
-    /// A node turned out to have these resources, where the description does not say what its type has. The next of the
-    /// type are taken to have what the one had that was asked for last: what a type is made of may have changed since. That
-    /// one has less may be an accident: several have to.
-    pub(crate) fn learn(&mut self, id: &NodeId, resources: Resources) {
-        let Some(node) = self.nodes.get(id) else { return };
-        let (name, number) = (node.record.node_type.clone(), node.record.number);
-        if self.cluster.spec.as_ref().and_then(|s| s.workers.get(&name)).is_none_or(|w| w.resources.is_some()) {
-            return;
-        }
-        let known = self.cluster.learned.get(&name).copied();
-        let has_less = |than: &Resources| resources.cpus < than.cpus || resources.memory < than.memory || resources.gpus < than.gpus;
-        let newest = match known {
-            Some(known) if known.from >= number => known,
-            Some(Learned { resources, smaller, .. }) if has_less(&resources) && smaller + 1 < SMALLER => {
-                Learned { from: number, resources, smaller: smaller + 1 }
-            }
-            _ => Learned { from: number, resources, smaller: 0 },
-        };
-        if known != Some(newest) {
-            self.cluster.learned.insert(name.clone(), newest);
-            self.store_cluster();
-        }
-        if known.is_none() {
-            // Nothing could be said of the others before.
-            let of_type = |id: &&NodeId| self.nodes.get(id).is_some_and(|n| n.record.node_type == name);
-            let shapeless: Vec<NodeId> = self.scaling.shapeless.iter().filter(of_type).cloned().collect();
-            for id in shapeless {
-                self.scaling.shapeless.remove(&id);
-                self.recount(&id);
-            }
-        }
-        // What lies on it must fit on what it has.
-        let own = self.nodes.get(id).and_then(|node| self.capacity_of_node(node));
-        if self.scaling.fleet.capacity(id).is_some_and(|planned| Some(planned) != own) {
-            self.scaling.fleet.remove_node(id);
-            self.recount(id);
-        }
-        self.scaling_changed();
-    }
-
-    /// What was found on machines is known of their types too when the description does not say it any more.
-    fn learn_from_found(&mut self) {
-        let Some(spec) = &self.cluster.spec else { return };
-        let before = self.cluster.learned.clone();
-        for node in self.nodes.values().map(|node| &node.record) {
-            let is_unsaid = spec.workers.get(&node.node_type).is_some_and(|kind| kind.resources.is_none());
-            let is_newer = self.cluster.learned.get(&node.node_type).is_none_or(|known| known.from < node.number);
-            if let Some(resources) = node.found.filter(|_| is_unsaid && is_newer) {
-                self.cluster.learned.insert(node.node_type.clone(), Learned { from: node.number, resources, smaller: 0 });
-            }
-        }
-        if self.cluster.learned != before {
-            self.store_cluster();
-        }
-    }
-
-    /// What the next worker of a type will offer, if that is known.
-    pub(crate) fn capacity_of(&self, name: &NodeTypeName) -> Option<Amounts> {
-        let kind = self.cluster.spec.as_ref()?.workers.get(name)?;
-        let resources = kind.resources.or_else(|| self.learned(name))?;
-        Some(self.offered(resources, &kind.custom))
-    }
-
-    /// What a node offers, if that is known: what was written of it when it was made, or else what was found on it.
-    fn capacity_of_node(&self, node: &Node) -> Option<Amounts> {
-        let record = &node.record;
-        let kind = self.cluster.spec.as_ref()?.workers.get(&record.node_type)?;
-        let shape = record.shape.clone().unwrap_or_else(|| kind.shape());
-        let resources = shape.resources.or(record.found).or(kind.resources).or_else(|| self.learned(&record.node_type))?;
-        Some(self.offered(resources, &shape.custom))
-    }
-
-    fn offered(&self, resources: Resources, of_others: &BTreeMap<String, u32>) -> Amounts {
-        let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, u64::from(resources.gpus) * 1_000);
-        for (i, custom) in self.scaling.custom.iter().enumerate() {
-            amounts.0[3 + i] = of_others.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
-        }
-        amounts
-    }
-
-    fn amounts_of(&self, bundle: &Bundle) -> Amounts {
-        let mut amounts = Amounts::of(bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
-        for (i, custom) in self.scaling.custom.iter().enumerate() {
-            amounts.0[3 + i] = bundle.resources.get(custom).map_or(0, |q| q.0);
-        }
-        // What no type offers any more is nowhere to be had.
-        if bundle.resources.iter().any(|(name, q)| q.0 > 0 && !self.scaling.custom.contains(name)) {
-            amounts.0[DIMENSIONS - 1] = u64::MAX;
-        }
-        amounts
-    }
-
     /// Begins with an empty fleet: after a restart, and when types changed. What was planned stays as far as it fits.
     pub(crate) fn refill_fleet(&mut self) {
         let custom = self.cluster.spec.iter().flat_map(|s| s.workers.values()).flat_map(|w| w.custom.keys().cloned());
@@ -319,41 +198,6 @@ impl Brain {
         if self.step.records.iter().any(is_news) {
             self.scaling.refused.clear();
         }
-    }
-
-    /// Stores where on the fleet everything is planned, as far as that changed.
-    pub(crate) fn store_plan(&mut self) {
-        let Self { scaling: Scaling { fleet, stored_plan, is_plan_new, .. }, step, .. } = self;
-        if std::mem::take(is_plan_new) {
-            // Nodes that hold nothing may have held something.
-            let empty = stored_plan.keys().filter(|node| fleet.holds(node).is_empty()).cloned();
-            for node in empty.collect::<Vec<_>>() {
-                stored_plan.remove(&node);
-                step.records.push(Record::Plan { node, holds: Vec::new() });
-            }
-        }
-        fleet.changes(|node, holds| {
-            let holds = planned(holds);
-            let is_stored = match stored_plan.get_mut(node) {
-                Some(stored) if *stored == holds => true,
-                Some(stored) if !holds.is_empty() => {
-                    stored.clone_from(&holds);
-                    false
-                }
-                None if holds.is_empty() => true,
-                Some(_) => stored_plan.remove(node).is_none(),
-                None => stored_plan.insert(node.clone(), holds.clone()).is_some(),
-            };
-            if !is_stored {
-                step.records.push(Record::Plan { node: node.clone(), holds });
-            }
-        });
-    }
-
-    /// What is planned on each node, all of which is stored.
-    pub fn plan(&self) -> BTreeMap<NodeId, Vec<Planned>> {
-        let all = self.scaling.fleet.nodes().map(|node| (node.clone(), planned(self.scaling.fleet.holds(node))));
-        all.filter(|(_, holds)| !holds.is_empty()).collect()
     }
 
     pub(crate) fn take_spec(&mut self, spec: Spec) {
@@ -466,7 +310,7 @@ impl Brain {
             if let Some(held) = &outlook.held {
                 let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
                 // Half a gang is in nobody's way.
-                layout::park_halves(&mut self.scaling.fleet);
+                gangs::park_halves(&mut self.scaling.fleet);
                 self.tell_unmet(&spec, &mut outlook, &[], &nobody);
             } else {
                 // Where limits leave too little for all, minima come first, and policies last.
@@ -531,24 +375,9 @@ fn essence(outlook: &Outlook) -> Outlook {
     essence
 }
 
-/// What lies on a node, as it is stored.
-fn planned(holds: &[(GroupId, usize, u32)]) -> Vec<Planned> {
-    let of = |(id, bundle, count): &(GroupId, usize, u32)| Planned { request: id.0, bundle: *bundle, count: *count };
-    let mut planned: Vec<Planned> = holds.iter().map(of).collect();
-    planned.sort_unstable();
-    planned
-}
-
 fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {
     let of_type: &mut TypeOutlook = outlook.types.entry(name.clone()).or_default();
     if !of_type.blocked.contains(&why) {
         of_type.blocked.push(why);
     }
-}
-
-/// A price to compare types by where the description gives none: about what clouds take for a core, a GiB and a GPU an
-/// hour. It is never held against a budget.
-fn usual_price(kind: &WorkerType, resources: Option<Resources>) -> u64 {
-    let Resources { cpus, memory, gpus } = kind.resources.or(resources).unwrap_or_default();
-    (u64::from(cpus) * 40_000 + (memory.0 >> 20) * 5_000 / 1_024 + u64::from(gpus) * 1_000_000).max(1)
 }

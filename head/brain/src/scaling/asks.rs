@@ -8,7 +8,7 @@ use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 
-use super::layout::put_back;
+use super::plan::put_back;
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
 use crate::{Brain, Record, Refusal, Reply, Request, Wish};

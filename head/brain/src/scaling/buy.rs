@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::spec::WorkerType;
 use cloudtik_model::{MoneyPerHour, NodeTypeName, Resources};
 
-use super::usual_price;
+use super::shapes::usual_price;
 use crate::packing::{Amounts, Bin, Class, Fleet, GroupId, Kind, Members, Purchase, at_least, first_fit_decreasing, purchase};
 
 /// So many that cannot be served are passed over for those that asked later.

@@ -6,76 +6,18 @@ use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::{Offer, Spec, WorkerType};
-use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName};
 
 use super::buy::{Candidate, Limits, buy};
 use super::note_blocked;
-use super::pace::Pace;
 use crate::clock::doubling;
 use crate::packing::{Amounts, Bin, GroupId, Members};
-use crate::{Brain, Failure, FailureKind, Node, Pause};
-
-/// The first time that an offer which had nothing is left alone, in milliseconds; it doubles each time.
-const SHORTAGE: u64 = 60_000;
-/// The longest such time.
-const LONGEST_SHORTAGE: u64 = 300_000;
-/// So many workers of a type that fail in a row, before any is ready, pause it.
-const FAILURES: u32 = 3;
-/// The first pause of a type, in milliseconds; it doubles each time.
-const PAUSE: u64 = 300_000;
-/// The longest pause of a type.
-const LONGEST_PAUSE: u64 = 3_600_000;
-/// Before a purchase that left something over is tried again because nodes changed their states, in milliseconds; it doubles
+use crate::{Brain, Node};
+/// So many workers of a type that fail in a row, before any is ready, pause it./// The first pause of a type, in milliseconds; it doubles each time./// The longest pause of a type./// Before a purchase that left something over is tried again because nodes changed their states, in milliseconds; it doubles
 /// each time that nothing is bought.
 const RETRY_PAUSE: u64 = 1_000;
 /// The longest such pause.
 const LONGEST_RETRY_PAUSE: u64 = 60_000;
-
-/// What is remembered of offers, types and the provider's patience.
-#[derive(Debug, Default)]
-pub(crate) struct Launching {
-    shortages: BTreeMap<(NodeTypeName, Offer), Shortage>,
-    /// Workers of a type that failed in a row.
-    failures: BTreeMap<NodeTypeName, u32>,
-    /// When pauses of types end, on the monotonic clock.
-    pause_ends: BTreeMap<NodeTypeName, u64>,
-    /// No lower ordinal of a type is free.
-    lowest_free: BTreeMap<NodeTypeName, u32>,
-    pace: Pace,
-}
-
-#[derive(Debug)]
-struct Shortage {
-    /// The last machine that was asked for before there was none.
-    launched: u64,
-    until: u64,
-    /// Nothing is taken from others for it before this.
-    doubtful_until: u64,
-    times: u32,
-    reason: String,
-}
-
-impl Launching {
-    /// Of types that are paused it is known how often that was so.
-    pub(crate) fn remember(&mut self, paused: &BTreeMap<NodeTypeName, Pause>) {
-        let failures = |pause: &Pause| FAILURES.saturating_sub(1).saturating_add(pause.times);
-        self.failures.extend(paused.iter().map(|(name, pause)| (name.clone(), failures(pause))));
-    }
-
-    pub(crate) fn forget_shortages(&mut self) {
-        self.shortages.clear();
-    }
-
-    /// Somebody says that it is worth trying again.
-    pub(crate) fn forget_failures(&mut self) {
-        self.failures.clear();
-    }
-
-    /// A node is gone: its ordinal may be the lowest that is free.
-    pub(crate) fn freed(&mut self, name: &NodeTypeName) {
-        self.lowest_free.remove(name);
-    }
-}
 
 /// What a purchase depends on: nodes and requests, by the number of their changes, what is left of the limits, and what may
 /// be bought.
@@ -156,47 +98,6 @@ impl Brain {
             self.decide_at(at);
         }
         self.tell_unmet(spec, outlook, &candidates, &blocked);
-    }
-
-    /// Gangs of which too little was to be had again and again are not tried each time: each try costs machines.
-    pub(super) fn park_paused_gangs(&mut self) {
-        let now = self.clock.now();
-        // What was calm for long enough is no concern any more.
-        self.scaling.gangs.retain(|_, pause| pause.has_failed || now < pause.until + LONGEST_PAUSE);
-        for (id, pause) in &mut self.scaling.gangs {
-            pause.is_parked = now < pause.until && self.scaling.fleet.is_waiting(*id);
-        }
-        for id in self.paused_gangs() {
-            self.scaling.fleet.park(id);
-        }
-    }
-
-    /// When the next gang that was passed over is tried again.
-    fn next_gang(&self) -> Option<u64> {
-        self.scaling.gangs.values().filter(|pause| pause.is_parked).map(|pause| pause.until).min()
-    }
-
-    pub(super) fn paused_gangs(&self) -> Vec<GroupId> {
-        self.scaling.gangs.iter().filter(|(_, pause)| pause.is_parked).map(|(id, _)| *id).collect()
-    }
-
-    /// A machine that a gang was to have is not to be had: if it is not from another offer either, what was bought for the
-    /// others of it was for nothing.
-    pub(crate) fn note_gangs_without(&mut self, id: &NodeId) {
-        for group in self.scaling.fleet.groups_on(id).into_iter().filter(|group| self.scaling.fleet.is_gang(*group)) {
-            self.scaling.gangs.entry(group).or_default().has_failed = true;
-        }
-    }
-
-    /// A gang cannot be served. If some of it was asked for and not to be had, it waits longer each time.
-    fn note_unserved(&mut self, id: GroupId) {
-        let now = self.clock.now();
-        let Some(pause) = self.scaling.gangs.get_mut(&id) else { return };
-        if std::mem::take(&mut pause.has_failed) {
-            pause.times += 1;
-            pause.until = now + doubling(SHORTAGE, pause.times, LONGEST_PAUSE);
-            pause.is_parked = true;
-        }
     }
 
     /// Buys for what waits, as far as the limits allow.
@@ -395,137 +296,5 @@ impl Brain {
             .find(|(_, id)| self.nodes.get(id).is_none_or(|n| n.record.life == NodeState::Gone))?;
         self.scaling.launching.lowest_free.insert(name.clone(), ordinal + 1);
         Some(id)
-    }
-
-    /// There is none of what an offer offers: it is left alone for a while, and others are tried.
-    pub(crate) fn note_shortage(&mut self, name: &NodeTypeName, offer: &Offer, failure: &Failure) {
-        let now = self.clock.now();
-        let key = (name.clone(), offer.clone());
-        let times = self.scaling.launching.shortages.get(&key).map_or(0, |s| s.times) + 1;
-        let pause = doubling(SHORTAGE, times, LONGEST_SHORTAGE);
-        let what = if failure.kind == FailureKind::Quota { "quota" } else { "no capacity" };
-        let message = format!("{name}, {offer}: {what} ({}); left alone for {} s", failure.message, pause / 1_000);
-        let launched = self.scaling.launched;
-        if let Some(shortage) = self.scaling.launching.shortages.get_mut(&key).filter(|s| s.until > now) {
-            shortage.launched = launched;
-        } else {
-            let doubtful_until = now + doubling(SHORTAGE, times, LONGEST_PAUSE);
-            let shortage = Shortage { launched, until: now + pause, doubtful_until, times, reason: failure.message.clone() };
-            self.scaling.launching.shortages.insert(key, shortage);
-            self.event(None, EventKind::Decision, message);
-        }
-        self.scaling_changed();
-    }
-
-    /// A worker of a type came up: what was remembered against it is over.
-    pub(crate) fn note_success(&mut self, id: &NodeId) {
-        let Some(node) = self.nodes.get(id) else { return };
-        let (name, offer) = (node.record.node_type.clone(), node.record.offer.clone());
-        let number = node.record.number;
-        let launching = &mut self.scaling.launching;
-        launching.failures.remove(&name);
-        // What was asked for before there was none says nothing of what there is now.
-        let key = (name, offer);
-        if launching.shortages.get(&key).is_some_and(|shortage| number > shortage.launched) {
-            launching.shortages.remove(&key);
-        }
-    }
-
-    /// A worker failed before it was ever ready.
-    pub(crate) fn note_failed(&mut self, name: &NodeTypeName, reason: &str) {
-        // What was under way when the type was paused says nothing new of it.
-        if self.cluster.paused.contains_key(name) {
-            return;
-        }
-        let launching = &mut self.scaling.launching;
-        let failures = launching.failures.entry(name.clone()).or_default();
-        *failures += 1;
-        let in_a_row = *failures;
-        if in_a_row < FAILURES {
-            return;
-        }
-        // After a pause, one more failure is enough for the next, longer one.
-        let times = in_a_row - FAILURES + 1;
-        let pause = doubling(PAUSE, times, LONGEST_PAUSE);
-        let until = Timestamp(self.clock.wall().0.saturating_add(pause));
-        self.cluster.paused.insert(name.clone(), Pause { until, reason: reason.to_owned(), times });
-        self.store_cluster();
-        let message = format!("nothing of type {name} is made for {} s: {in_a_row} in a row failed, the last: {reason}", pause / 1_000);
-        self.event(None, EventKind::Alarm, message);
-        self.scaling_changed();
-    }
-
-    /// Ends pauses whose time is over. How long one lasts is measured once in a head's life: a wall clock that is set makes
-    /// none longer or shorter.
-    pub(super) fn end_pauses(&mut self) {
-        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        let Self { cluster, scaling, .. } = self;
-        let ends = &mut scaling.launching.pause_ends;
-        ends.retain(|name, _| cluster.paused.contains_key(name));
-        for (name, pause) in &cluster.paused {
-            ends.entry(name.clone()).or_insert_with(|| now + pause.until.0.saturating_sub(wall.0).min(LONGEST_PAUSE));
-        }
-        let over: Vec<NodeTypeName> = ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
-        for name in &over {
-            self.cluster.paused.remove(name);
-            self.scaling.launching.pause_ends.remove(name);
-            self.event(None, EventKind::Decision, format!("type {name} is tried again"));
-            self.scaling.changes += 1;
-        }
-        if !over.is_empty() {
-            self.store_cluster();
-        }
-        if let Some(next) = self.scaling.launching.pause_ends.values().min() {
-            self.decide_at(self.clock.now().saturating_add(next - now));
-        }
-    }
-
-    /// Whether nothing of a type is to be had for now, whatever room the limits leave. Room is made less and less often for a
-    /// type of which there was none again and again.
-    pub(super) fn is_out_of_reach(&self, name: &NodeTypeName, kind: &WorkerType) -> bool {
-        let now = self.clock.now();
-        let shortages = &self.scaling.launching.shortages;
-        let is_short = |(offer, _): (Offer, Option<MoneyPerHour>)| {
-            shortages.get(&(name.clone(), offer)).is_some_and(|shortage| now < shortage.doubtful_until)
-        };
-        self.cluster.paused.contains_key(name) || kind.offers().into_iter().all(is_short)
-    }
-
-    /// A machine that was decided on and not asked for yet is asked for from an offer that is to be had now: the description
-    /// may have changed, or there is none of it any more. False if there is none at all, and the machine is given up.
-    pub(crate) fn renew_offer(&mut self, id: &NodeId) -> bool {
-        let now = self.clock.now();
-        let (Some(spec), Some(node)) = (&self.cluster.spec, self.nodes.get(id)) else { return true };
-        let record = &node.record;
-        let Some(kind) = spec.workers.get(&record.node_type) else { return true };
-        // A call that had no answer may have made it: it is asked for again as it was.
-        if node.uncertain.is_some() {
-            return true;
-        }
-        let shortages = &self.scaling.launching.shortages;
-        let is_short = |offer: &Offer| shortages.get(&(record.node_type.clone(), offer.clone())).is_some_and(|s| now < s.until);
-        let offers = kind.offers();
-        if offers.iter().any(|(offer, _)| *offer == record.offer) && !is_short(&record.offer) {
-            return true;
-        }
-        let others = self.scaling.tally.spent(spec).0.saturating_sub(record.price.or(kind.price).unwrap_or_default().0);
-        let is_affordable =
-            |price: Option<MoneyPerHour>| spec.budget.is_none_or(|budget| others.saturating_add(price.unwrap_or_default().0) <= budget.0);
-        let found = offers.into_iter().find(|(offer, price)| !is_short(offer) && is_affordable(*price));
-        let Some((offer, price)) = found else {
-            self.forget(id, "what it was to be is not to be had any more");
-            return false;
-        };
-        if let Some(node) = self.nodes.get_mut(id) {
-            (node.record.offer, node.record.price) = (offer, price);
-        }
-        self.store_node(id);
-        self.recount(id);
-        self.reconsider_scale();
-        true
-    }
-
-    pub(crate) fn pace(&mut self) -> &mut Pace {
-        &mut self.scaling.launching.pace
     }
 }

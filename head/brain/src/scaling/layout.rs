@@ -6,10 +6,13 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
+use super::Wanted;
 use super::buy::can_have_all;
-use super::{Hope, Wanted};
+use super::gangs::park_halves;
+use super::plan::Hope;
+use super::shapes::usual_price;
+use crate::Brain;
 use crate::packing::{Amounts, Fleet, GroupId, Kind, MOST_CLASSES, purchase};
-use crate::{Brain, Planned};
 
 /// Between two attempts to plan anew where everything lies, in milliseconds.
 const REPACK_PAUSE: u64 = 10_000;
@@ -17,23 +20,6 @@ const REPACK_PAUSE: u64 = 10_000;
 const TIGHTEN_PAUSE_OF_NODE: u64 = 30;
 /// From something that was taken back to a look at whether the rest would be cheaper otherwise, in milliseconds.
 const TIGHTEN_AFTER: u64 = 1_000;
-
-/// Plans what waits where it was planned before, as far as it fits there.
-pub(super) fn put_back(fleet: &mut Fleet, plan: &BTreeMap<NodeId, Vec<Planned>>) {
-    for (node, holds) in plan {
-        for Planned { request, bundle, count } in holds {
-            fleet.put_back(node, GroupId(*request), *bundle, *count);
-        }
-    }
-}
-
-/// Gangs that did not find room whole hold none until a purchase is tried.
-pub(super) fn park_halves(fleet: &mut Fleet) {
-    let halves: Vec<GroupId> = fleet.waiting().map(|(id, _)| id).filter(|id| fleet.is_gang(*id)).collect();
-    for id in halves {
-        fleet.park(id);
-    }
-}
 
 impl Brain {
     /// Takes in how many workers are wanted by number; what lies on others may fit on those that come with that.
@@ -175,12 +161,6 @@ impl Brain {
         Some(tight)
     }
 
-    pub(super) fn park_paused_in(&self, fleet: &mut Fleet) {
-        for id in self.paused_gangs() {
-            fleet.park(id);
-        }
-    }
-
     /// Takes another plan in the place of the one that holds, if it is cheaper and nobody who has room loses it.
     fn take_if_better(&mut self, mut plan: Fleet) -> bool {
         park_halves(&mut plan);
@@ -195,11 +175,6 @@ impl Brain {
         is_better
     }
 
-    fn take_plan(&mut self, plan: Fleet) {
-        self.scaling.fleet = plan;
-        self.scaling.is_plan_new = true;
-    }
-
     /// What is better is less: what waits, what the nodes cost that are used and need not stay, and how many they are.
     fn rank(&self, fleet: &Fleet, order: &[(bool, NodeId)]) -> (u64, u64, usize) {
         let waiting = fleet.waiting_or_parked().iter().flat_map(|(_, shapes)| shapes).map(|(_, n)| u64::from(*n)).sum();
@@ -211,29 +186,8 @@ impl Brain {
     fn price_to_compare(&self, id: &NodeId) -> u64 {
         let Some(node) = self.nodes.get(id) else { return 0 };
         let name = &node.record.node_type;
-        let usual = || self.cluster.spec.as_ref()?.workers.get(name).map(|kind| super::usual_price(kind, self.learned(name)));
+        let usual = || self.cluster.spec.as_ref()?.workers.get(name).map(|kind| usual_price(kind, self.learned(name)));
         node.record.price.map_or_else(|| usual().unwrap_or(1), |price| price.0.max(1))
-    }
-
-    /// Notes which machines a plan counts on that needs more than there are.
-    pub(super) fn count_on(&mut self, launched_before: u64) {
-        let is_new = |node: &&crate::Node| node.record.number > launched_before && node.record.life == NodeState::Requested;
-        let machines: BTreeSet<NodeId> = self.nodes.values().filter(is_new).map(|node| node.record.id.clone()).collect();
-        if let Some(hope) = &mut self.scaling.hope {
-            hope.is_lost = machines.is_empty();
-            hope.machines = machines;
-        }
-        self.give_up_hope();
-    }
-
-    /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
-    pub(super) fn give_up_hope(&mut self) {
-        let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
-        let mut fleet = self.scaling.fleet.emptied();
-        put_back(&mut fleet, &hope.plan);
-        self.park_paused_in(&mut fleet);
-        fleet.settle();
-        self.take_plan(fleet);
     }
 
     /// If something has no room, but all of it would if it were planned anew, it is. False if that would not help.

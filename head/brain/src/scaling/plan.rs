@@ -1,0 +1,114 @@
+//! The plan of what lies where: kept with the records, taken as a whole or back, and what it counts on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::NodeId;
+use cloudtik_model::node::NodeState;
+
+use super::Scaling;
+use crate::packing::{Fleet, GroupId};
+use crate::{Brain, Planned, Record};
+
+/// A plan that counts on machines that were asked for and are not made yet.
+#[derive(Debug)]
+pub(super) struct Hope {
+    /// What was planned before.
+    pub(super) plan: BTreeMap<NodeId, Vec<Planned>>,
+    pub(super) machines: BTreeSet<NodeId>,
+    /// One of them is not to be had.
+    pub(super) is_lost: bool,
+}
+
+/// Plans what waits where it was planned before, as far as it fits there.
+pub(super) fn put_back(fleet: &mut Fleet, plan: &BTreeMap<NodeId, Vec<Planned>>) {
+    for (node, holds) in plan {
+        for Planned { request, bundle, count } in holds {
+            fleet.put_back(node, GroupId(*request), *bundle, *count);
+        }
+    }
+}
+
+/// What lies on a node, as it is stored.
+fn planned(holds: &[(GroupId, usize, u32)]) -> Vec<Planned> {
+    let of = |(id, bundle, count): &(GroupId, usize, u32)| Planned { request: id.0, bundle: *bundle, count: *count };
+    let mut planned: Vec<Planned> = holds.iter().map(of).collect();
+    planned.sort_unstable();
+    planned
+}
+
+impl Scaling {
+    /// A node is on its way, or is not.
+    pub(crate) fn note_hoped(&mut self, id: &NodeId, life: &NodeState) {
+        let Some(hope) = &mut self.hope else { return };
+        if *life == NodeState::Requested || !hope.machines.remove(id) {
+            return;
+        }
+        hope.is_lost |= !life.is_counted();
+        if hope.machines.is_empty() && !hope.is_lost {
+            self.hope = None;
+        }
+    }
+}
+
+impl Brain {
+    /// Stores where on the fleet everything is planned, as far as that changed.
+    pub(crate) fn store_plan(&mut self) {
+        let Self { scaling: Scaling { fleet, stored_plan, is_plan_new, .. }, step, .. } = self;
+        if std::mem::take(is_plan_new) {
+            // Nodes that hold nothing may have held something.
+            let empty = stored_plan.keys().filter(|node| fleet.holds(node).is_empty()).cloned();
+            for node in empty.collect::<Vec<_>>() {
+                stored_plan.remove(&node);
+                step.records.push(Record::Plan { node, holds: Vec::new() });
+            }
+        }
+        fleet.changes(|node, holds| {
+            let holds = planned(holds);
+            let is_stored = match stored_plan.get_mut(node) {
+                Some(stored) if *stored == holds => true,
+                Some(stored) if !holds.is_empty() => {
+                    stored.clone_from(&holds);
+                    false
+                }
+                None if holds.is_empty() => true,
+                Some(_) => stored_plan.remove(node).is_none(),
+                None => stored_plan.insert(node.clone(), holds.clone()).is_some(),
+            };
+            if !is_stored {
+                step.records.push(Record::Plan { node: node.clone(), holds });
+            }
+        });
+    }
+
+    /// What is planned on each node, all of which is stored.
+    pub fn plan(&self) -> BTreeMap<NodeId, Vec<Planned>> {
+        let all = self.scaling.fleet.nodes().map(|node| (node.clone(), planned(self.scaling.fleet.holds(node))));
+        all.filter(|(_, holds)| !holds.is_empty()).collect()
+    }
+
+    pub(super) fn take_plan(&mut self, plan: Fleet) {
+        self.scaling.fleet = plan;
+        self.scaling.is_plan_new = true;
+    }
+
+    /// Notes which machines a plan counts on that needs more than there are.
+    pub(super) fn count_on(&mut self, launched_before: u64) {
+        let is_new = |node: &&crate::Node| node.record.number > launched_before && node.record.life == NodeState::Requested;
+        let machines: BTreeSet<NodeId> = self.nodes.values().filter(is_new).map(|node| node.record.id.clone()).collect();
+        if let Some(hope) = &mut self.scaling.hope {
+            hope.is_lost = machines.is_empty();
+            hope.machines = machines;
+        }
+        self.give_up_hope();
+    }
+
+    /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
+    pub(super) fn give_up_hope(&mut self) {
+        let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
+        let mut fleet = self.scaling.fleet.emptied();
+        put_back(&mut fleet, &hope.plan);
+        self.park_paused_in(&mut fleet);
+        fleet.settle();
+        self.take_plan(fleet);
+    }
+}
