@@ -7,6 +7,7 @@
 //! | module | does |
 //! |---|---|
 //! | `fleet` | demands on nodes that exist or are being made, kept up to date with every change |
+//! | `fleet/exchange` | which work could lie elsewhere, for what needs something rare of its node |
 //! | `purchase` | the cheapest new nodes for what the fleet has no room for |
 //! | `exact` | the optimum, where there is little to look at |
 //! | `improve` | makes a purchase cheaper: exact search over few demands at a time |
@@ -20,7 +21,7 @@ mod tree;
 
 use serde::{Deserialize, Serialize};
 
-pub use fleet::{Fleet, Group, GroupId, Members};
+pub use fleet::{Exchange, Fleet, Group, GroupId, Members};
 pub(crate) use purchase::MOST_CLASSES;
 pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 
@@ -72,5 +73,14 @@ impl Amounts {
 
     pub fn wants_gpus(&self) -> bool {
         self.0[GPUS] > 0
+    }
+
+    /// What only some nodes have: all but cores and memory.
+    pub fn rare(&self) -> Self {
+        Self(std::array::from_fn(|i| if i < GPUS { 0 } else { self.0[i] }))
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.0.iter().all(|n| *n == 0)
     }
 }

@@ -16,6 +16,7 @@
 //! | `tally` | what there is and what it costs |
 //! | `history` | nothing: how busy nodes were |
 //! | `buy` | what to buy for what has no room |
+//! | `exchange` | what makes room on machines that have something rare, as GPUs |
 //! | `layout` | on which of the nodes that are there demands are planned |
 //! | `plan` | nothing: how that is stored, and taken back |
 //! | `gangs` | which gangs hold nothing for now |
@@ -27,6 +28,7 @@
 
 mod asks;
 mod buy;
+mod exchange;
 mod gangs;
 mod history;
 mod hours;

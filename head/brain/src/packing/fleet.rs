@@ -3,12 +3,15 @@
 //! A demand keeps its node as long as both are there. Where demands lie is a plan only: it says how many nodes are needed
 //! and which, and tells nobody where to run anything.
 
+mod exchange;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::NodeId;
 
 use super::tree::FreeTree;
 use super::{Amounts, Bin, Class, GPUS};
+pub use exchange::Exchange;
 
 /// A demand's number, unique within a fleet; smaller ones are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

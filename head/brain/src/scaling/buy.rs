@@ -6,7 +6,7 @@ use cloudtik_model::spec::WorkerType;
 use cloudtik_model::{MoneyPerHour, NodeTypeName, Resources};
 
 use super::shapes::usual_price;
-use crate::packing::{Amounts, Bin, Class, Fleet, GroupId, Kind, Members, Purchase, at_least, first_fit_decreasing, purchase};
+use crate::packing::{Amounts, Bin, Class, Fleet, GPUS, GroupId, Kind, Members, Purchase, at_least, first_fit_decreasing, purchase};
 
 /// So many that cannot be served are passed over for those that asked later.
 const MOST_SKIPS: usize = 32;
@@ -71,6 +71,16 @@ impl Bought {
 
     pub(super) fn nodes(&self) -> u32 {
         self.bins.len() as u32
+    }
+
+    /// By what purchases are compared.
+    pub(super) fn weight(&self, candidates: &[Candidate]) -> u64 {
+        self.bins.iter().fold(0, |sum, (c, _)| sum.saturating_add(candidates[*c].weight))
+    }
+
+    /// How many demands have room on it.
+    pub(super) fn demands(&self) -> u64 {
+        self.bins.iter().flat_map(|(_, bin)| &bin.content).map(|(_, n)| u64::from(*n)).sum()
     }
 
     pub(super) fn money(&self, candidates: &[Candidate]) -> MoneyPerHour {
@@ -261,17 +271,35 @@ fn attempt_by(
 ) -> Bought {
     let (classes, members) = fleet.classes(groups, cut);
     let mut left: Vec<u32> = classes.iter().map(|c| c.count).collect();
-    let mut bins = Vec::new();
+    let mut bins: Vec<(usize, Bin)> = Vec::new();
+    let mut most: Vec<u32> = candidates.iter().map(|of| of.most).collect();
     let tier = |of: &Candidate| if way.by_priority { of.priority } else { 0 };
     let tiers: BTreeSet<i32> = candidates.iter().map(tier).collect();
-    for of in tiers.into_iter().rev() {
-        let of_tier: Vec<usize> = (0..candidates.len()).filter(|c| tier(&candidates[*c]) == of).collect();
-        let kind = |of: &Candidate| Kind { capacity: of.capacity, price: of.weight.saturating_add(way.per_node), most: of.most };
-        let kinds: Vec<Kind> = of_tier.iter().map(|c| kind(&candidates[*c])).collect();
-        let waiting: Vec<Class> = classes.iter().zip(&left).map(|(class, n)| Class { count: *n, ..class.clone() }).collect();
-        let found: Purchase = if thorough { purchase(&kinds, &waiting) } else { first_fit_decreasing(&kinds, &waiting) };
-        bins.extend(found.bins.into_iter().map(|bin| (of_tier[bin.kind], bin)));
-        left = found.left;
+    // Nodes with GPUs are bought for work that needs none where all others are bought up.
+    let needs_gpus_after_all = |left: &[u32], most: &[u32]| {
+        let plain = || classes.iter().zip(left).filter(|(class, n)| **n > 0 && !class.need.wants_gpus());
+        let with_gpus = || candidates.iter().zip(most).filter(|(of, most)| **most > 0 && of.capacity.0[GPUS] > 0);
+        with_gpus().any(|(of, _)| plain().any(|(class, _)| class.need.fits(&of.capacity)))
+    };
+    loop {
+        let bought = bins.len();
+        for of in tiers.iter().rev() {
+            let of_tier: Vec<usize> = (0..candidates.len()).filter(|c| tier(&candidates[*c]) == *of).collect();
+            let kind = |c: &usize| {
+                let of = &candidates[*c];
+                Kind { capacity: of.capacity, price: of.weight.saturating_add(way.per_node), most: most[*c] }
+            };
+            let kinds: Vec<Kind> = of_tier.iter().map(kind).collect();
+            let waiting: Vec<Class> = classes.iter().zip(&left).map(|(class, n)| Class { count: *n, ..class.clone() }).collect();
+            let found: Purchase = if thorough { purchase(&kinds, &waiting) } else { first_fit_decreasing(&kinds, &waiting) };
+            for bin in found.bins {
+                most[of_tier[bin.kind]] -= 1;
+                bins.push((of_tier[bin.kind], bin));
+            }
+            left = found.left;
+        }
+        if bins.len() == bought || !needs_gpus_after_all(&left, &most) {
+            return Bought { bins, classes, members, left, way };
+        }
     }
-    Bought { bins, classes, members, left, way }
 }

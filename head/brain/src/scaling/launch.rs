@@ -13,7 +13,8 @@ use super::note_blocked;
 use crate::clock::doubling;
 use crate::packing::{Amounts, Bin, GroupId, Members};
 use crate::{Brain, Node};
-/// So many workers of a type that fail in a row, before any is ready, pause it./// The first pause of a type, in milliseconds; it doubles each time./// The longest pause of a type./// Before a purchase that left something over is tried again because nodes changed their states, in milliseconds; it doubles
+
+/// Before a purchase that left something over is tried again because nodes changed their states, in milliseconds; it doubles
 /// each time that nothing is bought.
 const RETRY_PAUSE: u64 = 1_000;
 /// The longest such pause.
@@ -77,11 +78,10 @@ impl Brain {
             self.park_paused_gangs();
             self.buy_for_asks(spec, &candidates, &blocked);
             if self.repack(spec) {
-                let before = self.scaling.launched;
                 let (candidates, blocked) = self.candidates(spec);
                 self.buy_for_asks(spec, &candidates, &blocked);
-                self.count_on(before);
             }
+            self.count_on_launched();
             // What was fruitless is tried less and less often while nothing but nodes' states changes.
             let is_fruitful = self.scaling.launched != launched;
             self.scaling.is_loose |= is_fruitful;
@@ -129,6 +129,7 @@ impl Brain {
             if is_stale {
                 continue;
             }
+            let bought = self.exchange(candidates, &limits, bought);
             let mut members = bought.members.clone();
             let mut explained: BTreeMap<usize, NodeId> = BTreeMap::new();
             for (candidate, bin) in &bought.bins {

@@ -9,7 +9,6 @@ use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 use super::Wanted;
 use super::buy::can_have_all;
 use super::gangs::park_halves;
-use super::plan::Hope;
 use super::shapes::usual_price;
 use crate::Brain;
 use crate::packing::{Amounts, Fleet, GroupId, Kind, MOST_CLASSES, purchase};
@@ -209,7 +208,7 @@ impl Brain {
         if helps {
             if !waiting.is_empty() {
                 // It needs machines that are not there yet: without them all stays as it was.
-                self.scaling.hope = Some(Hope { plan: self.plan(), machines: BTreeSet::new(), is_lost: false });
+                self.hope();
             }
             self.take_plan(anew);
             self.scaling.changes += 1;

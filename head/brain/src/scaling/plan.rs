@@ -15,8 +15,10 @@ pub(super) struct Hope {
     /// What was planned before.
     pub(super) plan: BTreeMap<NodeId, Vec<Planned>>,
     pub(super) machines: BTreeSet<NodeId>,
+    /// It counts on those too that are asked for after the one with this number, in the same step.
+    since: Option<u64>,
     /// One of them is not to be had.
-    pub(super) is_lost: bool,
+    is_lost: bool,
 }
 
 /// Plans what waits where it was planned before, as far as it fits there.
@@ -91,13 +93,23 @@ impl Brain {
         self.scaling.is_plan_new = true;
     }
 
-    /// Notes which machines a plan counts on that needs more than there are.
-    pub(super) fn count_on(&mut self, launched_before: u64) {
-        let is_new = |node: &&crate::Node| node.record.number > launched_before && node.record.life == NodeState::Requested;
+    /// What is planned from now on counts on machines that are to be asked for; what held before holds without them.
+    pub(super) fn hope(&mut self) {
+        let since = Some(self.scaling.launched);
+        match &mut self.scaling.hope {
+            Some(hope) => hope.since = hope.since.or(since),
+            None => self.scaling.hope = Some(Hope { plan: self.plan(), machines: BTreeSet::new(), since, is_lost: false }),
+        }
+    }
+
+    /// Notes the machines that a new hope counts on: those that were asked for since.
+    pub(super) fn count_on_launched(&mut self) {
+        let Some(since) = self.scaling.hope.as_mut().and_then(|hope| hope.since.take()) else { return };
+        let is_new = |node: &&crate::Node| node.record.number > since && node.record.life == NodeState::Requested;
         let machines: BTreeSet<NodeId> = self.nodes.values().filter(is_new).map(|node| node.record.id.clone()).collect();
         if let Some(hope) = &mut self.scaling.hope {
-            hope.is_lost = machines.is_empty();
-            hope.machines = machines;
+            hope.is_lost |= machines.is_empty();
+            hope.machines.extend(machines);
         }
         self.give_up_hope();
     }

@@ -260,6 +260,7 @@ impl Brain {
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
         let pressed = if surplus.is_empty() { BTreeSet::new() } else { self.pressed(spec, surplus.iter().map(|(.., id)| id)) };
+        let awaited = if surplus.is_empty() { BTreeSet::new() } else { self.awaited(surplus.iter().map(|(.., id)| id)) };
         let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
         for (.., id) in surplus {
             let node = &self.nodes[&id];
@@ -271,6 +272,8 @@ impl Brain {
                 Some(why)
             } else if is_missed && !at_once {
                 Some("not heard just now: what becomes of it is decided for that".to_owned())
+            } else if awaited.contains(&id) && !at_once {
+                Some("a request waits for others that are leaving, and will lie on it too".to_owned())
             } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
@@ -321,6 +324,16 @@ impl Brain {
         let is_too_much = nodes > 0 && (exist > spec.max_workers || spec.budget.is_some_and(|budget| spent > budget.0));
         // What waits may have a use for some of them.
         surplus.filter(|id| is_too_much && !fleet.is_used(id)).cloned().collect()
+    }
+
+    /// Those of the workers that are too many that a gang will use as soon as others have left, for which it waits.
+    fn awaited<'n>(&self, surplus: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
+        let is_any_leaving = || self.workers().any(|node| node.record.life.is_leaving() && node.record.life.may_exist());
+        if self.scaling.fleet.parked().next().is_none() || !is_any_leaving() {
+            return BTreeSet::new();
+        }
+        let fleet = self.hopeful_fleet();
+        surplus.filter(|id| fleet.is_used(id)).cloned().collect()
     }
 
     pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {

@@ -1,12 +1,15 @@
 //! Scaling, rule by rule.
 
 mod departures;
+mod gangs;
 mod limits;
 mod lives;
 mod plans;
 mod policies;
+mod rare;
 mod recovery;
 mod requests;
+mod shapes;
 mod steering;
 mod supply;
 mod world;
@@ -62,4 +65,16 @@ pub fn decisions(world: &World) -> Vec<String> {
 
 pub fn put(world: &mut World, named: &str, wants: Wants, until: Option<u64>) -> Result<String, String> {
     world.ask(|request| Input::Scale { request, wish: add(wants, named, until) })
+}
+
+/// One piece of room, and time to have it.
+pub fn one(world: &mut World, named: &str, cpus: u64, until: Option<u64>) {
+    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, cpus, 0)]), named, until) }).expect("there is room");
+    world.pass(15_000);
+}
+
+pub fn licensed(count: u32, cpus: u64) -> Wants {
+    let resources = BTreeMap::from([("licence".to_owned(), Quantity(1_000))]);
+    let bundle = Bundle { cpus: Quantity(cpus * 1_000), resources, ..Bundle::default() };
+    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
 }

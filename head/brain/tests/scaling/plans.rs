@@ -34,41 +34,6 @@ fn a_restart_buys_nothing_for_what_has_room() {
     assert!(calls.is_empty(), "bought by a head that only started again: {calls:?}");
 }
 
-/// What a type offers is forgotten at a restart, and a request is never served again.
-#[test]
-fn what_was_learned_outlives_the_head() {
-    for restarts in [false, true] {
-        let mut world = World::new(spec(&[("default", detected(0, 4, 100))]));
-        world.workers(1).expect("fits");
-        world.pass(5_000);
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 2, 0)]), "job", None) }).expect("there is room");
-        world.workers(0).expect("less");
-        world.pass(5_000);
-        assert_eq!(world.machines("default"), 1, "the job is on it");
-        // There is nothing to be had just then.
-        world.failing.insert(default_offer(), FailureKind::StockOut);
-        world.ask(|request| Input::Kill { request, node: id("w1") }).expect("a person may");
-        world.pass(2_000);
-        assert_eq!(world.machines("default"), 0);
-        if restarts {
-            world.restart();
-        }
-        world.failing.clear();
-        world.pass(1_200_000);
-        assert_eq!(
-            world.machines("default"),
-            1,
-            "restarts: {restarts}: {:?}",
-            world.brain.asks().into_iter().find(|a| a.ask.name == "job").map(|a| a.unmet)
-        );
-    }
-}
-
-fn one(world: &mut World, named: &str, cpus: u64, until: Option<u64>) {
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, cpus, 0)]), named, until) }).expect("there is room");
-    world.pass(15_000);
-}
-
 /// Three machines that are used up: 4 + 3 + 3, 4 + 3 + 3, 9 + 1.
 fn used_up(max: u32, until: Option<u64>) -> (Spec, World) {
     let of = spec(&[("default", kind(0, max, 10, 100))]);
@@ -150,26 +115,6 @@ fn a_restart_buys_nothing_for_many_that_differ() {
     }
 }
 
-/// A machine that a gang needs is let go because something else was taken back.
-#[test]
-fn what_is_taken_back_takes_nothing_from_a_gang() {
-    let mut world = World::new(spec(&[("default", kind(0, 4, 10, 100))]));
-    for (n, cpus) in [4, 3, 3, 4].into_iter().enumerate() {
-        one(&mut world, &format!("job-{n}"), cpus, None);
-    }
-    world.ask(|request| Input::Scale { request, wish: add(gang(5, 3), "gang", None) }).expect("there is room");
-    world.pass(15_000);
-    one(&mut world, "nine", 9, None);
-    one(&mut world, "last", 1, None);
-    assert_eq!(world.machines("default"), 4);
-    assert!(world.brain.is_ready("gang"));
-    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
-    let leaving: Vec<_> = world.nodes.values().filter(|n| n.life.is_leaving()).map(|n| n.id.clone()).collect();
-    world.pass(60_000);
-    let again = world.calls.len();
-    assert!(leaving.is_empty() && again == 4, "{leaving:?} are let go, {} machines are asked for again", again - 4);
-}
-
 /// A head that starts again buys a machine for what lies on the minimum's, and keeps it.
 #[test]
 fn a_restart_buys_nothing_for_what_lies_on_the_minimum() {
@@ -217,12 +162,6 @@ fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
         let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
         assert!(unmet.is_empty(), "an hour later (restarts: {restarts}): {unmet:?}");
     }
-}
-
-fn licensed(count: u32, cpus: u64) -> Wants {
-    let resources = BTreeMap::from([("licence".to_owned(), Quantity(1_000))]);
-    let bundle = Bundle { cpus: Quantity(cpus * 1_000), resources, ..Bundle::default() };
-    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
 }
 
 fn part_is_kept(restarts: bool) {
@@ -308,88 +247,11 @@ fn nobody_loses_room_for_a_hope() {
     }
 }
 
-/// A gang on a machine that is not to be had after all: those who had room lose it for a hope.
-#[test]
-fn a_gang_keeps_its_room() {
-    let mut world = World::new(spec(&[("big", kind(0, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
-    world.pass(10_000);
-    put(&mut world, "first", gang(2, 2), None).expect("fits");
-    world.pass(20_000);
-    assert!(world.brain.is_ready("first"), "{:?}", world.brain.plan());
-    world.failing.insert(("small".to_owned(), Offer::default()), FailureKind::StockOut);
-    let said = put(&mut world, "second", bundles(&[(1, 8, 0)]), None);
-    world.pass(3_600_000);
-    assert!(world.brain.is_ready("first"), "{said:?} {:?}", unmet(&world));
-}
-
 /// What is served in part is served less because something else was taken back.
 #[test]
 fn who_has_part_of_the_room_keeps_it() {
     for restarts in [true, false] {
         part_is_kept(restarts);
-    }
-}
-
-/// A gang that waits for its pause to end while there is room for all of it, and the machines are let go.
-#[test]
-fn a_paused_gang_takes_room_that_is_there() {
-    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
-    put(&mut world, "a", bundles(&[(2, 4, 0)]), None).expect("fits");
-    world.pass(20_000);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    put(&mut world, "g", gang(2, 4), None).expect("fits");
-    world.pass(1_200_000);
-    assert!(!world.brain.is_ready("g"));
-    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
-    world.pass(30_000);
-    assert!(world.brain.is_ready("g"), "{} machines, {:?}", world.machines("default"), unmet(&world));
-}
-
-/// The same where the machines are the minimum's.
-#[test]
-fn a_paused_gang_takes_room_that_is_there_2() {
-    let mut world = World::new(spec(&[("default", kind(2, 4, 4, 100))]));
-    world.pass(20_000);
-    put(&mut world, "a", bundles(&[(2, 4, 0)]), None).expect("fits");
-    world.pass(20_000);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    put(&mut world, "g", gang(2, 4), None).expect("fits");
-    world.pass(1_200_000);
-    assert!(!world.brain.is_ready("g"));
-    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
-    world.pass(30_000);
-    assert!(world.brain.is_ready("g"), "{} machines, {:?}", world.machines("default"), unmet(&world));
-}
-
-/// Half a gang takes others' room while the head is held.
-#[test]
-fn half_a_gang_is_in_nobodys_way_while_held() {
-    let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
-    world.pass(20_000);
-    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-    put(&mut world, "g", gang(2, 4), None).expect("fits");
-    let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
-    world.pass(20_000);
-    assert!(world.brain.is_ready("small"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
-}
-
-/// A restart while the head is held gives half a gang the room that others could have.
-#[test]
-fn a_restart_gives_half_a_gang_no_room() {
-    for restarts in [false, true] {
-        let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
-        world.pass(20_000);
-        world.failing.insert(default_offer(), FailureKind::StockOut);
-        put(&mut world, "g", gang(2, 4), None).expect("fits");
-        world.pass(5_000);
-        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-        if restarts {
-            world.restart();
-            world.pass(5_000);
-        }
-        let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
-        world.pass(5_000);
-        assert!(world.brain.is_ready("small"), "restarts: {restarts}: {said:?} {:?}", unmet(&world));
     }
 }
 
@@ -409,17 +271,6 @@ fn a_restart_lets_nothing_go() {
     assert_eq!((world.machines("default"), world.machines("gpu")), before, "an hour after a restart, and an hour before");
 }
 
-/// A GPU is bought because work that needs none lies on the one that is there.
-#[test]
-fn work_without_gpus_is_in_no_gpu_s_way() {
-    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(1, 30, 8, 900) };
-    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
-    world.pass(20_000);
-    put(&mut world, "job", bundles(&[(2, 4, 0), (2, 1, 1)]), None).expect("fits");
-    world.pass(3_600_000);
-    assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
-}
-
 /// Prolonging one request takes what another one left, before it was idle for long enough.
 #[test]
 fn prolonging_hurries_nothing() {
@@ -437,107 +288,6 @@ fn prolonging_hurries_nothing() {
         world.pass(60_000);
         assert_eq!(world.machines("default"), 2, "prolongs: {prolongs}");
     }
-}
-
-/// The wall clock of a head that starts again: pauses and what was learned stay.
-#[test]
-fn a_restart_forgets_no_shortage_of_a_gang() {
-    let mut calls = Vec::new();
-    for restarts in [false, true] {
-        let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100)), ("rare", kind(0, 4, 8, 100))]));
-        world.pass(5_000);
-        world.failing.insert(("rare".to_owned(), Offer::default()), FailureKind::StockOut);
-        put(&mut world, "g", gang(2, 8), None).expect("fits");
-        for _ in 0..60 {
-            world.pass(60_000);
-            if restarts {
-                world.restart();
-            }
-        }
-        calls.push(world.calls.len());
-    }
-    assert!(calls[1] <= calls[0] + 60, "{calls:?}");
-}
-
-/// What only one type offers is never to be had, because work that would do with any node lies on it.
-#[test]
-fn what_is_rare_is_not_wasted() {
-    for min in [0, 1] {
-        let mut rare = kind(min, 1, 4, 300);
-        rare.custom = BTreeMap::from([("licence".to_owned(), 2)]);
-        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("rare", rare)]));
-        world.pass(10_000);
-        put(&mut world, "first", licensed(1, 1), None).expect("fits");
-        world.pass(20_000);
-        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
-        world.pass(20_000);
-        let said = put(&mut world, "second", licensed(1, 2), None);
-        world.pass(3_600_000);
-        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
-    }
-}
-
-/// The same with GPUs, whose machines are full of work that needs none.
-#[test]
-fn gpus_are_not_wasted() {
-    for min in [0, 1] {
-        let gpu = WorkerType { resources: Some(Resources { cpus: 4, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, 1, 4, 900) };
-        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
-        world.pass(10_000);
-        put(&mut world, "first", bundles(&[(1, 1, 1)]), None).expect("fits");
-        world.pass(20_000);
-        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
-        world.pass(20_000);
-        let said = put(&mut world, "second", bundles(&[(1, 2, 1)]), None);
-        world.pass(3_600_000);
-        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
-    }
-}
-
-/// The same with a shape: only the large type holds the large piece.
-#[test]
-fn large_machines_are_not_wasted() {
-    let mut large = kind(0, 1, 4, 300);
-    large.resources = Some(Resources { cpus: 4, memory: Bytes(64 << 30), gpus: 0 });
-    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", large)]));
-    world.pass(10_000);
-    let memory = |cpus: u64| Wants::Bundles {
-        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(30 << 30), ..Bundle::default() }, count: 1 }],
-        gang: false,
-        spread: false,
-    };
-    put(&mut world, "first", memory(1), None).expect("fits");
-    world.pass(20_000);
-    put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
-    world.pass(20_000);
-    let said = put(&mut world, "second", memory(2), None);
-    world.pass(3_600_000);
-    assert!(world.brain.is_ready("second"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
-}
-
-/// A gang that is prolonged loses its machines.
-#[test]
-fn prolonging_a_gang_lets_nothing_go() {
-    let mut world = World::new(spec(&[("default", kind(0, 2, 10, 100))]));
-    world.pass(60_000);
-    let Wants::Bundles { bundles, .. } = bundles(&[(2, 4, 0), (4, 3, 0)]) else { unreachable!() };
-    let wants = Wants::Bundles { bundles, gang: true, spread: false };
-    put(&mut world, "job", wants.clone(), None).expect("two machines");
-    world.pass(60_000);
-    assert!(world.brain.is_ready("job"));
-    let until = world.now + 7_200_000;
-    let said = put(&mut world, "job", wants, Some(until)).expect("the same again");
-    let leaving: Vec<_> = world.nodes.values().filter(|n| n.life.is_leaving()).map(|n| n.id.clone()).collect();
-    assert!(
-        leaving.is_empty() && world.calls.len() == 2,
-        "{said}: {leaving:?} {:?} {:?} {:?} calls, {:#?}",
-        unmet(&world),
-        world.brain.plan(),
-        world.calls.len(),
-        decisions(&world)
-    );
-    world.pass(60_000);
-    assert!(world.brain.is_ready("job") && world.calls.len() == 2, "{said}: {:?} {:?}", unmet(&world), decisions(&world));
 }
 
 /// A description that is sent again with another price for what nobody uses, or a comment, moves nothing.

@@ -155,16 +155,6 @@ fn a_member_of_a_whole_of_the_least_size_is_replaced() {
     assert_eq!(world.nodes[&id("w3")].generation, Generation(2), "the machine is listed as running, and never heard again");
 }
 
-fn quorum_of_five() -> World {
-    let mut of = spec(&[("default", kind(5, 5, 4, 100))]);
-    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
-    let mut world = World::new(of);
-    world.pass(10_000);
-    assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 5);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    world
-}
-
 fn falls_silent(world: &mut World, node: &str) {
     world.silent.insert(id(node));
     let session = world.links.remove(&id(node)).expect("it is linked");
@@ -172,95 +162,48 @@ fn falls_silent(world: &mut World, node: &str) {
     world.pass(60_000);
 }
 
+/// Five members, on the workers of a minimum or on those that a request for room needs; no more are to be had.
+fn quorum_of_five(for_room: bool) -> World {
+    let mut of = spec(&[("default", kind(if for_room { 0 } else { 5 }, 5, 4, 100))]);
+    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
+    let mut world = World::new(of);
+    if for_room {
+        put(&mut world, "job", bundles(&[(5, 4, 0)]), None).expect("fits");
+    }
+    world.pass(20_000);
+    assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 5);
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    world
+}
+
 /// Two of five were lost and are not to be had again; the disks of a third, without which there is no quorum, are deleted.
 #[test]
 fn the_third_of_five_keeps_its_disks() {
-    let mut world = quorum_of_five();
-    falls_silent(&mut world, "w5");
-    falls_silent(&mut world, "w4");
-    assert_eq!(world.machines("default"), 3);
-    falls_silent(&mut world, "w3");
-    assert_eq!(world.machines("default"), 3, "two of five are left, and what the third had is deleted");
+    for (for_room, restarts) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = quorum_of_five(for_room);
+        falls_silent(&mut world, "w5");
+        falls_silent(&mut world, "w4");
+        assert_eq!(world.machines("default"), 3);
+        if restarts {
+            world.restart();
+            world.pass(5_000);
+        }
+        falls_silent(&mut world, "w3");
+        let left = world.machines("default");
+        assert_eq!(left, 3, "two of five are left, and what the third had is deleted (room {for_room}, restart {restarts})");
+    }
 }
 
 /// The same by hand: a drain is refused where it costs a quorum.
 #[test]
 fn the_third_of_five_is_not_drained() {
-    let mut world = quorum_of_five();
-    falls_silent(&mut world, "w5");
-    falls_silent(&mut world, "w4");
-    let said = world.ask(|request| Input::Drain { request, node: id("w3") });
-    assert!(said.is_err(), "two of five are left: {said:?}");
-}
-
-/// A whole on machines that are there for room loses its quorum.
-#[test]
-fn the_third_of_five_keeps_its_disks_where_room_holds_them() {
-    let mut of = spec(&[("default", kind(0, 5, 4, 100))]);
-    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
-    let mut world = World::new(of);
-    put(&mut world, "job", bundles(&[(5, 4, 0)]), None).expect("fits");
-    world.pass(20_000);
-    assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 5);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    falls_silent(&mut world, "w5");
-    falls_silent(&mut world, "w4");
-    assert_eq!(world.machines("default"), 3);
-    falls_silent(&mut world, "w3");
-    assert_eq!(world.machines("default"), 3, "two of five are left, and what the third had is deleted");
-}
-
-#[test]
-fn the_third_of_five_is_not_drained_where_room_holds_them() {
-    let mut of = spec(&[("default", kind(0, 5, 4, 100))]);
-    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
-    let mut world = World::new(of);
-    put(&mut world, "job", bundles(&[(5, 4, 0)]), None).expect("fits");
-    world.pass(20_000);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    falls_silent(&mut world, "w5");
-    falls_silent(&mut world, "w4");
-    let said = world.ask(|request| Input::Drain { request, node: id("w3") });
-    assert!(said.is_err(), "two of five are left: {said:?}");
-}
-
-/// A quorum across a restart of the head while two members are lost.
-#[test]
-fn lost_members_count_after_a_restart() {
-    let mut of = spec(&[("default", kind(5, 5, 4, 100))]);
-    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
-    let mut world = World::new(of.clone());
-    world.pass(20_000);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    falls_silent(&mut world, "w5");
-    falls_silent(&mut world, "w4");
-    world.restart();
-    world.pass(5_000);
-    falls_silent(&mut world, "w3");
-    assert_eq!(world.machines("default"), 3);
-    // A description that lets the type's number be smaller, by a policy or a request, gives nobody up who is silent.
-    of.revision = 2;
-    of.workers = BTreeMap::from([(name("default"), kind(2, 5, 4, 100))]);
-    world.tell(Input::Specified { spec: of });
-    world.pass(120_000);
-}
-
-/// Work that lies on a member that is set aside; the quorum does not count who runs on.
-#[test]
-fn what_is_set_aside_costs_no_quorum() {
-    let mut of = spec(&[("default", kind(3, 6, 4, 100))]);
-    of.services[0].membership = Some(Membership { quorum: true, minimum: 1 });
-    let mut world = World::new(of);
-    world.pass(20_000);
-    world.failing.insert(default_offer(), FailureKind::StockOut);
-    world.ask(|request| Input::Quarantine { request, node: id("w3"), reason: String::new() }).expect("aside");
-    world.pass(20_000);
-    let _ = world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() });
-    world.pass(20_000);
-    let _ = world.ask(|request| Input::Drain { request, node: id("w3") });
-    world.pass(200_000);
-    falls_silent(&mut world, "w1");
-    assert!(world.machines("default") >= 2);
+    for for_room in [false, true] {
+        let mut world = quorum_of_five(for_room);
+        falls_silent(&mut world, "w5");
+        falls_silent(&mut world, "w4");
+        let said = world.ask(|request| Input::Drain { request, node: id("w3") });
+        assert!(said.is_err(), "two of five are left (room {for_room}): {said:?}");
+    }
 }
 
 /// A policy that lowers its number by itself gives nobody up.
@@ -296,7 +239,7 @@ fn quorum_and_a_policy_that_wants_fewer() {
 /// Who was lost is missed no more when a person wants fewer.
 #[test]
 fn who_wants_fewer_gives_up_who_was_lost() {
-    let mut world = quorum_of_five();
+    let mut world = quorum_of_five(false);
     falls_silent(&mut world, "w5");
     falls_silent(&mut world, "w4");
     let mut of = world.cluster.spec.clone().expect("there is one");

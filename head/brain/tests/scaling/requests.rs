@@ -46,33 +46,6 @@ fn what_cannot_be_had_is_refused_with_what_it_would_take() {
 }
 
 #[test]
-fn a_gang_is_served_whole_or_not_at_all() {
-    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
-    world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
-    let gang = |spread| Wants::Bundles {
-        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 3 }],
-        gang: true,
-        spread,
-    };
-    world.wish(gang(false)).expect("it could be had");
-    assert_eq!(world.calls.len(), 3);
-    assert_eq!(world.machines("default"), 0);
-    world.pass(30_000);
-    assert_eq!(world.calls.len(), 3, "what is out of stock is left alone");
-    assert_eq!(world.brain.asks()[0].unmet.as_deref().map(|u| u.contains("StockOut")), Some(true));
-    world.failing.clear();
-    world.pass(60_000);
-    assert_eq!(world.machines("default"), 3, "and tried again after a while");
-    // Two more nodes cannot be had: one of the gang's demands would be left.
-    let refusal = world.wish(Wants::Bundles {
-        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 5 }],
-        gang: true,
-        spread: false,
-    });
-    assert!(refusal.expect_err("five do not fit").contains("max is 4, 5 are needed"));
-}
-
-#[test]
 fn demands_that_are_apart_are_on_nodes_of_their_own() {
     let mut world = World::new(spec(&[("default", kind(1, 5, 8, 100))]));
     let wants = Wants::Bundles {
@@ -183,7 +156,8 @@ fn a_resource_that_is_gone_is_missed() {
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
     world.tell(Input::Specified { spec: of });
     world.pass(1_000);
-    assert!(world.brain.asks()[0].unmet.is_some(), "{:?}", world.brain.asks());
+    let unmet = world.brain.asks()[0].unmet.clone().expect("it has no room");
+    assert!(unmet.contains("licence"), "{unmet}");
 }
 
 #[test]
@@ -242,98 +216,6 @@ fn room_moves_to_what_is_there_anyway() {
     );
 }
 
-/// What a type offers is what its last machine had.
-#[test]
-fn a_machine_holds_what_it_has() {
-    let shapeless = WorkerType { resources: None, ..kind(2, 4, 4, 100) };
-    let mut world = World::new(spec(&[("default", shapeless)]));
-    world.link_with(&id("w1"), 4);
-    world.link_with(&id("w2"), 8);
-    let taken = world.wish(bundles(&[(2, 8, 0)]));
-    world.pass(60_000);
-    assert!(
-        taken.is_err() || !world.brain.is_ready("room") || world.machines("default") > 2,
-        "2 x 8 cpus are ready on a machine of 4 and one of 8"
-    );
-}
-
-/// What lies on a machine that turns out to be smaller than its like lies there no more.
-#[test]
-fn a_machine_that_turns_out_small_holds_no_more_than_it_has() {
-    let shapeless = WorkerType { resources: None, ..kind(2, 2, 4, 100) };
-    let mut world = World::new(spec(&[("default", shapeless)]));
-    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
-    world.pass(60_000);
-    assert!(world.brain.is_ready("room"));
-    world.link_with(&id("w2"), 1);
-    world.pass(60_000);
-    assert!(!world.brain.is_ready("room"), "2 x 2 cpus are ready on a machine of 2 and one of 1");
-    world.link_with(&id("w2"), 2);
-    world.pass(60_000);
-    assert!(world.brain.is_ready("room"), "it has two again: {:?}", world.outlook.unmet);
-}
-
-/// A gang that cannot be served keeps a later one, for which there is room, waiting.
-#[test]
-fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
-    let mut of = spec(&[("default", kind(0, 6, 4, 100)), ("other", kind(0, 3, 1, 10))]);
-    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
-    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(3) };
-    of.policies = vec![Policy { node_type: name("other"), rule, ..load_policy() }];
-    of.max_workers = 6;
-    let mut world = World::new(of);
-    // What the policy wants could make room, but it works.
-    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
-    world.pass(5_000);
-    assert_eq!(world.machines("other"), 3);
-    world.ask(|request| Input::Scale { request, wish: add(gang(5, 4), "large", None) }).expect("beside the schedule");
-    world.ask(|request| Input::Scale { request, wish: add(gang(1, 4), "small", None) }).expect("fits");
-    world.pass(600_000);
-    assert_eq!(world.machines("default"), 1, "three places are free: {:?}", world.outlook.unmet);
-}
-
-/// A gang of three, of which two are to be had.
-#[test]
-fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
-    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
-    let mut waiting: std::collections::VecDeque<Input> =
-        [Input::Scale { request: Request(900), wish: add(gang(3, 4), "gang", None) }].into();
-    let (mut alive, mut bought) = (BTreeSet::new(), 0);
-    while world.now < 6 * 3_600_000 {
-        while let Some(input) = waiting.pop_front() {
-            for action in world.brain.handle(world.moment(), input).actions {
-                match action {
-                    Action::Create { node, generation, .. } if alive.len() < 2 => {
-                        bought += 1;
-                        let instance = InstanceId::new(format!("i-{node}.{generation}")).expect("short");
-                        alive.insert(instance.clone());
-                        let made = Instance {
-                            id: instance,
-                            node: node.clone(),
-                            generation,
-                            address: Some("10.0.0.1".to_owned()),
-                            state: InstanceState::Running,
-                        };
-                        waiting.push_back(Input::Created { node, generation, result: Ok(made) });
-                    }
-                    Action::Create { node, generation, .. } => {
-                        let failure = Failure { message: "none".to_owned(), retry_after: None, kind: FailureKind::StockOut };
-                        waiting.push_back(Input::Created { node, generation, result: Err(failure) });
-                    }
-                    Action::Delete { node, generation, instance } => {
-                        alive.remove(&instance);
-                        waiting.push_back(Input::Deleted { node, generation, instance, result: Ok(()) });
-                    }
-                    _ => {}
-                }
-            }
-        }
-        world.now = world.brain.next_wake();
-        waiting.push_back(Input::Tick);
-    }
-    assert!((8..30).contains(&bought), "{bought} machines were bought in six hours for a gang that never was whole");
-}
-
 /// A refused wish moves the end of a request.
 #[test]
 fn what_is_refused_moves_no_end() {
@@ -382,27 +264,6 @@ fn a_wall_clock_that_jumps_ends_no_request() {
         gone |= world.brain.handle(moment, Input::Tick).records.iter().any(|r| matches!(r, Record::AskGone { .. }));
     }
     assert!(!gone, "a request for an hour is over after a minute of a wrong clock, and does not come back");
-}
-
-/// `why` names what is not the cause.
-#[test]
-fn a_gang_without_room_names_the_budget() {
-    let mut of = spec(&[("default", kind(0, 9, 4, 100)), ("other", kind(0, 3, 1, 100))]);
-    let hours = Hours { days: vec![0, 1, 2, 3, 4, 5, 6], from: 0, until: 1440, time_zone: "UTC".to_owned() };
-    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(3) };
-    of.policies = vec![Policy { node_type: name("other"), rule, ..load_policy() }];
-    of.budget = Some(MoneyPerHour(500_000));
-    let mut world = World::new(of);
-    // What a policy wants could make room for it, but they work.
-    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
-    world.pass(5_000);
-    world.ask(|request| Input::Scale { request, wish: add(gang(3, 4), "gang", None) }).expect("beside the schedule");
-    world.pass(10_000);
-    let why = &world.outlook.unmet[0].why;
-    assert!(why.contains("budget"), "0.30 of 0.50 are spent and three cost 0.30: {why}");
-    (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 0));
-    world.pass(60_000);
-    assert_eq!((world.machines("default"), world.machines("other")), (3, 2), "a policy gives way to a request");
 }
 
 /// The same for what is bought.
@@ -463,76 +324,6 @@ fn what_stands_moves_to_the_cheapest_of_what_is_there() {
     assert_eq!((world.machines("default"), world.machines("large")), (0, 1), "five cores fit on the large one, at 1.00 instead of 1.80");
 }
 
-/// Many gangs that cannot be had keep everybody else waiting.
-#[test]
-fn many_gangs_that_cannot_be_served_are_in_nobody_s_way() {
-    for gangs in [10, 40] {
-        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", kind(0, 90, 16, 500))]));
-        let large = ("large".to_owned(), Offer::default());
-        world.failing.insert(large, FailureKind::Permanent);
-        world.ask(|request| Input::Scale { request, wish: add(gang(3, 16), "first", None) }).expect("there is room");
-        world.pass(5_000);
-        assert!(world.cluster.paused.contains_key(&name("large")));
-        for n in 0..gangs {
-            world.ask(|request| Input::Scale { request, wish: add(gang(2, 16), &format!("gang-{n}"), None) }).expect("there is room");
-        }
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
-        world.pass(240_000);
-        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
-    }
-}
-
-/// A request that could be had waits behind many that ask for more than what is left of a lowered limit.
-#[test]
-fn many_that_cannot_be_served_are_in_nobody_s_way_under_a_limit() {
-    for gangs in [10, 40] {
-        let mut of = spec(&[("default", kind(0, 200, 4, 100))]);
-        of.max_workers = 200;
-        let mut world = World::new(of.clone());
-        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-        for n in 0..gangs {
-            world.ask(|request| Input::Scale { request, wish: add(gang(4, 4), &format!("gang-{n}"), None) }).expect("there is room");
-        }
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
-        (of.revision, of.max_workers) = (2, 3);
-        world.tell(Input::Specified { spec: of });
-        world.ask(|request| Input::Resume { request }).expect("resumed");
-        world.pass(240_000);
-        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
-    }
-}
-
-/// Why something waits is said without naming it.
-#[test]
-fn what_waits_for_a_resource_that_is_gone_is_named() {
-    let licensed = WorkerType { custom: BTreeMap::from([("licence".to_owned(), 1)]), ..kind(0, 3, 4, 100) };
-    let mut of = spec(&[("default", licensed)]);
-    let mut world = World::new(of.clone());
-    let bundle = Bundle { resources: BTreeMap::from([("licence".to_owned(), Quantity::ONE)]), ..Bundle::default() };
-    let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
-    world.wish(wants).expect("there is room");
-    (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
-    world.tell(Input::Specified { spec: of });
-    world.pass(1_000);
-    let unmet = world.brain.asks()[0].unmet.clone().expect("it has no room");
-    assert!(unmet.contains("licence"), "{unmet}");
-}
-
-/// More pieces than can be counted.
-#[test]
-fn very_many_small_pieces_are_counted() {
-    let mut world = World::new(spec(&[("default", kind(0, 60, 4, 100))]));
-    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-    for n in 0..4_400 {
-        let bundle = Bundle { memory: Bytes(1), ..Bundle::default() };
-        let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 1_000_000 }], gang: false, spread: false };
-        world.ask(|request| Input::Scale { request, wish: add(wants, &format!("n-{n}"), None) }).expect("4.4 GB");
-    }
-    world.ask(|request| Input::Resume { request }).expect("resumed");
-    world.pass(1_000);
-    assert_eq!(world.machines("default"), 1);
-}
-
 /// A request is there when its own are, whatever the clock said before.
 #[test]
 fn a_clock_that_is_set_back_makes_nothing_ready() {
@@ -564,22 +355,6 @@ fn the_answer_says_what_waits() {
     world.pass(1_000);
     let answer = world.wish(gang(5, 4)).expect("there is room");
     assert!(answer.contains("; it waits: 5 × 4 cpus: default: none to be had"), "{answer}");
-}
-
-/// A machine keeps the shape that it was made with.
-#[test]
-fn a_machine_grows_by_no_description() {
-    let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
-    let mut world = World::new(of.clone());
-    world.pass(5_000);
-    (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(1, 4, 16, 400))]));
-    world.tell(Input::Specified { spec: of });
-    world.pass(5_000);
-    world.wish(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
-    assert_eq!(world.machines("default"), 2, "one that has 16, beside the one that has 2");
-    world.restart();
-    world.pass(30_000);
-    assert_eq!((world.calls.len(), world.brain.is_ready("room")), (2, true));
 }
 
 /// Before a description is taken, it is said what it does to requests.
@@ -625,41 +400,6 @@ fn what_cannot_be_served_is_in_nobodys_way() {
     assert!(number.is_ok() && room.is_ok(), "number: {number:?}, room: {room:?}, {:?}", unmet(&world));
 }
 
-/// The same where the type's shape became smaller.
-#[test]
-fn what_lies_on_an_old_shape_is_in_nobodys_way() {
-    let mut of = spec(&[("default", kind(0, 10, 8, 100))]);
-    let mut world = World::new(of.clone());
-    put(&mut world, "old", bundles(&[(1, 8, 0)]), None).expect("fits");
-    world.pass(10_000);
-    of.revision = 2;
-    of.workers = BTreeMap::from([(name("default"), kind(0, 10, 4, 100))]);
-    world.tell(Input::Specified { spec: of });
-    world.pass(10_000);
-    assert!(world.brain.is_ready("old"), "{:?}", unmet(&world));
-    let number = world.workers(5);
-    assert!(number.is_ok(), "number: {number:?}, {:?}", unmet(&world));
-}
-
-/// What a type offers is not written any more, and its machines were found out already.
-#[test]
-fn what_was_found_is_known_when_nothing_is_written() {
-    for restarts in [false, true] {
-        let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
-        let mut world = World::new(of.clone());
-        world.pass(20_000);
-        of.revision = 2;
-        of.workers = BTreeMap::from([(name("default"), detected(1, 4, 100))]);
-        world.tell(Input::Specified { spec: of });
-        world.pass(20_000);
-        if restarts {
-            world.restart();
-        }
-        let said = put(&mut world, "job", bundles(&[(1, 1, 0)]), None);
-        assert!(said.is_ok(), "restarts: {restarts}: {said:?}");
-    }
-}
-
 /// What has room is told that nothing is made for it.
 #[test]
 fn held_and_there_is_room() {
@@ -699,30 +439,6 @@ fn what_fits_on_the_minimum_and_one_more_is_granted() {
     }
 }
 
-/// Many gangs that cannot be served are in the way of what can.
-#[test]
-fn many_gangs_are_in_nobodys_way() {
-    for gangs in [10, 40] {
-        let mut of = spec(&[("default", kind(0, 300, 4, 100)), ("tiny", kind(0, 300, 2, 60))]);
-        of.max_workers = 300;
-        let mut world = World::new(of.clone());
-        world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-        for n in 0..gangs {
-            let Wants::Bundles { bundles, .. } = bundles(&[(2, 3, 0), (1, 2, 0)]) else { unreachable!() };
-            let wants = Wants::Bundles { bundles, gang: true, spread: false };
-            let Ok(_) = put(&mut world, &format!("g{n}"), wants, None) else { break };
-        }
-        let n = world.asks.len();
-        of.revision = 2;
-        of.max_workers = 2;
-        let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
-        world.tell(Input::Specified { spec: of });
-        world.ask(|request| Input::Resume { request }).expect("goes on");
-        world.pass(600_000);
-        assert!(world.brain.is_ready("small"), "{n} gangs: {said:?} {:?}", unmet(&world).last());
-    }
-}
-
 /// The budget holds where what was asked for has no answer and prices rise and fall.
 #[test]
 fn a_wish_waits_for_what_it_is_told() {
@@ -734,24 +450,6 @@ fn a_wish_waits_for_what_it_is_told() {
     world.failing.clear();
     world.pass(400_000);
     assert!(world.brain.is_ready("a"));
-}
-
-/// What is asked for while a type's shape is being found out.
-#[test]
-fn the_largest_that_was_found_serves() {
-    let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
-    world.pass(20_000);
-    put(&mut world, "job", bundles(&[(1, 2, 0)]), None).expect("fits");
-    world.pass(20_000);
-    // Another of the type has less, as machines of one type do by some MiB.
-    world.silent.insert(id("w2"));
-    world.workers(2).expect("two");
-    world.silent.remove(&id("w2"));
-    world.link_with(&id("w2"), 1);
-    world.pass(20_000);
-    let said = world.workers(3);
-    let again = put(&mut world, "job", bundles(&[(1, 2, 0)]), Some(7_200_000));
-    assert!(said.is_ok() && again.is_ok(), "{said:?} {again:?} {:?}", unmet(&world));
 }
 
 /// A refusal is remembered as long as nothing changed.

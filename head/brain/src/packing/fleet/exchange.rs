@@ -1,0 +1,108 @@
+//! Work that needs nothing rare makes room on nodes that have it for work that does.
+
+use cloudtik_model::NodeId;
+
+use super::{Fleet, GroupId};
+use crate::packing::Amounts;
+
+/// Of so many nodes it is looked at what lies on them for what needs room there more.
+const MOST_LOOKS: usize = 16;
+
+/// A node, and what lies there and could lie elsewhere.
+#[derive(Debug)]
+pub struct Exchange {
+    pub node: NodeId,
+    pub work: Vec<(GroupId, usize, u32)>,
+}
+
+impl Fleet {
+    /// A node that has to spare what is rare of a need, if only work that needs nothing rare were elsewhere: with that work.
+    /// What is to be placed there belongs to `groups`; `judge` says what it costs to have the other work elsewhere, or that
+    /// it is too much.
+    pub fn find_exchange(&self, need: &Amounts, groups: &[GroupId], judge: impl Fn(&[(Amounts, u32)]) -> Option<u64>) -> Option<Exchange> {
+        let rare = need.rare();
+        if rare.is_nothing() {
+            return None;
+        }
+        let is_apart = |slot: usize| {
+            let of = groups.iter().filter_map(|id| self.groups.get(id)).filter(|placed| placed.group.spread);
+            of.into_iter().any(|placed| placed.slots.contains(&slot))
+        };
+        let mut best: Option<(u64, Exchange)> = None;
+        let mut looks = MOST_LOOKS;
+        for tree in [&self.plain, &self.with_gpus] {
+            let mut from = 0;
+            while looks > 0
+                && let Some(slot) = tree.first_fit(&rare, from)
+            {
+                from = slot + 1;
+                looks -= 1;
+                let Some(work) = self.work_in_the_way(slot, need).filter(|_| !is_apart(slot)) else { continue };
+                let shapes: Vec<(Amounts, u32)> = work.iter().map(|(id, shape, n)| (self.groups[id].group.shapes[*shape].0, *n)).collect();
+                let Some(cost) = judge(&shapes) else { continue };
+                let Some(of) = self.slots[slot].as_ref() else { continue };
+                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                    best = Some((cost, Exchange { node: of.node.clone(), work }));
+                }
+            }
+        }
+        best.map(|(_, exchange)| exchange)
+    }
+
+    /// Of what lies in a slot and needs nothing rare, the largest that leave room for a need if they are elsewhere.
+    fn work_in_the_way(&self, slot: usize, need: &Amounts) -> Option<Vec<(GroupId, usize, u32)>> {
+        let movable = self.slots[slot].iter().flat_map(|slot| &slot.holds).filter_map(|(id, shape, n)| {
+            let group = &self.groups.get(id)?.group;
+            let of = group.shapes[*shape].0;
+            (!group.gang && of.rare().is_nothing()).then_some((of, *id, *shape, *n))
+        });
+        let mut movable: Vec<(Amounts, GroupId, usize, u32)> = movable.collect();
+        movable.sort_by_key(|(of, id, shape, _)| (std::cmp::Reverse(*of), *id, *shape));
+        let (mut free, mut work) = (self.free(slot), Vec::new());
+        for (of, id, shape, most) in movable {
+            let mut n = 0;
+            while n < most && !need.fits(&free) {
+                free = free.plus(&of);
+                n += 1;
+            }
+            if n > 0 {
+                work.push((id, shape, n));
+            }
+        }
+        (!work.is_empty() && need.fits(&free)).then_some(work)
+    }
+
+    /// Takes work off a node, and places others' there.
+    pub fn exchange(&mut self, exchange: &Exchange, others: &[(GroupId, usize, u32)]) {
+        let Some(slot) = self.by_node.get(&exchange.node).copied() else { return };
+        for (id, shape, n) in &exchange.work {
+            self.take(slot, *id, *shape, *n);
+        }
+        for (id, shape, n) in others {
+            self.put(slot, *id, *shape, *n);
+        }
+    }
+
+    /// Takes some of what a group has in a slot off it.
+    fn take(&mut self, slot: usize, id: GroupId, shape: usize, count: u32) {
+        let (Some(of), Some(placed)) = (&mut self.slots[slot], self.groups.get_mut(&id)) else { return };
+        let Some(at) = of.holds.iter().position(|(i, s, n)| (*i, *s) == (id, shape) && *n >= count) else { return };
+        of.holds[at].2 -= count;
+        if of.holds[at].2 == 0 {
+            of.holds.remove(at);
+        }
+        if !of.holds.iter().any(|(i, ..)| *i == id) {
+            placed.slots.remove(&slot);
+        }
+        if of.holds.is_empty() {
+            self.unused.insert(slot);
+        }
+        placed.wait_for(shape, count);
+        let freed = placed.group.shapes[shape].0.times(count);
+        self.waiting.insert(id);
+        self.frontiers.clear();
+        let free = self.free(slot).plus(&freed);
+        self.set_free(slot, free);
+        self.touch(slot);
+    }
+}

@@ -1,0 +1,94 @@
+//! Machines with something rare, as GPUs, are not bought because work that needs nothing of the kind lies on those that are
+//! there: it is planned on cheaper ones.
+
+use std::collections::BTreeSet;
+
+use cloudtik_model::event::EventKind;
+
+use super::buy::{Bought, Candidate, Limits, buy};
+use crate::Brain;
+use crate::packing::{Amounts, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing};
+
+impl Brain {
+    /// What to buy in the place of `bought`, if less is enough once work that needs nothing rare lies elsewhere. It is
+    /// planned so then, which counts on the machines that are bought.
+    pub(super) fn exchange(&mut self, candidates: &[Candidate], limits: &Limits, bought: Bought) -> Bought {
+        let fleet = &self.scaling.fleet;
+        let serves_all = |bought: &Bought, fleet: &Fleet| {
+            let waiting: u64 = fleet.waiting().map(|(id, _)| u64::from(fleet.waiting_of(id))).sum();
+            bought.demands() == waiting
+        };
+        let is_rare = |class: &Class| !class.need.rare().is_nothing();
+        // Where limits leave some without room, it is planned anew as a whole.
+        if !bought.classes.iter().any(is_rare) || !serves_all(&bought, fleet) {
+            return bought;
+        }
+        let Some((plan, exchanges)) = with_exchanges(fleet, candidates, &bought) else { return bought };
+        let waiting: BTreeSet<GroupId> = plan.waiting().map(|(id, _)| id).collect();
+        let other = buy(&plan, &waiting, candidates, limits);
+        if !serves_all(&other, &plan) || other.weight(candidates) >= bought.weight(candidates) {
+            return bought;
+        }
+        self.hope();
+        self.take_plan(plan);
+        for Exchange { node, work } in exchanges {
+            let whose: BTreeSet<&str> = work.iter().filter_map(|(id, ..)| self.scaling.groups.get(id)).map(String::as_str).collect();
+            let whose = whose.into_iter().take(5).collect::<Vec<_>>().join(", ");
+            let message = format!("what {whose} has on {node} is planned elsewhere: others need what only such nodes have");
+            self.event(Some(&node), EventKind::Decision, message);
+        }
+        other
+    }
+}
+
+/// A plan in which less is to be bought, perhaps, and what lies elsewhere in it.
+fn with_exchanges(fleet: &Fleet, candidates: &[Candidate], bought: &Bought) -> Option<(Fleet, Vec<Exchange>)> {
+    let mut plan: Option<Fleet> = None;
+    let mut exchanges = Vec::new();
+    let mut members = bought.members.clone();
+    let kinds: Vec<Kind> = candidates.iter().map(|of| Kind { capacity: of.capacity, price: of.weight, most: of.most }).collect();
+    for (candidate, Bin { content, .. }) in &bought.bins {
+        let rare: Vec<(usize, u32)> =
+            content.iter().copied().filter(|(class, _)| !bought.classes[*class].need.rare().is_nothing()).collect();
+        if rare.is_empty() {
+            continue;
+        }
+        let need = rare.iter().fold(Amounts::default(), |sum, (class, n)| sum.plus(&bought.classes[*class].need.times(*n)));
+        let others: Vec<(GroupId, usize, u32)> = rare.iter().flat_map(|(class, n)| take_members(&mut members[*class], *n)).collect();
+        let groups: Vec<GroupId> = others.iter().map(|(id, ..)| *id).collect();
+        let beside: Vec<Class> = content
+            .iter()
+            .filter(|part| !rare.contains(part))
+            .map(|(class, n)| Class { count: *n, ..bought.classes[*class].clone() })
+            .collect();
+        let judge = |work: &[(Amounts, u32)]| {
+            let work = work.iter().map(|(need, count)| Class { need: *need, count: *count, apart: None });
+            let found = first_fit_decreasing(&kinds, &work.chain(beside.iter().cloned()).collect::<Vec<_>>());
+            let cost = found.cost(&kinds);
+            (found.left.iter().all(|n| *n == 0) && cost < candidates[*candidate].weight).then_some(cost)
+        };
+        let Some(exchange) = plan.as_ref().unwrap_or(fleet).find_exchange(&need, &groups, judge) else { continue };
+        plan.get_or_insert_with(|| fleet.clone()).exchange(&exchange, &others);
+        exchanges.push(exchange);
+    }
+    let mut plan = plan?;
+    plan.settle();
+    Some((plan, exchanges))
+}
+
+/// Takes so many demands of a class out of those that it is made of.
+fn take_members(of_class: &mut Vec<(GroupId, usize, u32)>, count: u32) -> Vec<(GroupId, usize, u32)> {
+    let (mut taken, mut left) = (Vec::new(), count);
+    while left > 0
+        && let Some((id, shape, most)) = of_class.last_mut()
+    {
+        let n = left.min(*most);
+        taken.push((*id, *shape, n));
+        left -= n;
+        *most -= n;
+        if *most == 0 {
+            of_class.pop();
+        }
+    }
+    taken
+}

@@ -1,0 +1,150 @@
+//! What only some machines have, as GPUs, is not used up by what does not need it.
+
+use super::*;
+
+fn with_gpus(min: u32, max: u32) -> WorkerType {
+    WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, max, 8, 900) }
+}
+
+/// A GPU is bought because work that needs none lies on the one that is there.
+#[test]
+fn work_without_gpus_is_in_no_gpu_s_way() {
+    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(1, 30, 8, 900) };
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
+    world.pass(20_000);
+    put(&mut world, "job", bundles(&[(2, 4, 0), (2, 1, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
+}
+
+/// What only one type offers is never to be had, because work that would do with any node lies on it.
+#[test]
+fn what_is_rare_is_not_wasted() {
+    for min in [0, 1] {
+        let mut rare = kind(min, 1, 4, 300);
+        rare.custom = BTreeMap::from([("licence".to_owned(), 2)]);
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("rare", rare)]));
+        world.pass(10_000);
+        put(&mut world, "first", licensed(1, 1), None).expect("fits");
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+        world.pass(20_000);
+        let said = put(&mut world, "second", licensed(1, 2), None);
+        world.pass(3_600_000);
+        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+    }
+}
+
+/// The same with GPUs, whose machines are full of work that needs none.
+#[test]
+fn gpus_are_not_wasted() {
+    for min in [0, 1] {
+        let gpu = WorkerType { resources: Some(Resources { cpus: 4, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, 1, 4, 900) };
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
+        world.pass(10_000);
+        put(&mut world, "first", bundles(&[(1, 1, 1)]), None).expect("fits");
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+        world.pass(20_000);
+        let said = put(&mut world, "second", bundles(&[(1, 2, 1)]), None);
+        world.pass(3_600_000);
+        assert!(world.brain.is_ready("second"), "min {min}: {said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+    }
+}
+
+/// The same with a shape: only the large type holds the large piece.
+#[test]
+fn large_machines_are_not_wasted() {
+    let mut large = kind(0, 1, 4, 300);
+    large.resources = Some(Resources { cpus: 4, memory: Bytes(64 << 30), gpus: 0 });
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", large)]));
+    world.pass(10_000);
+    let memory = |cpus: u64| Wants::Bundles {
+        bundles: vec![Counted { bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(30 << 30), ..Bundle::default() }, count: 1 }],
+        gang: false,
+        spread: false,
+    };
+    put(&mut world, "first", memory(1), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(1, 3, 0)]), None).expect("fits");
+    world.pass(20_000);
+    let said = put(&mut world, "second", memory(2), None);
+    world.pass(3_600_000);
+    assert!(world.brain.is_ready("second"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
+}
+
+/// Plain work lies on the GPUs that are there anyway; what needs them comes later, and more of them are bought.
+#[test]
+fn plain_work_makes_room_for_what_needs_gpus() {
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), (0, 1));
+    put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
+    assert!(world.brain.is_ready("gpus"), "{:?}", world.brain.plan());
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
+    assert!(world.brain.is_ready("plain") && world.brain.is_ready("gpus"), "{:?}", unmet(&world));
+    assert!(decisions(&world).iter().any(|d| d.contains("plain") && d.contains("planned elsewhere")), "{:?}", decisions(&world));
+}
+
+/// The same with what a person named.
+#[test]
+fn plain_work_makes_room_for_what_needs_a_licence() {
+    let rare = WorkerType { custom: BTreeMap::from([("licence".to_owned(), 2)]), ..kind(1, 3, 4, 300) };
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("rare", rare)]));
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(2, 2, 0)]), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "rare", licensed(2, 1), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("rare")), (1, 1), "{:?}", world.brain.plan());
+    assert!(world.brain.is_ready("plain") && world.brain.is_ready("rare"), "{:?}", unmet(&world));
+}
+
+/// Work that made room for others has none, because the machine that it was to have is not to be had.
+#[test]
+fn plain_work_that_made_room_has_it_back() {
+    for learns_late in [false, true] {
+        let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+        world.pass(20_000);
+        if learns_late {
+            world.silent.insert(id("w1"));
+        } else {
+            world.failing.insert(default_offer(), FailureKind::StockOut);
+        }
+        put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
+        if learns_late {
+            world.failing.insert(default_offer(), FailureKind::StockOut);
+            // What boots is given up after a while.
+            world.pass(1_800_000);
+        }
+        world.pass(60_000);
+        assert!(world.brain.is_ready("plain") && world.brain.is_ready("gpus"), "late: {learns_late}: {:?}", unmet(&world));
+        assert_eq!((world.machines("default"), world.machines("gpu")), (0, 2), "late: {learns_late}: {:?}", world.brain.plan());
+    }
+}
+
+/// A gang is torn apart for what needs its machines.
+#[test]
+fn a_gang_makes_room_for_nobody() {
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
+    world.pass(20_000);
+    put(&mut world, "gang", gang(2, 4), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
+    assert!(world.brain.is_ready("gang"), "{:?}", world.brain.plan());
+}
+
+/// What could be had one after the other is refused at once: machines with GPUs, when all others are bought up.
+#[test]
+fn plain_work_gets_gpus_when_all_else_is_bought_up() {
+    let mut world = World::new(spec(&[("default", kind(0, 1, 9, 270)), ("gpu", with_gpus(0, 1))]));
+    world.pass(10_000);
+    put(&mut world, "job", bundles(&[(1, 5, 0), (1, 6, 0)]), None).expect("one on each");
+    world.pass(20_000);
+    assert!(world.brain.is_ready("job"), "{:?}", unmet(&world));
+}

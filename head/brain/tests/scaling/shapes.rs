@@ -1,0 +1,148 @@
+//! What machines have: written, found, learned.
+
+use super::*;
+
+/// What a type offers is what its last machine had.
+#[test]
+fn a_machine_holds_what_it_has() {
+    let shapeless = WorkerType { resources: None, ..kind(2, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", shapeless)]));
+    world.link_with(&id("w1"), 4);
+    world.link_with(&id("w2"), 8);
+    let taken = world.wish(bundles(&[(2, 8, 0)]));
+    world.pass(60_000);
+    assert!(
+        taken.is_err() || !world.brain.is_ready("room") || world.machines("default") > 2,
+        "2 x 8 cpus are ready on a machine of 4 and one of 8"
+    );
+}
+
+/// What lies on a machine that turns out to be smaller than its like lies there no more.
+#[test]
+fn a_machine_that_turns_out_small_holds_no_more_than_it_has() {
+    let shapeless = WorkerType { resources: None, ..kind(2, 2, 4, 100) };
+    let mut world = World::new(spec(&[("default", shapeless)]));
+    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
+    world.pass(60_000);
+    assert!(world.brain.is_ready("room"));
+    world.link_with(&id("w2"), 1);
+    world.pass(60_000);
+    assert!(!world.brain.is_ready("room"), "2 x 2 cpus are ready on a machine of 2 and one of 1");
+    world.link_with(&id("w2"), 2);
+    world.pass(60_000);
+    assert!(world.brain.is_ready("room"), "it has two again: {:?}", world.outlook.unmet);
+}
+
+/// A machine keeps the shape that it was made with.
+#[test]
+fn a_machine_grows_by_no_description() {
+    let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
+    let mut world = World::new(of.clone());
+    world.pass(5_000);
+    (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(1, 4, 16, 400))]));
+    world.tell(Input::Specified { spec: of });
+    world.pass(5_000);
+    world.wish(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
+    assert_eq!(world.machines("default"), 2, "one that has 16, beside the one that has 2");
+    world.restart();
+    world.pass(30_000);
+    assert_eq!((world.calls.len(), world.brain.is_ready("room")), (2, true));
+}
+
+/// The same where the type's shape became smaller.
+#[test]
+fn what_lies_on_an_old_shape_is_in_nobodys_way() {
+    let mut of = spec(&[("default", kind(0, 10, 8, 100))]);
+    let mut world = World::new(of.clone());
+    put(&mut world, "old", bundles(&[(1, 8, 0)]), None).expect("fits");
+    world.pass(10_000);
+    of.revision = 2;
+    of.workers = BTreeMap::from([(name("default"), kind(0, 10, 4, 100))]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(10_000);
+    assert!(world.brain.is_ready("old"), "{:?}", unmet(&world));
+    let number = world.workers(5);
+    assert!(number.is_ok(), "number: {number:?}, {:?}", unmet(&world));
+}
+
+/// What a type offers is not written any more, and its machines were found out already.
+#[test]
+fn what_was_found_is_known_when_nothing_is_written() {
+    for restarts in [false, true] {
+        let mut of = spec(&[("default", kind(1, 4, 2, 100))]);
+        let mut world = World::new(of.clone());
+        world.pass(20_000);
+        of.revision = 2;
+        of.workers = BTreeMap::from([(name("default"), detected(1, 4, 100))]);
+        world.tell(Input::Specified { spec: of });
+        world.pass(20_000);
+        if restarts {
+            world.restart();
+        }
+        let said = put(&mut world, "job", bundles(&[(1, 1, 0)]), None);
+        assert!(said.is_ok(), "restarts: {restarts}: {said:?}");
+    }
+}
+
+/// What is asked for while a type's shape is being found out.
+#[test]
+fn the_largest_that_was_found_serves() {
+    let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
+    world.pass(20_000);
+    put(&mut world, "job", bundles(&[(1, 2, 0)]), None).expect("fits");
+    world.pass(20_000);
+    // Another of the type has less, as machines of one type do by some MiB.
+    world.silent.insert(id("w2"));
+    world.workers(2).expect("two");
+    world.silent.remove(&id("w2"));
+    world.link_with(&id("w2"), 1);
+    world.pass(20_000);
+    let said = world.workers(3);
+    let again = put(&mut world, "job", bundles(&[(1, 2, 0)]), Some(7_200_000));
+    assert!(said.is_ok() && again.is_ok(), "{said:?} {again:?} {:?}", unmet(&world));
+}
+
+/// What a type offers is forgotten at a restart, and a request is never served again.
+#[test]
+fn what_was_learned_outlives_the_head() {
+    for restarts in [false, true] {
+        let mut world = World::new(spec(&[("default", detected(0, 4, 100))]));
+        world.workers(1).expect("fits");
+        world.pass(5_000);
+        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 2, 0)]), "job", None) }).expect("there is room");
+        world.workers(0).expect("less");
+        world.pass(5_000);
+        assert_eq!(world.machines("default"), 1, "the job is on it");
+        // There is nothing to be had just then.
+        world.failing.insert(default_offer(), FailureKind::StockOut);
+        world.ask(|request| Input::Kill { request, node: id("w1") }).expect("a person may");
+        world.pass(2_000);
+        assert_eq!(world.machines("default"), 0);
+        if restarts {
+            world.restart();
+        }
+        world.failing.clear();
+        world.pass(1_200_000);
+        assert_eq!(
+            world.machines("default"),
+            1,
+            "restarts: {restarts}: {:?}",
+            world.brain.asks().into_iter().find(|a| a.ask.name == "job").map(|a| a.unmet)
+        );
+    }
+}
+
+/// More pieces than can be counted.
+#[test]
+fn very_many_small_pieces_are_counted() {
+    let mut world = World::new(spec(&[("default", kind(0, 60, 4, 100))]));
+    world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
+    for n in 0..4_400 {
+        let bundle = Bundle { memory: Bytes(1), ..Bundle::default() };
+        let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 1_000_000 }], gang: false, spread: false };
+        world.ask(|request| Input::Scale { request, wish: add(wants, &format!("n-{n}"), None) }).expect("4.4 GB");
+    }
+    world.ask(|request| Input::Resume { request }).expect("resumed");
+    world.pass(1_000);
+    assert_eq!(world.machines("default"), 1);
+}
