@@ -146,7 +146,9 @@ impl Brain {
 
     /// Takes an instance as the node's own.
     pub(crate) fn adopt(&mut self, id: &NodeId, instance: Instance, how: &str) {
+        let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
+        node.adopted = now;
         node.record.instance = Some(instance.id.clone());
         if instance.address.is_some() {
             node.record.address = instance.address;

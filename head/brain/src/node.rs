@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) preparing_since: Option<u64>,
     /// When to look at it again, if nothing comes before.
     pub(crate) timer: Option<u64>,
+    /// When it was learned that its instance exists.
+    pub(crate) adopted: u64,
     /// Since when lists have not shown its instance.
     pub(crate) unlisted_since: Option<u64>,
     /// How busy it was.
@@ -67,6 +69,7 @@ impl Node {
             not_before: 0,
             goal_not_before: 0,
             entered: now,
+            adopted: 0,
             unlisted_since: None,
         }
     }

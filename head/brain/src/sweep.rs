@@ -209,7 +209,7 @@ impl Brain {
             // A call that may still make it: its answer comes, or its deadline.
             None if node.in_flight => {}
             None => {
-                if node.entered >= asked {
+                if node.entered.max(node.adopted) >= asked {
                     // The list is older than what it would be compared with.
                     return;
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Session};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Request, Session};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
@@ -260,4 +260,33 @@ fn a_head_that_was_away_listens_before_it_judges() {
     assert_eq!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("suspect"));
     bench.tell(Input::Heartbeat { session: Session(4), node: node(4), load: None });
     assert!(matches!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("ready" | "preparing")));
+}
+
+/// A worker that is let go while the call that makes its machine is under way: a list that was asked for before the answer
+/// came does not show the machine, and it is forgotten.
+#[test]
+fn a_list_from_before_a_machine_was_made_says_nothing_of_it() {
+    let mut bench = Bench::with(0, &NodeState::Requested, Config { visibility: 0, ..Config::default() });
+    let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
+    let spec = |revision: u64, min: u32| {
+        let shape = WorkerType { min, max: 1, ..WorkerType::default() };
+        Input::Specified { spec: Spec { revision, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: 1, ..Spec::default() } }
+    };
+    bench.tell(spec(2, 1));
+    assert_eq!(bench.created, 1);
+    bench.tell(Input::Listed { number: bench.listed, result: Ok(Vec::new()) });
+    bench.pass(1_000, &[]);
+    bench.tell(spec(3, 0));
+    let listed = bench.listed;
+    bench.pass(40_000, &[]);
+    assert!(bench.listed > listed, "whether it exists is asked");
+    let id = InstanceId::new("i-1").expect("valid");
+    let instance = Instance { id: id.clone(), node: node(1), generation: Generation(1), address: None, state: InstanceState::Running };
+    bench.tell(Input::Created { node: node(1), generation: Generation(1), result: Ok(instance) });
+    let failure = Failure { message: "try later".to_owned(), retry_after: None, kind: FailureKind::Transient };
+    bench.tell(Input::Deleted { node: node(1), generation: Generation(1), instance: id, result: Err(failure) });
+    bench.tell(Input::Listed { number: bench.listed, result: Ok(Vec::new()) });
+    assert_ne!(bench.brain.node(&node(1)).map(|n| n.record.life.clone()), Some(NodeState::Gone));
+    bench.pass(10_000, &[]);
+    assert_eq!(bench.deleted, [node(1), node(1)]);
 }

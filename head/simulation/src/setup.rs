@@ -141,7 +141,9 @@ fn spec_of_seed(seed: u64) -> Spec {
     };
     let quorum = seed % 3 == 2;
     let mut workers = BTreeMap::from([(default_type(), if quorum { kind(3, 5, 3, 400_000) } else { kind(1, 5, 3, 400_000) })]);
-    let large = kind(0, 2, 2, 1_000_000);
+    let mut large = kind(0, 2, 2, 1_000_000);
+    let gpus = if random.permille(500) { 2 } else { 0 };
+    large.resources = large.resources.map(|has| Resources { gpus, ..has });
     if random.permille(500) && large.max > 0 {
         workers.insert(NodeTypeName::new("large").expect("a valid name"), large);
     }

@@ -9,12 +9,12 @@ use super::Scaling;
 use crate::packing::{Fleet, GroupId};
 use crate::{Brain, Planned, Record};
 
-/// A plan that counts on machines that were asked for and are not made yet.
+/// A plan that counts on machines that were asked for and are not ready yet.
 #[derive(Debug)]
 pub(super) struct Hope {
     /// What was planned before.
-    pub(super) plan: BTreeMap<NodeId, Vec<Planned>>,
-    pub(super) machines: BTreeSet<NodeId>,
+    plan: BTreeMap<NodeId, Vec<Planned>>,
+    machines: BTreeSet<NodeId>,
     /// It counts on those too that are asked for after the one with this number, in the same step.
     since: Option<u64>,
     /// One of them is not to be had.
@@ -39,13 +39,14 @@ fn planned(holds: &[(GroupId, usize, u32)]) -> Vec<Planned> {
 }
 
 impl Scaling {
-    /// A node is on its way, or is not.
+    /// A node is on its way, is there, or will not be.
     pub(crate) fn note_hoped(&mut self, id: &NodeId, life: &NodeState) {
         let Some(hope) = &mut self.hope else { return };
-        if *life == NodeState::Requested || !hope.machines.remove(id) {
+        let is_on_its_way = life.is_counted() && *life != NodeState::Ready;
+        if is_on_its_way || !hope.machines.remove(id) {
             return;
         }
-        hope.is_lost |= !life.is_counted();
+        hope.is_lost |= *life != NodeState::Ready;
         if hope.machines.is_empty() && !hope.is_lost {
             self.hope = None;
         }
@@ -119,6 +120,8 @@ impl Brain {
         let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
         let mut fleet = self.scaling.fleet.emptied();
         put_back(&mut fleet, &hope.plan);
+        // What came since stays where it is, as far as that leaves room.
+        put_back(&mut fleet, &self.plan());
         self.park_paused_in(&mut fleet);
         fleet.settle();
         self.take_plan(fleet);

@@ -106,25 +106,29 @@ fn plain_work_makes_room_for_what_needs_a_licence() {
 /// Work that made room for others has none, because the machine that it was to have is not to be had.
 #[test]
 fn plain_work_that_made_room_has_it_back() {
-    for learns_late in [false, true] {
+    for (learns_late, has_gpus) in [(false, true), (true, true), (false, false), (true, false)] {
         let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
         world.pass(20_000);
         put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
         world.pass(20_000);
         if learns_late {
             world.silent.insert(id("w1"));
-        } else {
-            world.failing.insert(default_offer(), FailureKind::StockOut);
+            put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
         }
-        put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
+        world.failing.insert(default_offer(), FailureKind::StockOut);
+        if !has_gpus {
+            world.failing.insert(("gpu".to_owned(), Offer::default()), FailureKind::StockOut);
+        }
         if learns_late {
-            world.failing.insert(default_offer(), FailureKind::StockOut);
             // What boots is given up after a while.
             world.pass(1_800_000);
+        } else {
+            put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
         }
         world.pass(60_000);
-        assert!(world.brain.is_ready("plain") && world.brain.is_ready("gpus"), "late: {learns_late}: {:?}", unmet(&world));
-        assert_eq!((world.machines("default"), world.machines("gpu")), (0, 2), "late: {learns_late}: {:?}", world.brain.plan());
+        let (says, machines) = (unmet(&world), (world.machines("default"), world.machines("gpu")));
+        assert!(world.brain.is_ready("plain"), "late: {learns_late}: {says:?}");
+        assert_eq!((world.brain.is_ready("gpus"), machines), (has_gpus, (0, 1 + usize::from(has_gpus))), "late: {learns_late}: {says:?}");
     }
 }
 

@@ -173,7 +173,11 @@ impl World {
         let input = match self.random.between(0, 14) {
             4 | 5 => {
                 let room = (0..self.random.between(1, 2)).map(|_| Counted {
-                    bundle: Bundle { cpus: Quantity(self.random.between(1, 8) * 500), ..Bundle::default() },
+                    bundle: Bundle {
+                        cpus: Quantity(self.random.between(1, 8) * 500),
+                        gpus: Quantity(if self.random.permille(250) { 1_000 } else { 0 }),
+                        ..Bundle::default()
+                    },
                     count: self.random.between(1, 4) as u32,
                 });
                 let bundles = room.collect();
