@@ -103,6 +103,20 @@ fn check_beside(others: &[Scaling], new: &Scaling, bounds: &Bounds<'_>, problems
         }
         Rule::Load { .. } | Rule::Signal { .. } => 0,
     };
+    for other in others.iter().filter(|other| other.policy.node_type == new.policy.node_type) {
+        let Rule::Schedule { hours, .. } = &other.policy.rule else { continue };
+        let (theirs, ours) = (counts(other), counts(new));
+        let nothing = |by: &str, of: &str| format!("{by}: the policy {of} asks for as many at least, whenever it is on");
+        let message = if hours.covers(new_hours) && theirs >= ours {
+            nothing("it can change nothing", &other.policy.name)
+        } else if new_hours.covers(hours) && ours >= theirs {
+            let by = format!("beside it, the policy {} can change nothing", other.policy.name);
+            nothing(&by, &new.policy.name)
+        } else {
+            continue;
+        };
+        problems.note(new.span.clone(), message, Some("leave one of them out".to_owned()));
+    }
     let beside: Vec<&Scaling> = others
         .iter()
         .filter(|other| matches!(&other.policy.rule, Rule::Schedule { hours, .. } if hours.meets(new_hours)))
@@ -214,7 +228,8 @@ fn read_rule(
 
 fn read_load(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, problems: &Problems) -> Option<Rule> {
     let metric = table.text("metric");
-    if let (Some(metric), Some((name, _))) = (&metric, of.filter(|(_, w)| w.gpus == Some(0)))
+    if let (Some(metric), Some((name, _))) =
+        (&metric, of.filter(|(_, w)| w.gpus.unwrap_or(u32::from(w.cpus.is_none() || w.memory.is_none())) == 0))
         && metric.value == "gpu"
     {
         problems.note(metric.span.clone(), format!("the type {name} has no GPUs"), None);

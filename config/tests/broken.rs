@@ -2,7 +2,7 @@
 
 use cloudtik_config::Cluster;
 
-const FILES: [(&str, &str); 30] = [
+const FILES: [(&str, &str); 32] = [
     ("empty", ""),
     ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
     ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
@@ -43,6 +43,14 @@ const FILES: [(&str, &str); 30] = [
     (
         "scaling-schedules-together",
         "[cluster]\nname = \"demo\"\nmax_workers = 9\nbudget = \"4/h\"\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 8\nprice = \"0.5/h\"\n[workers.large]\nmin = 0\nmax = 4\nprice = \"1/h\"\n[[scaling]]\npolicy = \"schedule\"\nfrom = \"08:00\"\nuntil = \"18:00\"\ncount = 6\n[[scaling]]\npolicy = \"schedule\"\nworkers = \"large\"\nfrom = \"17:00\"\nuntil = \"20:00\"\nmore = 3\n[[scaling]]\npolicy = \"schedule\"\nname = \"night\"\nworkers = \"large\"\nfrom = \"20:00\"\nuntil = \"08:00\"\nmore = 3\n",
+    ),
+    (
+        "scaling-schedules-in-vain",
+        "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 8\n[[scaling]]\npolicy = \"schedule\"\nname = \"day\"\nfrom = \"08:00\"\nuntil = \"18:00\"\ncount = 6\n[[scaling]]\npolicy = \"schedule\"\nname = \"noon\"\nfrom = \"12:00\"\nuntil = \"14:00\"\ndays = [\"mon\"]\ncount = 4\n[[scaling]]\npolicy = \"schedule\"\nname = \"rush\"\nfrom = \"12:00\"\nuntil = \"14:00\"\ncount = 8\n[[scaling]]\npolicy = \"schedule\"\nname = \"always\"\nfrom = \"00:00\"\nuntil = \"00:00\"\ncount = 7\n",
+    ),
+    (
+        "scaling-max-below-min",
+        "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 3\nmax = 8\ncpus = 2\nmemory = \"1GiB\"\n[[scaling]]\npolicy = \"load\"\nmax = 3\n[[scaling]]\npolicy = \"load\"\nname = \"gpus\"\nmetric = \"gpu\"\n",
     ),
     (
         "scaling-fixed-size",

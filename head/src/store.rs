@@ -248,7 +248,11 @@ fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Err
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use cloudtik_brain::Planned;
+    use cloudtik_model::demand::{Ask, Wants};
     use cloudtik_model::event::EventKind;
     use cloudtik_model::node::NodeRecord;
     use cloudtik_model::{Generation, NodeTypeName, Timestamp};
@@ -290,9 +294,21 @@ mod tests {
                 2
             );
         }
+        let holds = vec![Planned { request: 7, bundle: 0, count: 2 }];
+        let plan = |holds: &[Planned]| Record::Plan { node: id.clone(), holds: holds.to_vec() };
+        let wants = Wants::More { node_type: NodeTypeName::new("default").expect("valid"), count: 1 };
+        let ask = Ask { name: "job".to_owned(), number: 7, at: Timestamp(1), until: None, wants, reason: String::new() };
+        {
+            let store = Store::open(&path, true).expect("opens");
+            store.commit(&[plan(&holds), Record::Ask(ask.clone())]).expect("commits");
+            let memory = store.begin(b"", Epoch(0)).expect("begins").memory;
+            assert_eq!((memory.plan, memory.asks), (BTreeMap::from([(id.clone(), holds)]), vec![ask.clone()]));
+            store.commit(&[plan(&[]), Record::AskGone { name: ask.name }]).expect("commits");
+        }
         let store = Store::open(&path, true).expect("opens");
         let again = store.begin(b"other", Epoch(0)).expect("begins");
-        assert_eq!((again.epoch, again.memory.nodes, again.join_secret.as_slice()), (Epoch(2), vec![node], b"secret".as_slice()));
+        assert_eq!((again.memory.plan.len(), again.memory.asks.len()), (0, 0), "what is gone is not remembered");
+        assert_eq!((again.epoch, again.memory.nodes, again.join_secret.as_slice()), (Epoch(3), vec![node], b"secret".as_slice()));
         assert_eq!(store.events(2, 10, Some(&id)).expect("reads").len(), 1);
         assert_eq!(store.events(0, 10, Some(&NodeId::head())).expect("reads").len(), 0);
     }

@@ -14,6 +14,10 @@ use crate::steer::state_of;
 pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;
     let (node, mut from) = (node.unwrap_or_default(), from);
+    if !node.is_empty() && !follow {
+        // A node that nobody ever heard of has no events, which is no answer to a slip of the finger.
+        client.admin().explain(wire::NodeRequest { node: node.clone() }).await?;
+    }
     loop {
         let request = wire::EventsRequest { from, follow, node: node.clone() };
         let mut events = client.admin().events(request).await?.into_inner();
@@ -99,7 +103,9 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
     for (name, says) in &outlook.policies {
         printer.line(&format!("policy {name}: {says}"));
     }
-    printer.line(&format!("everything that may exist costs {}", outlook.cost));
+    if outlook.cost.0 > 0 {
+        printer.line(&format!("everything that may exist costs {}", outlook.cost));
+    }
     let since = if outlook.at.0 == 0 { "the head started".to_owned() } else { format!("{} ago", ago(outlook.at)) };
     printer.line(&format!("This has been so since {since}; what led to it: `cloudtik events {}`.", client.place.name));
     Ok(())

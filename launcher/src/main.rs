@@ -29,14 +29,26 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::{Arguments, Command};
-use crate::failure::Failure;
+use crate::cli::{Arguments, Command, Format};
+use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
 
 fn main() -> ExitCode {
     // Answers a shell that asks how a line can go on, and ends; else nothing.
     clap_complete::CompleteEnv::with_factory(Arguments::command).complete();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Programs are told in their own way what is wrong with a line.
+        Err(error) if error.use_stderr() && wants_json(std::env::args()) => {
+            let text = error.to_string();
+            let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            let (message, hint) = message.split_once("\n\n").map_or((message, None), |(first, rest)| (first, Some(rest)));
+            let failure = Failure { hint: hint.map(str::to_owned), ..Failure::new(USAGE, message) };
+            Printer::new(Format::Json).failure(&failure);
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => error.exit(),
+    };
     let printer = Printer::new(arguments.output);
     cloudtik_protocol::tls::install_crypto();
     let result = match arguments.command {
@@ -65,6 +77,13 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Whether a line that cannot be read asks for JSON.
+fn wants_json(arguments: impl Iterator<Item = String>) -> bool {
+    let all: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
+    let joined = all.iter().any(|argument| ["-ojson", "-o=json", "--output=json"].contains(&argument.as_str()));
+    joined || all.windows(2).any(|pair| ["-o", "--output"].contains(&pair[0].as_str()) && pair[1] == "json")
 }
 
 /// Runs a command; the number is the exit status, which some commands carry from elsewhere.

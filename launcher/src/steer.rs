@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloudtik_config::reader::parse_duration;
 use cloudtik_model::demand::{AskView, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::outlook::Size;
-use cloudtik_model::{Bytes, NodeTypeName};
+use cloudtik_model::{Bytes, NodeId, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -156,11 +156,19 @@ pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
 }
 
 /// What has become of a request, in words.
+/// Of so many nodes on which a request lies it is said which they are.
+const MOST_NODES: usize = 4;
+
 pub fn state_of(request: &AskView) -> String {
+    let nodes: Vec<&str> = request.nodes.iter().take(MOST_NODES).map(NodeId::as_str).collect();
+    let more = request.nodes.len().saturating_sub(MOST_NODES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let on = if nodes.is_empty() { String::new() } else { format!(" on {}{more}", nodes.join(", ")) };
     match &request.unmet {
-        Some(unmet) => format!("waits: {unmet}"),
-        None if request.ready => "ready".to_owned(),
-        None => "coming".to_owned(),
+        Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
+        Some(unmet) => format!("waits: {unmet}; what has room is{on}"),
+        None if request.ready => format!("ready{on}"),
+        None => format!("coming{on}"),
     }
 }
 

@@ -85,8 +85,15 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
             None if workers.min == 0 => note("create", format!("node type {name}"), describe(workers)),
             None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
             Some(known) if known != workers => {
-                // A machine keeps the shape that it was made with.
-                let reach = if shape(known) == shape(workers) { "" } else { "; the new shape is for new nodes" };
+                // A machine keeps the shape that it was made with, and what it costs.
+                let has = |of: &Workers| shape(&Workers { price: None, ..of.clone() });
+                let costs = |of: &Workers| (of.price, of.spot.as_ref().map(|spot| spot.price));
+                let reach = match (has(known) == has(workers), costs(known) == costs(workers)) {
+                    (true, true) => "",
+                    (true, false) => "; the new price is for new nodes, those that are there keep theirs",
+                    (false, true) => "; the new shape is for new nodes",
+                    (false, false) => "; the new shape and price are for new nodes",
+                };
                 note("change", format!("node type {name}"), format!("{} → {}{reach}", describe(known), describe(workers)));
             }
             Some(_) => {}

@@ -8,11 +8,15 @@ use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
 const CLUSTER: &str = "[cluster]\nname = \"c\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 2\n[runtimes.rt]\npath = \"./rt\"\n";
 
 fn planner(services: &str) -> Planner {
-    let cluster = Cluster::read("c.toml", CLUSTER).expect("valid");
+    planner_of(CLUSTER, services)
+}
+
+fn planner_of(text: &str, services: &str) -> Planner {
+    let cluster = Cluster::read("c.toml", text).expect("valid");
     let manifest = format!("[runtime]\nname = \"rt\"\nversion = \"1\"\n{services}");
     let folder = Folder::from([("runtime.toml".to_owned(), manifest)]);
     let folders = BTreeMap::from([("rt".parse().expect("valid"), folder)]);
-    let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, "c.toml", CLUSTER).expect("valid");
+    let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, "c.toml", text).expect("valid");
     Planner::new(cluster, catalog)
 }
 
@@ -22,7 +26,11 @@ fn service(name: &str, role: &str, rest: &str) -> String {
 
 /// The changes as people read them, a disturbing one with an exclamation mark.
 fn said(old: &str, new: &str) -> Vec<String> {
-    let (plan, _) = changes::compare(Some(&planner(old)), &planner(new));
+    lines(&planner(old), &planner(new))
+}
+
+fn lines(old: &Planner, new: &Planner) -> Vec<String> {
+    let (plan, _) = changes::compare(Some(old), new);
     let line = |c: &cloudtik_model::status::Change| format!("{}{} {}: {}", if c.disturbs { "!" } else { "" }, c.action, c.what, c.detail);
     plan.changes.iter().map(line).collect()
 }
@@ -44,4 +52,21 @@ fn services_that_go_come_move_or_change_are_told_of() {
     assert_eq!(said(&both, &changed), ["!restart runtime rt: restarts rt/b, node by node"]);
     let takes_jobs = format!("{both}[submit]\nservice = \"a\"\ncommand = [\"/bin/true\"]\n");
     assert_eq!(said(&both, &takes_jobs), ["change runtime rt: how jobs are run"]);
+}
+
+#[test]
+fn it_is_said_what_a_changed_type_reaches() {
+    let of = |types: &str| planner_of(&CLUSTER.replace("[workers.default]\nmin = 2\n", types), &service("a", "workers", ""));
+    let typed = |rest: &str| of(&format!("[workers.default]\nmin = 0\nmax = 4\n{rest}"));
+    let (plain, priced) = (typed("cpus = 2\n"), typed("cpus = 2\nprice = \"1/h\"\n"));
+    let said = |old: &Planner, new: &Planner| lines(old, new).into_iter().filter(|line| line.contains("type")).collect::<Vec<_>>();
+    let kept = "the new price is for new nodes, those that are there keep theirs";
+    assert_eq!(said(&plain, &priced), [format!("change node type default: 0 to 4 (2 cpus) → 0 to 4 (2 cpus, 1.00/h); {kept}")]);
+    let larger = typed("cpus = 4\n");
+    let both = "the new shape and price are for new nodes";
+    assert_eq!(said(&plain, &larger), ["change node type default: 0 to 4 (2 cpus) → 0 to 4 (4 cpus); the new shape is for new nodes"]);
+    assert_eq!(said(&priced, &larger), [format!("change node type default: 0 to 4 (2 cpus, 1.00/h) → 0 to 4 (4 cpus); {both}")]);
+    let two = of("[workers.default]\nmin = 0\nmax = 4\ncpus = 2\n[workers.large]\nmin = 0\nmax = 2\n");
+    assert_eq!(said(&plain, &two), ["create node type large: 0 to 2"], "none of it is there yet");
+    assert_eq!(said(&two, &plain), ["!destroy node type large: 0 to 2"]);
 }

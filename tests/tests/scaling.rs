@@ -39,6 +39,11 @@ fn people_ask_for_room_and_steer_the_head() {
     assert!(refused.err.contains("the budget is 1.30/h"), "{}", refused.err);
     assert_eq!(run(&["scale", "--workers", "2", "--cpus", "1"]).code, 2);
     assert_eq!(run(&["scale", "--bundles", "[{\"cpu\": 1}]"]).code, 2);
+    let slip = run(&["scale", "--worker", "2", "-o", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&slip.err).expect("programs are told in JSON");
+    assert!(slip.code == 2 && told["exit_code"] == 2 && told["error"].to_string().contains("--worker"), "{slip:?}");
+    let nobody = run(&["events", "--node", "w77"]);
+    assert!(nobody.code == 4 && nobody.err.contains("there is no node w77"), "{nobody:?}");
 
     // What was asked for survives the head.
     let head = cluster.status().head.pid;
@@ -51,6 +56,7 @@ fn people_ask_for_room_and_steer_the_head() {
     assert_eq!(names, ["room", "solver"], "{listed}");
     assert!(requests.iter().all(|r| r["unmet"].is_null()) && requests[0]["reason"] == "a test", "{listed}");
     let why = run(&["why"]).ok().out;
+    assert!(why.contains("(ready on large-1)"), "where a request lies is said: {why}");
     assert!(why.contains("because minimum 1") && why.contains("request solver"), "{why}");
     let events = run(&["events", "-o", "json"]).ok().out;
     let event = events.lines().find(|e| e.contains("request large-1")).expect("it is told");

@@ -10,7 +10,13 @@ use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
 use cloudtik_model::{Epoch, Generation, Moment, NodeId, ServiceKey};
 
+use crate::scaling::Asks;
 use crate::{Brain, ClusterRecord, Memory, Node, Session};
+
+/// Of requests that another description leaves no room for, so many are named.
+const MOST_ODDS: usize = 5;
+/// Where more requests stand than this, it is not looked at which of them are too many.
+const MOST_LOOKS: usize = 200;
 
 /// Everything that is known, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,13 +101,41 @@ impl Brain {
         let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
         let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
         let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
-        let (before, names) = (odds.len(), stay.iter().map(|ask| ask.name.as_str()));
-        let all = names.collect::<Vec<_>>().join(", ");
-        odds.extend(stay.iter().filter_map(|ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)))));
-        if odds.len() == before
-            && let Err(why) = other.check_room(spec, None)
+        let misfit = |ask: &&&Ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)));
+        odds.extend(stay.iter().filter_map(|ask| misfit(&ask)));
+        odds.extend(other.too_many(spec));
+        odds
+    }
+
+    /// Of the requests that stand, those for which there is no room beside those that came before, and why; a few of them.
+    fn too_many(mut self, spec: &Spec) -> Vec<(String, String)> {
+        let mut order: Vec<Ask> = self.asks.iter().cloned().collect();
+        order.sort_by_key(|ask| ask.number);
+        let mut odds = Vec::new();
+        if order.len() > MOST_LOOKS {
+            let names: Vec<&str> = order.iter().take(MOST_ODDS).map(|ask| ask.name.as_str()).collect();
+            let some = format!("{} and {} more", names.join(", "), order.len() - names.len());
+            return self.check_room(spec, None).err().map(|why| (some, why)).into_iter().collect();
+        }
+        while odds.len() < MOST_ODDS
+            && let Err(all) = self.check_room(spec, None)
         {
-            odds.push((all, why));
+            // The first that does not fit beside those before it.
+            let (mut fits, mut fails) = (0, order.len());
+            let mut why = all;
+            while fits + 1 < fails {
+                let middle = fits + (fails - fits) / 2;
+                self.asks = Asks::new(order[..middle].to_vec());
+                match self.check_room(spec, None) {
+                    Ok(()) => fits = middle,
+                    Err(said) => (fails, why) = (middle, said),
+                }
+            }
+            if order.is_empty() {
+                break;
+            }
+            odds.push((order.remove(fails - 1).name, why));
+            self.asks = Asks::new(order.clone());
         }
         odds
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, NodeTypeName, Timestamp};
+use crate::{Bytes, NodeId, NodeTypeName, Timestamp};
 
 /// A number in thousandths, written `2` or `0.5`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -214,6 +214,9 @@ pub struct AskView {
     /// All of it is there, on nodes that are ready.
     #[serde(default)]
     pub ready: bool,
+    /// Where what it wants room for is planned.
+    #[serde(default)]
+    pub nodes: Vec<NodeId>,
 }
 
 #[cfg(test)]

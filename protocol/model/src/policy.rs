@@ -104,13 +104,27 @@ const WEEK: u32 = 7 * 24 * 60;
 impl Hours {
     /// Whether some moment is in both. Only what is on the clocks of the same place can be told; others count as apart.
     pub fn meets(&self, other: &Self) -> bool {
-        let spans = |of: &Self| -> Vec<(u32, u32)> {
-            let length = (u32::from(of.until) + 24 * 60 - u32::from(of.from) - 1) % (24 * 60) + 1;
-            of.days.iter().map(|day| (u32::from(*day) * 24 * 60 + u32::from(of.from), length)).collect()
-        };
         let begins_within = |a: &(u32, u32), b: &(u32, u32)| (b.0 + WEEK - a.0) % WEEK < a.1;
-        let (ours, theirs) = (spans(self), spans(other));
+        let (ours, theirs) = (self.spans(), other.spans());
         self.time_zone == other.time_zone && ours.iter().any(|a| theirs.iter().any(|b| begins_within(a, b) || begins_within(b, a)))
+    }
+
+    /// Whether every moment of the other is in this one, by the clocks of the same place.
+    pub fn covers(&self, other: &Self) -> bool {
+        let minutes = |of: &Self| -> Vec<bool> {
+            let mut on = vec![false; WEEK as usize];
+            for (begin, length) in of.spans() {
+                (begin..begin + length).for_each(|minute| on[(minute % WEEK) as usize] = true);
+            }
+            on
+        };
+        self.time_zone == other.time_zone && minutes(self).into_iter().zip(minutes(other)).all(|(ours, theirs)| ours || !theirs)
+    }
+
+    /// When it begins, in minutes of the week, and for how long it is on.
+    fn spans(&self) -> Vec<(u32, u32)> {
+        let length = (u32::from(self.until) + 24 * 60 - u32::from(self.from) - 1) % (24 * 60) + 1;
+        self.days.iter().map(|day| (u32::from(*day) * 24 * 60 + u32::from(self.from), length)).collect()
     }
 }
 
@@ -141,5 +155,7 @@ mod tests {
         assert!(whole_day.meets(&hours(&[2], 23, 24)) && !whole_day.meets(&hours(&[3], 0, 1)));
         let elsewhere = Hours { time_zone: "Europe/Berlin".to_owned(), ..whole_day.clone() };
         assert!(!whole_day.meets(&elsewhere));
+        assert!(night.covers(&hours(&[0], 0, 5)) && !night.covers(&hours(&[0], 5, 7)) && !night.covers(&elsewhere));
+        assert!(hours(&[1, 2], 0, 24).covers(&hours(&[1], 22, 6)) && !hours(&[1], 0, 24).covers(&hours(&[1], 22, 6)));
     }
 }

@@ -288,8 +288,13 @@ impl Brain {
 
     /// What is asked for by hand, and what of it has no room yet.
     pub fn asks(&self) -> Vec<AskView> {
-        let view =
-            |ask: &Ask| AskView { unmet: self.unmet(ask), wants: ask.wants.to_string(), ready: self.is_there(ask), ask: ask.clone() };
+        let view = |ask: &Ask| AskView {
+            unmet: self.unmet(ask),
+            wants: ask.wants.to_string(),
+            ready: self.is_there(ask),
+            nodes: self.scaling.fleet.nodes_of(GroupId(ask.number)).cloned().collect(),
+            ask: ask.clone(),
+        };
         let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
         all.sort_by_key(|view| view.ask.number);
         all
