@@ -1,6 +1,6 @@
 //! Taking a description of the cluster, or saying what it would change.
 
-use cloudtik_brain::Input;
+use cloudtik_brain::{Brain, Input};
 use cloudtik_model::NodeTypeName;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_runtimes::changes::compare;
@@ -80,11 +80,19 @@ impl Head {
     async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
         // The revision's number decides nothing here.
         let spec = self.settings.spec(planner, 0, false);
-        let excess = self.mind.ask(move |brain| brain.excess(&spec)).await.map_err(stopped)?;
-        let change = |(name, present, wanted): (NodeTypeName, usize, usize)| {
+        let whose = move |brain: &Brain| {
+            let excess = brain.excess(&spec).into_iter();
+            let on = |name: &NodeTypeName| if spec.workers.contains_key(name) { Vec::new() } else { brain.requests_on(name) };
+            excess.map(|(name, present, wanted)| (on(&name), name, present, wanted)).collect::<Vec<_>>()
+        };
+        let excess = self.mind.ask(whose).await.map_err(stopped)?;
+        let change = |(requests, name, present, wanted): (Vec<String>, NodeTypeName, usize, usize)| {
             let going = present - wanted;
             let workers = if going == 1 { "worker" } else { "workers" };
-            let detail = format!("{present} are there, {wanted} are wanted");
+            let mut detail = format!("{present} are there, {wanted} are wanted");
+            if !requests.is_empty() {
+                detail.push_str(&format!("; what {} has on them is planned on others, new ones if need be", requests.join(", ")));
+            }
             Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail, disturbs: true }
         };
         Ok(excess.into_iter().map(change).collect())

@@ -17,6 +17,8 @@ use crate::{Brain, Record, Refusal, Reply, Request, Wish};
 const MOST_ASKS: usize = 10_000;
 /// Refusals that are remembered.
 const MOST_REFUSALS: usize = 100;
+/// So many requests are named where many have room.
+const MOST_NAMED: usize = 5;
 /// Pieces of work in one wish.
 const MOST_BUNDLES: u64 = 1_000_000;
 
@@ -298,6 +300,13 @@ impl Brain {
         let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
         all.sort_by_key(|view| view.ask.number);
         all
+    }
+
+    /// The requests of which something is planned on workers of a type; a few of them.
+    pub fn requests_on(&self, name: &NodeTypeName) -> Vec<String> {
+        let of_type = self.scaling.fleet.nodes().filter(|id| self.nodes[*id].record.node_type == *name);
+        let groups: BTreeSet<GroupId> = of_type.flat_map(|id| self.scaling.fleet.groups_on(id)).collect();
+        groups.iter().filter_map(|id| self.scaling.groups.get(id).cloned()).take(MOST_NAMED).collect()
     }
 
     /// What of a request has no room, or is not there or coming, and why.
