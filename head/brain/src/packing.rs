@@ -21,7 +21,7 @@ mod tree;
 
 use serde::{Deserialize, Serialize};
 
-pub use fleet::{Exchange, Fleet, Group, GroupId, Members};
+pub use fleet::{Before, Exchange, Fleet, Group, GroupId, Members};
 pub(crate) use purchase::MOST_CLASSES;
 pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 

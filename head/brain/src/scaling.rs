@@ -93,6 +93,8 @@ pub(crate) struct Scaling {
     stored_plan: BTreeMap<NodeId, Vec<Planned>>,
     /// Another plan was taken as a whole.
     is_plan_new: bool,
+    /// In this step it was planned anew where everything lies.
+    is_laid_out: bool,
     hope: Option<Hope>,
     policies: BTreeMap<String, PolicyState>,
     wanted: BTreeMap<NodeTypeName, Wanted>,
@@ -298,6 +300,7 @@ impl Brain {
         }
         self.scaling.dirty = false;
         self.scaling.due = None;
+        self.scaling.is_laid_out = false;
         let Some(spec) = self.cluster.spec.clone() else { return };
         self.end_asks();
         self.end_pauses();

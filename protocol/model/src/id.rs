@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use smol_str::{SmolStr, format_smolstr};
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,19 +38,20 @@ fn check(what: &'static str, text: &str, extra: &[u8]) -> Result<(), InvalidName
     Ok(())
 }
 
+// Short names lie where they are used and are copied without allocating: what decides about 10,000 nodes copies many.
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(SmolStr);
 
         impl $type {
             /// Parses a name: lower-case letters, digits and '-', at most 63 characters, starting with a letter.
-            pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
-                let text = text.into();
-                check($what, &text, $extra)?;
-                Ok(Self(text))
+            pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+                let text = text.as_ref();
+                check($what, text, $extra)?;
+                Ok(Self(text.into()))
             }
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -79,7 +81,7 @@ macro_rules! name {
         }
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                name.0.into()
             }
         }
     };
@@ -95,14 +97,18 @@ name!(/** The provider's name for a machine, unique in the cluster for ever. */ 
 impl NodeId {
     /// The id of the cluster's head node.
     pub fn head() -> Self {
-        Self("head".to_owned())
+        Self("head".into())
     }
     pub fn is_head(&self) -> bool {
         self.0 == "head"
     }
     /// The id of the `ordinal`th worker of a type: `w1` for the type `default`, `gpu-1` for the type `gpu`.
     pub fn worker(node_type: &NodeTypeName, ordinal: u32) -> Self {
-        if node_type.as_str() == NodeTypeName::DEFAULT { Self(format!("w{ordinal}")) } else { Self(format!("{node_type}-{ordinal}")) }
+        if node_type.as_str() == NodeTypeName::DEFAULT {
+            Self(format_smolstr!("w{ordinal}"))
+        } else {
+            Self(format_smolstr!("{node_type}-{ordinal}"))
+        }
     }
 }
 
@@ -118,7 +124,7 @@ impl NodeTypeName {
     pub const DEFAULT: &'static str = "default";
     pub const HEAD: &'static str = "head";
     pub fn head() -> Self {
-        Self(Self::HEAD.to_owned())
+        Self(Self::HEAD.into())
     }
 }
 

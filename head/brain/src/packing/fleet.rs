@@ -11,7 +11,7 @@ use cloudtik_model::NodeId;
 
 use super::tree::FreeTree;
 use super::{Amounts, Bin, Class, GPUS};
-pub use exchange::Exchange;
+pub use exchange::{Before, Exchange};
 
 /// A demand's number, unique within a fleet; smaller ones are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -301,18 +301,6 @@ impl Fleet {
     /// Gangs that gave up.
     pub fn parked(&self) -> impl Iterator<Item = GroupId> {
         self.parked.iter().copied()
-    }
-
-    /// The same nodes, with nothing on them.
-    pub fn emptied(&self) -> Self {
-        let mut empty = Self::default();
-        for slot in self.slots.iter().flatten() {
-            empty.insert(slot.node.clone(), slot.capacity);
-        }
-        for (id, placed) in &self.groups {
-            empty.enlist(*id, placed.group.clone());
-        }
-        empty
     }
 
     /// Something changed: gangs try again.

@@ -7,30 +7,33 @@ use cloudtik_model::event::EventKind;
 
 use super::buy::{Bought, Candidate, Limits, buy};
 use crate::Brain;
-use crate::packing::{Amounts, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing};
+use crate::packing::{Amounts, Before, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing};
 
 impl Brain {
     /// What to buy in the place of `bought`, if less is enough once work that needs nothing rare lies elsewhere. It is
     /// planned so then, which counts on the machines that are bought.
     pub(super) fn exchange(&mut self, candidates: &[Candidate], limits: &Limits, bought: Bought) -> Bought {
-        let fleet = &self.scaling.fleet;
         let serves_all = |bought: &Bought, fleet: &Fleet| {
             let waiting: u64 = fleet.waiting().map(|(id, _)| u64::from(fleet.waiting_of(id))).sum();
             bought.demands() == waiting
         };
         let is_rare = |class: &Class| !class.need.rare().is_nothing();
-        // Where limits leave some without room, it is planned anew as a whole.
-        if !bought.classes.iter().any(is_rare) || !serves_all(&bought, fleet) {
+        let fleet = &mut self.scaling.fleet;
+        // Where limits leave some without room, it is planned anew as a whole. And what was laid out just now has room for
+        // what is rare already.
+        if self.scaling.is_laid_out || !bought.classes.iter().any(is_rare) || !serves_all(&bought, fleet) {
             return bought;
         }
-        let Some((plan, exchanges)) = with_exchanges(fleet, candidates, &bought) else { return bought };
-        let waiting: BTreeSet<GroupId> = plan.waiting().map(|(id, _)| id).collect();
-        let other = buy(&plan, &waiting, candidates, limits);
-        if !serves_all(&other, &plan) || other.weight(candidates) >= bought.weight(candidates) {
+        let Some((exchanges, before)) = make_exchanges(fleet, candidates, &bought) else { return bought };
+        let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
+        let other = buy(fleet, &waiting, candidates, limits);
+        if !serves_all(&other, fleet) || other.weight(candidates) >= bought.weight(candidates) {
+            fleet.put_as_before(&before);
             return bought;
         }
-        self.hope();
-        self.take_plan(plan);
+        if !other.bins.is_empty() {
+            self.hope_for(before);
+        }
         for Exchange { node, work } in exchanges {
             let whose: BTreeSet<&str> = work.iter().filter_map(|(id, ..)| self.scaling.groups.get(id)).map(String::as_str).collect();
             let whose = whose.into_iter().take(5).collect::<Vec<_>>().join(", ");
@@ -41,39 +44,37 @@ impl Brain {
     }
 }
 
-/// A plan in which less is to be bought, perhaps, and what lies elsewhere in it.
-fn with_exchanges(fleet: &Fleet, candidates: &[Candidate], bought: &Bought) -> Option<(Fleet, Vec<Exchange>)> {
-    let mut plan: Option<Fleet> = None;
+/// Plans work elsewhere so that less is to be bought, perhaps: what was moved, and what lay where before.
+fn make_exchanges(fleet: &mut Fleet, candidates: &[Candidate], bought: &Bought) -> Option<(Vec<Exchange>, Before)> {
     let mut exchanges = Vec::new();
+    let mut before: Option<Before> = None;
     let mut members = bought.members.clone();
     let kinds: Vec<Kind> = candidates.iter().map(|of| Kind { capacity: of.capacity, price: of.weight, most: of.most }).collect();
     for (candidate, Bin { content, .. }) in &bought.bins {
-        let rare: Vec<(usize, u32)> =
-            content.iter().copied().filter(|(class, _)| !bought.classes[*class].need.rare().is_nothing()).collect();
+        let is_rare = |(class, _): &&(usize, u32)| !bought.classes[*class].need.rare().is_nothing();
+        let rare: Vec<(usize, u32)> = content.iter().filter(is_rare).copied().collect();
         if rare.is_empty() {
             continue;
         }
         let need = rare.iter().fold(Amounts::default(), |sum, (class, n)| sum.plus(&bought.classes[*class].need.times(*n)));
         let others: Vec<(GroupId, usize, u32)> = rare.iter().flat_map(|(class, n)| take_members(&mut members[*class], *n)).collect();
         let groups: Vec<GroupId> = others.iter().map(|(id, ..)| *id).collect();
-        let beside: Vec<Class> = content
-            .iter()
-            .filter(|part| !rare.contains(part))
-            .map(|(class, n)| Class { count: *n, ..bought.classes[*class].clone() })
-            .collect();
+        let plain = content.iter().filter(|part| !is_rare(part));
+        let beside: Vec<Class> = plain.map(|(class, n)| Class { count: *n, ..bought.classes[*class].clone() }).collect();
         let judge = |work: &[(Amounts, u32)]| {
             let work = work.iter().map(|(need, count)| Class { need: *need, count: *count, apart: None });
             let found = first_fit_decreasing(&kinds, &work.chain(beside.iter().cloned()).collect::<Vec<_>>());
             let cost = found.cost(&kinds);
             (found.left.iter().all(|n| *n == 0) && cost < candidates[*candidate].weight).then_some(cost)
         };
-        let Some(exchange) = plan.as_ref().unwrap_or(fleet).find_exchange(&need, &groups, judge) else { continue };
-        plan.get_or_insert_with(|| fleet.clone()).exchange(&exchange, &others);
+        let Some(exchange) = fleet.find_exchange(&need, &groups, judge) else { continue };
+        let before = before.get_or_insert_with(|| fleet.before(&fleet.waiting().map(|(id, _)| id).collect()));
+        fleet.note_before(before, exchange.work.iter().map(|(id, ..)| *id));
+        fleet.exchange(&exchange, &others);
         exchanges.push(exchange);
     }
-    let mut plan = plan?;
-    plan.settle();
-    Some((plan, exchanges))
+    fleet.settle();
+    Some((exchanges, before?))
 }
 
 /// Takes so many demands of a class out of those that it is made of.

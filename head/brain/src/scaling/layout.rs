@@ -73,6 +73,7 @@ impl Brain {
         if is_unplanned {
             park_halves(&mut plan);
             self.take_plan(plan);
+            self.scaling.is_laid_out = true;
         } else {
             self.take_if_better(plan);
         }
@@ -170,6 +171,7 @@ impl Brain {
         };
         if is_better {
             self.take_plan(plan);
+            self.scaling.is_laid_out = true;
         }
         is_better
     }
@@ -211,6 +213,7 @@ impl Brain {
                 self.hope();
             }
             self.take_plan(anew);
+            self.scaling.is_laid_out = true;
             self.scaling.changes += 1;
         }
         helps

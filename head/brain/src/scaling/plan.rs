@@ -6,13 +6,13 @@ use cloudtik_model::NodeId;
 use cloudtik_model::node::NodeState;
 
 use super::Scaling;
-use crate::packing::{Fleet, GroupId};
+use crate::packing::{Before, Fleet, GroupId};
 use crate::{Brain, Planned, Record};
 
 /// A plan that counts on machines that were asked for and are not ready yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Hope {
-    /// What was planned before.
+    /// What was planned before, on the nodes on which that changed.
     plan: BTreeMap<NodeId, Vec<Planned>>,
     machines: BTreeSet<NodeId>,
     /// It counts on those too that are asked for after the one with this number, in the same step.
@@ -96,10 +96,21 @@ impl Brain {
 
     /// What is planned from now on counts on machines that are to be asked for; what held before holds without them.
     pub(super) fn hope(&mut self) {
-        let since = Some(self.scaling.launched);
-        match &mut self.scaling.hope {
-            Some(hope) => hope.since = hope.since.or(since),
-            None => self.scaling.hope = Some(Hope { plan: self.plan(), machines: BTreeSet::new(), since, is_lost: false }),
+        self.hope_with(self.plan());
+    }
+
+    /// The same where little was planned otherwise: that lay so before.
+    pub(super) fn hope_for(&mut self, before: Before) {
+        self.hope_with(before.nodes.into_iter().map(|(node, holds)| (node, planned(&holds))).collect());
+    }
+
+    fn hope_with(&mut self, before: BTreeMap<NodeId, Vec<Planned>>) {
+        let since = self.scaling.launched;
+        let hope = self.scaling.hope.get_or_insert_default();
+        hope.since.get_or_insert(since);
+        // What was planned before an earlier hope comes first.
+        for (node, holds) in before {
+            hope.plan.entry(node).or_insert(holds);
         }
     }
 
@@ -118,12 +129,17 @@ impl Brain {
     /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
     pub(super) fn give_up_hope(&mut self) {
         let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
-        let mut fleet = self.scaling.fleet.emptied();
-        put_back(&mut fleet, &hope.plan);
+        let fleet = &mut self.scaling.fleet;
+        let mut groups: BTreeSet<GroupId> = hope.plan.values().flatten().map(|planned| GroupId(planned.request)).collect();
+        groups.extend(hope.plan.keys().flat_map(|node| fleet.groups_on(node)));
+        let now = fleet.before(&groups);
+        fleet.lift(&groups);
+        put_back(fleet, &hope.plan);
         // What came since stays where it is, as far as that leaves room.
-        put_back(&mut fleet, &self.plan());
-        self.park_paused_in(&mut fleet);
-        fleet.settle();
-        self.take_plan(fleet);
+        put_back(fleet, &now.nodes.into_iter().map(|(node, holds)| (node, planned(&holds))).collect());
+        for id in self.paused_gangs() {
+            self.scaling.fleet.park(id);
+        }
+        self.scaling.fleet.settle();
     }
 }

@@ -1,5 +1,7 @@
 //! Work that needs nothing rare makes room on nodes that have it for work that does.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use cloudtik_model::NodeId;
 
 use super::{Fleet, GroupId};
@@ -15,7 +17,51 @@ pub struct Exchange {
     pub work: Vec<(GroupId, usize, u32)>,
 }
 
+/// What lay where before some of it was planned otherwise.
+#[derive(Debug, Default)]
+pub struct Before {
+    groups: BTreeSet<GroupId>,
+    /// What lay on the nodes on which these had something: group, place in its list of shapes, how many.
+    pub nodes: BTreeMap<NodeId, Vec<(GroupId, usize, u32)>>,
+}
+
 impl Fleet {
+    /// Where some groups lie.
+    pub fn before(&self, groups: &BTreeSet<GroupId>) -> Before {
+        let mut before = Before::default();
+        self.note_before(&mut before, groups.iter().copied());
+        before
+    }
+
+    /// Notes where further groups lie, of which nothing was planned otherwise yet.
+    pub fn note_before(&self, before: &mut Before, groups: impl Iterator<Item = GroupId>) {
+        for id in groups {
+            if !before.groups.insert(id) {
+                continue;
+            }
+            for node in self.nodes_of(id) {
+                before.nodes.entry(node.clone()).or_insert_with(|| self.holds(node).to_vec());
+            }
+        }
+    }
+
+    /// Takes groups off every node.
+    pub fn lift(&mut self, groups: &BTreeSet<GroupId>) {
+        for id in groups.iter().filter(|id| !self.parked.contains(id)).copied().collect::<Vec<_>>() {
+            self.release(id);
+        }
+    }
+
+    /// Plans what was planned otherwise as it was.
+    pub fn put_as_before(&mut self, before: &Before) {
+        self.lift(&before.groups);
+        for (node, holds) in &before.nodes {
+            for (id, shape, count) in holds.iter().filter(|(id, ..)| before.groups.contains(id)) {
+                self.put_back(node, *id, *shape, *count);
+            }
+        }
+    }
+
     /// A node that has to spare what is rare of a need, if only work that needs nothing rare were elsewhere: with that work.
     /// What is to be placed there belongs to `groups`; `judge` says what it costs to have the other work elsewhere, or that
     /// it is too much.
@@ -104,5 +150,70 @@ impl Fleet {
         let free = self.free(slot).plus(&freed);
         self.set_free(slot, free);
         self.touch(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packing::fleet::Group;
+
+    /// Where everything lies, and what has no room.
+    #[derive(Debug, PartialEq)]
+    struct Layout {
+        holds: BTreeMap<NodeId, Vec<(GroupId, usize, u32)>>,
+        waiting: BTreeMap<GroupId, Vec<(Amounts, u32)>>,
+    }
+
+    fn layout(fleet: &Fleet) -> Layout {
+        let holds = |node: &NodeId| {
+            let mut holds = fleet.holds(node).to_vec();
+            holds.sort_unstable();
+            (node.clone(), holds)
+        };
+        Layout { holds: fleet.nodes().map(holds).collect(), waiting: fleet.waiting().collect() }
+    }
+
+    #[test]
+    fn what_is_exchanged_can_be_put_as_it_was() {
+        let (mut state, mut exchanged) = (11u64, 0);
+        let mut draw = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % most
+        };
+        for round in 0..400 {
+            let mut fleet = Fleet::default();
+            for n in 0..3 + draw(5) {
+                let gpus = if n % 2 == 0 { 2 + draw(3) } else { 0 };
+                fleet.add_node(NodeId::new(format!("n{n}")).expect("valid"), Amounts::of(4 + draw(8), 100, gpus));
+            }
+            for id in 1..4 + draw(8) {
+                let shapes = (0..1 + draw(2)).map(|_| (Amounts::of(1 + draw(4), 1, 0), 1 + draw(4) as u32)).collect();
+                fleet.set_group(GroupId(id), Group { shapes, gang: draw(4) == 0, spread: draw(4) == 0 });
+            }
+            let rare = (GroupId(100), Amounts::of(1 + draw(4), 1, 1));
+            fleet.enlist(rare.0, Group { shapes: vec![(rare.1, 1 + draw(2) as u32)], ..Group::default() });
+            let known = layout(&fleet);
+            let mut before = fleet.before(&fleet.waiting().map(|(id, _)| id).collect());
+            while fleet.waiting_of(rare.0) > 0
+                && let Some(exchange) = fleet.find_exchange(&rare.1, &[rare.0], |work| Some(work.len() as u64))
+            {
+                fleet.note_before(&mut before, exchange.work.iter().map(|(id, ..)| *id));
+                let waiting = fleet.waiting_of(rare.0);
+                fleet.exchange(&exchange, &[(rare.0, 0, 1)]);
+                assert_eq!(fleet.waiting_of(rare.0), waiting - 1, "round {round}: it has a place");
+                exchanged += 1;
+            }
+            fleet.settle();
+            for node in fleet.nodes() {
+                let groups = fleet.holds(node).iter();
+                let need =
+                    groups.fold(Amounts::default(), |sum, (id, shape, n)| sum.plus(&fleet.groups[id].group.shapes[*shape].0.times(*n)));
+                assert!(fleet.capacity(node).is_some_and(|has| need.fits(&has)), "round {round}: {node} holds too much");
+            }
+            fleet.put_as_before(&before);
+            assert_eq!(layout(&fleet), known, "round {round}");
+        }
+        assert!(exchanged > 100, "{exchanged}");
     }
 }
