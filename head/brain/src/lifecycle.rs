@@ -138,6 +138,7 @@ impl Brain {
             FailureKind::Permanent => {
                 self.event(Some(id), EventKind::Decision, message.clone());
                 if is_requested {
+                    self.note_gangs_without(id);
                     self.enter(id, NodeState::Failed { reason: message }, &failure.message);
                 }
             }
@@ -189,6 +190,7 @@ impl Brain {
         }
         if node.is_worker() {
             let reason = format!("no link within {} s of its launch", deadline / 1000);
+            self.note_gangs_without(id);
             self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
         }
     }

@@ -377,6 +377,9 @@ impl Brain {
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
+        if self.nodes.get(id).is_some_and(|n| !n.record.was_ready) {
+            self.note_gangs_without(id);
+        }
         if let Some(node) = self.nodes.get(id).filter(|n| !n.record.was_ready) {
             let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
             let message = format!("the provider says: {says}");

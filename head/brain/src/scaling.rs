@@ -45,6 +45,7 @@ mod shrink;
 mod tally;
 mod wants;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::Wants;
@@ -107,6 +108,8 @@ pub(crate) struct Scaling {
     gangs: BTreeMap<GroupId, GangPause>,
     /// What was refused since anything changed that promises depend on, and why: the same again is refused at once.
     refused: Vec<(Wants, String)>,
+    /// Whether all that is asked for would have room on other machines within the limits; until the same changes.
+    would_fit: OnceCell<bool>,
     /// Grows with every change of what is asked for.
     ask_changes: u64,
     /// The number of the last machine that was asked for.
@@ -201,6 +204,7 @@ impl Brain {
         let is_news = |record: &Record| matches!(record, Record::Cluster(_) | Record::Ask(_) | Record::AskGone { .. });
         if self.step.records.iter().any(is_news) {
             self.scaling.refused.clear();
+            self.scaling.would_fit.take();
         }
     }
 

@@ -146,9 +146,9 @@ impl WorkerType {
             .collect()
     }
 
-    /// What one costs at most.
+    /// What one costs at most, as far as that is known.
     pub fn dearest(&self) -> Option<MoneyPerHour> {
-        self.offers().into_iter().map(|(_, price)| price).try_fold(MoneyPerHour(0), |most, price| Some(most.max(price?)))
+        self.offers().into_iter().filter_map(|(_, price)| price).max()
     }
 }
 

@@ -280,7 +280,9 @@ impl Fleet {
 
     /// Places what waits where it was placed before, as far as it fits there.
     pub fn put_back(&mut self, node: &NodeId, id: GroupId, shape: usize, count: u32) {
-        let (Some(slot), Some(placed)) = (self.by_node.get(node).copied(), self.groups.get(&id)) else { return };
+        // A gang that gave up holds nothing.
+        let is_parked = self.parked.contains(&id);
+        let (Some(slot), Some(placed)) = (self.by_node.get(node).copied(), self.groups.get(&id).filter(|_| !is_parked)) else { return };
         let Some((need, _)) = placed.group.shapes.get(shape) else { return };
         let count = count.min(need.copies_in(&self.free(slot))).min(placed.waiting[shape]);
         if count > 0 {

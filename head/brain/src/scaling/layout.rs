@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
@@ -170,6 +171,8 @@ impl Brain {
             self.rank(&plan, &order) < self.rank(fleet, &order)
         };
         if is_better {
+            let message = "everything is planned anew where it lies: so nodes can go, or what waits has room";
+            self.event(None, EventKind::Decision, message.to_owned());
             self.take_plan(plan);
             self.scaling.is_laid_out = true;
         }
@@ -208,6 +211,8 @@ impl Brain {
             can_have_all(&anew, &waiting, &candidates, &self.limits(spec))
         };
         if helps {
+            let message = "everything is planned anew where it lies: only so all of it has room";
+            self.event(None, EventKind::Decision, message.to_owned());
             if !waiting.is_empty() {
                 // It needs machines that are not there yet: without them all stays as it was.
                 self.hope();

@@ -65,7 +65,7 @@ impl Brain {
                     Workers::AtLeast(count) => *count,
                     Workers::More(count) => min.saturating_add(*count),
                 };
-                if is_on { (Some(count), format!("{hours}")) } else { (None, format!("off until {hours}")) }
+                if is_on { (Some(count), format!("{hours}")) } else { (None, format!("off; on {hours}")) }
             }
             Rule::Load { metric, high, low, window_ms } => {
                 let raw = self.by_load(policy, *metric, *high, *low, *window_ms);
@@ -98,15 +98,16 @@ impl Brain {
         // Loads change without anybody saying so: the window moves on.
         self.decide_at(now + (window / 8).clamp(1_000, 15_000));
         let average = sum / known;
-        let says = format!("{metric} at {} % of {ready} over {seconds} s", average / 10);
-        // Nodes whose load is not known yet may take some of what the others have: it is not there twice.
+        let says = format!("{metric} at {} % of {known} over {seconds} s", average / 10);
         let for_share = |share: u64| u32::try_from(sum.div_ceil(share.max(1))).unwrap_or(u32::MAX);
+        // Nodes whose load is not known yet may take some of what the others have, and are not too many.
+        let for_more = for_share(u64::from(high)).max(u32::try_from(ready).unwrap_or(u32::MAX));
         if average >= SATURATED {
             // How much more is needed cannot be seen: twice as many, as Ray's autoscaler does (`upscaling_speed`).
             let twice = u32::try_from(known.saturating_mul(2)).unwrap_or(u32::MAX);
-            (Some(for_share(u64::from(high)).max(twice)), format!("{says}: saturated"))
+            (Some(for_more.max(twice)), format!("{says}: saturated"))
         } else if average > u64::from(high) {
-            (Some(for_share(u64::from(high))), format!("{says}, above {} %", high / 10))
+            (Some(for_more), format!("{says}, above {} %", high / 10))
         } else if average < u64::from(low) && self.scaling.left.get(&policy.node_type).is_some_and(|at| now < at + window) {
             // What those did that left has not come to the others yet, as far as averages show it.
             (None, format!("{says}, below {} %, some of which left just now", low / 10))

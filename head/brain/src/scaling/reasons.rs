@@ -77,7 +77,7 @@ impl Brain {
                         let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
                         let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
                         if theirs == ours {
-                            "it costs the same, and comes later by name".to_owned()
+                            "it costs the same".to_owned()
                         } else if theirs > ours {
                             format!("dearer for this: {nodes} at {} against {}", MoneyPerHour(other.weight), MoneyPerHour(of.weight))
                         } else {
@@ -141,15 +141,13 @@ impl Brain {
             of_types.entry(why).or_default().push(name.as_str());
         }
         limits.extend(of_types.into_iter().map(|(why, names)| format!("{}: {why}", names.join(", "))));
-        if self.is_in_its_own_way(spec, &limits) {
-            limits.push(
-                "machines of other types would hold all of it: `cloudtik drain` those that can go, or revoke it and ask again".to_owned(),
-            );
-        }
         let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
         let aside: Vec<&str> = self.workers().filter(is_aside).map(|n| n.record.id.as_str()).collect();
         if !aside.is_empty() {
             limits.push(format!("nothing is planned on what is set aside ({}; `cloudtik release` takes it back)", aside.join(", ")));
+        } else if self.is_in_its_own_way(spec, &limits) {
+            let would = "machines of other types would hold all of it, and what is in use is not exchanged";
+            limits.push(format!("{would}: `cloudtik drain` those that can go, or revoke it and ask again"));
         }
         let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
         let rest = match (limits.is_empty(), candidates.is_empty()) {
@@ -180,10 +178,13 @@ impl Brain {
 
     /// Whether only what is there already, and works, stands between what waits and its room: what is used is not exchanged.
     fn is_in_its_own_way(&self, spec: &Spec, limits: &[String]) -> bool {
+        let has_choice = spec.workers.len() > 1;
         let few = self.scaling.fleet.waiting_or_parked().len() <= MOST_EXPLAINED;
         let is_to_be_had = || spec.workers.iter().all(|(name, kind)| !self.is_out_of_reach(name, kind));
         let is_settled = || self.workers().all(|node| !node.record.life.is_leaving() || !node.record.life.may_exist());
-        !limits.is_empty() && few && !self.is_held() && is_to_be_had() && is_settled() && self.check_room(spec, None).is_ok()
+        let may_be = has_choice && !limits.is_empty() && few && !self.is_held() && is_to_be_had() && is_settled();
+        // All of it is packed to see that: the answer holds until something else is asked for.
+        may_be && *self.scaling.would_fit.get_or_init(|| self.check_room(spec, None).is_ok())
     }
 
     /// A bundle of a request that needs a resource of which no type has any, and which.

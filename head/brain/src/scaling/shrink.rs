@@ -18,6 +18,12 @@ use crate::{Brain, Node};
 /// or below what policies on its type's load call little.
 const IDLE_LOAD: u32 = 100;
 
+/// Why one is let go and not another, where limits were lowered, and where less is wanted.
+const BEYOND_LIMITS: &str =
+    "what nobody wants first, then what is planned on for room, then what is wanted by number, then minima; of each the dearest";
+const NOT_NEEDED: &str =
+    "of those on which nothing is planned: what is not ready first, then what is idle, then the dearest, then the youngest";
+
 /// How much more there is than is allowed.
 #[derive(Debug, Default)]
 struct Excess {
@@ -131,7 +137,7 @@ impl Brain {
     pub(super) fn let_everything_go(&mut self) {
         let all: Vec<NodeId> = self.workers().filter(|n| !n.record.life.is_leaving()).map(|n| n.record.id.clone()).collect();
         for id in all {
-            self.let_go(&id, "the cluster goes down");
+            self.let_go(&id, "the cluster goes down", "all of them go");
         }
     }
 
@@ -146,6 +152,11 @@ impl Brain {
         if !less.is_empty() {
             self.store_cluster();
         }
+    }
+
+    /// Workers on which nothing is planned, and those of which it is not known what they could hold.
+    pub(super) fn unused(&self) -> impl Iterator<Item = &NodeId> {
+        self.scaling.fleet.unused().chain(&self.scaling.shapeless)
     }
 
     /// How many workers of a type are there.
@@ -215,7 +226,7 @@ impl Brain {
             match self.may_be_spared(&id) {
                 Ok(()) => {
                     excess.take(&name, price);
-                    self.let_go(&id, &reason);
+                    self.let_go(&id, &reason, BEYOND_LIMITS);
                 }
                 // Others may go in its place.
                 Err(why) => self.complain(Some(&id), EventKind::Refusal, format!("{id} is {reason} and stays: {why}")),
@@ -226,13 +237,12 @@ impl Brain {
     pub(super) fn shrink(&mut self, spec: &Spec, outlook: &mut Outlook) {
         let now = self.clock.now();
         self.keep_limits(spec);
-        let mut surplus: Vec<(bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
+        let mut surplus: Vec<(bool, bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
         let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
-        // Nodes on which nothing lies, and those of which it is not known what they could hold.
         let mut unused: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
         let over_of = |name: &NodeTypeName, count: u32| self.scaling.tally.counted(name).saturating_sub(count) as usize;
         if wanted.iter().any(|(name, count)| over_of(name, *count) > 0) {
-            for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
+            for id in self.unused() {
                 unused.entry(&self.nodes[id].record.node_type).or_default().push(id);
             }
         }
@@ -254,7 +264,8 @@ impl Brain {
             for id in self.by_usefulness(of_type).into_iter().rev().take(over) {
                 let node = &self.nodes[&id];
                 let price = node.record.price.unwrap_or_default();
-                surplus.push((node.record.life == NodeState::Ready, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
+                let (is_ready, is_busy) = (node.record.life == NodeState::Ready, self.is_busy(node));
+                surplus.push((is_ready, is_busy, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
             }
         }
         surplus.sort();
@@ -295,7 +306,8 @@ impl Brain {
                         *n = n.saturating_sub(1);
                         is_told = false;
                     }
-                    self.let_go(&id, "not needed any more");
+                    let choice = if spec.workers.contains_key(&name) { NOT_NEEDED } else { "its type is gone: all of it go" };
+                    self.let_go(&id, "not needed any more", choice);
                 }
             }
         }
@@ -336,7 +348,7 @@ impl Brain {
         surplus.filter(|id| fleet.is_used(id)).cloned().collect()
     }
 
-    pub(crate) fn let_go(&mut self, id: &NodeId, reason: &str) {
+    fn let_go(&mut self, id: &NodeId, reason: &str, choice: &str) {
         let sources = self.nodes.get(id).and_then(|n| self.scaling.wanted.get(&n.record.node_type)).map(|w| w.sources.join("; "));
         let mut details = BTreeMap::from([("wanted of its type".to_owned(), sources.unwrap_or_default())]);
         if let Some(node) = self.nodes.get(id) {
@@ -349,7 +361,6 @@ impl Brain {
                 None => "busy, or what it does is not known".to_owned(),
             };
             details.insert("what it does".to_owned(), does);
-            let choice = "of those on which nothing is planned: what is not ready first, then the dearest, then the youngest";
             details.insert("why this one".to_owned(), choice.to_owned());
         }
         self.event_with(Some(id), EventKind::Decision, format!("let {id} go: {reason}"), details);
@@ -376,7 +387,7 @@ impl Brain {
             let (before, after) = (self.base(known, name), self.base(spec, name));
             let by_policies = self.scaling.wanted.get(name).map_or(0, |w| if w.count > before { w.count } else { 0 });
             let most = spec.workers.get(name).map_or(0, |w| w.max);
-            let unused = self.scaling.fleet.unused().filter(|id| self.nodes[*id].record.node_type == *name).count() as u32;
+            let unused = self.unused().filter(|id| self.nodes[*id].record.node_type == *name).count() as u32;
             let for_room = if spec.workers.contains_key(name) { present.saturating_sub(unused) } else { 0 };
             let wanted = after.max(by_policies).max(for_room).min(most);
             let wanted = wanted.min(present.saturating_sub(too_many));

@@ -132,7 +132,7 @@ impl Brain {
     /// How many workers of each type there are beyond those by number, because room lies on them.
     fn nodes_for_room<'n>(&self, base: &BTreeMap<&'n NodeTypeName, u32>) -> BTreeMap<&'n NodeTypeName, u32> {
         let mut unused: BTreeMap<&NodeTypeName, u32> = BTreeMap::new();
-        for id in self.scaling.fleet.unused().chain(&self.scaling.shapeless) {
+        for id in self.unused() {
             *unused.entry(&self.nodes[id].record.node_type).or_default() += 1;
         }
         let used = |name: &NodeTypeName| self.scaling.tally.counted(name).saturating_sub(unused.get(name).copied().unwrap_or(0));

@@ -120,6 +120,22 @@ fn one_less_is_one_less() {
 }
 
 #[test]
+fn who_is_idle_goes_before_who_works() {
+    let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
+    world.workers(3).expect("fits");
+    let more = Wants::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
+    world.pass(120_000);
+    world.busy("w4", 10);
+    world.pass(10_000);
+    world.workers(2).expect("less");
+    world.pass(2_000);
+    assert_eq!(world.machines("default"), 5);
+    assert_eq!(world.said(EventKind::Decision, "let w4 go"), 1, "{:?}", decisions(&world));
+}
+
+#[test]
 fn a_worker_that_is_missed_or_begins_anew_is_no_idle_one() {
     let mut of = spec(&[("default", kind(1, 4, 4, 100))]);
     of.idle_after_ms = 1_000;

@@ -321,3 +321,19 @@ fn the_others_of_a_gang_wait_for_the_one_that_leaves() {
     assert!(world.brain.is_ready("g"));
     assert_eq!(world.nodes[&id("w1")].generation, Generation(1), "{:?}", decisions(&world));
 }
+
+/// A gang of whose spot machines one is taken away each time before it is up is tried less and less often.
+#[test]
+fn a_gang_whose_machines_are_taken_away_waits_longer() {
+    let spot = WorkerType { spot: Some(Spot { price: Some(MoneyPerHour(30_000)), or_on_demand: false }), ..kind(0, 4, 4, 100) };
+    let mut world = World::new(spec(&[("default", spot)]));
+    world.silent.extend((1..=4).map(|n| id(&format!("w{n}"))));
+    put(&mut world, "g", gang(3, 4), None).expect("fits");
+    for _ in 0..6 * 3_600 {
+        world.pass(1_000);
+        if let Some(machine) = world.machines.values_mut().next() {
+            machine.state = InstanceState::Stopped;
+        }
+    }
+    assert!(world.calls.len() <= 40, "{} machines in six hours", world.calls.len());
+}

@@ -199,7 +199,7 @@ fn what_is_in_its_own_way_is_told() {
     assert_eq!(world.machines("small"), 3);
     (1..=3).for_each(|n| world.busy(&format!("small-{n}"), 900));
     let answer = world.wish(bundles(&[(20, 1, 0)])).expect("three large ones would do");
-    let told = "machines of other types would hold all of it: `cloudtik drain` those that can go, or revoke it and ask again";
+    let told = "machines of other types would hold all of it, and what is in use is not exchanged: `cloudtik drain` those that can go";
     assert!(answer.contains("it waits: ") && answer.contains(told), "{answer}");
     for n in 1..=3 {
         world.ask(|request| Input::Drain { request, node: id(&format!("small-{n}")) }).expect("a person may");
@@ -207,4 +207,32 @@ fn what_is_in_its_own_way_is_told() {
     }
     assert_eq!((world.machines("small"), world.machines("large")), (0, 3));
     assert!(world.brain.is_ready("room"));
+}
+
+/// What is let go because a limit was lowered was chosen otherwise than what nobody wants.
+#[test]
+fn why_one_goes_is_told_as_it_was_chosen() {
+    let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
+    of.budget = Some(MoneyPerHour(400_000));
+    let mut world = World::new(of.clone());
+    world.wish(bundles(&[(3, 4, 0)])).expect("fits");
+    world.pass(10_000);
+    (of.revision, of.budget) = (2, Some(MoneyPerHour(200_000)));
+    world.tell(Input::Specified { spec: of });
+    world.pass(10_000);
+    let event = world.events.iter().find(|e| e.message.contains("above the budget")).expect("one goes");
+    assert!(event.details["why this one"].starts_with("what nobody wants first, then what is planned on for room"), "{event:?}");
+}
+
+/// Before a description is taken it is told how many go, those too that are not up yet and of which nobody knows what they have.
+#[test]
+fn workers_of_which_little_is_known_are_told_to_go() {
+    let mut of = spec(&[("default", detected(0, 5, 100))]);
+    let mut world = World::new(of.clone());
+    world.silent.extend((1..=5).map(|n| id(&format!("w{n}"))));
+    (of.revision, of.workers) = (2, [(name("default"), detected(5, 5, 100))].into());
+    world.tell(Input::Specified { spec: of.clone() });
+    assert_eq!(world.machines("default"), 5);
+    of.workers.insert(name("default"), detected(1, 5, 100));
+    assert_eq!(world.brain.excess(&of), [(name("default"), 5, 1)]);
 }

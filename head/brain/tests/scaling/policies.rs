@@ -28,6 +28,22 @@ fn load_makes_more_and_lets_idle_ones_go() {
     assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
 }
 
+/// Nodes whose load is not known yet are not too many while the others have too much to do.
+#[test]
+fn much_load_asks_for_no_fewer() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let rule = Rule::Load { metric: Metric::Gpu, high: 800, low: 300, window_ms: 30_000 };
+    of.policies = vec![Policy { pause_ms: 1_000, rule, ..load_policy() }];
+    let mut world = World::new(of);
+    world.gpu_load.extend((1..=6).map(|n| (id(&format!("w{n}")), 900)));
+    world.pass(200_000);
+    assert_eq!(world.machines("default"), 6);
+    world.gpu_load = (1..=2).map(|n| (id(&format!("w{n}")), 850)).collect();
+    world.pass(120_000);
+    let seen = &world.brain.outlook().policies["busy"];
+    assert!(seen.contains("gpu at 85 % of 2") && !decisions(&world).iter().any(|d| d.contains("6 → ")), "{seen}: {:?}", decisions(&world));
+}
+
 #[test]
 fn a_policy_that_flaps_is_damped_and_says_so() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);

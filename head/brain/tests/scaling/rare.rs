@@ -128,6 +128,7 @@ fn plain_work_that_made_room_has_it_back() {
         world.pass(60_000);
         let (says, machines) = (unmet(&world), (world.machines("default"), world.machines("gpu")));
         assert!(world.brain.is_ready("plain"), "late: {learns_late}: {says:?}");
+        assert!(decisions(&world).iter().any(|d| d.starts_with("machines that were counted on")), "{:?}", decisions(&world));
         assert_eq!((world.brain.is_ready("gpus"), machines), (has_gpus, (0, 1 + usize::from(has_gpus))), "late: {learns_late}: {says:?}");
     }
 }
