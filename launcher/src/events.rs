@@ -79,7 +79,8 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
     }
     let outlook = &size.outlook;
     if let Some(held) = &outlook.held {
-        printer.line(&format!("Held: {held}. Nothing is made, replaced or let go; `cloudtik resume {}` ends that.", client.place.name));
+        printer
+            .line(&format!("The head is {held}. Nothing is made, replaced or let go; `cloudtik resume {}` ends that.", client.place.name));
     }
     for (name, of_type) in &outlook.types {
         let for_room = if of_type.for_room > 0 { format!(" by number and {} for room", of_type.for_room) } else { String::new() };
@@ -106,8 +107,11 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
     if outlook.cost.0 > 0 {
         printer.line(&format!("everything that may exist costs {}", outlook.cost));
     }
-    let since = if outlook.at.0 == 0 { "the head started".to_owned() } else { format!("{} ago", ago(outlook.at)) };
-    printer.line(&format!("This has been so since {since}; what led to it: `cloudtik events {}`.", client.place.name));
+    let since = match outlook.at.0 {
+        0 => "This has been so since the head started".to_owned(),
+        _ => format!("This has been so for {}", ago(outlook.at)),
+    };
+    printer.line(&format!("{since}; what led to it: `cloudtik events {}`.", client.place.name));
     Ok(())
 }
 
@@ -172,7 +176,12 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
     }
     if let Some(record) = &explanation.record {
         let (name, generation) = (record.life.name(), record.generation);
-        printer.line(&format!("{} is {name} since {} (generation {generation}, type {})", record.id, ago(record.since), record.node_type));
+        printer.line(&format!(
+            "{} has been {name} for {} (generation {generation}, type {})",
+            record.id,
+            ago(record.since),
+            record.node_type
+        ));
     }
     printer.line("");
     printer.line("What led to it:");

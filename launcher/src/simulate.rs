@@ -139,7 +139,7 @@ fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, al
         }
         if waits.lost > 0 {
             let times = if waits.lost == 1 { "once".to_owned() } else { format!("{} times", waits.lost) };
-            printer.line(&format!("{name}: {times} one that ran lost some of its room"));
+            printer.line(&format!("{name}: room that ran work was lost {times}"));
         }
     }
     if !simulated.work.is_empty() {

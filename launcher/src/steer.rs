@@ -155,10 +155,10 @@ pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
     Ok((name.to_owned(), amount))
 }
 
-/// What has become of a request, in words.
 /// Of so many nodes on which a request lies it is said which they are.
 const MOST_NODES: usize = 4;
 
+/// What has become of a request, in words.
 pub fn state_of(request: &AskView) -> String {
     let nodes: Vec<&str> = request.nodes.iter().take(MOST_NODES).map(NodeId::as_str).collect();
     let more = request.nodes.len().saturating_sub(MOST_NODES);

@@ -86,7 +86,7 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
             None => note("create", format!("{} of type {name}", count(workers.min)), shape(workers)),
             Some(known) if known != workers => {
                 // A machine keeps the shape that it was made with, and what it costs.
-                let has = |of: &Workers| shape(&Workers { price: None, ..of.clone() });
+                let has = |of: &Workers| (of.cpus, of.memory, of.gpus, of.resources.clone());
                 let costs = |of: &Workers| (of.price, of.spot.as_ref().map(|spot| spot.price));
                 let reach = match (has(known) == has(workers), costs(known) == costs(workers)) {
                     (true, true) => "",
@@ -160,8 +160,10 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
         for scaling in &b.scaling {
             let name = &scaling.policy.name;
             match a.scaling.iter().find(|known| known.policy.name == *name) {
-                None => note("create", format!("scaling policy {name}"), format!("for the type {}", scaling.policy.node_type)),
-                Some(known) if known.policy != scaling.policy => note("change", format!("scaling policy {name}"), String::new()),
+                None => note("create", format!("scaling policy {name}"), scaling.policy.to_string()),
+                Some(known) if known.policy != scaling.policy => {
+                    note("change", format!("scaling policy {name}"), format!("{} → {}", known.policy, scaling.policy));
+                }
                 Some(_) => {}
             }
         }
@@ -201,6 +203,13 @@ fn shape(workers: &Workers) -> String {
     parts.extend(workers.gpus.filter(|n| *n > 0).map(|n| if n == 1 { "1 gpu".to_owned() } else { format!("{n} gpus") }));
     parts.extend(workers.resources.iter().map(|(name, n)| format!("{n} {name}")));
     parts.extend(workers.price.map(|p| p.to_string()));
+    if let Some(spot) = &workers.spot {
+        let price = spot.price.map(|price| format!(" at {price}")).unwrap_or_default();
+        parts.push(format!("spot{price}{}", if spot.or_on_demand { " or on-demand" } else { "" }));
+    }
+    if !workers.zones.is_empty() {
+        parts.push(format!("in {}", workers.zones.join(", ")));
+    }
     if workers.priority != 0 {
         parts.push(format!("priority {}", workers.priority));
     }

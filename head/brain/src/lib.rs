@@ -20,6 +20,7 @@
 //! | `census` | nothing: who counts for a whole, and who should be heard |
 //! | `wholes` | which members of a quorum can be done without |
 //! | `node`, `journal` | nothing: what is known of a node, and what a step stores |
+//! | `messages` | nothing: what the brain hears, and what it wants done and stored |
 //! | `explain` | what the cluster is, for people and for the planner |
 
 mod census;

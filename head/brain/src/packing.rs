@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `fleet` | demands on nodes that exist or are being made, kept up to date with every change |
 //! | `fleet/exchange` | which work could lie elsewhere, for what needs something rare of its node |
+//! | `fleet/undo` | where things lay before, and back to that |
 //! | `purchase` | the cheapest new nodes for what the fleet has no room for |
 //! | `exact` | the optimum, where there is little to look at |
 //! | `improve` | makes a purchase cheaper: exact search over few demands at a time |
@@ -21,7 +22,7 @@ mod tree;
 
 use serde::{Deserialize, Serialize};
 
-pub use fleet::{Before, Exchange, Fleet, Group, GroupId, Members};
+pub use fleet::{Before, Exchange, Fleet, Group, GroupId, Members, take_members};
 pub(crate) use purchase::MOST_CLASSES;
 pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 

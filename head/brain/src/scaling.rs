@@ -72,7 +72,8 @@ use self::hours::begins_or_ends;
 /// An outlook of which only the words changed is stored at most once in so many milliseconds.
 const OUTLOOK_PAUSE: u64 = 60_000;
 
-/// What scaling remembers between two decisions; all of it is made anew from the records and from what nodes say.
+/// What scaling remembers between two decisions. Of that, another head knows what is stored, and what nodes and the provider say
+/// again: it forgets shortages, pauses of gangs, and what a plan counts on.
 #[derive(Debug, Default)]
 pub(crate) struct Scaling {
     /// Something changed that a decision depends on.
@@ -370,7 +371,7 @@ impl Brain {
         &self.scaling.outlook
     }
 
-    /// How many workers of a type are wanted, by number or because bundles lie on them.
+    /// How many workers of a type are wanted by number.
     pub(crate) fn wanted_of(&self, name: &NodeTypeName) -> u32 {
         self.scaling.wanted.get(name).map_or(0, |w| w.count)
     }

@@ -4,6 +4,16 @@
 //!
 //! Owns: the world, its faults, and the promises checked at every step. Must never: touch a clock, a file or a network;
 //! decide anything that the brain decides.
+//!
+//! | module | is |
+//! |---|---|
+//! | `setup` | what a world is made from: a seed, or a scenario that a person wrote |
+//! | `faults` | what goes wrong in a seeded world |
+//! | `world` | what happens when: `head`, `nodes`, `happening`; what people and trouble do: `trouble`, `script`; what is checked of every step: `checks`; what it amounts to: `accounts` |
+//! | `provider`, `agent`, `work` | the provider, the agents, and work that keeps cores busy |
+//! | `told`, `promises` | what stored events tell, and what is told of a promise that did not hold |
+//! | `agenda`, `random` | what is due next, and choices from a seed |
+//! | `replay` | a head's recorded life, lived again |
 
 mod agenda;
 mod agent;

@@ -41,6 +41,10 @@ pub struct Stats {
     pub deletions: u64,
     pub verdicts: u64,
     pub reboots: u64,
+    /// How often it was looked at whether a deletion, a member's end and a worker that is let go were right.
+    pub judged_deletions: u64,
+    pub judged_members: u64,
+    pub judged_idle: u64,
     /// Places at which a crash of the head could have made a difference.
     pub crash_points: u64,
 }

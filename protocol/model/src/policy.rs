@@ -98,6 +98,23 @@ pub struct Hours {
     pub time_zone: String,
 }
 
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of_type = &self.node_type;
+        let seconds = |ms: u64| ms / 1_000;
+        match &self.rule {
+            Rule::Schedule { hours, workers: Workers::AtLeast(count) } => return write!(f, "{count} of type {of_type}, {hours}"),
+            Rule::Schedule { hours, workers: Workers::More(count) } => return write!(f, "{count} more of type {of_type}, {hours}"),
+            Rule::Load { metric, high, low, window_ms } => {
+                let (low, high) = (low / 10, high / 10);
+                write!(f, "{metric} from {low} % to {high} % over {} s on type {of_type}", seconds(*window_ms))?;
+            }
+            Rule::Signal { signal, per_worker, .. } => write!(f, "one of type {of_type} for every {per_worker} of {signal}")?,
+        }
+        write!(f, ", from {} to {}, {} s between turns", self.least, self.most, seconds(self.pause_ms))
+    }
+}
+
 /// Minutes of a week.
 const WEEK: u32 = 7 * 24 * 60;
 

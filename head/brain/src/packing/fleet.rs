@@ -4,6 +4,7 @@
 //! and which, and tells nobody where to run anything.
 
 mod exchange;
+mod undo;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,8 @@ use cloudtik_model::NodeId;
 
 use super::tree::FreeTree;
 use super::{Amounts, Bin, Class, GPUS};
-pub use exchange::{Before, Exchange};
+pub use exchange::Exchange;
+pub use undo::Before;
 
 /// A demand's number, unique within a fleet; smaller ones are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +21,23 @@ pub struct GroupId(pub u64);
 
 /// By class, the groups that it is made of: which, which of its shapes, how many.
 pub type Members = Vec<Vec<(GroupId, usize, u32)>>;
+
+/// Takes so many demands of a class out of those that it is made of.
+pub fn take_members(of_class: &mut Vec<(GroupId, usize, u32)>, count: u32) -> Vec<(GroupId, usize, u32)> {
+    let (mut taken, mut left) = (Vec::new(), count);
+    while left > 0
+        && let Some((id, shape, most)) = of_class.last_mut()
+    {
+        let n = left.min(*most);
+        taken.push((*id, *shape, n));
+        left -= n;
+        *most -= n;
+        if *most == 0 {
+            of_class.pop();
+        }
+    }
+    taken
+}
 
 /// Demands that belong together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -356,17 +375,7 @@ impl Fleet {
     pub fn add_bought(&mut self, node: NodeId, capacity: Amounts, bin: &Bin, members: &mut Members) {
         let slot = self.insert(node, capacity);
         for (class, count) in &bin.content {
-            let mut count = *count;
-            while count > 0
-                && let Some((id, shape, left)) = members[*class].last_mut()
-            {
-                let taken = count.min(*left);
-                let (id, shape) = (*id, *shape);
-                *left -= taken;
-                count -= taken;
-                if *left == 0 {
-                    members[*class].pop();
-                }
+            for (id, shape, taken) in take_members(&mut members[*class], *count) {
                 self.put(slot, id, shape, taken);
             }
         }

@@ -157,7 +157,7 @@ impl Brain {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
                 let (was, now) = (before[node_type], after[node_type]);
                 let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now.max(was)).map(|w| w.sources[0].clone());
-                let others = others.map(|source| format!("; more are there for {source}")).unwrap_or_default();
+                let others = others.map(|source| format!("; there are more, because of {source}")).unwrap_or_default();
                 format!("{node_type}: {was} → {now} workers{in_place}{others}")
             }
             Wants::Bundles { .. } => format!("{}: {}{in_place}", ask.name, ask.wants),

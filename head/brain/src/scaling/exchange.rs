@@ -1,5 +1,5 @@
-//! Machines with something rare, as GPUs, are not bought because work that needs nothing of the kind lies on those that are
-//! there: it is planned on cheaper ones.
+//! Before a machine with something rare, such as GPUs, is bought: work that needs nothing of the kind and lies on those that are
+//! there is planned on cheaper ones, if that costs less.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use cloudtik_model::event::EventKind;
 
 use super::buy::{Bought, Candidate, Limits, buy};
 use crate::Brain;
-use crate::packing::{Amounts, Before, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing};
+use crate::packing::{Amounts, Before, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing, take_members};
 
 impl Brain {
     /// What to buy in the place of `bought`, if less is enough once work that needs nothing rare lies elsewhere. It is
@@ -75,21 +75,4 @@ fn make_exchanges(fleet: &mut Fleet, candidates: &[Candidate], bought: &Bought) 
     }
     fleet.settle();
     Some((exchanges, before?))
-}
-
-/// Takes so many demands of a class out of those that it is made of.
-fn take_members(of_class: &mut Vec<(GroupId, usize, u32)>, count: u32) -> Vec<(GroupId, usize, u32)> {
-    let (mut taken, mut left) = (Vec::new(), count);
-    while left > 0
-        && let Some((id, shape, most)) = of_class.last_mut()
-    {
-        let n = left.min(*most);
-        taken.push((*id, *shape, n));
-        left -= n;
-        *most -= n;
-        if *most == 0 {
-            of_class.pop();
-        }
-    }
-    taken
 }

@@ -2,6 +2,7 @@
 //! person made the cluster smaller they go at once; else each when it has been idle for long enough. Members of a whole go
 //! one at a time, and never below what the whole needs.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::event::EventKind;
@@ -23,6 +24,16 @@ const BEYOND_LIMITS: &str =
     "what nobody wants first, then what is planned on for room, then what is wanted by number, then minima; of each the dearest";
 const NOT_NEEDED: &str =
     "of those on which nothing is planned: what is not ready first, then what is idle, then the dearest, then the youngest";
+
+/// A worker that is too many; the least of them goes first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Surplus {
+    is_ready: bool,
+    is_busy: bool,
+    price: Reverse<MoneyPerHour>,
+    ordinal: Reverse<u64>,
+    id: NodeId,
+}
 
 /// How much more there is than is allowed.
 #[derive(Debug, Default)]
@@ -174,7 +185,7 @@ impl Brain {
         if over_types.is_empty() && !is_over {
             return (Excess::default(), Vec::new());
         }
-        let mut order: Vec<(u8, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<usize>, NodeId)> = Vec::new();
+        let mut order: Vec<(u8, Reverse<MoneyPerHour>, Reverse<usize>, NodeId)> = Vec::new();
         let present = self.workers().filter(|n| n.record.life.is_counted()).map(|n| n.record.id.clone());
         for (name, rank, id) in self.ranked(present) {
             let (min, wanted) = (spec.workers.get(&name).map_or(0, |k| k.min) as usize, self.wanted_of(&name) as usize);
@@ -184,7 +195,7 @@ impl Brain {
                 _ => u8::from(self.scaling.fleet.is_used(&id)),
             };
             let price = price_of(&self.nodes[&id], spec);
-            order.push((keeps, std::cmp::Reverse(price), std::cmp::Reverse(rank), id));
+            order.push((keeps, Reverse(price), Reverse(rank), id));
         }
         order.sort();
         // What is leaving already is on its way: only what would still be too much without it goes too.
@@ -205,7 +216,7 @@ impl Brain {
             self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).map(|n| price_of(n, spec)).sum();
         let spent = self.scaling.tally.spent(spec).0.saturating_sub(departing.0);
         let money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
-        let order = order.into_iter().map(|(_, std::cmp::Reverse(price), _, id)| (price, id)).collect();
+        let order = order.into_iter().map(|(_, Reverse(price), _, id)| (price, id)).collect();
         (Excess { types, workers, money }, order)
     }
 
@@ -237,7 +248,7 @@ impl Brain {
     pub(super) fn shrink(&mut self, spec: &Spec, outlook: &mut Outlook) {
         let now = self.clock.now();
         self.keep_limits(spec);
-        let mut surplus: Vec<(bool, bool, std::cmp::Reverse<MoneyPerHour>, std::cmp::Reverse<u64>, NodeId)> = Vec::new();
+        let mut surplus: Vec<Surplus> = Vec::new();
         let wanted: BTreeMap<NodeTypeName, u32> = self.scaling.wanted.iter().map(|(name, w)| (name.clone(), w.count)).collect();
         let mut unused: BTreeMap<&NodeTypeName, Vec<&NodeId>> = BTreeMap::new();
         let over_of = |name: &NodeTypeName, count: u32| self.scaling.tally.counted(name).saturating_sub(count) as usize;
@@ -265,15 +276,15 @@ impl Brain {
                 let node = &self.nodes[&id];
                 let price = node.record.price.unwrap_or_default();
                 let (is_ready, is_busy) = (node.record.life == NodeState::Ready, self.is_busy(node));
-                surplus.push((is_ready, is_busy, std::cmp::Reverse(price), std::cmp::Reverse(ordinal(&id)), id));
+                surplus.push(Surplus { is_ready, is_busy, price: Reverse(price), ordinal: Reverse(ordinal(&id)), id });
             }
         }
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
-        let pressed = if surplus.is_empty() { BTreeSet::new() } else { self.pressed(spec, surplus.iter().map(|(.., id)| id)) };
-        let awaited = if surplus.is_empty() { BTreeSet::new() } else { self.awaited(surplus.iter().map(|(.., id)| id)) };
+        let pressed = if surplus.is_empty() { BTreeSet::new() } else { self.pressed(spec, surplus.iter().map(|of| &of.id)) };
+        let awaited = if surplus.is_empty() { BTreeSet::new() } else { self.awaited(surplus.iter().map(|of| &of.id)) };
         let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
-        for (.., id) in surplus {
+        for Surplus { id, .. } in surplus {
             let node = &self.nodes[&id];
             let name = node.record.node_type.clone();
             let is_taken_back = self.cluster.taken_back.get(&name).is_some_and(|n| *n > 0);

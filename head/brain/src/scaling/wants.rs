@@ -122,7 +122,7 @@ impl Brain {
             let held = beyond.min(left).min(affordable);
             if held < beyond {
                 wanted.count = base[name] + held;
-                wanted.sources.insert(0, format!("{} is what the limits leave", wanted.count));
+                wanted.sources.push(format!("of that, the limits leave {}", wanted.count));
             }
             workers = workers.saturating_sub(held);
             money = money.map(|left| left.saturating_sub(dear(name, held)));

@@ -42,7 +42,7 @@ fn a_quorum_is_never_given_up() {
     assert!(why[0].contains("run/worker"), "{why:?}");
 }
 
-/// Members go together.
+/// Members of a whole that are too many go one after the other.
 #[test]
 fn members_of_a_whole_go_one_at_a_time() {
     let mut of = spec(&[("default", kind(3, 9, 4, 100))]);
@@ -104,7 +104,7 @@ fn taking_room_back_disturbs_nobody_who_works() {
     assert_eq!(world.machines("default"), 2);
 }
 
-/// A person who takes one back lets go all those that merely ended, busy as they are.
+/// Who takes one back lets one go: what merely ended and works stays.
 #[test]
 fn one_less_is_one_less() {
     let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
@@ -204,7 +204,7 @@ fn a_restart_of_the_head_cuts_no_drain_off() {
     assert_eq!(world.said(EventKind::Node, "draining → terminating: drained"), 1);
 }
 
-/// Draining nodes are terminated for silence while everybody is silent.
+/// Nodes that drain are not terminated for silence while everybody is silent.
 #[test]
 fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
     let mut of = spec(&[("default", kind(0, 6, 4, 100))]);
@@ -243,7 +243,7 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
     assert!(ended.is_empty(), "{ended:?}; machines {}", world.machines("default"));
 }
 
-/// Machines that are being drained wake the head more and more often.
+/// Machines that are being drained do not wake the head more and more often.
 #[test]
 fn a_drain_wakes_nobody_each_millisecond() {
     let mut of = spec(&[("default", kind(1, 2, 4, 100))]);
@@ -293,7 +293,7 @@ fn a_drain_wakes_nobody_each_millisecond() {
     assert!(each.iter().all(|n| *n < 20), "ticks a second, by ten minutes: {each:?}");
 }
 
-/// Types that are gone take the drains of their services along.
+/// Workers of types that are gone drain as their services said.
 #[test]
 fn a_type_that_is_gone_drains_as_its_services_said() {
     let mut of = spec(&[("default", kind(0, 4, 4, 100)), ("kafka", kind(2, 4, 4, 100))]);

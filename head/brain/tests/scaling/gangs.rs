@@ -29,7 +29,7 @@ fn a_gang_is_served_whole_or_not_at_all() {
     assert!(refusal.expect_err("five do not fit").contains("max is 4, 5 are needed"));
 }
 
-/// A gang that cannot be served keeps a later one, for which there is room, waiting.
+/// A gang that cannot be served keeps no later one waiting for which there is room.
 #[test]
 fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
     let mut of = spec(&[("default", kind(0, 6, 4, 100)), ("other", kind(0, 3, 1, 10))]);
@@ -48,7 +48,7 @@ fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
     assert_eq!(world.machines("default"), 1, "three places are free: {:?}", world.outlook.unmet);
 }
 
-/// A gang of three, of which two are to be had.
+/// A gang of three, of which two are to be had, does not buy two again and again.
 #[test]
 fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
@@ -90,7 +90,7 @@ fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
     assert!((8..30).contains(&bought), "{bought} machines were bought in six hours for a gang that never was whole");
 }
 
-/// `why` names what is not the cause.
+/// `why` names what really leaves too little for a gang.
 #[test]
 fn a_gang_without_room_names_the_budget() {
     let mut of = spec(&[("default", kind(0, 9, 4, 100)), ("other", kind(0, 3, 1, 100))]);
@@ -111,7 +111,7 @@ fn a_gang_without_room_names_the_budget() {
     assert_eq!((world.machines("default"), world.machines("other")), (3, 2), "a policy gives way to a request");
 }
 
-/// Many gangs that cannot be had keep everybody else waiting.
+/// Many gangs that cannot be had keep nobody else waiting.
 #[test]
 fn many_gangs_that_cannot_be_served_are_in_nobody_s_way() {
     for gangs in [10, 40] {
@@ -130,7 +130,7 @@ fn many_gangs_that_cannot_be_served_are_in_nobody_s_way() {
     }
 }
 
-/// A request that could be had waits behind many that ask for more than what is left of a lowered limit.
+/// What can be had does not wait behind many that ask for more than a lowered limit leaves.
 #[test]
 fn many_that_cannot_be_served_are_in_nobody_s_way_under_a_limit() {
     for gangs in [10, 40] {
@@ -174,7 +174,7 @@ fn many_gangs_that_do_not_fit_are_in_nobody_s_way() {
     }
 }
 
-/// A gang that waits for its pause to end while there is room for all of it, and the machines are let go.
+/// A gang that is paused takes room for all of it as soon as there is any.
 #[test]
 fn a_paused_gang_takes_room_that_is_there() {
     for min in [0, 2] {
@@ -192,7 +192,7 @@ fn a_paused_gang_takes_room_that_is_there() {
     }
 }
 
-/// Half a gang takes others' room while the head is held.
+/// Half a gang takes nobody's room while the head is held.
 #[test]
 fn half_a_gang_is_in_nobodys_way_while_held() {
     let mut world = World::new(spec(&[("default", kind(1, 4, 4, 100))]));
@@ -204,7 +204,7 @@ fn half_a_gang_is_in_nobodys_way_while_held() {
     assert!(world.brain.is_ready("small"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
 }
 
-/// A restart while the head is held gives half a gang the room that others could have.
+/// Nor does a restart meanwhile give it any.
 #[test]
 fn a_restart_gives_half_a_gang_no_room() {
     for restarts in [false, true] {
@@ -224,7 +224,7 @@ fn a_restart_gives_half_a_gang_no_room() {
     }
 }
 
-/// A gang that is prolonged loses its machines.
+/// A gang that is prolonged keeps its machines.
 #[test]
 fn prolonging_a_gang_lets_nothing_go() {
     let mut world = World::new(spec(&[("default", kind(0, 2, 10, 100))]));
@@ -249,9 +249,9 @@ fn prolonging_a_gang_lets_nothing_go() {
     assert!(world.brain.is_ready("job") && world.calls.len() == 2, "{said}: {:?} {:?}", unmet(&world), decisions(&world));
 }
 
-/// The wall clock of a head that starts again: pauses and what was learned stay.
+/// A head that starts again tries a gang of which too little was to be had once more, and not each time anything happens.
 #[test]
-fn a_restart_forgets_no_shortage_of_a_gang() {
+fn a_restart_tries_a_gang_once_more() {
     let mut calls = Vec::new();
     for restarts in [false, true] {
         let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100)), ("rare", kind(0, 4, 8, 100))]));
@@ -269,7 +269,7 @@ fn a_restart_forgets_no_shortage_of_a_gang() {
     assert!(calls[1] <= calls[0] + 60, "{calls:?}");
 }
 
-/// A machine that a gang needs is let go because something else was taken back.
+/// A machine that a gang needs stays when something else is taken back.
 #[test]
 fn what_is_taken_back_takes_nothing_from_a_gang() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 10, 100))]));
@@ -289,7 +289,7 @@ fn what_is_taken_back_takes_nothing_from_a_gang() {
     assert!(leaving.is_empty() && again == 4, "{leaving:?} are let go, {} machines are asked for again", again - 4);
 }
 
-/// A gang on a machine that is not to be had after all: those who had room lose it for a hope.
+/// Nobody loses room to a gang whose machine is not to be had after all.
 #[test]
 fn a_gang_keeps_its_room() {
     let mut world = World::new(spec(&[("big", kind(0, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
@@ -303,8 +303,7 @@ fn a_gang_keeps_its_room() {
     assert!(world.brain.is_ready("first"), "{said:?} {:?}", unmet(&world));
 }
 
-/// A gang of which one machine is slow to be deleted, where the type's maximum is just enough: the others go, and are
-/// bought again.
+/// A gang of which one machine is slow to be deleted, where the type's maximum is just enough, keeps the others.
 #[test]
 fn the_others_of_a_gang_wait_for_the_one_that_leaves() {
     let mut of = spec(&[("default", kind(0, 2, 4, 100))]);

@@ -86,7 +86,7 @@ fn the_step_that_lowers_a_limit_launches_nothing_beyond_it() {
     assert_eq!(world.calls.len(), calls, "launched in the step that took the maximum of 0 in; {} machines", world.machines("default"));
 }
 
-/// A limit is exceeded for ever though others could go.
+/// Where some may not be spared, others go for a limit that is exceeded.
 #[test]
 fn who_may_leave_leaves_for_a_limit() {
     let mut of = spec(&[("default", kind(3, 6, 4, 100)), ("zk", kind(3, 3, 4, 100))]);
@@ -209,7 +209,7 @@ fn what_is_in_its_own_way_is_told() {
     assert!(world.brain.is_ready("room"));
 }
 
-/// What is let go because a limit was lowered was chosen otherwise than what nobody wants.
+/// What goes because a limit was lowered is chosen otherwise than what nobody wants, and told so.
 #[test]
 fn why_one_goes_is_told_as_it_was_chosen() {
     let mut of = spec(&[("default", kind(0, 4, 4, 100))]);

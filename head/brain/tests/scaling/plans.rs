@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A machine that a request needs and that boots while the head starts again is let go.
+/// A machine that a request needs and that boots while the head starts again stays.
 #[test]
 fn a_restart_lets_nobody_go_who_boots_for_room() {
     let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
@@ -20,7 +20,7 @@ fn a_restart_lets_nobody_go_who_boots_for_room() {
     assert_eq!(world.calls.len(), calls, "nothing new is needed");
 }
 
-/// A restart buys dear machines for what lies on machines that are there.
+/// A restart buys nothing for what lies on machines that are there.
 #[test]
 fn a_restart_buys_nothing_for_what_has_room() {
     let mut world = World::new(spec(&[("default", detected(1, 4, 100)), ("dear", kind(0, 4, 4, 900))]));
@@ -47,7 +47,7 @@ fn used_up(max: u32, until: Option<u64>) -> (Spec, World) {
     (of, world)
 }
 
-/// Taking something back buys a machine.
+/// Taking something back buys nothing.
 #[test]
 fn what_is_taken_back_buys_nothing() {
     let (_, mut world) = used_up(10, None);
@@ -57,7 +57,7 @@ fn what_is_taken_back_buys_nothing() {
     assert_eq!(world.calls.len(), calls, "bought because less is wanted");
 }
 
-/// A request that ends buys a machine.
+/// A request that ends buys nothing.
 #[test]
 fn what_ends_buys_nothing() {
     let (_, mut world) = used_up(10, Some(300_000));
@@ -67,7 +67,7 @@ fn what_ends_buys_nothing() {
     assert_eq!(world.calls.len(), calls, "bought because less is wanted");
 }
 
-/// A new price buys a machine.
+/// A new price buys nothing.
 #[test]
 fn a_new_price_buys_nothing() {
     let (mut of, mut world) = used_up(10, None);
@@ -78,7 +78,7 @@ fn a_new_price_buys_nothing() {
     assert_eq!(world.calls.len(), calls, "bought because a price changed");
 }
 
-/// What was served is served no more because something else was taken back.
+/// What was served is still served when something else was taken back.
 #[test]
 fn what_is_taken_back_leaves_nobody_without_room() {
     let (_, mut world) = used_up(3, None);
@@ -90,7 +90,7 @@ fn what_is_taken_back_leaves_nobody_without_room() {
     assert!(unmet.is_empty(), "{before:?} before, {unmet:?} then, {later:?} a minute later");
 }
 
-/// A head that starts again buys for what had room, if there are many requests that differ.
+/// A head that starts again buys nothing for what had room, however many requests differ.
 #[test]
 fn a_restart_buys_nothing_for_many_that_differ() {
     for rounds in [100, 140] {
@@ -115,7 +115,7 @@ fn a_restart_buys_nothing_for_many_that_differ() {
     }
 }
 
-/// A head that starts again buys a machine for what lies on the minimum's, and keeps it.
+/// The same for what lies on the minimum's machines.
 #[test]
 fn a_restart_buys_nothing_for_what_lies_on_the_minimum() {
     let mut world = World::new(spec(&[("default", kind(2, 10, 10, 100))]));
@@ -130,7 +130,7 @@ fn a_restart_buys_nothing_for_what_lies_on_the_minimum() {
     assert_eq!((world.calls.len(), world.machines("default")), (2, 2), "an hour after a restart");
 }
 
-/// The same for what is taken back: what is there by number is enough, and a machine is bought and kept.
+/// The same for what is taken back: what is there by number is enough, and nothing beyond it is kept.
 #[test]
 fn what_is_taken_back_keeps_nothing_beyond_the_minimum() {
     let mut world = World::new(spec(&[("default", kind(3, 10, 10, 100))]));
@@ -144,7 +144,7 @@ fn what_is_taken_back_keeps_nothing_beyond_the_minimum() {
     assert_eq!((world.calls.len(), world.machines("default")), (3, 3), "an hour after less was wanted");
 }
 
-/// What had room has none any more, for ever: after a restart, or because something else was taken back.
+/// What had room has it after a restart, and when something else was taken back, where nothing more is to be had.
 #[test]
 fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
     for restarts in [false, true] {
@@ -195,7 +195,7 @@ fn part_is_kept(restarts: bool) {
     assert_eq!(of(&world), 1, "restarts: {restarts}: {:?}", unmet(&world));
 }
 
-/// Asking again for what stands (to prolong it, say) buys a machine.
+/// Asking again for what stands (to prolong it, say) buys nothing.
 #[test]
 fn prolonging_a_request_buys_nothing() {
     for max in [3, 2] {
@@ -230,7 +230,7 @@ fn prolonging_a_request_on_the_minimum() {
     assert!(said.is_ok() && unmet(&world).is_empty(), "{said:?} {:?}", unmet(&world));
 }
 
-/// What has room loses it to what came later, by a plan that hopes for a machine that is not to be had.
+/// What has room does not lose it to what came later, by a plan that counts on a machine that is not to be had.
 #[test]
 fn nobody_loses_room_for_a_hope() {
     let mut world = World::new(spec(&[("big", kind(0, 1, 10, 100)), ("small", kind(0, 1, 4, 120))]));
@@ -247,7 +247,7 @@ fn nobody_loses_room_for_a_hope() {
     }
 }
 
-/// What is served in part is served less because something else was taken back.
+/// What is served in part is served no less when something else was taken back.
 #[test]
 fn who_has_part_of_the_room_keeps_it() {
     for restarts in [true, false] {
@@ -255,7 +255,7 @@ fn who_has_part_of_the_room_keeps_it() {
     }
 }
 
-/// What a head that runs never finds, one that starts again does: a machine that nobody needs.
+/// A head that starts again finds no machine that the one before it did not know nobody needs.
 #[test]
 fn a_restart_lets_nothing_go() {
     let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 30, 8, 900) };
@@ -271,7 +271,7 @@ fn a_restart_lets_nothing_go() {
     assert_eq!((world.machines("default"), world.machines("gpu")), before, "an hour after a restart, and an hour before");
 }
 
-/// Prolonging one request takes what another one left, before it was idle for long enough.
+/// Prolonging one request hurries nothing that another one left.
 #[test]
 fn prolonging_hurries_nothing() {
     for prolongs in [false, true] {
@@ -290,7 +290,7 @@ fn prolonging_hurries_nothing() {
     }
 }
 
-/// A description that is sent again with another price for what nobody uses, or a comment, moves nothing.
+/// A head that runs finds by itself that what lies on a dear machine has room on a cheap one.
 #[test]
 fn a_head_that_runs_finds_what_is_cheaper() {
     // A machine of the cheap type comes back from being set aside; what lies on the dear one stays for ever.

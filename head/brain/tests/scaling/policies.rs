@@ -214,7 +214,7 @@ fn less_load_is_believed_only_a_window_after_somebody_left() {
     }
 }
 
-/// A window of half an hour is longer than what is remembered.
+/// A window of half an hour is covered by what is remembered.
 #[test]
 fn a_long_window_is_covered() {
     for minutes in [10, 30] {

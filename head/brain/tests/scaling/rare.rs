@@ -6,7 +6,7 @@ fn with_gpus(min: u32, max: u32) -> WorkerType {
     WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, max, 8, 900) }
 }
 
-/// A GPU is bought because work that needs none lies on the one that is there.
+/// Work that needs no GPU takes none that other work of the same request needs.
 #[test]
 fn work_without_gpus_is_in_no_gpu_s_way() {
     let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(1, 30, 8, 900) };
@@ -17,7 +17,7 @@ fn work_without_gpus_is_in_no_gpu_s_way() {
     assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
 }
 
-/// What only one type offers is never to be had, because work that would do with any node lies on it.
+/// What only one type offers is to be had though work that would do with any node lies on it.
 #[test]
 fn what_is_rare_is_not_wasted() {
     for min in [0, 1] {
@@ -73,7 +73,7 @@ fn large_machines_are_not_wasted() {
     assert!(world.brain.is_ready("second"), "{said:?} {:?} {:?}", unmet(&world), world.brain.plan());
 }
 
-/// Plain work lies on the GPUs that are there anyway; what needs them comes later, and more of them are bought.
+/// Plain work that lies on GPUs that are there anyway goes elsewhere when what needs them comes.
 #[test]
 fn plain_work_makes_room_for_what_needs_gpus() {
     let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
@@ -103,7 +103,7 @@ fn plain_work_makes_room_for_what_needs_a_licence() {
     assert!(world.brain.is_ready("plain") && world.brain.is_ready("rare"), "{:?}", unmet(&world));
 }
 
-/// Work that made room for others has none, because the machine that it was to have is not to be had.
+/// Work that made room for others has it again when the machine that it was to have is not to be had.
 #[test]
 fn plain_work_that_made_room_has_it_back() {
     for (learns_late, has_gpus) in [(false, true), (true, true), (false, false), (true, false)] {
@@ -133,7 +133,7 @@ fn plain_work_that_made_room_has_it_back() {
     }
 }
 
-/// A gang is torn apart for what needs its machines.
+/// A gang is not torn apart for what needs its machines.
 #[test]
 fn a_gang_makes_room_for_nobody() {
     let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
@@ -144,7 +144,7 @@ fn a_gang_makes_room_for_nobody() {
     assert!(world.brain.is_ready("gang"), "{:?}", world.brain.plan());
 }
 
-/// What could be had one after the other is refused at once: machines with GPUs, when all others are bought up.
+/// Machines with GPUs are bought for plain work where all others are bought up.
 #[test]
 fn plain_work_gets_gpus_when_all_else_is_bought_up() {
     let mut world = World::new(spec(&[("default", kind(0, 1, 9, 270)), ("gpu", with_gpus(0, 1))]));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A hang of restart calls starves reboot and replacement.
+/// Restart calls that hang hold up neither reboot nor replacement.
 #[test]
 fn slow_restarts_of_an_agent_hold_up_no_reboot() {
     let kind = name("default");
@@ -64,7 +64,7 @@ fn slow_restarts_of_an_agent_hold_up_no_reboot() {
     assert!(acted.contains_key("reboot") && acted.contains_key("delete"), "in an hour: {acted:?}");
 }
 
-/// Down nodes that are not replaced wake the head more and more often.
+/// Down nodes that are not replaced do not wake the head more and more often.
 #[test]
 fn a_node_that_stays_down_wakes_nobody_each_millisecond() {
     let mut world = World::new(spec(&[("default", kind(4, 4, 4, 100))]));
@@ -176,7 +176,7 @@ fn quorum_of_five(for_room: bool) -> World {
     world
 }
 
-/// Two of five were lost and are not to be had again; the disks of a third, without which there is no quorum, are deleted.
+/// Two of five were lost and are not to be had again: the disks of a third, without which there is no quorum, are kept.
 #[test]
 fn the_third_of_five_keeps_its_disks() {
     for (for_room, restarts) in [(false, false), (true, false), (false, true), (true, true)] {

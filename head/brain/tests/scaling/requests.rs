@@ -191,7 +191,7 @@ fn where_room_lies_is_planned_anew_if_that_makes_room() {
     assert!(world.brain.asks().iter().all(|ask| ask.ready), "{:?}", world.brain.asks());
 }
 
-/// A dear node is kept for what a node that is there anyway has room for.
+/// No dear node is kept for what a node that is there anyway has room for.
 #[test]
 fn room_moves_to_what_is_there_anyway() {
     let mut of = spec(&[("default", kind(1, 3, 4, 100)), ("dear", kind(0, 2, 4, 900))]);
@@ -216,7 +216,7 @@ fn room_moves_to_what_is_there_anyway() {
     );
 }
 
-/// A refused wish moves the end of a request.
+/// A wish that is refused does not move the end of a request.
 #[test]
 fn what_is_refused_moves_no_end() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
@@ -237,7 +237,7 @@ fn what_is_refused_moves_no_end() {
     assert!(gone.is_empty(), "{gone:?}: a request for an hour ends after a second, because another was refused");
 }
 
-/// A head that sleeps lengthens requests.
+/// A head that sleeps does not lengthen requests.
 #[test]
 fn a_request_for_an_hour_lasts_an_hour() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
@@ -266,7 +266,7 @@ fn a_wall_clock_that_jumps_ends_no_request() {
     assert!(!gone, "a request for an hour is over after a minute of a wrong clock, and does not come back");
 }
 
-/// The same for what is bought.
+/// A type that was used up is not called dearer.
 #[test]
 fn a_type_that_was_used_up_is_not_called_dearer() {
     let mut world = World::new(spec(&[
@@ -295,13 +295,11 @@ fn every_refusal_is_stored() {
         missing.push("revoke nothing");
     }
     world.pass(5_000);
-    let before = world.events.len();
     world.workers(77).expect_err("too many");
     world.workers(78).expect_err("too many");
     if world.said(EventKind::Refusal, "78") == 0 {
         missing.push("scale 78, right after scale 77");
     }
-    let _ = before;
     world.pass(5_000);
     world.tell(Input::Complained { what: "something else".to_owned() });
     world.workers(79).expect_err("too many");
@@ -312,7 +310,7 @@ fn every_refusal_is_stored() {
     assert!(missing.is_empty(), "no stored fact tells of: {missing:?}");
 }
 
-/// What was taken back leaves the others on more than they need.
+/// When something is taken back, the others do not stay on more than they need.
 #[test]
 fn what_stands_moves_to_the_cheapest_of_what_is_there() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 2, 400)), ("large", kind(0, 2, 8, 1_000))]));
@@ -378,7 +376,7 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     assert_eq!(odds, [("two-large", "ends: its node type is gone"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
-/// A request that no node can serve any more is in the way of everything that is asked for.
+/// A request that no node can serve any more is in nobody's way.
 #[test]
 fn what_cannot_be_served_is_in_nobodys_way() {
     let mut with = kind(1, 10, 4, 100);
@@ -424,7 +422,7 @@ fn refusals_are_told_apart() {
     assert!(said.is_ok(), "one machine holds it: {said:?}");
 }
 
-/// Servable, and refused: what is there by number is filled in the order in which it was asked for.
+/// What fits on what is there by number and on one more is granted, in whatever order it was asked for.
 #[test]
 fn what_fits_on_the_minimum_and_one_more_is_granted() {
     for min in [0, 1] {
@@ -438,9 +436,9 @@ fn what_fits_on_the_minimum_and_one_more_is_granted() {
     }
 }
 
-/// The budget holds where what was asked for has no answer and prices rise and fall.
+/// Whoever has to wait is told for what, and gets it when it is to be had.
 #[test]
-fn a_wish_waits_for_what_it_is_told() {
+fn what_was_out_of_stock_is_had_when_there_is_some() {
     let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
     of.budget = Some(MoneyPerHour(200_000));
     let mut world = World::new(of);

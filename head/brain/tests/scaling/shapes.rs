@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a type offers is what its last machine had.
+/// What lies on a machine fits on what that machine has.
 #[test]
 fn a_machine_holds_what_it_has() {
     let shapeless = WorkerType { resources: None, ..kind(2, 4, 4, 100) };
@@ -65,7 +65,7 @@ fn what_lies_on_an_old_shape_is_in_nobodys_way() {
     assert!(number.is_ok(), "number: {number:?}, {:?}", unmet(&world));
 }
 
-/// What a type offers is not written any more, and its machines were found out already.
+/// What was found on a type's machines is known when it is written no more.
 #[test]
 fn what_was_found_is_known_when_nothing_is_written() {
     for restarts in [false, true] {
@@ -84,7 +84,7 @@ fn what_was_found_is_known_when_nothing_is_written() {
     }
 }
 
-/// What is asked for while a type's shape is being found out.
+/// While a type's shape is being found out, the largest that was found serves.
 #[test]
 fn the_largest_that_was_found_serves() {
     let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
@@ -102,7 +102,7 @@ fn the_largest_that_was_found_serves() {
     assert!(said.is_ok() && again.is_ok(), "{said:?} {again:?} {:?}", unmet(&world));
 }
 
-/// What a type offers is forgotten at a restart, and a request is never served again.
+/// What a type offers is remembered beyond a restart.
 #[test]
 fn what_was_learned_outlives_the_head() {
     for restarts in [false, true] {
@@ -132,7 +132,7 @@ fn what_was_learned_outlives_the_head() {
     }
 }
 
-/// More pieces than can be counted.
+/// Very many small pieces are counted as they are.
 #[test]
 fn very_many_small_pieces_are_counted() {
     let mut world = World::new(spec(&[("default", kind(0, 60, 4, 100))]));

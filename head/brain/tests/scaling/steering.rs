@@ -21,7 +21,7 @@ fn a_held_cluster_is_left_as_it_is() {
     assert_eq!(world.machines("default"), 3);
 }
 
-/// A hold stops neither drains nor sweeps.
+/// A hold stops drains and sweeps too.
 #[test]
 fn a_held_head_lets_nothing_go() {
     let mut of = spec(&[("default", kind(1, 4, 4, 100))]);

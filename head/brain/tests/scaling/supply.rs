@@ -85,7 +85,7 @@ fn what_was_out_of_stock_is_tried_again() {
     assert_eq!(world.machines("default"), 1, "nothing else happened that could have woken the head up");
 }
 
-/// What was launched before a stock-out ends its cool-down.
+/// That what was launched before a stock-out has booted does not end its cool-down.
 #[test]
 fn a_boot_that_ends_says_nothing_of_stock() {
     let mut world = World::new(spec(&[("default", kind(0, 30, 4, 100))]));
@@ -107,7 +107,7 @@ fn a_boot_that_ends_says_nothing_of_stock() {
     assert_eq!(world.calls.len() - before, 0, "an offer of which there is none is left alone for a minute");
 }
 
-/// Spot machines that are taken away while they boot pause what would be had on demand.
+/// Spot machines that are taken away while they boot fall over to on demand.
 #[test]
 fn spot_machines_that_are_taken_away_fall_over_to_on_demand() {
     let spot = WorkerType { spot: Some(Spot { price: Some(MoneyPerHour(30_000)), or_on_demand: true }), ..kind(0, 4, 4, 100) };
@@ -136,7 +136,7 @@ fn spot_machines_that_are_taken_away_fall_over_to_on_demand() {
     );
 }
 
-/// A price that rises while the call is under way leaves a request that nobody ends.
+/// A price that rises while a call is under way leaves nothing that nobody ends.
 #[test]
 fn a_price_that_rose_during_a_call_strands_nobody() {
     let mut of = spec(&[("default", kind(0, 5, 4, 300)), ("other", kind(0, 5, 4, 350))]);
@@ -190,7 +190,7 @@ fn a_launch_that_waits_costs_what_it_costs_when_it_is_made() {
     );
 }
 
-/// Orphans are deleted without any pace.
+/// Orphans are deleted at the provider's pace.
 #[test]
 fn orphans_are_deleted_at_the_provider_s_pace() {
     let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
@@ -228,7 +228,7 @@ fn orphans_are_deleted_at_the_provider_s_pace() {
     assert!(deletes < 1_500, "{deletes} calls in a minute, each of which the provider called one too many");
 }
 
-/// The deletion of a duplicate is taken for the node's own.
+/// The deletion of a duplicate is not taken for the node's own.
 #[test]
 fn the_end_of_a_duplicate_is_not_the_node_s_own() {
     let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
@@ -264,7 +264,7 @@ fn nothing_is_made_of_a_type_that_is_gone() {
     assert!(world.calls[from..].iter().all(|(_, of, _)| of != "old"), "calls for a type that is gone: {:?}", &world.calls[from..]);
 }
 
-/// A list that lags ends a machine that is heard.
+/// A list that lags ends no machine that is heard.
 #[test]
 fn a_list_that_lags_ends_nobody_who_is_heard() {
     let mut world = World::new(spec(&[("default", kind(3, 3, 4, 100))]));
@@ -280,7 +280,7 @@ fn a_list_that_lags_ends_nobody_who_is_heard() {
     assert!(!lost, "w2 was linked, heard each second and at 90 % all the while");
 }
 
-/// All members of a whole that the provider stopped are deleted with their disks.
+/// Members of a whole that the provider stopped are not all deleted with their disks.
 #[test]
 fn members_that_are_stopped_keep_their_disks() {
     let mut of = spec(&[("default", kind(3, 3, 4, 100))]);
@@ -299,7 +299,7 @@ fn members_that_are_stopped_keep_their_disks() {
     assert_eq!(deleted, 0, "the disks of all three members are gone");
 }
 
-/// A machine that costs money and never is of use.
+/// A machine that costs money and never is of use is given up.
 #[test]
 fn what_fails_again_and_again_while_it_prepares_is_given_up() {
     let mut world = World::new(spec(&[("default", WorkerType { priority: 5, ..kind(0, 3, 4, 100) }), ("other", kind(0, 3, 4, 200))]));
@@ -409,7 +409,7 @@ fn an_orphan_is_asked_to_be_deleted_once() {
     assert_eq!((calls, told), (101, 1), "one call, which took 40 s, and one event");
 }
 
-/// A machine is asked for in a zone that the description does not have any more.
+/// No machine is asked for in a zone that the description does not have any more.
 #[test]
 fn nothing_is_made_of_an_offer_that_is_gone() {
     let zoned = |zones: &[&str]| WorkerType { zones: zones.iter().map(|z| (*z).to_owned()).collect(), ..kind(1, 4, 4, 100) };
@@ -464,7 +464,7 @@ fn what_is_out_of_stock_is_left_alone_by_what_waits() {
     assert!(in_a <= 3, "{in_a} calls for what there is none of within a minute, {} machines", world.machines("default"));
 }
 
-/// A provider says to wait for ever.
+/// A provider that says to wait for ever is asked again.
 #[test]
 fn a_provider_that_says_to_wait_for_ever_is_asked_again() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
@@ -477,7 +477,7 @@ fn a_provider_that_says_to_wait_for_ever_is_asked_again() {
     }
 }
 
-/// The clock is set back; machines turn out smaller than the first was.
+/// A clock that is set back buys no machines again and again that turn out smaller than the first was.
 #[test]
 fn a_clock_that_is_set_back_buys_no_small_machines_again_and_again() {
     for set_back in [0, 3_600_000] {

@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Never by guess: a node that was well all the while is given up only because somebody wanted it gone.
-    pub(super) fn check_verdict(&self, before: Option<&NodeRecord>, record: &NodeRecord) -> Result<(), Violation> {
+    pub(super) fn check_verdict(&mut self, before: Option<&NodeRecord>, record: &NodeRecord) -> Result<(), Violation> {
         let was_down = before.is_some_and(|b| b.generation == record.generation && matches!(b.life, NodeState::Down { .. }));
         if !was_down
             && let NodeState::Down { .. } = record.life
@@ -101,6 +101,7 @@ impl World {
         if wanted || self.provider.get(instance).is_none_or(|machine| machine.broken) {
             return Ok(());
         }
+        self.stats.judged_deletions += u64::from(self.agents.contains_key(instance));
         let Some(agent) = self.agents.get(instance) else { return Ok(()) };
         let head_was_deaf = self.now < self.all_cut_until + WELL;
         let node_had_no_fault = agent.own_fault_until.saturating_add(WELL) < self.now;
@@ -122,7 +123,7 @@ impl World {
 
     /// No whole loses its quorum because the brain lets a member go, or restarts it for a new description: as it was stored,
     /// more than half were ready without it.
-    pub(super) fn check_quorum(&self, record: &NodeRecord) -> Result<(), Violation> {
+    pub(super) fn check_quorum(&mut self, record: &NodeRecord) -> Result<(), Violation> {
         let is_whole = self.spec.services.iter().any(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
         // What never was in the whole is no member of it.
@@ -145,6 +146,7 @@ impl World {
         let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
         let members = workers().filter(|r| r.was_ready).count();
         let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready).count();
+        self.stats.judged_members += 1;
         let is_possible = members.saturating_sub(1) > members / 2;
         if up < members / 2 + 1 && (is_possible || !may_be_only_one) {
             return Err(self.broken(4, format!("{} goes ({what}) with {up} of {members} members up beside it", record.id)));
@@ -153,7 +155,7 @@ impl World {
     }
 
     /// What works is not let go, unless somebody said so.
-    pub(super) fn check_idle(&self, record: &NodeRecord) -> Result<(), Violation> {
+    pub(super) fn check_idle(&mut self, record: &NodeRecord) -> Result<(), Violation> {
         // Where load policies are part of a scenario, it is for them to say what little is.
         if self.setup.scenario.is_some() {
             return Ok(());
@@ -161,6 +163,7 @@ impl World {
         let NodeState::Draining { reason } = &record.life else { return Ok(()) };
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation && !b.life.is_leaving());
         let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("not needed");
+        self.stats.judged_idle += u64::from(is_new);
         let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
         let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
         let somebody_said_so = is_gone || self.stored.cluster.taken_back.contains_key(&record.node_type);
