@@ -168,7 +168,7 @@ Examples:
         #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: String,
     },
-    /// Set a node aside: it runs on as it is, counts for nothing, and is replaced
+    /// Set a node aside: it runs on as it is, counts for money and maxima only, and is replaced where those leave room
     #[command(after_help = "Example:\n  cloudtik quarantine demo w2 --reason \"its disk is slow\"")]
     Quarantine {
         /// A cluster's name, or the path of its file

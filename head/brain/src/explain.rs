@@ -6,9 +6,9 @@ use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::spec::Spec;
+use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::status::Phase;
-use cloudtik_model::{Epoch, Generation, Moment, NodeId, ServiceKey};
+use cloudtik_model::{Epoch, Generation, Moment, NodeId, NodeTypeName, ServiceKey};
 
 use crate::scaling::Asks;
 use crate::{Brain, ClusterRecord, Memory, Node, Session};
@@ -103,8 +103,20 @@ impl Brain {
         let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
         let misfit = |ask: &&&Ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)));
         odds.extend(stay.iter().filter_map(|ask| misfit(&ask)));
+        odds.extend(other.beyond_types(spec));
         odds.extend(other.too_many(spec));
         odds
+    }
+
+    /// Requests for numbers of which a type's maximum leaves too little, and why.
+    fn beyond_types(&self, spec: &Spec) -> Vec<(String, String)> {
+        let of_type = |(name, kind): (&NodeTypeName, &WorkerType)| {
+            let raw = self.raw_base(spec, name);
+            let names: Vec<&str> =
+                self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).map(|ask| ask.name.as_str()).collect();
+            (raw > kind.max).then(|| (names.join(", "), format!("{raw} workers of type {name} are above its max {}", kind.max)))
+        };
+        spec.workers.iter().filter_map(of_type).collect()
     }
 
     /// Of the requests that stand, those for which there is no room beside those that came before, and why; a few of them.

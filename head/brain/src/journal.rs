@@ -91,6 +91,9 @@ impl Brain {
         let is_soft = matches!(life, NodeState::Suspect { .. });
         let is_lost = node.record.was_ready && matches!(life, NodeState::Terminating { .. }) && !was_leaving;
         node.record.was_ready |= life == NodeState::Ready;
+        if life == NodeState::Ready {
+            node.at_work.get_or_insert(now);
+        }
         node.record.was_lost = (node.record.was_lost || is_lost) && life != NodeState::Ready;
         node.record.life = life;
         node.record.since = wall;

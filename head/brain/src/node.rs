@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) preparing_since: Option<u64>,
     /// When to look at it again, if nothing comes before.
     pub(crate) timer: Option<u64>,
+    /// Since when it is at work: when it was first ready, or 0 if an earlier head saw that.
+    pub(crate) at_work: Option<u64>,
     /// When it was learned that its instance exists.
     pub(crate) adopted: u64,
     /// Since when lists have not shown its instance.
@@ -57,7 +59,6 @@ impl Node {
             preparing_since: None,
             idle_since: Some(now),
             load: History::default(),
-            record,
             link: None,
             facts: None,
             services: BTreeMap::new(),
@@ -69,6 +70,8 @@ impl Node {
             not_before: 0,
             goal_not_before: 0,
             entered: now,
+            at_work: record.was_ready.then_some(0),
+            record,
             adopted: 0,
             unlisted_since: None,
         }

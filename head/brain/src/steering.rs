@@ -71,7 +71,9 @@ impl Brain {
         self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
         self.note_trouble(&id, format!("set aside: {reason}"));
-        let message = format!("{id} is set aside: it runs on, counts for nothing and is left alone; `cloudtik release` takes it back");
+        let message = format!(
+            "{id} is set aside: it runs on and is left alone, and counts for money and maxima only; `cloudtik release` takes it back"
+        );
         self.reply(request, Ok(Reply::Done { message }));
         Some(id)
     }
@@ -143,13 +145,15 @@ impl Brain {
         let (counted, wanted) = (self.counted(&node_type), self.wanted_of(&node_type));
         let is_counted = self.nodes[&id].record.life.is_counted();
         let is_surplus = !is_counted || counted > wanted;
-        let lowered = !is_surplus && self.lower_target(&node_type);
+        let lowered = if is_surplus { Vec::new() } else { self.lower_target(&node_type) };
         self.enter(&id, NodeState::Draining { reason: ON_REQUEST.to_owned() }, ON_REQUEST);
-        let then = match (is_surplus, lowered) {
-            (true, _) => "no number asks for it, and it will not be replaced for one",
-            (false, true) => "the cluster shrinks by one",
-            (false, false) if self.is_held() => "it will be replaced after `cloudtik resume`, because so many of its type are wanted",
-            (false, false) => "it will be replaced, because so many of its type are wanted",
+        let then = match (is_surplus, lowered.is_empty()) {
+            (true, _) => "no number asks for it, and it will not be replaced for one".to_owned(),
+            (false, false) => format!("the cluster shrinks by one, and {} asks for one fewer", lowered.join(", ")),
+            (false, true) if self.is_held() => {
+                "it will be replaced after `cloudtik resume`, because so many of its type are wanted".to_owned()
+            }
+            (false, true) => "it will be replaced, because so many of its type are wanted".to_owned(),
         };
         self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
         Some(id)

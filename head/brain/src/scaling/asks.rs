@@ -29,7 +29,8 @@ impl Brain {
     pub(crate) fn take_scale(&mut self, request: Request, wish: Wish) {
         match self.accept(wish) {
             Ok((name, message)) => {
-                self.event(None, EventKind::Request, format!("scale: {message}"));
+                let details = self.asks.get(&name).map(|ask| self.details_of(ask)).unwrap_or_default();
+                self.event_with(None, EventKind::Request, format!("scale: {message}"), details);
                 self.granted.push((request, name, message));
                 self.scaling_changed();
             }
@@ -38,6 +39,19 @@ impl Brain {
                 self.reply(request, Err(refusal));
             }
         }
+    }
+
+    /// What is told of a request beside what became of it.
+    fn details_of(&self, ask: &Ask) -> BTreeMap<String, String> {
+        let mut details = BTreeMap::from([("request".to_owned(), ask.name.clone()), ("wants".to_owned(), ask.wants.to_string())]);
+        if !ask.reason.is_empty() {
+            details.insert("reason".to_owned(), ask.reason.clone());
+        }
+        if let Some(until) = ask.until {
+            let seconds = until.0.saturating_sub(self.clock.wall().0) / 1_000;
+            details.insert("ends".to_owned(), format!("{seconds} s later"));
+        }
+        details
     }
 
     /// Says what was granted, and what of it has to wait.
@@ -85,11 +99,18 @@ impl Brain {
         let before = self.numbers(&spec);
         // What is asked for again keeps its place and what it has; how long it stands, and why, may be new.
         if let Some(known) = self.asks.get(&name).filter(|known| known.wants == wants && replaced.iter().all(|old| *old == known.name)) {
-            let ask = Ask { name, number: known.number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
+            let reason = if wish.reason.is_empty() { known.reason.clone() } else { on_one_line(&wish.reason) };
+            let was_until = known.until;
+            let ask = Ask { name, number: known.number, at: known.at, until: wish.until, wants, reason };
             self.asks.remove(&ask.name);
             self.asks.insert(ask.clone());
             self.step.records.push(Record::Ask(ask.clone()));
-            let message = self.granted(&ask, &[], &before, &before);
+            let mut message = self.granted(&ask, &[], &before, &before);
+            message.push_str(match (was_until, ask.until) {
+                (Some(_), None) => "; it stands until it is revoked now",
+                (was, is) if was != is => "; it ends at another time now",
+                _ => "; it stood already",
+            });
             return Ok((ask.name, message));
         }
         let number = self.asks.next_number();
@@ -156,7 +177,7 @@ impl Brain {
         match &ask.wants {
             Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
                 let (was, now) = (before[node_type], after[node_type]);
-                let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now.max(was)).map(|w| w.sources[0].clone());
+                let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now).map(|w| w.sources[0].clone());
                 let others = others.map(|source| format!("; there are more, because of {source}")).unwrap_or_default();
                 format!("{node_type}: {was} → {now} workers{in_place}{others}")
             }
@@ -316,7 +337,12 @@ impl Brain {
             return Some(format!("{}: {}", unmet.what, unmet.why));
         }
         let of = ask.wants.node_type()?;
-        let (wanted, there) = (self.base(self.cluster.spec.as_ref()?, of), self.scaling.tally.counted(of));
+        let spec = self.cluster.spec.as_ref()?;
+        let (wanted, there) = (self.base(spec, of), self.scaling.tally.counted(of));
+        let (raw, most) = (self.raw_base(spec, of), spec.workers.get(of).map_or(0, |kind| kind.max));
+        if raw > most {
+            return Some(format!("{} of {raw} are there or coming: workers.{of}.max is {most}", there.min(most)));
+        }
         let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
         let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
         (there < wanted).then(|| format!("{there} of {wanted} are there or coming{why}"))
@@ -331,7 +357,7 @@ impl Brain {
         let is_ready = |node: &crate::Node| node.record.life == NodeState::Ready;
         if let Some(of) = ask.wants.node_type() {
             // Those that came later have their workers later.
-            let wanted = self.cluster.spec.as_ref().map_or(0, |spec| self.base_by(spec, of, ask));
+            let wanted = self.cluster.spec.as_ref().map_or(0, |spec| self.raw_base_by(spec, of, ask));
             let ready = self.workers().filter(|n| n.record.node_type == *of && is_ready(n)).count();
             return ready >= wanted as usize;
         }
@@ -350,7 +376,8 @@ impl Brain {
         };
         self.step.records.push(Record::AskGone { name });
         let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
-        self.event(None, EventKind::Request, format!("revoke: {message}"));
+        let details = self.details_of(&ask);
+        self.event_with(None, EventKind::Request, format!("revoke: {message}"), details);
         self.reply(request, Ok(Reply::Done { message }));
         let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         self.forget_asks(&[ask], &before, &after);
@@ -390,13 +417,14 @@ impl Brain {
         }
     }
 
-    /// Takes one off a type's number; false if policies or its minimum want it anyway.
-    pub(crate) fn lower_target(&mut self, name: &NodeTypeName) -> bool {
-        let Some(spec) = self.cluster.spec.clone() else { return false };
+    /// Takes one off a type's number, and says which requests became smaller; none if policies or its minimum want it anyway.
+    pub(crate) fn lower_target(&mut self, name: &NodeTypeName) -> Vec<String> {
+        let Some(spec) = self.cluster.spec.clone() else { return Vec::new() };
+        let mut changed = Vec::new();
         let base = self.base(&spec, name);
         let is_lowest = spec.workers.get(name).is_none_or(|kind| base <= kind.min);
         if is_lowest || self.wanted_of(name) > base {
-            return false;
+            return changed;
         }
         // The youngest of the requests that make it so large become smaller; they end when they would have ended. What they
         // ask for beyond the type's bounds is no worker.
@@ -413,6 +441,9 @@ impl Brain {
             let taken = left.min(count.saturating_sub(least));
             *count -= taken;
             left -= taken;
+            if taken > 0 {
+                changed.push(ask.name.clone());
+            }
             if taken > 0 && ask.wants.is_nothing() {
                 self.asks.remove(&ask.name);
                 self.step.records.push(Record::AskGone { name: ask.name });
@@ -425,7 +456,7 @@ impl Brain {
             }
         }
         self.scaling_changed();
-        left == 0
+        if left == 0 { changed } else { Vec::new() }
     }
 }
 

@@ -244,7 +244,8 @@ impl Brain {
             if let (Some(budget), Some(price)) = (spec.budget, price)
                 && spent.0.saturating_add(price.0) > budget.0
             {
-                dear = Some(format!("the budget of {budget} is spent ({spent}); one costs {price}"));
+                let left = MoneyPerHour(budget.0.saturating_sub(spent.0));
+                dear = Some(format!("the budget of {budget} leaves {left}; one costs {price}"));
                 continue;
             }
             match self.scaling.launching.shortages.get(&(name.clone(), offer.clone())) {

@@ -5,7 +5,7 @@
 //! `low` and `high` in which nothing changes. What lowers its number waits; what goes up and down again and again waits
 //! longer each time, and says so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use cloudtik_model::Timestamp;
 use cloudtik_model::event::EventKind;
@@ -22,6 +22,10 @@ use crate::{Brain, PolicyWant};
 const FLAP_TURNS: usize = 3;
 /// Over so many of its pauses turns are counted.
 const FLAP_PAUSES: u64 = 8;
+/// Turns are counted over so many milliseconds at least.
+const FLAP_SPAN: u64 = 120_000;
+/// A policy that flaps waits for this, in milliseconds, or its pause if that is longer, times a factor.
+const FLAP_PAUSE: u64 = 10_000;
 /// A policy that flaps waits up to so many of its pauses.
 const LONGEST_FACTOR: u64 = 16;
 /// Nodes that are this busy, in thousandths, have more to do than can be seen.
@@ -41,6 +45,8 @@ pub(crate) struct PolicyState {
     turns: VecDeque<u64>,
     last_turn: i64,
     factor: u64,
+    /// A schedule was on when it was looked at last.
+    is_on: Option<bool>,
     /// Since when its signal is not known although what gives it runs, and why.
     deaf: Option<(u64, String)>,
 }
@@ -65,6 +71,12 @@ impl Brain {
                     Workers::AtLeast(count) => *count,
                     Workers::More(count) => min.saturating_add(*count),
                 };
+                let state = self.scaling.policies.entry(policy.name.clone()).or_default();
+                // What a head that just started finds is no news.
+                if state.is_on.replace(is_on).is_some_and(|was_on| was_on != is_on) {
+                    let what = if is_on { format!("begins: {count} workers of type {}", policy.node_type) } else { "ends".to_owned() };
+                    self.event(None, EventKind::Decision, format!("policy {} {what} ({hours})", policy.name));
+                }
                 if is_on { (Some(count), format!("{hours}")) } else { (None, format!("off; on {hours}")) }
             }
             Rule::Load { metric, high, low, window_ms } => {
@@ -147,11 +159,19 @@ impl Brain {
             Counts::All => (Some(needed), says),
             Counts::Waiting if needed == 0 => (Some(0), says),
             Counts::Waiting => {
-                let of_type = self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life == NodeState::Ready);
+                // What is only missed has its work still.
+                let of_type = self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life.is_counted());
                 // Work finds a new node only after a while: until then what waits is counted without it.
                 let now = self.clock.now();
-                let settled = of_type.filter(|n| n.entered + SETTLE <= now).count();
-                (Some(needed.saturating_add(settled as u32)), format!("{says}, beside what {settled} that are ready have"))
+                let (mut settled, mut next) = (0u32, None);
+                for at_work in of_type.filter_map(|node| Some(node.at_work? + SETTLE)) {
+                    settled += u32::from(at_work <= now);
+                    next = next.into_iter().chain((at_work > now).then_some(at_work)).min();
+                }
+                if let Some(next) = next {
+                    self.decide_at(next);
+                }
+                (Some(needed.saturating_add(settled)), format!("{says}, beside what {settled} that are at work have"))
             }
         }
     }
@@ -186,7 +206,9 @@ impl Brain {
             (state.changed, state.last_turn, state.factor) = (Some((at, was_up)), at, factor);
         }
         let up = raw > before;
-        let span = policy.pause_ms.saturating_mul(FLAP_PAUSES);
+        // Turns make and end machines: that is no calm, however short the pause.
+        let span = policy.pause_ms.saturating_mul(FLAP_PAUSES).max(FLAP_SPAN);
+        let damped = policy.pause_ms.max(FLAP_PAUSE);
         if state.factor > 1 && since_start - state.last_turn > span.saturating_mul(state.factor) as i64 {
             // It has been calm for long enough.
             state.factor = 1;
@@ -194,7 +216,11 @@ impl Brain {
         let factor = state.factor.max(1);
         let is_turn = state.changed.is_some_and(|(_, was_up)| was_up != up);
         // More is given at once, but to a policy that flaps; less waits.
-        let wait = if up && factor == 1 { 0 } else { policy.pause_ms.saturating_mul(factor) };
+        let wait = match factor {
+            1 if up => 0,
+            1 => policy.pause_ms,
+            factor => damped.saturating_mul(factor),
+        };
         let due = state.changed.filter(|_| is_turn).map_or(now, |(at, _)| at.saturating_add(wait as i64).max(0) as u64);
         if now < due {
             self.decide_at(due);
@@ -219,9 +245,15 @@ impl Brain {
         }
         self.note_want(policy, raw, Some(up));
         let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);
-        self.event(None, EventKind::Decision, message);
+        let details = BTreeMap::from([
+            ("follows".to_owned(), policy.to_string()),
+            ("saw".to_owned(), says.clone()),
+            ("asks for".to_owned(), asked.map_or_else(String::new, |asked| asked.to_string())),
+            ("within".to_owned(), format!("{least} to {most}")),
+        ]);
+        self.event_with(None, EventKind::Decision, message, details);
         if let Some(factor) = flaps {
-            let seconds = policy.pause_ms.saturating_mul(factor) / 1_000;
+            let seconds = damped.saturating_mul(factor) / 1_000;
             let message = format!("policy {} flaps: it now waits {seconds} s before it turns round", policy.name);
             self.event(None, EventKind::Alarm, message);
         }
@@ -234,9 +266,10 @@ impl Brain {
         let mut alarms = Vec::new();
         for policy in self.cluster.spec.iter().flat_map(|spec| &spec.policies) {
             let Some(state) = self.scaling.policies.get(&policy.name) else { continue };
-            let calm_at = state.last_turn.saturating_add(policy.pause_ms.saturating_mul(FLAP_PAUSES).saturating_mul(state.factor) as i64);
+            let span = policy.pause_ms.saturating_mul(FLAP_PAUSES).max(FLAP_SPAN);
+            let calm_at = state.last_turn.saturating_add(span.saturating_mul(state.factor) as i64);
             if state.factor > 1 && now <= calm_at {
-                let seconds = policy.pause_ms.saturating_mul(state.factor) / 1_000;
+                let seconds = policy.pause_ms.max(FLAP_PAUSE).saturating_mul(state.factor) / 1_000;
                 alarms.push(format!("policy {} flaps: it waits {seconds} s before it turns round", policy.name));
             }
             let deaf = state.deaf.as_ref().filter(|(since, _)| now.saturating_sub(*since as i64) >= DEAF);

@@ -56,7 +56,8 @@ impl Brain {
         let mut details = BTreeMap::new();
         for name in spec.workers.keys().filter(|name| **name != of.name) {
             let why = match (candidates.iter().find(|c| c.name == *name), blocked.get(name)) {
-                (_, Some(why)) => why.clone(),
+                // What it has not at all is more to the point than what is in its way now.
+                (_, Some(why)) => self.lacks(spec, name, &largest).unwrap_or_else(|| why.clone()),
                 (None, None) => continue,
                 (Some(other), None) => {
                     if let Some(lack) = self.lacks(spec, name, &largest) {
@@ -133,7 +134,7 @@ impl Brain {
         }
         let cheapest = candidates.iter().filter_map(|c| c.price).min();
         if let Some(budget) = spec.budget.filter(|b| cheapest.is_some_and(|c| spent.0.saturating_add(c.0) > b.0)) {
-            limits.push(format!("the budget of {budget} is spent ({spent})"));
+            limits.push(format!("the budget of {budget} leaves {}", MoneyPerHour(budget.0.saturating_sub(spent.0))));
         }
         // Types in whose way the same is are told of together, and what is in everybody's way is told once.
         let mut of_types: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

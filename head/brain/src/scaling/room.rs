@@ -137,7 +137,10 @@ impl Brain {
         let needed = least(&missing.fleet, &missing.waiting, &free, most, is_close);
         // All of it, and not only what is not there yet: that is what the limits are held against.
         let all = |(name, n): (NodeTypeName, u32)| format!("{} of type {name}", self.base(spec, &name).saturating_add(n));
-        let parts: Vec<String> = needed.numbers(&free).into_iter().map(all).collect();
+        let numbers = needed.numbers(&free);
+        let others = spec.workers.keys().filter(|name| !numbers.iter().any(|(of, _)| of == *name));
+        let others = others.map(|name| (name.clone(), 0)).filter(|(name, _)| self.base(spec, name) > 0);
+        let parts: Vec<String> = numbers.iter().cloned().chain(others).map(all).collect();
         let total = base.workers.saturating_add(needed.nodes());
         let money = MoneyPerHour(base.cost.0.saturating_add(needed.money(&free).0));
         let mut limits = Vec::new();

@@ -25,15 +25,14 @@ impl Brain {
         self.raw_base(spec, name).clamp(bounds.0, bounds.1)
     }
 
-    /// The same, counting only what was asked for up to one request.
-    pub(super) fn base_by(&self, spec: &Spec, name: &NodeTypeName, last: &Ask) -> u32 {
-        let bounds = spec.workers.get(name).map_or((0, 0), |kind| (kind.min, kind.max));
-        let asks = self.asks.numbers().filter(|ask| ask.number <= last.number);
-        Self::sum_of(spec, name, asks).clamp(bounds.0, bounds.1)
+    /// The same before it is held to the type's bounds, counting only what was asked for up to one request.
+    pub(super) fn raw_base_by(&self, spec: &Spec, name: &NodeTypeName, last: &Ask) -> u32 {
+        let min = spec.workers.get(name).map_or(0, |kind| kind.min);
+        Self::sum_of(spec, name, self.asks.numbers().filter(|ask| ask.number <= last.number)).max(min)
     }
 
     /// The same before it is held to the type's bounds.
-    pub(super) fn raw_base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
+    pub(crate) fn raw_base(&self, spec: &Spec, name: &NodeTypeName) -> u32 {
         Self::sum_of(spec, name, self.asks.numbers())
     }
 
