@@ -73,6 +73,13 @@ impl Bought {
         self.bins.len() as u32
     }
 
+    /// Of what a group waited for, how much is bought nothing for.
+    pub(super) fn left_of(&self, fleet: &Fleet, id: GroupId) -> u32 {
+        let of_group = |members: &[(GroupId, usize, u32)]| members.iter().filter(|(of, ..)| *of == id).map(|(.., n)| *n).sum::<u32>();
+        let served = self.members.iter().zip(&self.left).filter(|(_, left)| **left == 0).map(|(members, _)| of_group(members)).sum();
+        fleet.waiting_of(id).saturating_sub(served)
+    }
+
     /// By what purchases are compared.
     pub(super) fn weight(&self, candidates: &[Candidate]) -> u64 {
         self.bins.iter().fold(0, |sum, (c, _)| sum.saturating_add(candidates[*c].weight))

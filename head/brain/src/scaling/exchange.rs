@@ -9,25 +9,30 @@ use super::buy::{Bought, Candidate, Limits, buy};
 use crate::Brain;
 use crate::packing::{Amounts, Before, Bin, Class, Exchange, Fleet, GroupId, Kind, first_fit_decreasing, take_members};
 
+/// Of the demands that one machine would be bought for, so many are looked at one by one.
+const MOST_SINGLES: usize = 16;
+
 impl Brain {
     /// What to buy in the place of `bought`, if less is enough once work that needs nothing rare lies elsewhere. It is
     /// planned so then, which counts on the machines that are bought.
     pub(super) fn exchange(&mut self, candidates: &[Candidate], limits: &Limits, bought: Bought) -> Bought {
-        let serves_all = |bought: &Bought, fleet: &Fleet| {
+        let left = |bought: &Bought, fleet: &Fleet| {
             let waiting: u64 = fleet.waiting().map(|(id, _)| u64::from(fleet.waiting_of(id))).sum();
-            bought.demands() == waiting
+            waiting - bought.demands().min(waiting)
         };
         let is_rare = |class: &Class| !class.need.rare().is_nothing();
         let fleet = &mut self.scaling.fleet;
-        // Where limits leave some without room, it is planned anew as a whole. And what was laid out just now has room for
-        // what is rare already.
-        if self.scaling.is_laid_out || !bought.classes.iter().any(is_rare) || !serves_all(&bought, fleet) {
+        // What was laid out just now has room for what is rare already.
+        if self.scaling.is_laid_out || !bought.classes.iter().any(is_rare) {
             return bought;
         }
+        let left_before = left(&bought, fleet);
         let Some((exchanges, before)) = make_exchanges(fleet, candidates, &bought) else { return bought };
         let waiting: BTreeSet<GroupId> = fleet.waiting().map(|(id, _)| id).collect();
         let other = buy(fleet, &waiting, candidates, limits);
-        if !serves_all(&other, fleet) || other.weight(candidates) >= bought.weight(candidates) {
+        let moved = exchanges.iter().flat_map(|exchange| &exchange.work);
+        let serves_moved = moved.map(|(id, ..)| *id).collect::<BTreeSet<_>>().into_iter().all(|id| other.left_of(fleet, id) == 0);
+        if !serves_moved || left(&other, fleet) > left_before || other.weight(candidates) >= bought.weight(candidates) {
             fleet.put_as_before(&before);
             return bought;
         }
@@ -42,6 +47,33 @@ impl Brain {
         }
         other
     }
+}
+
+/// The same for each of the demands that a machine would be bought for by itself: all of them, or none.
+fn exchange_singly(
+    fleet: &mut Fleet,
+    before: &mut Before,
+    classes: &[Class],
+    rare: &[(usize, u32)],
+    others: Vec<(GroupId, usize, u32)>,
+    judge: &impl Fn(&[(Amounts, u32)]) -> Option<u64>,
+) -> Vec<Exchange> {
+    let needs = rare.iter().flat_map(|(class, n)| std::iter::repeat_n(classes[*class].need, *n as usize));
+    let singles = others.iter().flat_map(|(id, shape, n)| std::iter::repeat_n((*id, *shape, 1), *n as usize));
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    let mut own = fleet.before(&others.iter().map(|(id, ..)| *id).collect());
+    for (need, single) in needs.zip(singles).take(MOST_SINGLES) {
+        let Some(exchange) = fleet.find_exchange(&need, &[single.0], judge) else {
+            fleet.put_as_before(&own);
+            return Vec::new();
+        };
+        for known in [&mut *before, &mut own] {
+            fleet.note_before(known, exchange.work.iter().map(|(id, ..)| *id));
+        }
+        fleet.exchange(&exchange, &[single]);
+        exchanges.push(exchange);
+    }
+    exchanges
 }
 
 /// Plans work elsewhere so that less is to be bought, perhaps: what was moved, and what lay where before.
@@ -67,11 +99,17 @@ fn make_exchanges(fleet: &mut Fleet, candidates: &[Candidate], bought: &Bought) 
             let cost = found.cost(&kinds);
             (found.left.iter().all(|n| *n == 0) && cost < candidates[*candidate].weight).then_some(cost)
         };
-        let Some(exchange) = fleet.find_exchange(&need, &groups, judge) else { continue };
         let before = before.get_or_insert_with(|| fleet.before(&fleet.waiting().map(|(id, _)| id).collect()));
-        fleet.note_before(before, exchange.work.iter().map(|(id, ..)| *id));
-        fleet.exchange(&exchange, &others);
-        exchanges.push(exchange);
+        if let Some(exchange) = fleet.find_exchange(&need, &groups, &judge) {
+            fleet.note_before(before, exchange.work.iter().map(|(id, ..)| *id));
+            fleet.exchange(&exchange, &others);
+            exchanges.push(exchange);
+        } else if others.iter().map(|(.., n)| n).sum::<u32>() > 1 {
+            exchanges.extend(exchange_singly(fleet, before, &bought.classes, &rare, others, &judge));
+        }
+    }
+    if exchanges.is_empty() {
+        return None;
     }
     fleet.settle();
     Some((exchanges, before?))

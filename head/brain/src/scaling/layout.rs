@@ -8,12 +8,14 @@ use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
 use super::Wanted;
-use super::buy::can_have_all;
+use super::buy::{Bought, Candidate, Limits, buy, can_have_all};
 use super::gangs::park_halves;
 use super::shapes::usual_price;
 use crate::Brain;
 use crate::packing::{Amounts, Fleet, GroupId, Kind, MOST_CLASSES, purchase};
 
+/// Where more requests wait, it is not looked at whether another plan would serve some of them.
+const MOST_WAITING: usize = 32;
 /// Between two attempts to plan anew where everything lies, in milliseconds.
 const REPACK_PAUSE: u64 = 10_000;
 /// Before it is looked again whether it may be cheaper, in milliseconds for each node.
@@ -34,6 +36,11 @@ impl Brain {
     /// Plans anew where demands lie if something was taken back, or if it may be cheaper otherwise.
     pub(super) fn lay_out(&mut self) {
         self.give_up_hope();
+        // What has room only if machines come is no room for others: until they are there, nothing else moves.
+        let hopes = self.scaling.hope.is_some() && !self.scaling.is_refilled;
+        if hopes {
+            self.scaling.is_loose |= std::mem::take(&mut self.scaling.rebuild);
+        }
         if std::mem::take(&mut self.scaling.rebuild) {
             self.scaling.changes += 1;
             // What lies otherwise may leave other gangs in halves: they are looked at at once.
@@ -47,7 +54,7 @@ impl Brain {
             self.scaling.is_loose = true;
             self.scaling.tighten_not_before = self.scaling.tighten_not_before.max(self.clock.now() + TIGHTEN_AFTER);
         }
-        if self.scaling.is_loose && self.is_time(self.scaling.tighten_not_before) {
+        if self.scaling.is_loose && !hopes && self.is_time(self.scaling.tighten_not_before) {
             self.scaling.is_loose = false;
             // The more there is to look at, the less often.
             let nodes = self.scaling.tally.exist();
@@ -187,6 +194,20 @@ impl Brain {
         (waiting, prices.iter().sum(), prices.len())
     }
 
+    /// What is to be bought for another plan by which some of those that wait have room, and nobody has less than now.
+    fn serves_more(&self, anew: &Fleet, candidates: &[Candidate], limits: &Limits) -> Option<Bought> {
+        let fleet = &self.scaling.fleet;
+        let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
+        if fleet.waiting_or_parked().len() > MOST_WAITING || waiting.len() > MOST_WAITING {
+            return None;
+        }
+        let bought = buy(anew, &waiting, candidates, limits);
+        let left = |id: GroupId| if waiting.contains(&id) { bought.left_of(anew, id) } else { 0 };
+        let loses = waiting.iter().any(|id| left(*id) > fleet.waiting_of(*id));
+        let gains = fleet.waiting_or_parked().iter().any(|(id, _)| !anew.parked().any(|of| of == *id) && left(*id) < fleet.waiting_of(*id));
+        (!loses && gains).then_some(bought)
+    }
+
     fn price_to_compare(&self, id: &NodeId) -> u64 {
         let Some(node) = self.nodes.get(id) else { return 0 };
         let name = &node.record.node_type;
@@ -206,14 +227,20 @@ impl Brain {
         self.scaling.repack_not_before = self.clock.now() + REPACK_PAUSE;
         let anew = self.by_size();
         let waiting: BTreeSet<GroupId> = anew.waiting().map(|(id, _)| id).collect();
-        let helps = waiting.is_empty() || {
+        let (mut helps, mut needs_machines) = (waiting.is_empty(), false);
+        if !helps {
             let candidates = self.candidates(spec).0;
-            can_have_all(&anew, &waiting, &candidates, &self.limits(spec))
-        };
+            let limits = self.limits(spec);
+            (helps, needs_machines) = (true, true);
+            if !can_have_all(&anew, &waiting, &candidates, &limits) {
+                let more = self.serves_more(&anew, &candidates, &limits);
+                (helps, needs_machines) = (more.is_some(), more.is_some_and(|bought| bought.nodes() > 0));
+            }
+        }
         if helps {
             let message = "everything is planned anew where it lies: only so all of it has room";
             self.event(None, EventKind::Decision, message.to_owned());
-            if !waiting.is_empty() {
+            if needs_machines {
                 // It needs machines that are not there yet: without them all stays as it was.
                 self.hope();
             }

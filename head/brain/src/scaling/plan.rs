@@ -47,10 +47,18 @@ impl Scaling {
         if is_on_its_way || !hope.machines.remove(id) {
             return;
         }
-        hope.is_lost |= *life != NodeState::Ready;
+        // One that the plan of now can do without is no loss.
+        hope.is_lost |= *life != NodeState::Ready && self.fleet.is_used(id);
         if hope.machines.is_empty() && !hope.is_lost {
             self.hope = None;
         }
+    }
+}
+
+impl Hope {
+    /// Whether something lay on a node before, which is to lie there again if the plan is taken back.
+    pub(super) fn may_need(&self, node: &NodeId) -> bool {
+        self.plan.get(node).is_some_and(|holds| !holds.is_empty())
     }
 }
 

@@ -10,9 +10,10 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::policy::{Metric, Rule};
 use cloudtik_model::report::{ServiceReport, ServiceState};
-use cloudtik_model::spec::Spec;
+use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
+use super::buy::{Candidate, Limits, can_have_all};
 use crate::{Brain, Node};
 
 /// A node whose runtimes do not say how much they do is idle below this share of its cores and of its GPUs, in thousandths,
@@ -24,6 +25,9 @@ const BEYOND_LIMITS: &str =
     "what nobody wants first, then what is planned on for room, then what is wanted by number, then minima; of each the dearest";
 const NOT_NEEDED: &str =
     "of those on which nothing is planned: what is not ready first, then what is idle, then the dearest, then the youngest";
+
+/// So many gangs are looked at that wait for what is leaving.
+const MOST_GANGS: usize = 8;
 
 /// A worker that is too many; the least of them goes first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +58,10 @@ impl Excess {
             (.., true) => Some(format!("above the budget of {}", spec.budget.unwrap_or_default())),
             _ => None,
         }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.workers == 0 && self.money == 0 && self.types.values().all(|n| *n == 0)
     }
 
     /// One of them goes.
@@ -185,6 +193,11 @@ impl Brain {
         if over_types.is_empty() && !is_over {
             return (Excess::default(), Vec::new());
         }
+        let excess = self.excess_over(spec, over_types);
+        // What is leaving already may be all of it.
+        if excess.is_nothing() {
+            return (excess, Vec::new());
+        }
         let mut order: Vec<(u8, Reverse<MoneyPerHour>, Reverse<usize>, NodeId)> = Vec::new();
         let present = self.workers().filter(|n| n.record.life.is_counted()).map(|n| n.record.id.clone());
         for (name, rank, id) in self.ranked(present) {
@@ -198,26 +211,27 @@ impl Brain {
             order.push((keeps, Reverse(price), Reverse(rank), id));
         }
         order.sort();
-        // What is leaving already is on its way: only what would still be too much without it goes too.
-        let leaving = |of: Option<&NodeTypeName>| {
-            let gone = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist());
-            gone.filter(|n| of.is_none_or(|name| n.record.node_type == *name)).count() as u32
-        };
+        let order = order.into_iter().map(|(_, Reverse(price), _, id)| (price, id)).collect();
+        (excess, order)
+    }
+
+    /// How much more there is than is allowed, without what is leaving already: that is on its way.
+    fn excess_over(&self, spec: &Spec, over_types: Vec<NodeTypeName>) -> Excess {
+        let leaving: Vec<&Node> = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect();
+        let leaving_of = |name: &NodeTypeName| leaving.iter().filter(|n| n.record.node_type == *name).count() as u32;
         let types: BTreeMap<NodeTypeName, u32> = over_types
             .into_iter()
             .map(|name| {
-                let over = self.scaling.tally.exist_of(&name).saturating_sub(leaving(Some(&name)));
+                let over = self.scaling.tally.exist_of(&name).saturating_sub(leaving_of(&name));
                 let over = over.saturating_sub(spec.workers[&name].max);
                 (name, over)
             })
             .collect();
-        let workers = self.scaling.tally.exist().saturating_sub(leaving(None)).saturating_sub(spec.max_workers);
-        let departing: MoneyPerHour =
-            self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).map(|n| price_of(n, spec)).sum();
+        let workers = self.scaling.tally.exist().saturating_sub(leaving.len() as u32).saturating_sub(spec.max_workers);
+        let departing: MoneyPerHour = leaving.iter().map(|n| price_of(n, spec)).sum();
         let spent = self.scaling.tally.spent(spec).0.saturating_sub(departing.0);
         let money = spec.budget.map_or(0, |budget| spent.saturating_sub(budget.0));
-        let order = order.into_iter().map(|(_, Reverse(price), _, id)| (price, id)).collect();
-        (Excess { types, workers, money }, order)
+        Excess { types, workers, money }
     }
 
     /// Whether more may exist of a type, or of all, than is allowed.
@@ -282,7 +296,7 @@ impl Brain {
         surplus.sort();
         // Something waits for what others do not need: they go as soon as they are idle.
         let pressed = if surplus.is_empty() { BTreeSet::new() } else { self.pressed(spec, surplus.iter().map(|of| &of.id)) };
-        let awaited = if surplus.is_empty() { BTreeSet::new() } else { self.awaited(surplus.iter().map(|of| &of.id)) };
+        let awaited = if surplus.is_empty() { BTreeSet::new() } else { self.awaited(spec, surplus.iter().map(|of| &of.id)) };
         let (mut unfinished, mut is_told) = (BTreeSet::new(), true);
         for Surplus { id, .. } in surplus {
             let node = &self.nodes[&id];
@@ -294,6 +308,8 @@ impl Brain {
                 Some(why)
             } else if is_missed && !at_once {
                 Some("not heard just now: what becomes of it is decided for that".to_owned())
+            } else if !at_once && self.scaling.hope.as_ref().is_some_and(|hope| hope.may_need(&id)) {
+                Some("what lay on it is planned on machines that are still to come: it stays until they are there".to_owned())
             } else if awaited.contains(&id) && !at_once {
                 Some("a request waits for others that are leaving, and will lie on it too".to_owned())
             } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
@@ -349,14 +365,35 @@ impl Brain {
         surplus.filter(|id| is_too_much && !fleet.is_used(id)).cloned().collect()
     }
 
-    /// Those of the workers that are too many that a gang will use as soon as others have left, for which it waits.
-    fn awaited<'n>(&self, surplus: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
-        let is_any_leaving = || self.workers().any(|node| node.record.life.is_leaving() && node.record.life.may_exist());
-        if self.scaling.fleet.parked().next().is_none() || !is_any_leaving() {
+    /// Those of the workers that are too many that a gang will use as soon as others have left, if it has room then.
+    fn awaited<'n>(&self, spec: &Spec, surplus: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
+        let leaving: Vec<&Node> = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect();
+        if self.scaling.fleet.parked().next().is_none() || leaving.is_empty() {
             return BTreeSet::new();
         }
         let fleet = self.hopeful_fleet();
-        surplus.filter(|id| fleet.is_used(id)).cloned().collect()
+        let (candidates, limits) = self.to_be_had_without(spec, &leaving);
+        let gangs = self.scaling.fleet.parked().filter(|id| fleet.is_waiting(*id)).take(MOST_GANGS);
+        let served = gangs.filter(|id| can_have_all(&fleet, &BTreeSet::from([*id]), &candidates, &limits));
+        let nodes: BTreeSet<&NodeId> = served.flat_map(|id| fleet.nodes_of(id)).collect();
+        surplus.filter(|id| nodes.contains(id)).cloned().collect()
+    }
+
+    /// What may be bought once some of the workers are gone.
+    fn to_be_had_without(&self, spec: &Spec, leaving: &[&Node]) -> (Vec<Candidate>, Limits) {
+        let of_type = |name: &NodeTypeName| leaving.iter().filter(|n| n.record.node_type == *name).count() as u32;
+        let candidate = |(name, kind): (&NodeTypeName, &WorkerType)| {
+            let most = (kind.max + of_type(name)).saturating_sub(self.scaling.tally.exist_of(name));
+            Some(Candidate::new(name, kind, self.capacity_of(name)?, kind.dearest(), most, self.learned(name)))
+        };
+        let within_reach = spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind));
+        let mut limits = self.limits(spec);
+        let exist = self.scaling.tally.exist().saturating_sub(leaving.len() as u32);
+        let cost: MoneyPerHour = leaving.iter().map(|n| price_of(n, spec)).sum();
+        limits.nodes = spec.max_workers.saturating_sub(exist);
+        let spent = self.scaling.tally.spent(spec).0.saturating_sub(cost.0);
+        limits.money = spec.budget.map(|budget| MoneyPerHour(budget.0.saturating_sub(spent)));
+        (within_reach.filter_map(candidate).collect(), limits)
     }
 
     fn let_go(&mut self, id: &NodeId, reason: &str, choice: &str) {

@@ -137,7 +137,7 @@ fn a_policy_takes_nothing_that_a_minimum_or_a_request_needs() {
     world.pass(5_000);
     assert_eq!((world.machines("alpha"), world.machines("zeta")), (3, 2));
     let said = &world.outlook.types[&name("alpha")].sources;
-    assert!(said[0].contains("what the limits leave") && said[1].contains("policy"), "{said:?}");
+    assert!(said[0].contains("policy busy: 5") && said.contains(&"of that, the limits leave 3".to_owned()), "{said:?}");
     // One that dies is replaced by one of its kind.
     world.ask(|request| Input::Kill { request, node: id("zeta-1") }).expect("a person may");
     world.pass(5_000);
@@ -235,4 +235,32 @@ fn workers_of_which_little_is_known_are_told_to_go() {
     assert_eq!(world.machines("default"), 5);
     of.workers.insert(name("default"), detected(1, 5, 100));
     assert_eq!(world.brain.excess(&of), [(name("default"), 5, 1)]);
+}
+
+/// Advice that does not help is not given: there is only one type, and what is set aside counts for its maximum.
+#[test]
+fn no_other_type_is_named_where_there_is_none() {
+    let mut world = World::new(spec(&[("default", kind(0, 2, 4, 100))]));
+    put(&mut world, "job", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("aside");
+    world.pass(20_000);
+    let why = unmet(&world);
+    assert!(!why[0].1.contains("machines of other types") && why[0].1.contains("`cloudtik release`"), "{why:?}");
+}
+
+/// What a type's lowered maximum leaves too little for is told before it is taken, and is not called ready afterwards.
+#[test]
+fn a_request_that_a_lowered_maximum_clips_waits() {
+    let mut of = spec(&[("default", kind(1, 4, 4, 100))]);
+    let mut world = World::new(of.clone());
+    world.workers(3).expect("fits");
+    world.pass(10_000);
+    (of.revision, of.workers) = (2, [(name("default"), kind(1, 1, 4, 100))].into());
+    let odds = world.brain.requests_at_odds(&of);
+    assert_eq!(odds, [("workers-default".to_owned(), "3 workers of type default are above its max 1".to_owned())]);
+    world.tell(Input::Specified { spec: of });
+    world.pass(60_000);
+    let ask = &world.brain.asks()[0];
+    assert!(!ask.ready && ask.unmet.as_deref() == Some("1 of 3 are there or coming: workers.default.max is 1"), "{ask:?}");
 }

@@ -5,29 +5,19 @@ use super::*;
 /// Lives that are lived unless `CLOUDTIK_LIVES` says otherwise.
 const SEEDS: u64 = 40;
 
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 fn generous(revision: u64) -> Spec {
-    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 30, 8, 900) };
     let zoned = WorkerType {
         zones: vec!["a".to_owned(), "b".to_owned()],
         spot: Some(Spot { price: Some(MoneyPerHour(60_000)), or_on_demand: true }),
         ..kind(1, 40, 8, 190)
     };
-    let mut of = spec(&[("default", kind(1, 60, 4, 100)), ("gpu", gpu), ("zoned", zoned)]);
+    let mut of = spec(&[("default", kind(1, 60, 4, 100)), ("gpu", with_gpus(0, 30)), ("zoned", zoned)]);
     (of.revision, of.idle_after_ms) = (revision, 60_000);
     of
 }
 
 fn live(seed: u64, trace: bool) -> Result<(), String> {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::of_seed(seed);
     let mut revision = 1;
     let mut world = World::new(generous(revision));
     world.checks = true;
@@ -189,14 +179,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// `CLOUDTIK_SEED` tells one of them in full.
 #[test]
 fn lives_end_well() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("CLOUDTIK_SEED") {
-        return live(seed, true).expect("it ends well");
-    }
-    let lives = (0..number("CLOUDTIK_LIVES").unwrap_or(SEEDS)).map(|seed| (seed, live(seed, false)));
-    let bad: Vec<(u64, String)> = lives.filter_map(|(seed, end)| Some((seed, end.err()?))).collect();
-    assert!(bad.is_empty(), "{bad:#?}");
+    live_many(SEEDS, live);
 }

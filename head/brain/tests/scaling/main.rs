@@ -1,5 +1,6 @@
 //! Scaling, rule by rule.
 
+mod boots;
 mod departures;
 mod gangs;
 mod limits;
@@ -77,4 +78,34 @@ pub fn licensed(count: u32, cpus: u64) -> Wants {
     let resources = BTreeMap::from([("licence".to_owned(), Quantity(1_000))]);
     let bundle = Bundle { cpus: Quantity(cpus * 1_000), resources, ..Bundle::default() };
     Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
+}
+
+pub fn with_gpus(min: u32, max: u32) -> WorkerType {
+    WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, max, 8, 900) }
+}
+
+/// Choices from a seed.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn of_seed(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn roll(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Lives many lives, or the one of `CLOUDTIK_SEED` in full; `CLOUDTIK_LIVES` says how many, from `CLOUDTIK_FROM` on.
+pub fn live_many(usual: u64, live: impl Fn(u64, bool) -> Result<(), String>) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("CLOUDTIK_SEED") {
+        return live(seed, true).expect("it ends well");
+    }
+    let from = number("CLOUDTIK_FROM").unwrap_or(0);
+    let lives = (from..from + number("CLOUDTIK_LIVES").unwrap_or(usual)).map(|seed| (seed, live(seed, false)));
+    let bad: Vec<(u64, String)> = lives.filter_map(|(seed, end)| Some((seed, end.err()?))).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
 }

@@ -258,10 +258,9 @@ fn who_has_part_of_the_room_keeps_it() {
 /// A head that starts again finds no machine that the one before it did not know nobody needs.
 #[test]
 fn a_restart_lets_nothing_go() {
-    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 30, 8, 900) };
     let mut first = kind(0, 10, 4, 100);
     first.priority = 1;
-    let mut world = World::new(spec(&[("default", first), ("gpu", gpu)]));
+    let mut world = World::new(spec(&[("default", first), ("gpu", with_gpus(0, 30))]));
     world.pass(60_000);
     put(&mut world, "job", bundles(&[(1, 3, 0), (1, 2, 1)]), None).expect("fits");
     world.pass(3_600_000);
@@ -336,4 +335,68 @@ fn many_that_wait_take_nothing_from_one_that_has() {
     world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
     world.pass(60_000);
     assert!(world.brain.is_ready("small"), "{:?}", unmet(&world));
+}
+
+/// A machine that was asked for and that the plan of now can do without is no loss that undoes the plan.
+#[test]
+fn a_plan_outlives_a_machine_that_it_can_do_without() {
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "old", bundles(&[(1, 2, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.silent.insert(id("w2"));
+    put(&mut world, "gpus", bundles(&[(1, 2, 1)]), None).expect("fits");
+    world.pass(240_000);
+    assert!(world.calls.len() <= 4, "{:?}", decisions(&world));
+}
+
+/// While a plan counts on a machine that is to come, nobody is planned into room that is there only by that.
+#[test]
+fn a_plan_that_is_taken_back_takes_room_from_nobody() {
+    for is_out_of_stock in [false, true] {
+        let mut of = spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 1)), ("small", kind(0, 10, 3, 80))]);
+        of.idle_after_ms = 30_000;
+        let mut world = World::new(of);
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+        world.pass(20_000);
+        put(&mut world, "elder", bundles(&[(1, 3, 0)]), None).expect("fits");
+        world.pass(600_000);
+        world.silent.insert(id("w1"));
+        put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("fits");
+        world.pass(200_000);
+        let asked_for = |world: &World| world.calls.iter().filter(|(_, of, _)| of == "small").count();
+        let before = asked_for(&world);
+        if is_out_of_stock {
+            world.failing.insert(default_offer(), FailureKind::StockOut);
+            world.failing.insert(("small".to_owned(), Offer::default()), FailureKind::StockOut);
+        }
+        // What boots is given up after a while.
+        world.pass(1_200_000);
+        assert!(world.brain.is_ready("elder"), "out of stock: {is_out_of_stock}: {:?}", unmet(&world));
+        assert_eq!(asked_for(&world), before, "out of stock: {is_out_of_stock}");
+    }
+}
+
+/// Nor does anybody lose room because something is revoked meanwhile.
+#[test]
+fn what_is_revoked_meanwhile_takes_room_from_nobody() {
+    let mut of = spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 1))]);
+    of.idle_after_ms = 300_000;
+    let mut world = World::new(of);
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+    put(&mut world, "other", bundles(&[(1, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    world.silent.insert(id("w2"));
+    put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("fits");
+    world.pass(15_000);
+    assert!(world.brain.is_ready("gpus") && unmet(&world).is_empty());
+    world.ask(|request| Input::Revoke { request, name: "other".to_owned() }).expect("it stands");
+    for _ in 0..40 {
+        world.pass(1_000);
+        assert_eq!(unmet(&world), [], "{:?}", decisions(&world));
+    }
 }

@@ -2,15 +2,10 @@
 
 use super::*;
 
-fn with_gpus(min: u32, max: u32) -> WorkerType {
-    WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(min, max, 8, 900) }
-}
-
 /// Work that needs no GPU takes none that other work of the same request needs.
 #[test]
 fn work_without_gpus_is_in_no_gpu_s_way() {
-    let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(1, 30, 8, 900) };
-    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", gpu)]));
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
     world.pass(20_000);
     put(&mut world, "job", bundles(&[(2, 4, 0), (2, 1, 1)]), None).expect("fits");
     world.pass(3_600_000);
@@ -152,4 +147,59 @@ fn plain_work_gets_gpus_when_all_else_is_bought_up() {
     put(&mut world, "job", bundles(&[(1, 5, 0), (1, 6, 0)]), None).expect("one on each");
     world.pass(20_000);
     assert!(world.brain.is_ready("job"), "{:?}", unmet(&world));
+}
+
+/// One piece goes elsewhere where the largest could not, and each of two pieces goes to a machine of its own.
+#[test]
+fn as_little_makes_room_as_will_do() {
+    let numbers = |world: &World| (world.machines("default"), world.machines("gpu"));
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, 30))]));
+    world.pass(20_000);
+    put(&mut world, "plain", bundles(&[(1, 5, 0), (3, 1, 0)]), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!(numbers(&world), (1, 1), "{:?}", world.brain.plan());
+
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(2, 30))]));
+    world.pass(20_000);
+    let Wants::Bundles { bundles: of, .. } = bundles(&[(2, 1, 1)]) else { unreachable!() };
+    put(&mut world, "apart", Wants::Bundles { bundles: of, gang: false, spread: true }, None).expect("one on each");
+    put(&mut world, "plain", bundles(&[(2, 4, 0), (6, 1, 0)]), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!(world.machines("gpu"), 2, "{:?}", world.brain.plan());
+}
+
+/// Machines on which nothing can make room are not the only ones that are looked at.
+#[test]
+fn plain_work_makes_room_behind_many_that_cannot() {
+    let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(18, 30))]));
+    world.pass(20_000);
+    put(&mut world, "gangs", gang(17, 8), None).expect("fits");
+    put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+    world.pass(20_000);
+    put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("fits");
+    world.pass(3_600_000);
+    assert_eq!((world.machines("default"), world.machines("gpu")), (1, 18), "{:?}", decisions(&world));
+}
+
+/// What is not to be had for now keeps nobody from room that could be made for them.
+#[test]
+fn who_waits_for_a_shortage_is_in_nobody_s_way() {
+    for (max, kind_of_failure) in [(1, FailureKind::StockOut), (30, FailureKind::StockOut), (1, FailureKind::Permanent)] {
+        let large = kind(0, 10, 16, 2_000);
+        let mut world = World::new(spec(&[("large", large), ("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(1, max))]));
+        world.pass(20_000);
+        put(&mut world, "plain", bundles(&[(2, 4, 0)]), None).expect("fits");
+        world.pass(20_000);
+        world.failing.insert(("large".to_owned(), Offer::default()), kind_of_failure);
+        put(&mut world, "waits", bundles(&[(3, 16, 0)]), None).expect("could be had");
+        world.pass(20_000);
+        put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("could be had");
+        world.pass(240_000);
+        assert!(world.brain.is_ready("gpus"), "max {max}: {:?}", unmet(&world));
+        assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "max {max}: {:?}", world.brain.plan());
+    }
 }

@@ -2,11 +2,11 @@
 
 use cloudtik_model::NodeId;
 
-use super::{Fleet, GroupId};
+use super::{Fleet, GroupId, Placed, Slot};
 use crate::packing::Amounts;
 
 /// Of so many nodes it is looked at what lies on them for what needs room there more.
-const MOST_LOOKS: usize = 16;
+const MOST_LOOKS: usize = 64;
 
 /// A node, and what lies there and could lie elsewhere.
 #[derive(Debug)]
@@ -19,15 +19,12 @@ impl Fleet {
     /// A node that has to spare what is rare of a need, if only work that needs nothing rare were elsewhere: with that work.
     /// What is to be placed there belongs to `groups`; `judge` says what it costs to have the other work elsewhere, or that
     /// it is too much.
-    pub fn find_exchange(&self, need: &Amounts, groups: &[GroupId], judge: impl Fn(&[(Amounts, u32)]) -> Option<u64>) -> Option<Exchange> {
+    pub fn find_exchange(&self, need: &Amounts, groups: &[GroupId], judge: &impl Fn(&[(Amounts, u32)]) -> Option<u64>) -> Option<Exchange> {
         let rare = need.rare();
         if rare.is_nothing() {
             return None;
         }
-        let is_apart = |slot: usize| {
-            let of = groups.iter().filter_map(|id| self.groups.get(id)).filter(|placed| placed.group.spread);
-            of.into_iter().any(|placed| placed.slots.contains(&slot))
-        };
+        let spread: Vec<&Placed> = groups.iter().filter_map(|id| self.groups.get(id)).filter(|placed| placed.group.spread).collect();
         let mut best: Option<(u64, Exchange)> = None;
         let mut looks = MOST_LOOKS;
         for tree in [&self.plain, &self.with_gpus] {
@@ -36,37 +33,55 @@ impl Fleet {
                 && let Some(slot) = tree.first_fit(&rare, from)
             {
                 from = slot + 1;
-                looks -= 1;
-                let Some(work) = self.work_in_the_way(slot, need).filter(|_| !is_apart(slot)) else { continue };
-                let shapes: Vec<(Amounts, u32)> = work.iter().map(|(id, shape, n)| (self.groups[id].group.shapes[*shape].0, *n)).collect();
-                let Some(cost) = judge(&shapes) else { continue };
-                let Some(of) = self.slots[slot].as_ref() else { continue };
-                if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                    best = Some((cost, Exchange { node: of.node.clone(), work }));
+                let Some(of) = self.slots[slot].as_ref().filter(|_| !spread.iter().any(|placed| placed.slots.contains(&slot))) else {
+                    continue;
+                };
+                // The fewest pieces, or the smallest.
+                let mut movable = self.movable(of);
+                movable.sort_by_key(|(size, id, shape, _)| (std::cmp::Reverse(*size), *id, *shape));
+                let largest_first = self.work_in_the_way(slot, need, movable.iter());
+                looks -= usize::from(!movable.is_empty());
+                let smallest_first =
+                    self.work_in_the_way(slot, need, movable.iter().rev()).filter(|work| Some(work) != largest_first.as_ref());
+                for work in largest_first.into_iter().chain(smallest_first) {
+                    let size = |(id, shape, n): &(GroupId, usize, u32)| (self.groups[id].group.shapes[*shape].0, *n);
+                    let Some(cost) = judge(&work.iter().map(size).collect::<Vec<_>>()) else { continue };
+                    if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                        best = Some((cost, Exchange { node: of.node.clone(), work }));
+                    }
                 }
             }
         }
         best.map(|(_, exchange)| exchange)
     }
 
-    /// Of what lies in a slot and needs nothing rare, the largest that leave room for a need if they are elsewhere.
-    fn work_in_the_way(&self, slot: usize, need: &Amounts) -> Option<Vec<(GroupId, usize, u32)>> {
-        let movable = self.slots[slot].iter().flat_map(|slot| &slot.holds).filter_map(|(id, shape, n)| {
+    /// What lies in a slot, needs nothing rare and is no part of a gang: its size, whose it is, and how often.
+    fn movable(&self, of: &Slot) -> Vec<(Amounts, GroupId, usize, u32)> {
+        let movable = of.holds.iter().filter_map(|(id, shape, n)| {
             let group = &self.groups.get(id)?.group;
-            let of = group.shapes[*shape].0;
-            (!group.gang && of.rare().is_nothing()).then_some((of, *id, *shape, *n))
+            let size = group.shapes[*shape].0;
+            (!group.gang && size.rare().is_nothing()).then_some((size, *id, *shape, *n))
         });
-        let mut movable: Vec<(Amounts, GroupId, usize, u32)> = movable.collect();
-        movable.sort_by_key(|(of, id, shape, _)| (std::cmp::Reverse(*of), *id, *shape));
+        movable.collect()
+    }
+
+    /// Of what could lie elsewhere, in an order, as much as leaves room for a need in a slot.
+    fn work_in_the_way<'m>(
+        &self,
+        slot: usize,
+        need: &Amounts,
+        movable: impl Iterator<Item = &'m (Amounts, GroupId, usize, u32)>,
+    ) -> Option<Vec<(GroupId, usize, u32)>> {
         let (mut free, mut work) = (self.free(slot), Vec::new());
-        for (of, id, shape, most) in movable {
-            let mut n = 0;
-            while n < most && !need.fits(&free) {
-                free = free.plus(&of);
-                n += 1;
-            }
+        for (size, id, shape, most) in movable {
+            let missing = need.minus(&free);
+            // So many of them have as much of each resource as is missing, as far as they have any of it.
+            let of_each = missing.0.iter().zip(&size.0).filter(|(missing, size)| **missing > 0 && **size > 0);
+            let enough = of_each.map(|(missing, size)| missing.div_ceil(*size)).max().unwrap_or(0);
+            let n = u32::try_from(enough).unwrap_or(u32::MAX).min(*most);
             if n > 0 {
-                work.push((id, shape, n));
+                free = free.plus(&size.times(n));
+                work.push((*id, *shape, n));
             }
         }
         (!work.is_empty() && need.fits(&free)).then_some(work)
@@ -152,7 +167,7 @@ mod tests {
             let known = layout(&fleet);
             let mut before = fleet.before(&fleet.waiting().map(|(id, _)| id).collect());
             while fleet.waiting_of(rare.0) > 0
-                && let Some(exchange) = fleet.find_exchange(&rare.1, &[rare.0], |work| Some(work.len() as u64))
+                && let Some(exchange) = fleet.find_exchange(&rare.1, &[rare.0], &|work: &[(Amounts, u32)]| Some(work.len() as u64))
             {
                 fleet.note_before(&mut before, exchange.work.iter().map(|(id, ..)| *id));
                 let waiting = fleet.waiting_of(rare.0);
