@@ -86,6 +86,8 @@ pub struct ServiceTask {
     version: u64,
     /// The numbers that it gave last.
     gauges: BTreeMap<String, Quantity>,
+    /// Why it did not let all of its work go before it was stopped for good.
+    left_work: String,
     /// What it was last to be: how it is drained is asked for when it is in no goal any more.
     last: Option<Arc<goal::Service>>,
 }
@@ -115,6 +117,7 @@ impl ServiceTask {
             version: 0,
             gauges: BTreeMap::new(),
             last: None,
+            left_work: String::new(),
         }
     }
 
@@ -133,7 +136,8 @@ impl ServiceTask {
                     // It may be in the goal again by now.
                     continue;
                 }
-                self.report(ServiceState::Stopped, "");
+                let left = std::mem::take(&mut self.left_work);
+                self.report(ServiceState::Stopped, &left);
                 return;
             };
             self.last = Some(service.clone());

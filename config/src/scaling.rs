@@ -14,8 +14,8 @@ use crate::reader::{At, Problems, Table, nearest};
 
 /// Long enough to be no moment's noise, short enough that somebody who waits for workers does not give up.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
-/// Nodes remember their load for an hour.
-const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// Agents measure load every five seconds, and nodes' loads are remembered for an hour.
+const WINDOWS: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
 /// A worker that comes takes about a minute on a cloud: before that nothing of the last change can be seen.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(120);
 /// A policy that may not turn round for longer than this is none.
@@ -89,8 +89,36 @@ pub(crate) fn read(root: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problem
         }
         check_beside(&all, &scaling, bounds, problems);
         all.push(scaling);
+        check_least(&all, bounds, problems);
     }
     all
+}
+
+/// What policies want at the least at any time must be to be had.
+fn check_least(all: &[Scaling], bounds: &Bounds<'_>, problems: &Problems) {
+    let least = |of: &[Scaling], name: &NodeTypeName, kind: &Workers| {
+        let of_policies = of.iter().filter(|s| s.policy.node_type == *name && s.policy.least > 0).map(|s| s.policy.least).max();
+        kind.min.max(of_policies.unwrap_or(0))
+    };
+    let sums = |of: &[Scaling]| -> (u32, MoneyPerHour) {
+        let numbers = || bounds.types.iter().map(|(name, kind)| (least(of, name, kind), kind));
+        let cost = numbers().filter_map(|(n, kind)| Some(kind.price?.times(n))).sum();
+        (numbers().map(|(n, _)| n).fold(0, u32::saturating_add), cost)
+    };
+    let too_much = |of: &[Scaling]| {
+        let (workers, cost) = sums(of);
+        let budget = bounds.budget.filter(|budget| cost > *budget);
+        match bounds.max_workers.filter(|most| workers > *most) {
+            Some(most) => Some(format!("{workers} workers are wanted at the least, max_workers is {most}")),
+            None => budget.map(|budget| format!("what is wanted at the least costs {cost}, the budget is {budget}")),
+        }
+    };
+    // The one with which it became too much is told, once.
+    let Some((new, before)) = all.split_last() else { return };
+    if let (Some(why), None) = (too_much(all), too_much(before)) {
+        let message = format!("its `min` cannot be kept beside the types' minima and other policies: {why}");
+        problems.note(new.span.clone(), message, None);
+    }
 }
 
 /// Schedules that could be kept one by one may be too much together.
@@ -103,7 +131,8 @@ fn check_beside(others: &[Scaling], new: &Scaling, bounds: &Bounds<'_>, problems
         }
         Rule::Load { .. } | Rule::Signal { .. } => 0,
     };
-    for other in others.iter().filter(|other| other.policy.node_type == new.policy.node_type) {
+    let same_type = |other: &&Scaling| other.policy.node_type == new.policy.node_type && other.policy.name != new.policy.name;
+    for other in others.iter().filter(same_type) {
         let Rule::Schedule { hours, .. } = &other.policy.rule else { continue };
         let (theirs, ours) = (counts(other), counts(new));
         let nothing = |by: &str, of: &str| format!("{by}: the policy {of} asks for as many at least, whenever it is on");
@@ -146,6 +175,9 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
         let help = nearest(&kind.value, POLICIES.into_iter()).map(|near| format!("did you mean `{near}`?"));
         let help = help.unwrap_or_else(|| format!("policies: {}", POLICIES.join(", ")));
         problems.note(kind.span, format!("there is no policy `{}`", kind.value), Some(help));
+        if let Some(of) = table.parse::<NodeTypeName>("workers").filter(|of| !bounds.types.contains_key(&of.value)) {
+            problems.note(of.span, format!("there is no node type {}", of.value), None);
+        }
         return None;
     }
     let name = table.text("name");
@@ -180,10 +212,14 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
             format!("it can change nothing: `max` is {}, and the type {} always has {always} workers", most.value, node_type.value);
         problems.note(most.span.clone(), message, Some("raise it, or leave the policy out".to_owned()));
     }
-    if let Some((most, least)) = bounds.max_workers.zip(least.as_ref()).filter(|(most, least)| least.value > u64::from(*most)) {
-        problems.note(least.span.clone(), format!("`min` is {}, more than max_workers, {most}", least.value), None);
+    if let Some((most, max)) = bounds.max_workers.zip(most.as_ref()).filter(|(most, max)| max.value > u64::from(*most)) {
+        let help = Some("the cluster's maximum counts; lower this one, or raise that".to_owned());
+        problems.note(max.span.clone(), format!("`max` is {}, more than max_workers, {most}", max.value), help);
     }
     let pause = table.duration("pause");
+    if let Some(pause) = pause.as_ref().filter(|_| kind.value == "schedule") {
+        problems.note(pause.span.clone(), "a schedule begins and ends when it says, without a pause", None);
+    }
     if let Some(pause) = pause.as_ref().filter(|p| p.value > LONGEST_PAUSE) {
         problems.note(pause.span.clone(), "`pause` is out of range", Some("at most \"7d\"".to_owned()));
     }
@@ -247,7 +283,7 @@ fn read_load(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, probl
     let (high, low) = (table.float("high", 0.01, 1.0), table.float("low", 0.0, 1.0));
     let window = table.duration("window");
     if let Some(window) = window.as_ref().filter(|w| !WINDOWS.contains(&w.value)) {
-        problems.note(window.span.clone(), "`window` is out of range", Some("from \"1s\" to \"1h\"".to_owned()));
+        problems.note(window.span.clone(), "`window` is out of range", Some("from \"5s\" to \"1h\"".to_owned()));
     }
     let window = window.map_or(DEFAULT_WINDOW, |w| w.value);
     let high_share = high.as_ref().map_or(DEFAULT_HIGH, |h| h.value);
@@ -292,6 +328,7 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
         let help = Some("a name of the time zone database, such as \"Europe/Berlin\" or \"UTC\"".to_owned());
         problems.note(zone.span, format!("there is no time zone {:?}", zone.value), help);
     }
+    let has_number = table.has("count") || table.has("more");
     let (count, more) = (table.integer("count", 0, MOST_WORKERS), table.integer("more", 1, MOST_WORKERS));
     let (workers, span) = match (count, more) {
         (Some(count), None) => (Count::AtLeast(count.value as u32), count.span),
@@ -300,6 +337,8 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
             problems.note(more.span, "`count` says how many there are to be, `more` how many beyond the minimum: not both", None);
             return None;
         }
+        // What is wrong with the number is told.
+        (None, None) if has_number => return None,
         (None, None) => {
             let help = Some("add count = 4, or more = 2 for two beyond the minimum".to_owned());
             table.problem("a schedule says how many workers it wants", help);

@@ -2,7 +2,7 @@
 
 use cloudtik_config::Cluster;
 
-const FILES: [(&str, &str); 32] = [
+const FILES: [(&str, &str); 33] = [
     ("empty", ""),
     ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
     ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
@@ -47,6 +47,10 @@ const FILES: [(&str, &str); 32] = [
     (
         "scaling-schedules-in-vain",
         "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 8\n[[scaling]]\npolicy = \"schedule\"\nname = \"day\"\nfrom = \"08:00\"\nuntil = \"18:00\"\ncount = 6\n[[scaling]]\npolicy = \"schedule\"\nname = \"noon\"\nfrom = \"12:00\"\nuntil = \"14:00\"\ndays = [\"mon\"]\ncount = 4\n[[scaling]]\npolicy = \"schedule\"\nname = \"rush\"\nfrom = \"12:00\"\nuntil = \"14:00\"\ncount = 8\n[[scaling]]\npolicy = \"schedule\"\nname = \"always\"\nfrom = \"00:00\"\nuntil = \"00:00\"\ncount = 7\n",
+    ),
+    (
+        "scaling-least-too-much",
+        "[cluster]\nname = \"demo\"\nbudget = \"2/h\"\nmax_workers = 6\n[provider]\nkind = \"local\"\n[workers.default]\nmax = 8\nprice = \"0.4/h\"\n[workers.large]\nmin = 0\nmax = 4\nprice = \"1/h\"\n[[scaling]]\npolicy = \"load\"\nmin = 4\nmax = 7\n[[scaling]]\npolicy = \"load\"\nworkers = \"large\"\nmin = 1\n[[scaling]]\npolicy = \"schedule\"\nfrom = \"08:00\"\nuntil = \"09:00\"\nmore = 0\npause = \"1m\"\n[[scaling]]\npolicy = \"laod\"\nworkers = \"defualt\"\n",
     ),
     (
         "scaling-max-below-min",

@@ -144,6 +144,17 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
             }
             afterwards.push(next);
         }
+    } else {
+        // What was decided in the same step, and by that.
+        while afterwards.len() < AFTERWARDS
+            && let Some(next) = events.message().await?
+        {
+            let next: Event = document(next)?;
+            if next.at != event.at || next.kind == EventKind::Request {
+                break;
+            }
+            afterwards.push(next);
+        }
     }
     if printer.is_json() {
         #[derive(Serialize)]

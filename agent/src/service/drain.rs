@@ -53,10 +53,12 @@ impl ServiceTask {
         tokio::select! {
             result = letting_go => if let Err(error) = result {
                 tracing::warn!(service = %self.key, "cannot drain it: {error}");
+                self.left_work = format!("it could not be told to let its work go: {error}");
             },
             _ = shim.ended() => {}
             () = tokio::time::sleep(Duration::from_millis(drain.timeout_ms)) => {
                 tracing::warn!(service = %self.key, "it has not let its work go in {} ms", drain.timeout_ms);
+                self.left_work = format!("it had not let its work go after {} s", drain.timeout_ms / 1_000);
             }
             changed = self.desired.changed() => return changed.is_ok() && self.desired.borrow().service.is_none(),
         }

@@ -388,15 +388,17 @@ impl Brain {
         let silent = now.saturating_sub(node.watch.last_heard());
         let is_cut_off = node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since;
         let never_ran = node.record.found.is_none();
+        let left = node.services.values().find(|s| s.state == ServiceState::Stopped && !s.detail.is_empty());
+        let left = left.map(|service| format!("drained, but {}: {}", service.key, service.detail));
         let is_alone = is_cut_off && !self.may_be_deaf(id);
         let why = if drained {
-            "drained"
+            left.unwrap_or_else(|| "drained".to_owned())
         } else if never_ran {
-            "it never ran anything"
+            "it never ran anything".to_owned()
         } else if now >= due {
-            "its services did not stop in time"
+            "its services did not stop in time".to_owned()
         } else if is_alone {
-            "it has no link to drain over"
+            "it has no link to drain over".to_owned()
         } else {
             return self.wake_at(id, due.min(now + self.config.suspect_after));
         };
@@ -405,7 +407,7 @@ impl Brain {
         if self.is_held() && reason != ON_REQUEST {
             return self.wake_at(id, now + self.config.suspect_after);
         }
-        self.enter(id, NodeState::Terminating { reason }, why);
+        self.enter(id, NodeState::Terminating { reason }, &why);
     }
 
     /// Whether it may be the head that hears nothing, and not the node that says nothing.

@@ -82,7 +82,12 @@ impl Head {
         let spec = self.settings.spec(planner, 0, false);
         let whose = move |brain: &Brain| {
             let excess = brain.excess(&spec).into_iter();
-            let on = |name: &NodeTypeName| if spec.workers.contains_key(name) { Vec::new() } else { brain.requests_on(name) };
+            let odds: Vec<String> = brain.requests_at_odds(&spec).into_iter().map(|(names, _)| names).collect();
+            let stays = |request: &String| !odds.iter().any(|names| names.split(", ").any(|name| name == request));
+            let on = |name: &NodeTypeName| match spec.workers.contains_key(name) {
+                true => Vec::new(),
+                false => brain.requests_on(name).into_iter().filter(stays).collect(),
+            };
             excess.map(|(name, present, wanted)| (on(&name), name, present, wanted)).collect::<Vec<_>>()
         };
         let excess = self.mind.ask(whose).await.map_err(stopped)?;

@@ -247,6 +247,9 @@ impl Brain {
             self.take_plan(anew);
             self.scaling.is_laid_out = true;
             self.scaling.changes += 1;
+        } else {
+            // Fewer of the nodes that are there may do: what goes then makes room within the limits.
+            self.scaling.is_loose = true;
         }
         helps
     }

@@ -160,16 +160,17 @@ impl Brain {
         let left = self.limits(spec);
         for (number, (id, shapes)) in waiting.into_iter().enumerate() {
             let source = self.scaling.groups.get(&id).cloned().unwrap_or_default();
-            let unknown = shapes.iter().find(|(need, _)| is_of_nothing(need)).and_then(|(need, _)| self.unknown_resource(&source, need));
-            let words = |need: &Amounts| match &unknown {
-                Some((bundle, _)) if is_of_nothing(need) => bundle.to_string(),
-                _ => self.words(need),
-            };
-            let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", words(need))).collect();
+            let unknown = if shapes.iter().any(|(need, _)| is_of_nothing(need)) { self.unknown_resources(&source) } else { Vec::new() };
+            if !unknown.is_empty() {
+                // No machine would help, whatever else is in the way.
+                let what = self.asks.room.get(&source).map(|ask| ask.wants.to_string()).unwrap_or_default();
+                outlook.unmet.push(Unmet { source, what, why: format!("no node type offers {}", unknown.join(" or ")) });
+                continue;
+            }
+            let what: Vec<String> = shapes.iter().map(|(need, n)| format!("{n} × {}", self.words(need))).collect();
             // Where many wait, the first say what it is about.
             let own = (number < MOST_EXPLAINED).then(|| self.short_of(spec, id, candidates, &left)).flatten();
             let pause = self.scaling.gangs.get(&id).filter(|pause| pause.is_parked);
-            let own = unknown.as_ref().map(|(_, resource)| format!("no node type offers {resource}")).or(own);
             let own =
                 pause.map(|pause| format!("{} times too few of its machines were to be had: it is tried again later", pause.times)).or(own);
             let why: Vec<String> = own.or_else(|| rest.clone()).into_iter().chain(limits.iter().cloned()).collect();
@@ -188,12 +189,11 @@ impl Brain {
         may_be && *self.scaling.would_fit.get_or_init(|| self.check_room(spec, None).is_ok())
     }
 
-    /// A bundle of a request that needs a resource of which no type has any, and which.
-    fn unknown_resource(&self, request: &str, need: &Amounts) -> Option<(&Bundle, &str)> {
-        let bundles = self.asks.room.get(request)?.wants.bundles();
-        let bundle = bundles.iter().map(|of| &of.bundle).find(|bundle| self.amounts_of(bundle) == *need)?;
-        let resource = bundle.resources.keys().find(|name| !self.scaling.custom.contains(name))?;
-        Some((bundle, resource))
+    /// The resources that a request needs and of which no type has any.
+    fn unknown_resources(&self, request: &str) -> Vec<&str> {
+        let bundles = self.asks.room.get(request).into_iter().flat_map(|ask| ask.wants.bundles());
+        let all: BTreeSet<&String> = bundles.flat_map(|of| of.bundle.resources.keys()).collect();
+        all.into_iter().filter(|name| !self.scaling.custom.contains(name)).map(String::as_str).collect()
     }
 
     /// Tells what stands in the way of what was asked for already.
