@@ -54,6 +54,9 @@ fn one() -> u32 {
 pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> {
     let wants = wants(arguments)?;
     let client = Client::connect(&arguments.cluster).await?;
+    if arguments.name.as_deref() == Some("") {
+        return Err(Failure::new(USAGE, "a request's name is not empty").hint("leave --name out, and it is named by what it asks for"));
+    }
     let request = wire::ScaleRequest {
         wants: serde_json::to_vec(&wants).map_err(|e| Failure::failed(e.to_string()))?.into(),
         additive: arguments.add,
