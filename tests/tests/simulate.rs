@@ -59,7 +59,7 @@ fn a_scenario_shows_size_cost_waiting_and_decisions() {
                   [[demand]]\nname = \"long\"\nat = \"10m\"\ncpus = 2\ncount = 12\nruns = \"5h\"\n";
     let breaks = written(&cluster, "breaks.toml", breaks);
     let shown = cluster.run(&["simulate", &large, "--demand", &breaks]).ok().out;
-    assert!(shown.contains("times one that ran lost some of its room"), "{shown}");
+    assert!(shown.contains("long: room that ran work was lost "), "{shown}");
     assert!(both.len() == 2 && both[1] == first && both[0].types.values().all(|of| of.most <= 6));
 }
 

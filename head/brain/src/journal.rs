@@ -6,6 +6,7 @@ use cloudtik_model::NodeId;
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{Evidence, NodeState};
 
+use crate::scaling::SETTLE;
 use crate::{Brain, Record};
 
 /// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
@@ -92,7 +93,7 @@ impl Brain {
         let is_lost = node.record.was_ready && matches!(life, NodeState::Terminating { .. }) && !was_leaving;
         node.record.was_ready |= life == NodeState::Ready;
         if life == NodeState::Ready {
-            node.at_work.get_or_insert(now);
+            node.at_work.get_or_insert(now + SETTLE);
         }
         node.record.was_lost = (node.record.was_lost || is_lost) && life != NodeState::Ready;
         node.record.life = life;

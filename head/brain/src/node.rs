@@ -33,7 +33,7 @@ pub(crate) struct Node {
     pub(crate) preparing_since: Option<u64>,
     /// When to look at it again, if nothing comes before.
     pub(crate) timer: Option<u64>,
-    /// Since when it is at work: when it was first ready, or 0 if an earlier head saw that.
+    /// From when on it counts as one that works: a while after it was ready first, or 0 if an earlier head saw that.
     pub(crate) at_work: Option<u64>,
     /// When it was learned that its instance exists.
     pub(crate) adopted: u64,

@@ -61,6 +61,7 @@ use self::launch::Tried;
 use self::offers::Launching;
 use self::plan::Hope;
 use self::policies::PolicyState;
+pub(crate) use self::policies::SETTLE;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
 use crate::packing::{DIMENSIONS, Fleet, GroupId};

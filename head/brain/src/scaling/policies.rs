@@ -30,8 +30,8 @@ const FLAP_PAUSE: u64 = 10_000;
 const LONGEST_FACTOR: u64 = 16;
 /// Nodes that are this busy, in thousandths, have more to do than can be seen.
 const SATURATED: u64 = 950;
-/// A node is at work so long after it became ready, in milliseconds.
-const SETTLE: u64 = 10_000;
+/// A node is at work so long after it became ready first, in milliseconds.
+pub(crate) const SETTLE: u64 = 10_000;
 /// Schedules look at the wall clock at least so often, in milliseconds: it may be set.
 const CLOCK_CHECK: u64 = 60_000;
 /// A signal that is not known for so long, in milliseconds, although what gives it runs, is one that a person should look at.
@@ -164,7 +164,7 @@ impl Brain {
                 // Work finds a new node only after a while: until then what waits is counted without it.
                 let now = self.clock.now();
                 let (mut settled, mut next) = (0u32, None);
-                for at_work in of_type.filter_map(|node| Some(node.at_work? + SETTLE)) {
+                for at_work in of_type.filter_map(|node| node.at_work) {
                     settled += u32::from(at_work <= now);
                     next = next.into_iter().chain((at_work > now).then_some(at_work)).min();
                 }

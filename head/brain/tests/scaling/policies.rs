@@ -122,6 +122,77 @@ fn signals_are_followed_without_overshooting() {
     }
 }
 
+/// What waits only is counted beside what those have that are at work, once they have had time to take some; who is missed, or
+/// known to an earlier head, has its work still.
+#[test]
+fn what_waits_is_counted_beside_what_runs() {
+    let mut of = spec(&[("default", kind(0, 6, 4, 100)), ("source", kind(1, 1, 4, 100))]);
+    let rule = Rule::Signal { signal: "run.lag".to_owned(), per_worker: Quantity(1_000), counts: Counts::Waiting };
+    of.policies = vec![Policy { rule, pause_ms: 1_000, ..load_policy() }];
+    of.idle_after_ms = 600_000;
+    let mut world = World::new(of);
+    world.pass(20_000);
+    let lag = |n: u64| BTreeMap::from([("lag".to_owned(), Quantity(n * 1_000))]);
+    world.gauges.insert(id("source-1"), lag(1));
+    world.report(&id("source-1"));
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 1);
+    // Nothing changes but the time: it waits still, though one has been at work for ten seconds.
+    world.pass(8_000);
+    assert_eq!(world.machines("default"), 2, "{:?}", world.brain.outlook().policies);
+    world.pass(12_000);
+    let most = world.machines("default");
+    assert!(most >= 3);
+    world.restart();
+    world.report(&id("source-1"));
+    world.pass(500);
+    let missed: Vec<_> = world.links.keys().filter(|node| node.as_str().starts_with('w')).cloned().collect();
+    for node in missed {
+        world.silent.insert(node.clone());
+        let session = world.links.remove(&node).expect("it is linked");
+        world.tell(Input::LinkClosed { session, node, cause: "a blink".to_owned() });
+    }
+    world.pass(2_000);
+    let fewer: Vec<String> = decisions(&world).into_iter().filter(|d| d.starts_with("policy") && d.contains(" → 1 ")).collect();
+    assert!(fewer.len() <= 1 && world.cluster.policy_wants["busy"].count >= most as u32, "{fewer:?}");
+}
+
+/// Machines that are made and ended again every ten seconds are no calm, however short the pause.
+#[test]
+fn a_policy_with_a_short_pause_flaps_too() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100)), ("source", kind(1, 1, 4, 100))]);
+    let rule = Rule::Signal { signal: "run.cores".to_owned(), per_worker: Quantity(1_000), counts: Counts::All };
+    of.policies = vec![Policy { rule, pause_ms: 1_000, ..load_policy() }];
+    of.idle_after_ms = 1_000;
+    let mut world = World::new(of);
+    world.pass(20_000);
+    for round in 0..40 {
+        let cores = if round % 2 == 0 { 2_000 } else { 0 };
+        world.gauges.insert(id("source-1"), BTreeMap::from([("cores".to_owned(), Quantity(cores))]));
+        world.report(&id("source-1"));
+        world.pass(9_000);
+    }
+    assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
+    let turns = decisions(&world).iter().filter(|d| d.starts_with("policy busy")).count();
+    assert!(turns <= 16, "{turns} turns in six minutes");
+}
+
+/// When a schedule begins and ends is told, and what a policy saw when it changed its mind.
+#[test]
+fn what_policies_decide_is_told() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    let hours = Hours { days: vec![0], from: 10 * 60, until: 11 * 60, time_zone: "UTC".to_owned() };
+    let rule = Rule::Schedule { hours, workers: Workers::AtLeast(3) };
+    of.policies = vec![load_policy(), Policy { name: "morning".to_owned(), rule, ..load_policy() }];
+    let mut world = World::new(of);
+    world.busy("w1", 900);
+    world.pass(24 * 3_600_000);
+    assert_eq!(world.said(EventKind::Decision, "policy morning begins: 3 workers of type default"), 1, "{:?}", decisions(&world));
+    assert_eq!(world.said(EventKind::Decision, "policy morning ends"), 1);
+    let event = world.events.iter().find(|e| e.message.starts_with("policy busy: 1 → 2")).expect("it asks for more");
+    assert!(event.details["saw"].contains("above 80 %") && event.details["follows"].contains("cpu from 30 % to 80 %"), "{event:?}");
+}
+
 #[test]
 fn a_policy_remembers_its_own_number_and_nobody_else_s() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100)), ("other", kind(0, 6, 4, 100))]);

@@ -91,6 +91,20 @@ fn requests_add_up_end_and_survive_a_restart() {
     assert!(refusal.contains("there is workers-default"), "{refusal}");
 }
 
+/// Asking again for what stands keeps when it came and why, unless another reason is given, and says how long it stands now.
+#[test]
+fn asking_again_changes_how_long_it_stands() {
+    let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
+    put(&mut world, "job", bundles(&[(1, 4, 0)]), Some(600_000)).expect("fits");
+    let came = world.brain.asks()[0].ask.at;
+    world.pass(10_000);
+    let silent = Wish { reason: String::new(), ..add(bundles(&[(1, 4, 0)]), "job", None) };
+    let said = world.ask(|request| Input::Scale { request, wish: silent }).expect("it stands");
+    assert!(said.ends_with("; it stands until it is revoked now"), "{said}");
+    let ask = world.brain.asks().remove(0).ask;
+    assert_eq!((ask.at, ask.until, ask.reason.as_str()), (came, None, "two lines"));
+}
+
 #[test]
 fn what_is_promised_while_held_fits_together() {
     let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100))]));
