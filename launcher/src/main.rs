@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) if error.use_stderr() && wants_json(std::env::args()) => {
             let text = error.to_string();
             let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-            let (message, hint) = message.split_once("\n\n").map_or((message, None), |(first, rest)| (first, Some(rest)));
+            let (message, hint) = message.split_once("\n\n").map_or((message, None), |(first, rest)| (first, Some(rest.trim())));
             let failure = Failure { hint: hint.map(str::to_owned), ..Failure::new(USAGE, message) };
             Printer::new(Format::Json).failure(&failure);
             return ExitCode::from(USAGE);
