@@ -264,3 +264,21 @@ fn a_request_that_a_lowered_maximum_clips_waits() {
     let ask = &world.brain.asks()[0];
     assert!(!ask.ready && ask.unmet.as_deref() == Some("1 of 3 are there or coming: workers.default.max is 1"), "{ask:?}");
 }
+
+/// What is slow to be deleted may still run and cost: nothing is made in its place beyond the cluster's maximum or the budget.
+#[test]
+fn what_still_exists_counts() {
+    for (most, budget) in [(2, None), (4, Some(250_000))] {
+        let mut of = spec(&[("default", kind(2, 4, 4, 100))]);
+        (of.max_workers, of.budget) = (most, budget.map(MoneyPerHour));
+        let mut world = World::new(of);
+        world.pass(10_000);
+        world.refuses_deletions = true;
+        world.ask(|request| Input::Kill { request, node: id("w1") }).expect("a person may");
+        world.pass(120_000);
+        assert_eq!((world.calls.len(), world.machines("default")), (2, 2), "max_workers {most}, budget {budget:?}");
+        world.refuses_deletions = false;
+        world.pass(120_000);
+        assert_eq!((world.calls.len(), world.machines("default")), (3, 2), "max_workers {most}, budget {budget:?}");
+    }
+}
