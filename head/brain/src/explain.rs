@@ -101,8 +101,8 @@ impl Brain {
         let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
         let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
         let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
-        let misfit = |ask: &&&Ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)));
-        odds.extend(stay.iter().filter_map(|ask| misfit(&ask)));
+        let misfit = |ask: &&Ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)));
+        odds.extend(stay.iter().filter_map(misfit));
         odds.extend(other.beyond_types(spec));
         odds.extend(other.too_many(spec));
         odds
@@ -130,6 +130,7 @@ impl Brain {
             return self.check_room(spec, None).err().map(|why| (some, why)).into_iter().collect();
         }
         while odds.len() < MOST_ODDS
+            && !order.is_empty()
             && let Err(all) = self.check_room(spec, None)
         {
             // The first that does not fit beside those before it.
@@ -142,9 +143,6 @@ impl Brain {
                     Ok(()) => fits = middle,
                     Err(said) => (fails, why) = (middle, said),
                 }
-            }
-            if order.is_empty() {
-                break;
             }
             odds.push((order.remove(fails - 1).name, why));
             self.asks = Asks::new(order.clone());

@@ -8,6 +8,7 @@
 //! | module | decides |
 //! |---|---|
 //! | `asks` | which wishes are taken, kept, ended and taken back |
+//! | `standing` | nothing: the requests that stand |
 //! | `room` | whether what is asked for could be had, and what it would take |
 //! | `wants` | how many workers of each type are wanted, and by whom |
 //! | `policies` | what load, schedules and signals ask for, and how fast they may change their mind |
@@ -42,6 +43,7 @@ mod reasons;
 mod room;
 mod shapes;
 mod shrink;
+mod standing;
 mod tally;
 mod wants;
 
@@ -67,8 +69,8 @@ pub(crate) use self::wants::Wanted;
 use crate::packing::{DIMENSIONS, Fleet, GroupId};
 use crate::{Brain, Node, Planned, Record, Reply, Request};
 
-pub(crate) use self::asks::Asks;
 use self::hours::begins_or_ends;
+pub(crate) use self::standing::Asks;
 
 /// An outlook of which only the words changed is stored at most once in so many milliseconds.
 const OUTLOOK_PAUSE: u64 = 60_000;

@@ -104,15 +104,21 @@ fn taking_room_back_disturbs_nobody_who_works() {
     assert_eq!(world.machines("default"), 2);
 }
 
-/// Who takes one back lets one go: what merely ended and works stays.
-#[test]
-fn one_less_is_one_less() {
+/// Three that are asked for, and three whose request ended; all of them work.
+fn three_and_three_that_ended() -> World {
     let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
     world.workers(3).expect("fits");
     let more = Wants::Workers { node_type: name("default"), count: 3 };
     world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(120_000);
+    world
+}
+
+/// Who takes one back lets one go: what merely ended and works stays.
+#[test]
+fn one_less_is_one_less() {
+    let mut world = three_and_three_that_ended();
     assert_eq!(world.machines("default"), 6, "what merely ended goes when it is idle");
     let said = world.workers(2).expect("less");
     world.pass(2_000);
@@ -121,12 +127,7 @@ fn one_less_is_one_less() {
 
 #[test]
 fn who_is_idle_goes_before_who_works() {
-    let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
-    world.workers(3).expect("fits");
-    let more = Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
-    (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
-    world.pass(120_000);
+    let mut world = three_and_three_that_ended();
     world.busy("w4", 10);
     world.pass(10_000);
     world.workers(2).expect("less");
