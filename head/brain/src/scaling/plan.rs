@@ -76,19 +76,15 @@ impl Brain {
         }
         fleet.changes(|node, holds| {
             let holds = planned(holds);
-            let is_stored = match stored_plan.get_mut(node) {
-                Some(stored) if *stored == holds => true,
-                Some(stored) if !holds.is_empty() => {
-                    stored.clone_from(&holds);
-                    false
-                }
-                None if holds.is_empty() => true,
-                Some(_) => stored_plan.remove(node).is_none(),
-                None => stored_plan.insert(node.clone(), holds.clone()).is_some(),
-            };
-            if !is_stored {
-                step.records.push(Record::Plan { node: node.clone(), holds });
+            if stored_plan.get(node).map_or(&[][..], Vec::as_slice) == holds {
+                return;
             }
+            if holds.is_empty() {
+                stored_plan.remove(node);
+            } else {
+                stored_plan.insert(node.clone(), holds.clone());
+            }
+            step.records.push(Record::Plan { node: node.clone(), holds });
         });
     }
 

@@ -105,14 +105,19 @@ impl Brain {
         if waiting.is_empty() {
             return (0, MoneyPerHour(0));
         }
+        let candidates = self.within_reach(spec, |_| 0);
+        let needed = attempt(fleet, &waiting, None, &candidates, false);
+        (needed.nodes(), needed.money(&candidates))
+    }
+
+    /// What is to be had for now, where so many of each type may be taken for gone.
+    pub(super) fn within_reach(&self, spec: &Spec, gone: impl Fn(&NodeTypeName) -> u32) -> Vec<Candidate> {
         let candidate = |(name, kind): (&NodeTypeName, &WorkerType)| {
-            let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name));
+            let most = kind.max.saturating_sub(self.scaling.tally.exist_of(name).saturating_sub(gone(name)));
             Some(Candidate::new(name, kind, self.capacity_of(name)?, kind.dearest(), most, self.learned(name)))
         };
         let within_reach = spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind));
-        let candidates: Vec<Candidate> = within_reach.filter_map(candidate).collect();
-        let needed = attempt(fleet, &waiting, None, &candidates, false);
-        (needed.nodes(), needed.money(&candidates))
+        within_reach.filter_map(candidate).collect()
     }
 
     /// Whether an ask has room on what there is and on what may be bought beside it just now.

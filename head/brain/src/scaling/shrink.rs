@@ -10,7 +10,7 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::policy::{Metric, Rule};
 use cloudtik_model::report::{ServiceReport, ServiceState};
-use cloudtik_model::spec::{Spec, WorkerType};
+use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
 
 use super::buy::{Candidate, Limits, can_have_all};
@@ -217,7 +217,7 @@ impl Brain {
 
     /// How much more there is than is allowed, without what is leaving already: that is on its way.
     fn excess_over(&self, spec: &Spec, over_types: Vec<NodeTypeName>) -> Excess {
-        let leaving: Vec<&Node> = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect();
+        let leaving = self.leaving();
         let leaving_of = |name: &NodeTypeName| leaving.iter().filter(|n| n.record.node_type == *name).count() as u32;
         let types: BTreeMap<NodeTypeName, u32> = over_types
             .into_iter()
@@ -367,7 +367,7 @@ impl Brain {
 
     /// Those of the workers that are too many that a gang will use as soon as others have left, if it has room then.
     fn awaited<'n>(&self, spec: &Spec, surplus: impl Iterator<Item = &'n NodeId>) -> BTreeSet<NodeId> {
-        let leaving: Vec<&Node> = self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect();
+        let leaving = self.leaving();
         if self.scaling.fleet.parked().next().is_none() || leaving.is_empty() {
             return BTreeSet::new();
         }
@@ -382,18 +382,19 @@ impl Brain {
     /// What may be bought once some of the workers are gone.
     fn to_be_had_without(&self, spec: &Spec, leaving: &[&Node]) -> (Vec<Candidate>, Limits) {
         let of_type = |name: &NodeTypeName| leaving.iter().filter(|n| n.record.node_type == *name).count() as u32;
-        let candidate = |(name, kind): (&NodeTypeName, &WorkerType)| {
-            let most = (kind.max + of_type(name)).saturating_sub(self.scaling.tally.exist_of(name));
-            Some(Candidate::new(name, kind, self.capacity_of(name)?, kind.dearest(), most, self.learned(name)))
-        };
-        let within_reach = spec.workers.iter().filter(|(name, kind)| !self.is_out_of_reach(name, kind));
-        let mut limits = self.limits(spec);
         let exist = self.scaling.tally.exist().saturating_sub(leaving.len() as u32);
         let cost: MoneyPerHour = leaving.iter().map(|n| price_of(n, spec)).sum();
-        limits.nodes = spec.max_workers.saturating_sub(exist);
         let spent = self.scaling.tally.spent(spec).0.saturating_sub(cost.0);
-        limits.money = spec.budget.map(|budget| MoneyPerHour(budget.0.saturating_sub(spent)));
-        (within_reach.filter_map(candidate).collect(), limits)
+        let limits = Limits {
+            nodes: spec.max_workers.saturating_sub(exist),
+            money: spec.budget.map(|budget| MoneyPerHour(budget.0.saturating_sub(spent))),
+        };
+        (self.within_reach(spec, of_type), limits)
+    }
+
+    /// Workers that are on the way out and may still be there.
+    fn leaving(&self) -> Vec<&Node> {
+        self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect()
     }
 
     fn let_go(&mut self, id: &NodeId, reason: &str, choice: &str) {
