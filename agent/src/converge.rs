@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cloudtik_model::{ServiceKey, goal};
 use cloudtik_protocol::files::write_atomically;
+use cloudtik_protocol::logging::plain;
 use tokio::sync::watch;
 
 use crate::home::Home;
@@ -68,7 +69,7 @@ impl Converger {
         }
         let (path, text) = (self.home.goal(), serde_json::to_vec(&goal).map_err(|e| e.to_string())?);
         let written = tokio::task::spawn_blocking(move || write_atomically(&path, &text, 0o600)).await;
-        written.map_err(|e| e.to_string())?.map_err(|e| format!("cannot write the goal: {e}"))?;
+        written.map_err(|e| e.to_string())?.map_err(|e| plain(&format!("cannot write the goal: {e}")))?;
         self.apply(Some(&goal));
         Ok(())
     }

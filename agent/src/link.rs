@@ -132,7 +132,7 @@ impl Link {
             tokio::select! {
                 () = taking.as_mut() => bail!("the stream is closed"),
                 () = self.stop.cancelled() => {
-                    let _ = send(&outgoing, AgentTopic::Goodbye(wire::Goodbye { reason: "the agent stops".to_owned() })).await;
+                    let _ = send(&outgoing, AgentTopic::Goodbye(wire::Goodbye { reason: "it is stopping".to_owned() })).await;
                     // Give the frame a moment to leave.
                     sleep(Duration::from_millis(20)).await;
                     return Ok(());
@@ -156,8 +156,8 @@ impl Link {
                     renewal.set(sleep(self.until_renewal()));
                 }
                 frame = incoming.message() => {
-                    let Some(frame) = frame.map_err(|s| anyhow::anyhow!("the stream broke: {}", s.message()))? else {
-                        bail!("the head ended the stream");
+                    let Some(frame) = frame.map_err(|s| anyhow::anyhow!("lost connection to the head: {}", s.message()))? else {
+                        bail!("the head closed the connection");
                     };
                     self.epochs.check(Epoch(frame.epoch))?;
                     match frame.topic {

@@ -8,6 +8,7 @@
 //! ```
 
 mod drain;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,9 +22,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::report::{FailureCause, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::{ServiceKey, Timestamp, goal};
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -35,7 +37,7 @@ use crate::artifacts::Artifacts;
 use crate::cgroup::{self, Groups};
 use crate::gauge;
 use crate::home::Home;
-use crate::probe::probe;
+use crate::probe::{Unmet, probe};
 use crate::process::{Process, end_session};
 use crate::reports::Reports;
 use crate::shim::{EXIT_FILE, Exit, LOCK_FILE, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
@@ -46,6 +48,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// Failed health probes, in multiples of what makes a service unhealthy, until it is restarted.
 const UNHEALTHY_PATIENCE: u32 = 4;
+/// A service that is not ready after this shows what its log says.
+const SLOW_START: Duration = Duration::from_secs(20);
+/// Between two looks at the log of a service that is slow to start.
+const LOG_LOOK: Duration = Duration::from_secs(10);
 /// What a service finds on its path unless its goal says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -88,6 +94,10 @@ pub struct ServiceTask {
     gauges: BTreeMap<String, Quantity>,
     /// Why it did not let all of its work go before it was stopped for good.
     left_work: String,
+    /// How it failed last, until it has worked for a while.
+    failure: Option<ServiceFailure>,
+    /// The last lines of its log while it fails, and when they were read.
+    log: (Vec<String>, Option<Instant>),
     /// What it was last to be: how it is drained is asked for when it is in no goal any more.
     last: Option<Arc<goal::Service>>,
 }
@@ -97,6 +107,8 @@ struct Running {
     started: Instant,
     ready: bool,
     failed_probes: u32,
+    /// Bytes of the log before this process; 0 if an earlier agent started it.
+    log_from: u64,
 }
 
 impl ServiceTask {
@@ -118,6 +130,8 @@ impl ServiceTask {
             gauges: BTreeMap::new(),
             last: None,
             left_work: String::new(),
+            failure: None,
+            log: (Vec::new(), None),
         }
     }
 
@@ -172,7 +186,7 @@ impl ServiceTask {
         };
         if state.shim.is_alive() {
             self.starts = state.starts;
-            self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
+            self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0, log_from: 0 });
             return;
         }
         // Its shim was killed: nobody would reap what it kept or see its end. Better a clean start than ghosts, and a
@@ -199,8 +213,9 @@ impl ServiceTask {
                 tokio::select! {
                     result = &mut fetch => {
                         if let Err(error) = result {
-                            tracing::warn!(service = %self.key, artifact = artifact.name, "cannot have it: {error:#}");
-                            return self.back_off(service, &format!("{}: {error:#}", artifact.name)).await;
+                            let why = plain(&format!("{}: {error:#}", artifact.name));
+                            tracing::warn!(service = %self.key, "cannot fetch {why}");
+                            return self.back_off(service, FailureCause::NotStarted { why: format!("cannot fetch {why}") }).await;
                         }
                         break;
                     }
@@ -216,8 +231,9 @@ impl ServiceTask {
         match self.start(service).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::warn!(service = %self.key, "cannot start: {error:#}");
-                self.back_off(service, &format!("{error:#}")).await
+                let why = plain(&format!("{error:#}"));
+                tracing::warn!(service = %self.key, "cannot start: {why}");
+                self.back_off(service, FailureCause::NotStarted { why }).await
             }
         }
     }
@@ -238,6 +254,7 @@ impl ServiceTask {
             identity: identity(service),
         };
         tokio::task::spawn_blocking(move || prepare(&directory, &goal, &run)).await.context("preparing")??;
+        let log_from = tail::length(&self.directory);
         // By the running program, not by its path: an upgrade in place may be replacing that just now.
         let mut shim = std::process::Command::new("/proc/self/exe");
         shim.arg0("cloudtik-agent").arg("shim").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -248,7 +265,7 @@ impl ServiceTask {
         tokio::spawn(async move {
             let _ = shim.wait().await;
         });
-        tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim says nothing")??;
+        tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim does not answer")??;
         match said.trim() {
             STARTED | OCCUPIED => {}
             problem => bail!("{problem}"),
@@ -259,7 +276,7 @@ impl ServiceTask {
         };
         self.starts += 1;
         tracing::info!(service = %self.key, pid = state.process.pid, "started");
-        self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0 });
+        self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0, log_from });
         Ok(())
     }
 
@@ -310,6 +327,7 @@ impl ServiceTask {
         }
         self.report(state, "");
         let mut next = Instant::now();
+        let settled = Duration::from_millis(service.restart.settled_ms);
         let latest = watch::Sender::new(self.gauges.clone());
         let mut numbers = latest.subscribe();
         let reading = gauge::follow(&service.gauges, latest);
@@ -326,6 +344,11 @@ impl ServiceTask {
                 _ = &mut ended => return self.ended(service).await,
                 changed = self.desired.changed() => return changed.map_err(|_| Ended),
                 () = &mut reading, if running.ready => {}
+                // It has worked for a while: what was before is over.
+                () = tokio::time::sleep_until(running.started + settled), if running.ready && self.failure.is_some() => {
+                    (self.failure, self.log) = (None, (Vec::new(), None));
+                    self.report(self.state, &self.detail.clone());
+                }
                 Ok(()) = numbers.changed() => {
                     self.gauges.clone_from(&numbers.borrow_and_update());
                     self.report(self.state, &self.detail.clone());
@@ -333,9 +356,8 @@ impl ServiceTask {
                 result = look => {
                     let current = current.expect("a probe was made");
                     next = Instant::now() + Duration::from_millis(current.interval_ms);
-                    let (patience, interval) = (current.failures, current.interval_ms);
-                    if self.judge(result, patience) {
-                        self.stop(&format!("unhealthy for {} probes, {interval} ms apart", patience * UNHEALTHY_PATIENCE)).await;
+                    if self.judge(result, current, service) {
+                        self.stop("its health checks failed for too long").await;
                         return Ok(());
                     }
                 }
@@ -344,22 +366,43 @@ impl ServiceTask {
     }
 
     /// Takes a probe's result in; true if the service is to be restarted for it.
-    fn judge(&mut self, result: Result<(), String>, patience: u32) -> bool {
+    fn judge(&mut self, result: Result<(), Unmet>, probe: &goal::Probe, service: &goal::Service) -> bool {
         let Some(running) = &mut self.running else { return false };
+        let patience = probe.failures;
         match result {
             Ok(()) => {
+                let is_slow_start = !running.ready;
                 running.ready = true;
                 running.failed_probes = 0;
+                // What it said while it was slow, or unhealthy, is of no use any more.
+                if self.failure.is_none() && (is_slow_start || self.state != ServiceState::Ready) {
+                    self.log = (Vec::new(), None);
+                }
                 self.report(ServiceState::Ready, "");
             }
-            Err(seen) if !running.ready => self.report(ServiceState::Starting, &seen),
-            Err(seen) => {
+            Err(unmet) if !running.ready => {
+                let (started, log_from) = (running.started, running.log_from);
+                let is_due = self.log.1.is_none_or(|at| at.elapsed() >= LOG_LOOK);
+                if started.elapsed() >= SLOW_START && is_due {
+                    self.read_log(log_from, service);
+                }
+                self.report(ServiceState::Starting, &unmet.waiting(&probe.waiting));
+            }
+            Err(unmet) => {
                 running.failed_probes += 1;
-                let failed = running.failed_probes;
+                let (failed, log_from, seen) = (running.failed_probes, running.log_from, unmet.to_string());
                 if failed >= patience {
+                    if self.state != ServiceState::Unhealthy {
+                        self.read_log(log_from, service);
+                    }
                     self.report(ServiceState::Unhealthy, &seen);
                 }
-                return failed >= patience.saturating_mul(UNHEALTHY_PATIENCE);
+                if failed < patience.saturating_mul(UNHEALTHY_PATIENCE) {
+                    return false;
+                }
+                self.read_log(log_from, service);
+                self.failure = Some(ServiceFailure { cause: FailureCause::Unhealthy { seen }, at: now(), restart_in_ms: 0 });
+                return true;
             }
         }
         false
@@ -368,28 +411,35 @@ impl ServiceTask {
     async fn ended(&mut self, service: &goal::Service) -> Result<(), Ended> {
         let Some(running) = self.running.take() else { return Ok(()) };
         let exit = fs::read(self.directory.join(EXIT_FILE)).ok().and_then(|text| serde_json::from_slice::<Exit>(&text).ok());
-        let how = match exit {
-            Some(exit) => exit.to_string(),
+        let cause = match exit {
+            Some(exit) => FailureCause::Crashed { exit_code: exit.code, how: exit.to_string() },
             None => {
                 if Process::of(running.state.shim.pid).is_none() {
                     end_session(running.state.shim.pid);
                 }
-                "ended with its shim".to_owned()
+                FailureCause::Crashed { exit_code: None, how: "its shim was killed, which ends it".to_owned() }
             }
         };
         if running.started.elapsed() >= Duration::from_millis(service.restart.settled_ms) {
             self.failures = 0;
         }
-        tracing::warn!(service = %self.key, "{how}");
-        self.back_off(service, &how).await
+        tracing::warn!(service = %self.key, "{cause}");
+        self.read_log(running.log_from, service);
+        self.back_off(service, cause).await
+    }
+
+    fn read_log(&mut self, from: u64, service: &goal::Service) {
+        self.log = (tail::last_lines(&self.directory, from, service), Some(Instant::now()));
     }
 
     /// Waits before the next start, longer each time in a row.
-    async fn back_off(&mut self, service: &goal::Service, why: &str) -> Result<(), Ended> {
+    async fn back_off(&mut self, service: &goal::Service, cause: FailureCause) -> Result<(), Ended> {
         let policy = &service.restart;
         let delay = policy.first_ms.saturating_mul(1 << self.failures.min(20)).min(policy.longest_ms);
         self.failures += 1;
-        self.report(ServiceState::Backoff, &format!("{why}; next start in {delay} ms"));
+        let detail = cause.to_string();
+        self.failure = Some(ServiceFailure { cause, at: now(), restart_in_ms: delay });
+        self.report(ServiceState::Backoff, &detail);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(delay)) => Ok(()),
             changed = self.desired.changed() => changed.map_err(|_| Ended),
@@ -428,6 +478,8 @@ impl ServiceTask {
             since: self.since,
             goal_version: self.version,
             gauges: self.gauges.clone(),
+            failure: self.failure.clone(),
+            log: self.log.0.clone(),
         });
     }
 }

@@ -90,15 +90,15 @@ pub struct Exit {
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.out_of_memory {
-            f.write_str("its memory limit was reached: ")?;
+            f.write_str("memory limit reached, ")?;
         }
         match (self.code, self.signal) {
-            (Some(code), _) => write!(f, "ended with status {code}"),
+            (Some(code), _) => write!(f, "exit {code}"),
             (None, Some(signal)) => match Signal::try_from(signal) {
-                Ok(name) => write!(f, "ended by {name}"),
-                Err(_) => write!(f, "ended by signal {signal}"),
+                Ok(name) => write!(f, "killed by {name}"),
+                Err(_) => write!(f, "killed by signal {signal}"),
             },
-            (None, None) => f.write_str("ended"),
+            (None, None) => f.write_str("its end was not seen"),
         }
     }
 }

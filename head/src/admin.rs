@@ -1,6 +1,7 @@
 //! The services for people: setting a head up, and administration.
 
 mod apply;
+mod explain;
 mod programs;
 mod setup;
 
@@ -246,14 +247,7 @@ impl wire::admin_server::Admin for AdminService {
         if events.is_empty() && view.is_none() {
             return Err(Status::not_found(format!("there is no node {node}, and there never was")));
         }
-        #[derive(Serialize)]
-        struct Explanation {
-            node: NodeId,
-            record: Option<cloudtik_model::node::NodeRecord>,
-            events: VecDeque<Event>,
-            left_out: u64,
-        }
-        document(&Explanation { node, record: view.map(|v| v.record), events, left_out })
+        document(&explain::explanation(node, view, events, left_out))
     }
 
     async fn scale(&self, request: Request<wire::ScaleRequest>) -> Result<Response<wire::Document>, Status> {

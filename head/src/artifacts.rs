@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use cloudtik_model::goal::Artifact;
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
 use cloudtik_runtimes::planner::{Availability, Wanted};
 use tokio::sync::watch;
@@ -141,7 +142,7 @@ impl ArtifactStore {
                     return;
                 }
                 Err(error) => {
-                    let error = format!("{error:#}");
+                    let error = plain(&format!("{error:#}"));
                     tracing::error!(artifact = wanted.name, "cannot fetch: {error}");
                     self.failed
                         .lock()

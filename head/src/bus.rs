@@ -106,8 +106,8 @@ impl BusService {
         loop {
             let frame = match frames.message().await {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return "the agent ended it".to_owned(),
-                Err(status) => return format!("it broke: {}", status.message()),
+                Ok(None) => return "the agent closed it".to_owned(),
+                Err(status) => return broken_by(&status),
             };
             match frame.topic {
                 Some(Topic::Heartbeat(heartbeat)) => {
@@ -123,7 +123,7 @@ impl BusService {
                             Ok(service) => services.extend(service),
                             Err(error) => {
                                 self.telemetry.refuse("malformed-frame");
-                                return format!("the agent sent nonsense: {error}");
+                                return format!("the agent sent what this head cannot read: {error}");
                             }
                         }
                     }
@@ -180,6 +180,12 @@ impl BusService {
 
 fn now_ms() -> i64 {
     std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Why a stream broke, as the innermost error says it: outer ones only name the layers of the protocol.
+fn broken_by(status: &Status) -> String {
+    let innermost = std::iter::successors(std::error::Error::source(status), |e| e.source()).last();
+    innermost.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }
 
 #[tonic::async_trait]

@@ -80,17 +80,7 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
         cpus: view.facts.as_ref().map(|f| f.cpus),
         memory: view.facts.as_ref().map(|f| f.memory.0),
         runtimes: runtimes.into_iter().map(|(name, state)| (name, state.name().to_owned())).collect(),
-        services: services
-            .iter()
-            .map(|s| Service {
-                name: s.key.to_string(),
-                state: s.state.name().to_owned(),
-                detail: s.detail.clone(),
-                pid: s.pid,
-                restarts: s.restarts,
-                since: s.since,
-            })
-            .collect(),
+        services: services.into_iter().map(Service::of).collect(),
     }
 }
 

@@ -284,6 +284,7 @@ mod tests {
             kind: EventKind::Decision,
             message: "request".to_owned(),
             details: Default::default(),
+            topic: None,
         };
         {
             let store = Store::open(&path, true).expect("opens");

@@ -1,13 +1,16 @@
 //! `events` and `why`: the head's durable log, as it is and as an explanation.
 
-use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::event::{Event, EventKind, LOG_DETAIL};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::outlook::Size;
+use cloudtik_model::status::Service;
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, document};
+use crate::failing::{Failing, failing, is_failing, log_lines};
 use crate::failure::{Failure, NOT_FOUND};
+use crate::fold::{Folded, fold};
 use crate::output::{Printer, ago, clock};
 use crate::steer::state_of;
 
@@ -55,10 +58,21 @@ pub fn describe(event: &Event) -> String {
 struct Explanation {
     node: String,
     record: Option<NodeRecord>,
+    /// The node and generation that replaces this one, if it was lost.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    replaced_by: Option<String>,
+    /// The node and generation that this one replaces.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    replaces: Option<String>,
+    #[serde(default)]
+    services: Vec<Service>,
     events: Vec<Event>,
     /// Earlier events that were left out.
     #[serde(default)]
     left_out: u64,
+    /// The events without repetitions.
+    #[serde(default, skip_deserializing)]
+    folded: Vec<Folded>,
 }
 
 pub async fn why(printer: &Printer, cluster: &str, what: Option<String>) -> Result<(), Failure> {
@@ -73,9 +87,22 @@ pub async fn why(printer: &Printer, cluster: &str, what: Option<String>) -> Resu
 /// Why the cluster has the size that it has, and why nothing happens.
 async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure> {
     let size: Size = document(client.admin().outlook(wire::Empty {}).await?.into_inner())?;
+    let status = client.status().await?;
+    let failing = failing(&status);
     if printer.is_json() {
-        printer.json(&size);
+        #[derive(Serialize)]
+        struct Why<'a> {
+            #[serde(flatten)]
+            size: &'a Size,
+            alarms: &'a [String],
+            failing: &'a [Failing<'a>],
+        }
+        printer.json(&Why { size: &size, alarms: &status.alarms, failing: &failing });
         return Ok(());
+    }
+    // That it is held is said below.
+    for alarm in status.alarms.iter().filter(|_| size.outlook.held.is_none()) {
+        printer.line(&format!("ALARM: {alarm}"));
     }
     let outlook = &size.outlook;
     if let Some(held) = &outlook.held {
@@ -97,6 +124,9 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         for (node, why) in &of_type.surplus {
             printer.line(&format!("  {node} is one more than wanted by number: {why}"));
         }
+    }
+    for line in failing.iter().flat_map(Failing::lines) {
+        printer.line(&line);
     }
     for request in &size.requests {
         printer.line(&format!("request {}: {} ({})", request.ask.name, request.wants, state_of(request)));
@@ -166,8 +196,12 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
         return Ok(());
     }
     printer.line(&describe(&event));
-    for (what, text) in &event.details {
+    for (what, text) in event.details.iter().filter(|(what, _)| *what != LOG_DETAIL) {
         printer.line(&format!("  {what}: {text}"));
+    }
+    let log: Vec<String> = event.details.get(LOG_DETAIL).iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
+    for line in log_lines(&log) {
+        printer.line(&line);
     }
     if !afterwards.is_empty() {
         printer.line("");
@@ -180,7 +214,8 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
 }
 
 async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), Failure> {
-    let explanation: Explanation = document(client.admin().explain(wire::NodeRequest { node: node.to_owned() }).await?.into_inner())?;
+    let mut explanation: Explanation = document(client.admin().explain(wire::NodeRequest { node: node.to_owned() }).await?.into_inner())?;
+    explanation.folded = fold(&explanation.events);
     if printer.is_json() {
         printer.json(&explanation);
         return Ok(());
@@ -194,12 +229,27 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
             record.node_type
         ));
     }
+    if let Some(other) = &explanation.replaced_by {
+        printer.line(&format!("{other} replaces it"));
+    }
+    if let Some(other) = &explanation.replaces {
+        printer.line(&format!("It replaces {other}"));
+    }
+    if let Some(record) = &explanation.record {
+        for service in explanation.services.iter().filter(|service| is_failing(service)) {
+            for line in (Failing { node: &record.id, service }).lines() {
+                printer.line(&line);
+            }
+        }
+    }
     printer.line("");
     printer.line("What led to it:");
     if explanation.left_out > 0 {
         printer.line(&format!("({} earlier events: `cloudtik events {} --node {node}`)", explanation.left_out, client.place.name));
     }
-    for event in &explanation.events {
+    for folded in &explanation.folded {
+        let event = &folded.event;
+        let repeats = folded.repeats().map(|repeats| format!(" ({repeats})")).unwrap_or_default();
         let mark = match event.kind {
             EventKind::Decision => "decided",
             EventKind::Verdict => "concluded",
@@ -209,8 +259,14 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
             EventKind::Node | EventKind::Service | EventKind::Head => "",
         };
         let generation = event.generation.map(|g| g.0).unwrap_or_default();
-        printer.line(&format!("{}  #{generation}  {mark:<9}  {}", clock(event.at), event.message));
+        printer.line(&format!("{}  #{generation}  {mark:<9}  {}{repeats}", clock(event.at), event.message));
         for (what, text) in &event.details {
+            if what == LOG_DETAIL {
+                for line in text.lines() {
+                    printer.line(&format!("{:>39}  | {line}", ""));
+                }
+                continue;
+            }
             // Evidence speaks for itself; it is only numbered.
             let what = if what.starts_with("evidence") { "because" } else { what };
             printer.line(&format!("{:>39}  {what}: {text}", ""));

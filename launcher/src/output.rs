@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cloudtik_model::Timestamp;
 use cloudtik_protocol::VERSION;
+use cloudtik_protocol::logging::{is_full_disk, plain};
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -59,11 +60,14 @@ impl Printer {
 
     /// Says what went wrong, on standard error; for programs as one document.
     pub fn failure(&self, failure: &Failure) {
+        let message = plain(&failure.message);
+        let free_space = || "free space on that disk, then run the command again".to_owned();
+        let hint = failure.hint.as_deref().map(plain).or_else(|| is_full_disk(&message).then(free_space));
         if self.is_json() {
             let place = |p: cloudtik_config::diagnostics::Place| serde_json::json!({ "file": p.file, "line": p.line, "column": p.column, "message": p.message, "help": p.help });
             let problems: Vec<_> = failure.diagnostics.iter().flat_map(|d| d.places()).map(place).collect();
             let document = serde_json::json!({
-                "error": failure.message, "hint": failure.hint, "exit_code": failure.code, "problems": problems,
+                "error": message, "hint": hint, "exit_code": failure.code, "problems": problems,
             });
             return talk(&format!("{document:#}"));
         }
@@ -72,8 +76,8 @@ impl Printer {
             talk(diagnostics.render(self.colour, width).trim_end_matches('\n'));
         }
         let label = if self.colour { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-        talk(&format!("{label} {}", failure.message));
-        if let Some(hint) = &failure.hint {
+        talk(&format!("{label} {message}"));
+        if let Some(hint) = &hint {
             talk(&format!("\nhint: {hint}"));
         }
     }
@@ -159,6 +163,17 @@ pub fn short(span: Duration) -> String {
         s @ 60..3600 => format!("{}m{:02}s", s / 60, s % 60),
         s @ 3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
         s => format!("{}d{:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// A span of time in its largest unit, as in "18 times in 4 min".
+pub fn approximately(span: Duration) -> String {
+    match span.as_secs() {
+        0 => format!("{} ms", span.as_millis()),
+        s @ 1..60 => format!("{s} s"),
+        s @ 60..3600 => format!("{} min", s / 60),
+        s @ 3600..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::client::{Client, document};
 use crate::clusters;
+use crate::failing::{Shown, failing};
 use crate::failure::{FAILED, Failure, TIMED_OUT};
 use crate::output::{Printer, ago, short};
 use crate::terminal::Progress;
@@ -38,6 +39,9 @@ pub async fn status(printer: &Printer, cluster: &str, wait: bool, timeout: u64) 
     for wait in &status.waiting_for {
         printer.line(&format!("waiting for {wait}"));
     }
+    for line in failing(&status).iter().flat_map(|f| f.lines()) {
+        printer.line(&line);
+    }
     Ok(())
 }
 
@@ -48,7 +52,7 @@ pub async fn wait_until(
     progress: &mut Progress,
     is_enough: impl Fn(&Status) -> bool,
 ) -> Result<Status, Failure> {
-    let (mut last, name) = (None, client.place.name.clone());
+    let (mut last, mut shown, name) = (None, Shown::default(), client.place.name.clone());
     let waiting = async {
         let mut client = client.clone();
         loop {
@@ -73,6 +77,10 @@ pub async fn wait_until(
                 if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
                     return Err(Failure::new(FAILED, format!("{name} is being taken down")));
                 }
+                let news = shown.news(&status);
+                if !news.is_empty() {
+                    progress.keep(&news.join("\n"));
+                }
                 progress.waiting(&format!("{name}: {}", describe_waits(&status)));
                 last = Some(status);
             }
@@ -83,7 +91,9 @@ pub async fn wait_until(
     match tokio::time::timeout(timeout, waiting).await {
         Ok(result) => result,
         Err(_) => {
-            let waits = last.map_or_else(|| "its head".to_owned(), |s| s.waiting_for.join("\n  "));
+            let waits = last.as_ref().map_or_else(|| "its head".to_owned(), |s: &Status| s.waiting_for.join("\n  "));
+            let logs: Vec<String> = last.iter().flat_map(failing).filter(|f| !f.service.log.is_empty()).flat_map(|f| f.lines()).collect();
+            let waits = if logs.is_empty() { waits } else { format!("{waits}\n{}", logs.join("\n")) };
             let hint = format!("look further with `cloudtik events {name}` and `cloudtik logs {name} --runtime RUNTIME`");
             Err(Failure::new(TIMED_OUT, format!("{name} is not ready after {}; it waits for\n  {waits}", short(timeout))).hint(hint))
         }
@@ -127,7 +137,11 @@ fn print_nodes(printer: &Printer, status: &Status) {
             let runtimes: Vec<String> = node
                 .runtimes
                 .iter()
-                .map(|(name, state)| if state == "ready" { name.to_string() } else { format!("{name} ({state})") })
+                .map(|(name, state)| match state.as_str() {
+                    "ready" => name.to_string(),
+                    "backoff" => format!("{name} (crashed)"),
+                    state => format!("{name} ({state})"),
+                })
                 .collect();
             vec![
                 node.id.to_string(),
@@ -208,11 +222,12 @@ pub async fn runtimes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for node in &status.nodes {
         for service in &node.services {
-            let detail = if service.detail.is_empty() { String::new() } else { format!(" ({})", service.detail) };
+            // A head of an earlier version describes nothing.
+            let state = if service.description.is_empty() { service.state.clone() } else { service.description.clone() };
             rows.push(vec![
                 service.name.clone(),
                 node.id.to_string(),
-                format!("{}{detail}", service.state),
+                state,
                 service.pid.map_or_else(|| "-".to_owned(), |p| p.to_string()),
                 service.restarts.to_string(),
                 ago(service.since),

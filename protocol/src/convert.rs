@@ -2,7 +2,7 @@
 
 use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::report::{Load, ServiceReport, ServiceState};
+use cloudtik_model::report::{FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 
 use crate::wire;
 
@@ -30,6 +30,8 @@ pub fn report_to_wire(report: &ServiceReport) -> wire::ServiceReport {
         since: report.since.0,
         goal_version: report.goal_version,
         gauges: report.gauges.iter().map(|(name, value)| (name.clone(), value.0)).collect(),
+        failure: report.failure.as_ref().map(failure_to_wire),
+        log: report.log.clone(),
     }
 }
 
@@ -48,7 +50,71 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
         since: Timestamp(report.since),
         goal_version: report.goal_version,
         gauges: report.gauges.iter().map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MOST))).collect(),
+        failure: report.failure.as_ref().and_then(failure_from_wire),
+        // What a node sends is shown on terminals and kept in memory: its bounds are not the node's to choose.
+        log: bounded_log(report.log.iter().map(String::as_str)),
     }))
+}
+
+/// The last lines of a log, within the bounds of a report and without control characters.
+pub fn bounded_log<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
+    let (mut kept, mut left) = (Vec::new(), ServiceReport::MAX_LOG_BYTES);
+    for line in lines.rev().take(ServiceReport::MAX_LOG_LINES) {
+        let mut line = printable(line);
+        if line.len() > LONGEST_LINE {
+            let end = (0..=LONGEST_LINE).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
+            line.truncate(end);
+            line.push('…');
+        }
+        let Some(rest) = left.checked_sub(line.len()) else { break };
+        left = rest;
+        kept.push(line);
+    }
+    kept.reverse();
+    kept
+}
+
+/// The most of one line, in bytes.
+const LONGEST_LINE: usize = 400;
+
+/// A line without escape sequences and other control characters, which could move a terminal's cursor or set its title.
+fn printable(line: &str) -> String {
+    let (mut text, mut letters) = (String::with_capacity(line.len()), line.chars().peekable());
+    while let Some(letter) = letters.next() {
+        match letter {
+            // A control sequence ends with a letter or `~`; an operating system command with BEL or ESC \\.
+            '\x1b' => match letters.next() {
+                Some('[') => while letters.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+                Some(']') => while letters.next().is_some_and(|c| c != '\x07' && c != '\x1b') {},
+                _ => {}
+            },
+            '\t' => text.push(' '),
+            letter if letter.is_control() => {}
+            letter => text.push(letter),
+        }
+    }
+    text
+}
+
+fn failure_to_wire(failure: &ServiceFailure) -> wire::ServiceFailure {
+    use wire::service_failure::Cause;
+    let cause = match &failure.cause {
+        FailureCause::Crashed { exit_code, how } => Cause::Crashed(wire::Crash { exit_code: *exit_code, how: how.clone() }),
+        FailureCause::Unhealthy { seen } => Cause::Unhealthy(seen.clone()),
+        FailureCause::NotStarted { why } => Cause::NotStarted(why.clone()),
+    };
+    wire::ServiceFailure { cause: Some(cause), at: failure.at.0, restart_in_ms: failure.restart_in_ms }
+}
+
+/// A cause that a newer agent knows and this head does not is skipped.
+fn failure_from_wire(failure: &wire::ServiceFailure) -> Option<ServiceFailure> {
+    use wire::service_failure::Cause;
+    let cause = match failure.cause.as_ref()? {
+        Cause::Crashed(crash) => FailureCause::Crashed { exit_code: crash.exit_code, how: crash.how.clone() },
+        Cause::Unhealthy(seen) => FailureCause::Unhealthy { seen: seen.clone() },
+        Cause::NotStarted(why) => FailureCause::NotStarted { why: why.clone() },
+    };
+    Some(ServiceFailure { cause, at: Timestamp(failure.at), restart_in_ms: failure.restart_in_ms })
 }
 
 /// A node's load as shares of what it has.
@@ -95,6 +161,10 @@ mod tests {
 
     #[test]
     fn reports_survive_the_wire() {
+        use wire::service_failure::Cause;
+        let crash = |exit_code| Some(Cause::Crashed(wire::Crash { exit_code, how: "it ended".to_owned() }));
+        let causes =
+            [crash(Some(1)), crash(None), Some(Cause::Unhealthy("no answer".to_owned())), Some(Cause::NotStarted("why".to_owned()))];
         for state in 1..=8 {
             let wire = wire::ServiceReport {
                 key: "spark/worker".to_owned(),
@@ -105,6 +175,8 @@ mod tests {
                 since: 9,
                 goal_version: 3,
                 gauges: [("work".to_owned(), 1_500)].into(),
+                failure: Some(wire::ServiceFailure { cause: causes[state as usize % causes.len()].clone(), at: 4, restart_in_ms: 500 }),
+                log: vec!["cannot bind".to_owned(), "giving up".to_owned()],
             };
             let plain = report_from_wire(&wire).expect("well formed").expect("known state");
             assert_eq!(report_to_wire(&plain), wire);
@@ -119,6 +191,19 @@ mod tests {
         let frame = wire::AgentFrame::decode(&[0x7a, 2, 1, 2][..]).expect("decodes");
         assert_eq!(frame.topic, None);
         assert!(report_from_wire(&wire::ServiceReport { key: "../x".to_owned(), state: 1, ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn a_log_from_the_wire_is_bounded_and_printable() {
+        let hostile: Vec<String> = (0..100).map(|n| format!("\x1b]0;title\x07\x1b[2J{n}\r{}", "ä".repeat(5_000))).collect();
+        let report = wire::ServiceReport { key: "a/b".to_owned(), state: 6, log: hostile, ..Default::default() };
+        let log = report_from_wire(&report).expect("well formed").expect("known state").log;
+        assert!(!log.is_empty() && log.len() <= ServiceReport::MAX_LOG_LINES);
+        assert!(log.iter().map(String::len).sum::<usize>() <= ServiceReport::MAX_LOG_BYTES);
+        assert!(log.last().is_some_and(|line| line.starts_with("99ä")), "the last line is kept: {log:?}");
+        assert!(log.iter().all(|line| !line.chars().any(char::is_control)), "{log:?}");
+        let plain = ["one", "\x1b[31mtwo\x1b[0m\tred"];
+        assert_eq!(bounded_log(plain.into_iter()), ["one", "two red"]);
     }
 
     #[test]

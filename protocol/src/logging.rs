@@ -15,6 +15,28 @@ pub fn start() {
     tracing_subscriber::registry().with(lines).with(targets).init();
 }
 
+/// What the operating system says of a full disk, as errors of other crates and other programs carry it in their texts.
+const FULL_DISK: [(&str, &str); 6] = [
+    ("[Errno 28] No space left on device", "the disk is full"),
+    ("No space left on device (os error 28)", "the disk is full"),
+    ("No space left on device", "the disk is full"),
+    ("[Errno 122] Disk quota exceeded", "the disk is full: the user's quota is used up"),
+    ("Disk quota exceeded (os error 122)", "the disk is full: the user's quota is used up"),
+    ("Disk quota exceeded", "the disk is full: the user's quota is used up"),
+];
+
+/// A message in which a full disk is called a full disk, however deep in it that stands: for the edge at which it is shown.
+pub fn plain(message: &str) -> String {
+    FULL_DISK.iter().fold(message.to_owned(), |text, (system, plain)| {
+        if text.contains(system) { text.replace(system, plain) } else { text }
+    })
+}
+
+/// Whether a message that went through [`plain`] is about a full disk.
+pub fn is_full_disk(message: &str) -> bool {
+    message.contains("the disk is full")
+}
+
 /// An error with everything behind it, on one line: for the edge at which it is shown.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -23,7 +45,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {source}");
         next = source.source();
     }
-    text
+    plain(&text)
 }
 
 /// Keeps what strangers cause from filling the log: so many lines a second, the rest only counted.
@@ -52,5 +74,30 @@ impl Seldom {
         }
         spent.lines += 1;
         Some(std::mem::take(&mut spent.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot commit")]
+    struct Outer(#[source] Nested);
+    /// As crates do it that put the source into their own text.
+    #[derive(Debug, thiserror::Error)]
+    #[error("I/O error: {0}")]
+    struct Nested(io::Error);
+
+    #[test]
+    fn a_full_disk_is_called_a_full_disk_in_nested_messages() {
+        let of = |number| Outer(Nested(io::Error::from_raw_os_error(number)));
+        assert_eq!(chain(&of(nix::libc::ENOSPC)), "cannot commit: I/O error: the disk is full");
+        assert_eq!(chain(&of(nix::libc::EDQUOT)), "cannot commit: I/O error: the disk is full: the user's quota is used up");
+        assert_eq!(plain("pip: OSError: [Errno 28] No space left on device: '/x'"), "pip: OSError: the disk is full: '/x'");
+        assert_eq!(plain("cat: write error: No space left on device"), "cat: write error: the disk is full");
+        assert_eq!(chain(&of(nix::libc::EACCES)), "cannot commit: I/O error: Permission denied (os error 13)");
+        assert!(is_full_disk(&chain(&of(nix::libc::ENOSPC))) && !is_full_disk(&chain(&of(nix::libc::EACCES))));
     }
 }

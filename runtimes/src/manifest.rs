@@ -123,6 +123,8 @@ pub struct Probe {
     pub interval: Duration,
     pub timeout: Duration,
     pub failures: u32,
+    /// What a service that answers and is not ready yet waits for, in the runtime's words.
+    pub waiting: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -43,7 +43,7 @@ fn a_full_disk_is_said_and_survived() {
     let Some(disk) = SmallDisk::mount(&state, "16k") else { return };
     let file = cluster.file.display().to_string();
     let ran = cluster.run(&["up", &file, "--timeout", "5"]);
-    assert!(ran.code != 0 && ran.err.contains("No space left"), "{ran:?}");
+    assert!(ran.code != 0 && ran.err.contains("the disk is full"), "{ran:?}");
 
     // With room, the same command goes on from there.
     disk.resize("64m");
@@ -58,7 +58,7 @@ fn a_full_disk_is_said_and_survived() {
     drop(out);
     let refused = cluster.run(&["scale", "full", "--workers", "3"]);
     let acknowledged = refused.code == 0;
-    assert!(acknowledged || refused.err.contains("No space left") || refused.err.contains("does not answer"), "{refused:?}");
+    assert!(acknowledged || refused.err.contains("the disk is full") || refused.err.contains("does not answer"), "{refused:?}");
     // What it only has in mind is gone with it.
     for (pid, _) in cluster.processes().iter().filter(|(_, line)| line.contains("cloudtik-head")) {
         cloudtik_tests::send(*pid, nix::sys::signal::Signal::SIGKILL);

@@ -75,7 +75,11 @@ fn services_are_probed_by_command_limited_and_counted() {
     });
     let after = service(&status, "probe/lamp");
     assert_eq!((after.pid, after.restarts), (lamp.pid, lamp.restarts), "the process and its history are the same");
-    assert!(cluster.events().iter().any(|e| e.contains("probe/lamp is unhealthy")), "{:#?}", cluster.events());
+    let events = cluster.events();
+    assert!(events.iter().any(|e| e.contains("probe/lamp is unhealthy")), "{events:#?}");
+    // No crash: the agent restarted it for its health.
+    let restart = "probe/lamp failed its health checks (/usr/bin/test ended with exit status: 1); it is restarted";
+    assert!(events.iter().any(|e| e.contains(restart)) && !events.iter().any(|e| e.contains("lamp crashed")), "{events:#?}");
 
     limits(&cluster, &data);
     cluster.down();
@@ -100,7 +104,7 @@ fn limits(cluster: &Cluster, data: &std::path::Path) {
     }
     fs::write(data.join("eat"), "").expect("writes");
     until("the kernel's verdict in the events", Duration::from_secs(20), || {
-        cluster.events().iter().any(|e| e.contains("probe/glutton is backoff: its memory limit was reached")).then_some(())
+        cluster.events().iter().any(|e| e.contains("probe/glutton crashed (memory limit reached")).then_some(())
     });
     fs::remove_file(data.join("eat")).expect("removes");
     cluster.wait_ready();

@@ -30,10 +30,10 @@ impl ServiceTask {
                 }
                 DrainBy::Command(command) => {
                     let probe = goal::Check::Command { command: command.clone() };
-                    crate::probe::check(&probe, &environment).await?;
+                    crate::probe::check(&probe, &environment).await.map_err(|e| e.to_string())?;
                 }
                 DrainBy::Request { method, url, body } => {
-                    let (status, _) = crate::probe::exchange(method, url, body).await?;
+                    let (status, _) = crate::probe::exchange(method, url, body).await.map_err(|e| e.to_string())?;
                     if !(200..300).contains(&status) {
                         return Err(format!("{url} answered {status}"));
                     }

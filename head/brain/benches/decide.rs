@@ -130,6 +130,8 @@ fn coming_up(nodes: u64) {
                 since: Timestamp(0),
                 goal_version: 0,
                 gauges: BTreeMap::new(),
+                failure: None,
+                log: Vec::new(),
             };
             let services = (0..3).map(report).collect();
             inputs.push(Input::Reported { session: Session(session), node: node.clone(), complete: true, services });

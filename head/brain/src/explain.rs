@@ -226,9 +226,8 @@ impl Brain {
             for placement in spec.services_on(&node.record.node_type) {
                 let report = node.services.get(&placement.key);
                 if node.link.is_some() && report.is_none_or(|r| r.state != ServiceState::Ready) {
-                    let state = report.map_or("unknown", |r| r.state.name());
-                    let detail = report.map(|r| r.detail.as_str()).filter(|d| !d.is_empty()).map(|d| format!(": {d}")).unwrap_or_default();
-                    waits.push(format!("{} on {id} ({state}{detail})", placement.key));
+                    let state = report.map_or_else(|| "no report yet".to_owned(), ServiceReport::describe);
+                    waits.push(format!("{} on {id}: {state}", placement.key));
                 }
             }
             let placed = |key: &ServiceKey| spec.services_on(&node.record.node_type).any(|p| p.key == *key);

@@ -34,7 +34,7 @@ impl Brain {
 
     pub(crate) fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
         let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
-        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details };
+        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details, topic: None };
         self.step.records.push(Record::Event(event));
     }
 
@@ -118,6 +118,11 @@ impl Brain {
         if gone {
             let node_type = self.nodes[id].record.node_type.clone();
             self.scaling.launching.freed(&node_type);
+        }
+        let ends_unplanned = matches!(self.nodes[id].record.life, NodeState::Terminating { .. } | NodeState::Failed { .. });
+        if ends_unplanned && !was_leaving && !id.is_head() {
+            let record = &self.nodes[id].record;
+            self.scaling.launching.lost(&record.node_type, id, record.generation, now);
         }
         if leaving && !was_leaving {
             let node_type = self.nodes[id].record.node_type.clone();

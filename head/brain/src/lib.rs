@@ -36,6 +36,7 @@ mod readiness;
 pub mod recording;
 mod rollout;
 mod scaling;
+mod services;
 mod steering;
 mod sweep;
 mod wholes;

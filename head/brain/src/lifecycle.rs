@@ -7,6 +7,7 @@ use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
 
 use crate::clock::doubling;
 use crate::membership::RETURN;
+use crate::services::log_of;
 use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
@@ -306,8 +307,9 @@ impl Brain {
             let before = node.services.insert(report.key.clone(), report.clone());
             is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
             self.nodes_changed |= before.as_ref().map(|b| b.goal_version) != Some(report.goal_version);
-            if before.as_ref().map(|b| b.state) != Some(report.state) {
-                changes.push(report);
+            let changed = before.as_ref().map(|b| (b.state, b.failure.as_ref())) != Some((report.state, report.failure.as_ref()));
+            if changed {
+                changes.push((before, report));
             }
         }
         self.touch(&id);
@@ -315,12 +317,9 @@ impl Brain {
         if is_news && self.follows_signals() {
             self.reconsider_scale();
         }
-        for report in changes {
-            self.services_changed = true;
-            if matches!(report.state, ServiceState::Ready | ServiceState::Unhealthy | ServiceState::Backoff | ServiceState::Stopped) {
-                let what = format!("{} is {}{}", report.key, report.state.name(), detail_of(&report));
-                self.event(Some(&id), EventKind::Service, what);
-            }
+        for (before, report) in changes {
+            self.services_changed |= before.as_ref().map(|b| b.state) != Some(report.state);
+            self.note_service(&id, before.as_ref(), &report);
         }
         Some(id)
     }
@@ -351,9 +350,11 @@ impl Brain {
             }
             return;
         };
-        let what = format!("{} is {}{}", failing.key, failing.state.name(), detail_of(failing));
+        let (what, log) = (failing.sentence(), log_of(failing));
         let due = (failing.restarts >= FAILED_STARTS).then(|| {
-            let reason = format!("{} did not start in {} tries{}", failing.key, failing.restarts, detail_of(failing));
+            let how = failing.failure.as_ref().map_or_else(|| failing.detail.clone(), |failure| failure.cause.to_string());
+            let how = if how.is_empty() { how } else { format!(": it {how}") };
+            let reason = format!("{} did not start in {} tries{how}", failing.key, failing.restarts);
             // A new description may mend it.
             let since = node.preparing_since.unwrap_or(node.entered).max(self.specified_at);
             (since + self.config.prepare_deadline, reason)
@@ -365,6 +366,10 @@ impl Brain {
         }
         if self.is_held() {
             return self.wake_at(id, now + LONGEST_PAUSE);
+        }
+        if !log.is_empty() {
+            // The node and its log are gone soon.
+            self.event_with(Some(id), EventKind::Verdict, reason.clone(), log);
         }
         self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
     }
@@ -502,11 +507,6 @@ impl Brain {
         self.services_changed = true;
         self.enter(id, NodeState::Gone, why);
     }
-}
-
-/// What a service says of its state, to be appended.
-fn detail_of(report: &ServiceReport) -> String {
-    if report.detail.is_empty() { String::new() } else { format!(": {}", report.detail) }
 }
 
 /// The pause before a call is repeated, in milliseconds.

@@ -76,6 +76,8 @@ impl Agent {
             since: Timestamp(now),
             goal_version: self.version,
             gauges: self.signals.get(key).cloned().unwrap_or_default(),
+            failure: None,
+            log: Vec::new(),
         };
         self.services.iter().map(report).collect()
     }

@@ -3,6 +3,7 @@
 use cloudtik_brain::Input;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{NodeId, RuntimeName, ServiceKey};
+use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki;
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
@@ -93,7 +94,7 @@ impl Head {
         match head.services.get(&job.needs) {
             Some(service) if service.state == ServiceState::Ready => {}
             Some(service) => {
-                return Err(Status::unavailable(format!("{} is {}, not ready: {}", job.needs, service.state.name(), service.detail)));
+                return Err(Status::unavailable(format!("the job cannot start yet: {}", service.sentence())));
             }
             None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
         }
@@ -136,7 +137,8 @@ impl Head {
                     Some(Frame::Stderr(bytes)) => complaint.push_str(&String::from_utf8_lossy(&bytes)),
                     Some(Frame::Exit(wire::Exit { code: 0, .. })) => return Ok(()),
                     Some(Frame::Exit(exit)) => {
-                        return Err(Status::internal(format!("the upload failed with status {}: {}{complaint}", exit.code, exit.error)));
+                        let why = plain(format!("{}{complaint}", exit.error).trim());
+                        return Err(Status::internal(format!("the upload failed with status {}: {why}", exit.code)));
                     }
                     _ => {}
                 },

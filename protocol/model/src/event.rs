@@ -22,7 +22,14 @@ pub struct Event {
     /// Facts behind it: evidence, alternatives, inputs.
     #[serde(default)]
     pub details: BTreeMap<String, String>,
+    /// What happened, without amounts and times: an event of the same topic and node says the same again. Absent where the
+    /// message says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
 }
+
+/// The detail of an event that carries the last lines of a service's log.
+pub const LOG_DETAIL: &str = "log";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -118,6 +118,10 @@ pub struct Probe {
     /// So many failures in a row make a healthy service unhealthy.
     #[serde(default = "Probe::default_failures")]
     pub failures: u32,
+    /// What a service that answers and is not ready yet waits for, for people, such as `waiting to register with the master`;
+    /// empty where what the probe saw says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub waiting: String,
 }
 
 impl Probe {

@@ -103,7 +103,7 @@ impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HeartbeatsMissed { for_ms } => write!(f, "no heartbeat for {for_ms} ms"),
-            Self::StreamClosed { cause } => write!(f, "its stream ended: {cause}"),
+            Self::StreamClosed { cause } => write!(f, "lost connection to the agent: {cause}"),
             Self::DialBack { outcome } => write!(f, "dial-back: {outcome}"),
             Self::Provider { says } => write!(f, "the provider says: {says}"),
             Self::HeadLag { by_ms } => write!(f, "the head was late by {by_ms} ms and stretched its deadlines"),

@@ -1,6 +1,7 @@
 //! What a node observes of itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,63 @@ impl ServiceState {
     }
 }
 
+/// How a service failed last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceFailure {
+    #[serde(flatten)]
+    pub cause: FailureCause,
+    pub at: Timestamp,
+    /// Milliseconds from then to its next start.
+    pub restart_in_ms: u64,
+}
+
+/// Why a service is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum FailureCause {
+    /// Its process ended by itself.
+    Crashed {
+        /// Absent when a signal ended it, or when it is not known.
+        exit_code: Option<i32>,
+        /// For people, such as `exit 1` or `killed by SIGSEGV`.
+        how: String,
+    },
+    /// Its health probe failed for so long that the agent restarts it.
+    Unhealthy {
+        /// What the last probe saw.
+        seen: String,
+    },
+    /// It could not be started.
+    NotStarted { why: String },
+}
+
+impl fmt::Display for FailureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crashed { exit_code: Some(0), how } => write!(f, "ended ({how})"),
+            Self::Crashed { how, .. } => write!(f, "crashed ({how})"),
+            Self::Unhealthy { seen } => write!(f, "failed its health checks ({seen})"),
+            Self::NotStarted { why } => write!(f, "cannot start ({why})"),
+        }
+    }
+}
+
+impl ServiceFailure {
+    /// The failure and what follows from it, such as `crashed (exit 1); restarts in 30 s`.
+    pub fn describe(&self) -> String {
+        let wait = span(self.restart_in_ms);
+        match &self.cause {
+            FailureCause::NotStarted { .. } => format!("{}; tries again in {wait}", self.cause),
+            FailureCause::Unhealthy { .. } => format!("{}; it is restarted", self.cause),
+            FailureCause::Crashed { .. } => format!("{}; restarts in {wait}", self.cause),
+        }
+    }
+}
+
+fn span(milliseconds: u64) -> String {
+    if milliseconds < 1_000 { format!("{milliseconds} ms") } else { format!("{} s", milliseconds / 1_000) }
+}
+
 /// The latest of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceReport {
@@ -102,11 +160,93 @@ pub struct ServiceReport {
     /// The latest of the numbers that its goal asks for, by name.
     #[serde(default)]
     pub gauges: BTreeMap<String, Quantity>,
+    /// How it failed last; absent when it never did or has worked for a while since.
+    #[serde(default)]
+    pub failure: Option<ServiceFailure>,
+    /// The last lines of its log while it fails: at most [`Self::MAX_LOG_LINES`], [`Self::MAX_LOG_BYTES`] together.
+    #[serde(default)]
+    pub log: Vec<String>,
 }
 
 impl ServiceReport {
+    pub const MAX_LOG_LINES: usize = 10;
+    pub const MAX_LOG_BYTES: usize = 2_048;
+
+    /// Its state in words, such as `starting: waiting for port 8080` or `crashed (exit 1); restarts in 30 s`.
+    pub fn describe(&self) -> String {
+        let detail = if self.detail.is_empty() { String::new() } else { format!(": {}", self.detail) };
+        match (&self.failure, self.state) {
+            (Some(failure), ServiceState::Backoff) => failure.describe(),
+            (Some(failure @ ServiceFailure { cause: FailureCause::Unhealthy { .. }, .. }), ServiceState::Stopping) => failure.describe(),
+            // An agent of an earlier version does not say more.
+            (None, ServiceState::Backoff) => format!("crashed{detail}"),
+            (Some(failure), ServiceState::Starting | ServiceState::Fetching) => {
+                format!("{} again after it {}{detail}", self.state.name(), failure.cause)
+            }
+            (Some(failure), ServiceState::Ready) => format!("ready again after it {}", failure.cause),
+            _ => format!("{}{detail}", self.state.name()),
+        }
+    }
+
+    /// The service and its state as a sentence, such as `queue/q crashed (exit 1); restarts in 30 s`.
+    pub fn sentence(&self) -> String {
+        let tells_failure = match self.state {
+            ServiceState::Backoff => true,
+            ServiceState::Stopping => self.failure.as_ref().is_some_and(|f| matches!(f.cause, FailureCause::Unhealthy { .. })),
+            _ => false,
+        };
+        let verb = if tells_failure { "" } else { "is " };
+        format!("{} {verb}{}", self.key, self.describe())
+    }
+
     /// How much work it has, in whatever its runtime counts, if that can be asked: 0 is idle.
     pub fn work(&self) -> Option<Quantity> {
         self.gauges.get(goal::Gauge::WORK).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: ServiceState, failure: Option<FailureCause>, detail: &str) -> ServiceReport {
+        ServiceReport {
+            key: "queue/q".parse().expect("a key"),
+            state,
+            detail: detail.to_owned(),
+            pid: None,
+            restarts: 0,
+            since: Timestamp(0),
+            goal_version: 0,
+            gauges: BTreeMap::new(),
+            failure: failure.map(|cause| ServiceFailure { cause, at: Timestamp(0), restart_in_ms: 30_000 }),
+            log: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_state_is_told_in_the_words_of_what_happened() {
+        let crash = |exit_code, how: &str| Some(FailureCause::Crashed { exit_code, how: how.to_owned() });
+        let unhealthy = Some(FailureCause::Unhealthy { seen: "port 80 answered 500".to_owned() });
+        let unstarted = Some(FailureCause::NotStarted { why: "the disk is full".to_owned() });
+        for (state, failure, detail, expected) in [
+            (ServiceState::Backoff, crash(Some(1), "exit 1"), "", "crashed (exit 1); restarts in 30 s"),
+            (ServiceState::Backoff, crash(Some(0), "exit 0"), "", "ended (exit 0); restarts in 30 s"),
+            (ServiceState::Backoff, crash(None, "killed by SIGSEGV"), "", "crashed (killed by SIGSEGV); restarts in 30 s"),
+            (ServiceState::Backoff, unstarted, "", "cannot start (the disk is full); tries again in 30 s"),
+            (ServiceState::Stopping, unhealthy.clone(), "", "failed its health checks (port 80 answered 500); it is restarted"),
+            (ServiceState::Starting, None, "waiting for port 80", "starting: waiting for port 80"),
+            (
+                ServiceState::Starting,
+                unhealthy,
+                "waiting for port 80",
+                "starting again after it failed its health checks (port 80 answered 500): waiting for port 80",
+            ),
+            (ServiceState::Ready, None, "", "ready"),
+        ] {
+            assert_eq!(report(state, failure, detail).describe(), expected);
+        }
+        assert_eq!(report(ServiceState::Backoff, crash(Some(1), "exit 1"), "").sentence(), "queue/q crashed (exit 1); restarts in 30 s");
+        assert_eq!(report(ServiceState::Starting, None, "").sentence(), "queue/q is starting");
     }
 }

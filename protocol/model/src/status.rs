@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::{ServiceFailure, ServiceReport};
 use crate::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
 
 /// `cloudtik status -o json`.
@@ -100,6 +101,31 @@ pub struct Service {
     pub pid: Option<u32>,
     pub restarts: u32,
     pub since: Timestamp,
+    /// State and detail in one text, such as `crashed (exit 1); restarts in 30 s`.
+    #[serde(default)]
+    pub description: String,
+    /// How it failed last; absent when it never did or has worked for a while since.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure: Option<ServiceFailure>,
+    /// The last lines of its log while it fails.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub log: Vec<String>,
+}
+
+impl Service {
+    pub fn of(report: &ServiceReport) -> Self {
+        Self {
+            name: report.key.to_string(),
+            state: report.state.name().to_owned(),
+            detail: report.detail.clone(),
+            pid: report.pid,
+            restarts: report.restarts,
+            since: report.since,
+            description: report.describe(),
+            failure: report.failure.clone(),
+            log: report.log.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

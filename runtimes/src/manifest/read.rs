@@ -319,10 +319,11 @@ fn read_probe(mut table: Table<'_>, checked: &Checked<'_>) -> Option<Probe> {
     let interval = table.duration("interval").map_or(Duration::from_secs(1), |d| d.value);
     let timeout = table.duration("timeout").map_or(Duration::from_secs(2), |d| d.value);
     let failures = table.integer("failures", 1, 1000).map_or(3, |f| f.value as u32);
+    let waiting = table.text("waiting").map(|text| checked.text(text));
     if kinds.len() == 1 {
         table.finish();
     }
-    Some(Probe { check: check?, interval, timeout, failures })
+    Some(Probe { check: check?, interval, timeout, failures, waiting })
 }
 
 fn read_limits(mut table: Table<'_>, checked: &Checked<'_>) -> Limits {

@@ -81,5 +81,6 @@ pub(super) fn render_probe(probe: &Probe, fill: Fill<'_>) -> Result<goal::Probe,
         interval_ms: probe.interval.as_millis() as u64,
         timeout_ms: probe.timeout.as_millis() as u64,
         failures: probe.failures,
+        waiting: probe.waiting.as_ref().map(|text| fill("a probe", text)).transpose()?.unwrap_or_default(),
     })
 }

@@ -264,7 +264,7 @@ impl Brain {
     }
 
     /// Stores that a machine is wanted, and asks for it.
-    fn request(&mut self, spec: &Spec, order: Order<'_>, content: Option<(Amounts, &Bin, &mut Members)>) -> Option<NodeId> {
+    fn request(&mut self, spec: &Spec, mut order: Order<'_>, content: Option<(Amounts, &Bin, &mut Members)>) -> Option<NodeId> {
         let now = self.clock.now();
         let id = self.free_id(order.name, spec.workers.get(order.name)?.max)?;
         let generation = self.nodes.get(&id).map_or(Generation(1), |n| n.record.generation.next());
@@ -284,7 +284,15 @@ impl Brain {
         }
         self.recount(&id);
         self.store_node(&id);
-        let message = format!("request {id} (generation {generation}): {}", order.why);
+        let mut message = format!("request {id} (generation {generation}): {}", order.why);
+        if let Some((lost, of)) = self.scaling.launching.take_lost(order.name, now) {
+            order.details.insert("replaces".to_owned(), format!("{lost} (generation {of})"));
+            message = format!("{message}; it replaces {lost} (generation {of})");
+            if lost != id {
+                let details = BTreeMap::from([("replaced by".to_owned(), format!("{id} (generation {generation})"))]);
+                self.event_with(Some(&lost), EventKind::Decision, format!("{id} replaces it"), details);
+            }
+        }
         self.event_with(Some(&id), EventKind::Decision, message, order.details);
         self.drive(&id);
         Some(id)

@@ -1,11 +1,11 @@
 //! What is to be had of what a type is offered as: shortages, types that are paused because they keep failing, and which offer
 //! a machine that was decided on is asked for from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::spec::{Offer, WorkerType};
-use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use super::pace::Pace;
 use crate::clock::doubling;
@@ -30,7 +30,12 @@ pub(crate) struct Launching {
     /// No lower ordinal of a type is free.
     pub(super) lowest_free: BTreeMap<NodeTypeName, u32>,
     pace: Pace,
+    /// Workers of a type that ended without a decision about the size, when, and that nothing was requested for yet.
+    lost: BTreeMap<NodeTypeName, VecDeque<(NodeId, Generation, u64)>>,
 }
+
+/// A machine that is requested later than this after a worker was lost, in milliseconds, is not its replacement.
+const REPLACED_WITHIN: u64 = 600_000;
 
 #[derive(Debug)]
 pub(super) struct Shortage {
@@ -62,6 +67,20 @@ impl Launching {
     /// A node is gone: its ordinal may be the lowest that is free.
     pub(crate) fn freed(&mut self, name: &NodeTypeName) {
         self.lowest_free.remove(name);
+    }
+
+    /// A worker failed or was lost: the next of its type replaces it.
+    pub(crate) fn lost(&mut self, name: &NodeTypeName, id: &NodeId, generation: Generation, now: u64) {
+        let lost = self.lost.entry(name.clone()).or_default();
+        lost.retain(|(_, _, at)| now.saturating_sub(*at) <= REPLACED_WITHIN);
+        lost.push_back((id.clone(), generation, now));
+    }
+
+    /// The worker that a machine which is requested now replaces, if there is one.
+    pub(super) fn take_lost(&mut self, name: &NodeTypeName, now: u64) -> Option<(NodeId, Generation)> {
+        let lost = self.lost.get_mut(name)?;
+        lost.retain(|(_, _, at)| now.saturating_sub(*at) <= REPLACED_WITHIN);
+        lost.pop_front().map(|(id, generation, _)| (id, generation))
     }
 }
 

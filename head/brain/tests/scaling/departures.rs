@@ -279,6 +279,8 @@ fn a_drain_wakes_nobody_each_millisecond() {
                     since: Timestamp(0),
                     goal_version: 0,
                     gauges: BTreeMap::from([("left".to_owned(), Quantity(number % 1_000))]),
+                    failure: None,
+                    log: Vec::new(),
                 };
                 world.brain.handle(
                     world.moment(),

@@ -278,6 +278,8 @@ impl World {
             since: Timestamp(0),
             goal_version: self.versions.get(node).copied().unwrap_or(0),
             gauges: self.gauges.get(node).cloned().unwrap_or_default(),
+            failure: None,
+            log: Vec::new(),
         };
         self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report] });
     }
