@@ -27,9 +27,12 @@ const FULL_DISK: [(&str, &str); 6] = [
 
 /// A message in which a full disk is called a full disk, however deep in it that stands: for the edge at which it is shown.
 pub fn plain(message: &str) -> String {
-    FULL_DISK.iter().fold(message.to_owned(), |text, (system, plain)| {
-        if text.contains(system) { text.replace(system, plain) } else { text }
-    })
+    FULL_DISK.iter().fold(
+        message.to_owned(),
+        |text, (system, plain)| {
+            if text.contains(system) { text.replace(system, plain) } else { text }
+        },
+    )
 }
 
 /// Whether a message that went through [`plain`] is about a full disk.

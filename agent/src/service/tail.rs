@@ -125,12 +125,7 @@ mod tests {
         let lines = last_lines(directory.path(), 0, &service);
         assert_eq!(
             lines,
-            [
-                "login with [secret] refused",
-                "secret [secret]",
-                "[secret] visible 4040 /etc/ssl/key.pem",
-                "run --password=[secret] x=1",
-            ]
+            ["login with [secret] refused", "secret [secret]", "[secret] visible 4040 /etc/ssl/key.pem", "run --password=[secret] x=1",]
         );
     }
 }
