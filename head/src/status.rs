@@ -7,7 +7,7 @@ use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::{Agent, Head, Node, Phase, Runtime, Service, Status};
-use cloudtik_model::{Resources, RuntimeName, Timestamp};
+use cloudtik_model::{NodeTypeName, Resources, RuntimeName, Timestamp};
 use cloudtik_protocol::VERSION;
 use cloudtik_runtimes::{NodeContext, Planner, View};
 
@@ -36,7 +36,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
         revision: spec.map_or(0, |s| s.revision),
         lacks_only_room: snapshot.lacks_only_room && sources.fetching.is_empty(),
         waiting_for,
-        alarms: snapshot.alarms.clone(),
+        alarms: snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect(),
         head: Head {
             address: sources.view.bus.clone(),
             epoch: snapshot.epoch,
@@ -119,6 +119,19 @@ fn runtimes(sources: &Sources<'_>, spec: Option<&Spec>) -> Vec<Runtime> {
             Runtime { name: name.clone(), version: version.to_owned(), state, endpoints }
         })
         .collect()
+}
+
+/// What the workers that are there have, by type.
+pub fn workers(snapshot: &Snapshot) -> Vec<(NodeTypeName, Resources)> {
+    let there = snapshot.nodes.iter().filter(|n| !n.record.id.is_head() && !n.record.life.is_leaving());
+    there.filter_map(context).map(|node| (node.node_type, node.resources)).collect()
+}
+
+/// Runtimes whose jobs would wait for ever.
+fn job_alarms(sources: &Sources<'_>) -> Vec<String> {
+    let head = sources.snapshot.nodes.iter().find(|n| n.record.id.is_head()).and_then(context);
+    let (Some(planner), Some(head)) = (sources.planner, head) else { return Vec::new() };
+    planner.misfits(sources.view, &head, &workers(sources.snapshot)).iter().map(ToString::to_string).collect()
 }
 
 /// A linked node as the planner sees it.

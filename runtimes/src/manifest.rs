@@ -155,6 +155,21 @@ pub struct Submit {
     pub environment: BTreeMap<String, String>,
     /// The service whose directory and files the job sees.
     pub service: ServiceName,
+    /// What of a job must fit on one worker.
+    pub part: Option<JobPart>,
+}
+
+/// The part of a job that runs on one worker. Texts may be templates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobPart {
+    /// What the runtime calls it, such as `executor`.
+    pub name: String,
+    /// Cores, such as `1.5`.
+    pub cpus: Option<String>,
+    /// Such as `512MiB` or `512m`.
+    pub memory: Option<String>,
+    /// What to do when it fits on no worker.
+    pub advice: String,
 }
 
 impl Manifest {

@@ -1,6 +1,7 @@
 //! From manifests, cluster, view and node to what the node is to run. Pure: the same inputs give the same goal.
 
 mod fill;
+mod jobs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use minijinja::{Value, context};
 use crate::catalog::Catalog;
 use crate::manifest::{Manifest, Probe, Service, Source};
 use crate::template;
+pub use jobs::{Misfit, PartNeeds, Room};
 use fill::{gauges, limits, render_drain, render_probe};
 
 /// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
@@ -104,6 +106,7 @@ pub struct Plan {
 /// A job to run on the head's node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
+    pub runtime: RuntimeName,
     pub command: Vec<String>,
     pub environment: BTreeMap<String, String>,
     pub needs: ServiceKey,
@@ -432,7 +435,7 @@ impl Planner {
         for (name, text) in &submit.environment {
             environment.insert(name.clone(), fill("the submit environment", text)?);
         }
-        Ok(Job { command, environment, needs: key })
+        Ok(Job { runtime: used.name.clone(), command, environment, needs: key })
     }
 }
 

@@ -87,3 +87,61 @@ fn what_fails_is_shown_with_the_end_of_its_log_and_what_starts_does_not_look_bro
     cluster.down();
     cluster.assert_nothing_left();
 }
+
+#[test]
+fn jobs_that_fit_on_no_worker_are_refused_and_a_lost_worker_s_replacement_is_named() {
+    let cluster = Cluster::new("large", "[workers.default]\nmin = 1\n[runtimes.batch]\npath = \"./batch\"");
+    let folder = cluster.file.parent().expect("it lies in a directory").join("batch");
+    fs::create_dir_all(&folder).expect("makes");
+    let manifest = |cores: u32| {
+        format!(
+            r#"
+[runtime]
+name = "batch"
+version = "1"
+[services.queue]
+role = "head"
+command = ["/bin/sleep", "1000"]
+[services.runner]
+role = "workers"
+command = ["/bin/sleep", "1000"]
+[submit]
+service = "queue"
+command = ["/bin/sh", "{{{{ job.file }}}}"]
+part = {{ name = "task", cpus = {cores}, memory = "1m", advice = "ask for fewer cores" }}
+"#
+        )
+    };
+    fs::write(folder.join("runtime.toml"), manifest(10_000)).expect("writes");
+    cluster.up();
+    let job = folder.join("job.sh");
+    fs::write(&job, "echo ran").expect("writes");
+    let submit = || cluster.run(&["submit", "large", &job.display().to_string()]);
+    let refused = submit();
+    let misfit = "jobs of batch cannot run: each task needs 10000 cores and 1MiB on one worker; a worker of type default has";
+    assert!(refused.code == 5 && refused.err.contains(misfit) && refused.err.contains("ask for fewer cores"), "{refused:?}");
+    assert!(cluster.status().alarms.iter().any(|alarm| alarm.starts_with(misfit)), "{:#?}", cluster.status().alarms);
+    assert!(cluster.run(&["why", "large"]).ok().out.contains(misfit));
+    let why: serde_json::Value = serde_json::from_str(&cluster.run(&["why", "large", "-o", "json"]).ok().out).expect("JSON");
+    assert!(why["alarms"][0].as_str().is_some_and(|alarm| alarm.starts_with(misfit)), "{why}");
+    fs::write(folder.join("runtime.toml"), manifest(1)).expect("writes");
+    cluster.up();
+    let ran = submit().ok();
+    assert_eq!(ran.out, "ran\n");
+    assert!(cluster.status().alarms.is_empty(), "{:#?}", cluster.status().alarms);
+
+    cluster.run(&["kill-node", "large", "w1", "--yes"]).ok();
+    let replacement = cloudtik_tests::until("its replacement", Duration::from_secs(20), || {
+        let events = cluster.events();
+        let event = events.iter().find(|e| e.contains("it replaces w1 (generation 1)"))?;
+        event.split(' ').nth(1).map(str::to_owned)
+    });
+    let why = cluster.run(&["why", "large", &replacement]).ok().out;
+    assert!(why.contains("It replaces w1 (generation 1)"), "{why}");
+    if replacement != "w1" {
+        let why = cluster.run(&["why", "large", "w1"]).ok().out;
+        assert!(why.contains(&format!("{replacement} (generation 1) replaces it")), "{why}");
+    }
+    cluster.down();
+    cluster.assert_nothing_left();
+}

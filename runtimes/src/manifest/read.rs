@@ -11,7 +11,7 @@ use cloudtik_model::spec::{Membership, Role};
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
 use self::numbers::{read_gauge, read_signals};
-use super::{Check, Console, Drain, DrainBy, Limits, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus};
+use super::{Check, Console, Drain, DrainBy, JobPart, Limits, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus};
 use crate::template;
 
 const SIGNALS: [(&str, i32); 8] = [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("KILL", 9), ("USR1", 10), ("USR2", 12), ("PWR", 30)];
@@ -373,8 +373,18 @@ fn read_submit(mut table: Table<'_>, checked: &Checked<'_>, services: &[Service]
     }
     let command = checked.texts(table.texts("command"));
     let environment = checked.map(table.table("environment"));
+    let part = table.table("part").and_then(|table| read_part(table, checked));
     table.finish();
-    Some(Submit { command, environment, service: service?.value })
+    Some(Submit { command, environment, service: service?.value, part })
+}
+
+fn read_part(mut table: Table<'_>, checked: &Checked<'_>) -> Option<JobPart> {
+    let name = table.require_text("name", "\"executor\"");
+    let mut amount = |key: &str| table.scalar(key).map(|c| checked.text(At { span: c.span, value: c.value.to_string() }));
+    let (cpus, memory) = (amount("cpus"), amount("memory"));
+    let advice = table.text("advice").map(|a| a.value).unwrap_or_default();
+    table.finish();
+    Some(JobPart { name: name?.value, cpus, memory, advice })
 }
 
 /// Notes predecessors within the runtime that do not exist, and circles.

@@ -2,6 +2,7 @@
 
 mod boots;
 mod departures;
+mod failing;
 mod gangs;
 mod limits;
 mod lives;

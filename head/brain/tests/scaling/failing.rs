@@ -1,0 +1,137 @@
+//! Services that fail, as events tell them; workers that are lost, and what replaces them.
+
+use cloudtik_model::event::{Event, LOG_DETAIL};
+use cloudtik_model::report::{FailureCause, ServiceFailure};
+
+use super::*;
+
+/// A world with one worker, that is ready.
+fn world() -> World {
+    let mut world = World::new(spec(&[("default", kind(1, 3, 4, 100))]));
+    world.pass(5_000);
+    world
+}
+
+fn crash(code: i32) -> FailureCause {
+    FailureCause::Crashed { exit_code: Some(code), how: format!("exit {code}") }
+}
+
+/// The agent of `w1` reports its service.
+fn report(world: &mut World, state: ServiceState, restarts: u32, failure: Option<(FailureCause, u64)>) {
+    let failure = failure.map(|(cause, at)| ServiceFailure { cause, at: Timestamp(at), restart_in_ms: 30_000 });
+    let log = if failure.is_some() { vec!["cannot bind".to_owned(), "giving up".to_owned()] } else { Vec::new() };
+    let report = ServiceReport {
+        key: key(),
+        state,
+        detail: String::new(),
+        pid: None,
+        restarts,
+        since: Timestamp(0),
+        goal_version: world.versions[&id("w1")],
+        gauges: BTreeMap::new(),
+        failure,
+        log,
+    };
+    let session = world.links[&id("w1")];
+    world.tell(Input::Reported { session, node: id("w1"), complete: true, services: vec![report] });
+}
+
+fn services(world: &World) -> Vec<&Event> {
+    world.events.iter().filter(|e| e.kind == EventKind::Service).collect()
+}
+
+#[test]
+fn a_crash_is_one_event_with_the_end_of_the_log_and_its_repetitions_have_one_topic() {
+    let mut world = world();
+    world.events.clear();
+    for n in 1..=5 {
+        report(&mut world, ServiceState::Backoff, n, Some((crash(1), u64::from(n))));
+        // Said again, it is the same.
+        report(&mut world, ServiceState::Backoff, n, Some((crash(1), u64::from(n))));
+        report(&mut world, ServiceState::Starting, n, Some((crash(1), u64::from(n))));
+    }
+    let events = services(&world);
+    assert_eq!(events.len(), 5, "{events:#?}");
+    assert!(events.iter().all(|e| e.message == "run/worker crashed (exit 1); restarts in 30 s"), "{events:#?}");
+    assert!(events.iter().all(|e| e.topic.as_deref() == Some("run/worker crashed (exit 1)")));
+    let logs: Vec<bool> = events.iter().map(|e| e.details.get(LOG_DETAIL).is_some_and(|log| log == "cannot bind\ngiving up")).collect();
+    assert_eq!(logs, [true, true, true, false, false], "the same log again and again is not kept");
+    // Another failure is news, with its log; one that came and went between two reports is told all the same.
+    report(&mut world, ServiceState::Ready, 6, Some((crash(2), 9)));
+    let last: Vec<&str> = services(&world).iter().rev().take(2).map(|e| e.message.as_str()).collect();
+    assert_eq!(last, ["run/worker is ready", "run/worker crashed (exit 2); restarts in 30 s"]);
+    assert!(services(&world).iter().any(|e| e.message.contains("exit 2") && e.details.contains_key(LOG_DETAIL)));
+}
+
+#[test]
+fn a_restart_for_failed_health_checks_is_no_crash() {
+    let mut world = world();
+    world.events.clear();
+    report(&mut world, ServiceState::Unhealthy, 0, None);
+    report(&mut world, ServiceState::Stopping, 0, Some((FailureCause::Unhealthy { seen: "port 80 answered 500".to_owned() }, 3)));
+    let waits = world.brain.snapshot().waiting_for;
+    assert!(
+        waits.contains(&"run/worker on w1: failed its health checks (port 80 answered 500); it is restarted".to_owned()),
+        "{waits:?}"
+    );
+    report(&mut world, ServiceState::Ready, 1, None);
+    let messages: Vec<&str> = services(&world).iter().map(|e| e.message.as_str()).collect();
+    let restart = "run/worker failed its health checks (port 80 answered 500); it is restarted";
+    assert_eq!(messages, ["run/worker is unhealthy", restart, "run/worker is ready"]);
+}
+
+#[test]
+fn what_a_head_that_starts_hears_of_an_old_failure_is_no_news() {
+    let mut world = world();
+    let mut old = world.brain.node(&id("w1")).expect("it is there").services[&key()].clone();
+    old.failure = Some(ServiceFailure { cause: crash(1), at: Timestamp(1), restart_in_ms: 200 });
+    world.restart();
+    world.events.clear();
+    let session = world.links[&id("w1")];
+    old.key = "run/other".parse().expect("a key");
+    world.tell(Input::Reported { session, node: id("w1"), complete: false, services: vec![old] });
+    assert!(services(&world).iter().all(|e| !e.message.contains("crashed")), "{:#?}", services(&world));
+}
+
+#[test]
+fn a_lost_worker_is_told_with_what_replaces_it() {
+    let mut world = world();
+    world.ask(|request| Input::Kill { request, node: id("w1") }).expect("it may go");
+    world.pass(10_000);
+    let requested: Vec<&Event> = world.events.iter().filter(|e| e.details.contains_key("replaces")).collect();
+    assert_eq!(requested.len(), 1, "{:#?}", world.events);
+    assert_eq!(requested[0].details["replaces"], "w1 (generation 1)");
+    assert!(requested[0].message.ends_with("; it replaces w1 (generation 1)"), "{}", requested[0].message);
+    let (node, generation) = (requested[0].node.clone().expect("of a node"), requested[0].generation.expect("of a generation"));
+    let told: Vec<&Event> = world.events.iter().filter(|e| e.details.contains_key("replaced by")).collect();
+    if node == id("w1") {
+        assert!(told.is_empty(), "the same name says it by its generation: {told:#?}");
+    } else {
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!((told[0].node.clone(), told[0].message.clone()), (Some(id("w1")), format!("{node} replaces it")));
+        assert_eq!(told[0].details["replaced by"], format!("{node} (generation {generation})"));
+    }
+    // What is asked for later replaces nothing.
+    world.events.clear();
+    world.workers(2).expect("there is room");
+    world.pass(10_000);
+    assert!(world.said(EventKind::Decision, "request") == 1 && world.said(EventKind::Decision, "replaces") == 0, "{:#?}", world.events);
+}
+
+#[test]
+fn a_worker_that_is_given_up_leaves_the_end_of_its_log() {
+    let mut world = World::new(spec(&[("default", kind(0, 3, 4, 100))]));
+    world.never_starts.insert(name("default"));
+    world.workers(1).expect("there is room");
+    world.pass(1_000);
+    for at in 0..30u64 {
+        if world.nodes[&id("w1")].life == NodeState::Preparing {
+            report(&mut world, ServiceState::Backoff, 7 + at as u32, Some((crash(1), at)));
+        }
+        world.pass(25_000);
+    }
+    let given_up = world.events.iter().find(|e| e.kind == EventKind::Verdict && e.message.contains("did not start in"));
+    let given_up = given_up.unwrap_or_else(|| panic!("{:#?}", world.events));
+    assert!(given_up.message.contains("tries: it crashed (exit 1)"), "{}", given_up.message);
+    assert_eq!(given_up.details[LOG_DETAIL], "cannot bind\ngiving up");
+}
