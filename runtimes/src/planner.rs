@@ -18,8 +18,8 @@ use minijinja::{Value, context};
 use crate::catalog::Catalog;
 use crate::manifest::{Manifest, Probe, Service, Source};
 use crate::template;
-pub use jobs::{Misfit, PartNeeds, Room};
 use fill::{gauges, limits, render_drain, render_probe};
+pub use jobs::{Misfit, PartNeeds, Room};
 
 /// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
 /// the operating system, the agent and the page cache.

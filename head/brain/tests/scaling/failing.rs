@@ -70,10 +70,7 @@ fn a_restart_for_failed_health_checks_is_no_crash() {
     report(&mut world, ServiceState::Unhealthy, 0, None);
     report(&mut world, ServiceState::Stopping, 0, Some((FailureCause::Unhealthy { seen: "port 80 answered 500".to_owned() }, 3)));
     let waits = world.brain.snapshot().waiting_for;
-    assert!(
-        waits.contains(&"run/worker on w1: failed its health checks (port 80 answered 500); it is restarted".to_owned()),
-        "{waits:?}"
-    );
+    assert!(waits.contains(&"run/worker on w1: failed its health checks (port 80 answered 500); it is restarted".to_owned()), "{waits:?}");
     report(&mut world, ServiceState::Ready, 1, None);
     let messages: Vec<&str> = services(&world).iter().map(|e| e.message.as_str()).collect();
     let restart = "run/worker failed its health checks (port 80 answered 500); it is restarted";
