@@ -8,6 +8,8 @@ pub mod diagnostics;
 pub mod reader;
 pub mod scaling;
 pub mod scenario;
+mod syntax;
+pub mod text;
 
 pub use cluster::{Cluster, Head, Provider, RuntimeUse, Workers};
 pub use diagnostics::{InvalidFile, Problem};

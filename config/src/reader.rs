@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{InvalidFile, Problem};
+use crate::syntax;
 
 /// A value with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,8 @@ impl Problems {
 pub fn read_file<T>(name: &str, text: &str, read: impl FnOnce(&mut Table<'_>, &Problems) -> Option<T>) -> Result<T, InvalidFile> {
     let problems = Problems::default();
     let (document, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        problems.note(error.span().unwrap_or(0..0), error.message(), None);
+    for problem in if errors.is_empty() { Vec::new() } else { syntax::problems(text, &errors) } {
+        problems.note(problem.span, problem.message, problem.help);
     }
     let invalid = |problems: Problems| InvalidFile::new(name, text, problems.0.borrow().clone());
     if !errors.is_empty() {
@@ -339,23 +340,26 @@ impl<'t> Table<'t> {
     }
 }
 
-/// A span of time such as `500ms`, `10s`, `5m`, `24h` or `30d`; not zero.
+/// A span of time such as `500ms`, `10s`, `5m`, `1h30m` or `30d`; not zero.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     parse_span(text).filter(|span| !span.is_zero())
 }
 
+/// The units of time in milliseconds, the largest first.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
 /// The same, which may be zero.
-fn parse_span(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
+pub fn parse_span(text: &str) -> Option<Duration> {
+    let (mut rest, mut units, mut milliseconds) = (text, &UNITS[..], 0u64);
+    while !rest.is_empty() || text.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
+        // Each unit once, the larger before the smaller.
+        let position = units.iter().position(|(name, _)| *name == unit)?;
+        milliseconds = milliseconds.checked_add(number.parse::<u64>().ok()?.checked_mul(units[position].1)?)?;
+        (rest, units) = (after, &units[position + 1..]);
+    }
+    Some(Duration::from_millis(milliseconds))
 }
 
 /// The name that a misspelt one was probably meant to be.

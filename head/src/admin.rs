@@ -14,6 +14,7 @@ use cloudtik_brain::{Input, Refusal, Reply, Request as Question, Wish};
 use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
+use cloudtik_model::printed::Printed;
 use cloudtik_model::{NodeId, Timestamp};
 use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::transport::Caller;
@@ -331,13 +332,14 @@ impl wire::admin_server::Admin for AdminService {
             events: Vec<Event>,
         }
         let from = head.mind.events().borrow().saturating_sub(EVENT_PAGE as u64);
-        document(&Dump {
+        // It is for people to read and to send, as it is.
+        document(&Printed(&Dump {
             status: head.status_document().await?,
             cluster: snapshot.cluster.clone(),
             nodes: snapshot.nodes.iter().map(|n| n.record.clone()).collect(),
             revision: head.revisions.latest().map(|(n, description, _)| (n, description.without_secrets())),
             events: head.events(from, None).await?,
-        })
+        }))
     }
 
     async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {

@@ -1,10 +1,16 @@
 //! What can be typed.
 
+mod cluster;
+mod examples;
+mod values;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
+pub use self::cluster::{AnyCluster, NamedCluster, Target};
 use crate::completion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -16,19 +22,11 @@ pub enum Format {
     Json,
 }
 
-const EXIT_CODES: &str = "\
-Exit status: 0 done, 1 failed, 2 usage, 3 invalid configuration, 4 not found,
-             5 refused, by a limit or by the provider, 6 timed out or not healthy, 7 not authorised.
-
-Get started:
-  cloudtik up examples/quickstart.toml
-  cloudtik status quickstart";
-
-/// Turn a short description into a running, self-recovering cluster of analytics and AI services.
+/// Create and run self-recovering clusters of analytics and AI services
 #[derive(Parser)]
-#[command(name = "cloudtik", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "cloudtik", version, after_help = examples::EXIT_CODES, max_term_width = examples::COLUMNS)]
 pub struct Arguments {
-    /// How data is printed.
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
     #[command(subcommand)]
@@ -37,196 +35,157 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Bring a cluster up, or make a running one what its file says now
-    #[command(after_help = "\
-Examples:
-  cloudtik up cluster.toml             bring it up and wait until it is ready
-  cloudtik up cluster.toml --plan      only show what would be made, changed or destroyed
-  cloudtik up cluster.toml --timings   say where the time goes")]
+    /// Create a cluster, or apply the changes of its file to a running one
+    #[command(after_help = examples::UP)]
     Up(Up),
-    /// Take a cluster down; nothing is left behind
-    #[command(after_help = "\
-Examples:
-  cloudtik down demo           asks first
-  cloudtik down demo --yes")]
+    /// Delete a cluster, with all of its nodes
+    #[command(after_help = examples::DOWN)]
     Down(Down),
-    /// Show a cluster: its phase, nodes and runtimes
-    #[command(after_help = "\
-Examples:
-  cloudtik status demo
-  cloudtik status demo --wait --timeout 60     wait until it is ready, else end with status 6
-  cloudtik status demo -o json | jq .ready")]
+    /// Show a cluster: its phase, nodes, runtimes and consoles
+    #[command(after_help = examples::STATUS)]
     Status {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
         /// Wait until the cluster is ready
         #[arg(long)]
         wait: bool,
-        /// Seconds to wait at most
-        #[arg(long, default_value_t = 300, value_name = "SECONDS", requires = "wait")]
-        timeout: u64,
+        /// Longest time to wait, such as 90s or 5m
+        #[arg(long, default_value = "5m", value_name = "TIME", requires = "wait", value_parser = values::timeout)]
+        timeout: Duration,
+        /// Show every change until Ctrl-C
+        #[arg(short, long, conflicts_with = "wait")]
+        watch: bool,
     },
     /// Show how to reach a cluster: head, consoles, directories
-    #[command(after_help = "Example:\n  cloudtik info demo")]
+    #[command(after_help = examples::INFO)]
     Info {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
     /// List the nodes of a cluster
-    #[command(after_help = "Example:\n  cloudtik nodes demo -o json")]
+    #[command(after_help = examples::NODES)]
     Nodes {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
-    /// List the runtimes of a cluster and their consoles
-    #[command(after_help = "Example:\n  cloudtik runtimes demo")]
+    /// List the services of a cluster's runtimes, and their consoles
+    #[command(after_help = examples::RUNTIMES)]
     Runtimes {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
-    /// List the clusters of this user on this machine
-    #[command(after_help = "Example:\n  cloudtik list")]
+    /// List your clusters on this machine
+    #[command(after_help = examples::LIST)]
     List,
-    /// Show what happened
-    #[command(after_help = "\
-Examples:
-  cloudtik events demo --node w1
-  cloudtik events demo -f               follow until Ctrl-C
-  cloudtik events demo -f -o json       one event a line")]
+    /// List the events of a cluster
+    #[command(after_help = examples::EVENTS)]
     Events {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// Go on with what happens next
+        #[command(flatten)]
+        cluster: AnyCluster,
+        /// Print new events as they happen
         #[arg(short, long)]
         follow: bool,
-        /// Only of this node
+        /// Only events of this node
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
-        /// Start at this position
+        /// First event to print, by its number
         #[arg(long, default_value_t = 0, value_name = "POSITION")]
         from: u64,
     },
-    /// Explain a node, a decision, or why nothing happens
-    #[command(after_help = "\
-Examples:
-  cloudtik why demo              who wants how many workers, what has no room, what is paused or held
-  cloudtik why demo w1           evidence, verdicts and decisions about a node
-  cloudtik why demo 123          a decision by its number in `cloudtik events`: inputs, alternatives, outcome")]
+    /// Explain a cluster's size, a node's state or a decision
+    #[command(after_help = examples::WHY)]
     Why {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// A node, such as `w1`, or the number of an event
+        #[command(flatten)]
+        cluster: AnyCluster,
+        /// Node, such as `w1`, or the number of an event
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         what: Option<String>,
     },
-    /// Set how many workers there are to be, or ask for room
-    #[command(after_help = "\
-Examples:
-  cloudtik scale demo --workers 4
-  cloudtik scale demo --workers 2 --type gpu
-  cloudtik scale demo --cpus 64 --memory 256GiB          room for so much, on whatever is the cheapest
-  cloudtik scale demo --add --gpus 4 --gang --for 2h     beside what was asked for, all or nothing, for two hours
-  cloudtik scale demo --bundles '[{\"cpus\": 4, \"memory\": \"8GiB\", \"count\": 3}]' --spread
-  cloudtik requests demo                                 what is asked for, and whether it is met")]
+    /// Request workers, or resources for work
+    #[command(after_help = examples::SCALE)]
     Scale(Scale),
-    /// List what was asked for with `scale` and still stands
-    #[command(after_help = "Example:\n  cloudtik requests demo -o json")]
+    /// List the requests that were made with `scale`
+    #[command(after_help = examples::REQUESTS)]
     Requests {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
-    /// Take back what was asked for with `scale`
-    #[command(after_help = "Example:\n  cloudtik revoke demo ask-1")]
+    /// Withdraw a request that was made with `scale`
+    #[command(after_help = examples::REVOKE)]
     Revoke {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// Of the request, as `cloudtik requests` shows it
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Name of the request, as shown by `cloudtik requests`
         name: String,
     },
-    /// Keep the head from making, replacing and letting go of nodes by itself
-    #[command(after_help = "Example:\n  cloudtik hold demo --reason \"migrating the network\"")]
+    /// Stop the head from creating, replacing and removing nodes
+    #[command(after_help = examples::HOLD)]
     Hold {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// For those who wonder
+        #[command(flatten)]
+        cluster: AnyCluster,
+        /// Reason, shown to other users
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Let the head decide again; paused node types are tried again at once
-    #[command(after_help = "Example:\n  cloudtik resume demo")]
+    /// End a hold, and retry paused node types at once
+    #[command(after_help = examples::RESUME)]
     Resume {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
-    /// Set a node aside: it runs on as it is, counts for money and maxima only, and is replaced where those leave room
-    #[command(after_help = "Example:\n  cloudtik quarantine demo w2 --reason \"its disk is slow\"")]
+    /// Set a node aside: it keeps running and is replaced within limits
+    #[command(after_help = examples::QUARANTINE)]
     Quarantine {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// A node, such as `w1`
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Node, such as `w1`
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
-        /// For those who wonder
+        /// Reason, shown to other users
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Take a node back that was set aside
-    #[command(after_help = "Example:\n  cloudtik release demo w2")]
+    /// Return a quarantined node to its cluster
+    #[command(after_help = examples::RELEASE)]
     Release {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// A node, such as `w1`
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Node, such as `w1`
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
     },
-    /// See what a cluster would do, in virtual time: in a scenario, or in the recorded life of a head
-    #[command(after_help = "\
-Examples:
-  cloudtik simulate cluster.toml --demand day.toml             how many nodes, what they cost, who waits how long
-  cloudtik simulate cluster.toml --demand day.toml --decisions with every decision
-  cloudtik simulate old.toml --demand day.toml --compare new.toml
-  cloudtik simulate --replay record-0000000001.jsonl           every decision of a head again
-
-Nothing is made. docs/simulate.md says what a scenario is; examples/scenarios has some. `[head] record = true` in a
-cluster's file makes its head record what it hears.")]
+    /// Simulate a cluster in virtual time, or replay a head's recording
+    #[command(after_help = examples::SIMULATE)]
     Simulate(Simulate),
-    /// Kill a node the hard way; it is replaced if the cluster needs it
-    #[command(after_help = "Example:\n  cloudtik kill-node demo w1 --yes")]
+    /// Kill a node at once; it is replaced if the cluster needs it
+    #[command(after_help = examples::KILL_NODE)]
     KillNode {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// A node, such as `w1`
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Node, such as `w1`
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
     },
-    /// Let a node go gently: stop its services, then delete it
-    #[command(after_help = "Example:\n  cloudtik drain demo w2 --yes")]
+    /// Stop the services of a node gracefully, then delete the node
+    #[command(after_help = examples::DRAIN)]
     Drain {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// A node, such as `w1`
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Node, such as `w1`
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
+        /// Wait until the node is deleted
+        #[arg(long)]
+        wait: bool,
+        /// Longest time to wait, such as 90s or 5m
+        #[arg(long, default_value = "5m", value_name = "TIME", requires = "wait", value_parser = values::timeout)]
+        timeout: Duration,
     },
     /// Run a command on a node, or on all
     #[command(after_help = "\
@@ -237,12 +196,11 @@ Examples:
   cloudtik exec demo -o json -- df -h           status and output as JSON")]
     Exec(Exec),
     /// Open a shell on a node
-    #[command(after_help = "Example:\n  cloudtik attach demo w1")]
+    #[command(after_help = examples::ATTACH)]
     Attach {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
-        /// The node; the head's if left out
+        #[command(flatten)]
+        cluster: AnyCluster,
+        /// Node, such as `w1`; the head's node by default
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
@@ -262,9 +220,8 @@ Examples:
     /// Copy a file or folder to a node
     #[command(after_help = "Example:\n  cloudtik upload demo ./data /tmp/in --node w1")]
     Upload {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: NamedCluster,
         /// A file or folder here
         from: PathBuf,
         /// A folder there; made if it is missing
@@ -276,9 +233,8 @@ Examples:
     /// Copy a file or folder from a node
     #[command(after_help = "Example:\n  cloudtik download demo /tmp/out ./results --node w1")]
     Download {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: NamedCluster,
         /// A file or folder there
         from: String,
         /// A folder here; made if it is missing
@@ -287,149 +243,170 @@ Examples:
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
-    /// Look for what is missing or broken, here or in a cluster
-    #[command(after_help = "Examples:\n  cloudtik doctor\n  cloudtik doctor demo")]
+    /// Check this machine, and optionally a cluster, for problems
+    #[command(after_help = examples::DOCTOR)]
     Doctor {
-        /// A cluster's name, or the path of its file
+        /// Name of a cluster, or path of its file, to be checked too
         #[arg(add = ArgValueCompleter::new(completion::clusters()))]
         cluster: Option<String>,
+        /// Workspace of the cluster, if several have one of that name
+        #[arg(long, requires = "cluster", add = ArgValueCompleter::new(completion::workspaces()))]
+        workspace: Option<String>,
     },
-    /// Print everything that the head knows, without secrets, as JSON
-    #[command(after_help = "Example:\n  cloudtik dump demo > demo.json")]
+    /// Print everything that the head knows as JSON, without secrets
+    #[command(after_help = examples::DUMP)]
     Dump {
-        /// A cluster's name, or the path of its file
-        #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-        cluster: String,
+        #[command(flatten)]
+        cluster: AnyCluster,
     },
-    /// Work with runtimes: what is shipped, and your own
-    #[command(after_help = "\
-Examples:
-  cloudtik runtime list
-  cloudtik runtime new my-runtime
-  cloudtik runtime render cluster.toml --runtime spark --node w1")]
+    /// List the shipped runtimes; write and check your own
+    #[command(after_help = examples::RUNTIME)]
     Runtime {
         #[command(subcommand)]
         command: Runtime,
     },
-    /// Print completions for a shell
-    #[command(after_help = "\
-Examples:
-  cloudtik completions bash > ~/.local/share/bash-completion/completions/cloudtik
-  cloudtik completions zsh > ~/.zfunc/_cloudtik
-  cloudtik completions fish > ~/.config/fish/completions/cloudtik.fish")]
-    Completions { shell: clap_complete::Shell },
+    /// Print the completion script of a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// Shell that the script is for
+        shell: clap_complete::Shell,
+    },
+    /// Write a commented cluster file to start from
+    #[command(after_help = examples::INIT)]
+    Init {
+        /// File to write; `-` is standard output
+        #[arg(default_value = "cluster.toml")]
+        file: PathBuf,
+        /// Name of the cluster
+        #[arg(long, default_value = "demo")]
+        name: cloudtik_model::ClusterName,
+    },
+    /// Check cluster files without creating anything
+    #[command(after_help = examples::VALIDATE)]
+    Validate {
+        /// Cluster files; `-` is standard input
+        #[arg(required = true, value_name = "FILE", add = ArgValueCompleter::new(completion::files()))]
+        files: Vec<PathBuf>,
+    },
     /// Print the version
-    #[command(after_help = "Example:\n  cloudtik version -o json")]
+    #[command(after_help = examples::VERSION)]
     Version,
 }
 
 #[derive(Args)]
 pub struct Up {
-    /// The cluster's file
+    /// Cluster file; `-` is standard input
+    #[arg(add = ArgValueCompleter::new(completion::files()))]
     pub file: PathBuf,
-    /// Only show what would be made, changed or destroyed
+    /// Only show what would be created, changed or destroyed
     #[arg(long)]
     pub plan: bool,
-    /// Do not ask before something is destroyed or restarted
+    /// Do not ask before nodes are destroyed or services restarted
     #[arg(short, long)]
     pub yes: bool,
-    /// Return once the head has the description, without waiting for the cluster
+    /// Return once the head has the file, without waiting for the cluster
     #[arg(long)]
     pub no_wait: bool,
-    /// Say where the time went
+    /// Print how long each step took
     #[arg(long)]
     pub timings: bool,
-    /// Seconds to wait at most
-    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
-    pub timeout: u64,
+    /// Longest time to wait, such as 90s or 30m
+    #[arg(long, default_value = "30m", value_name = "TIME", value_parser = values::timeout)]
+    pub timeout: Duration,
 }
 
 #[derive(Args)]
 pub struct Down {
-    /// A cluster's name, or the path of its file
-    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-    pub cluster: String,
-    /// Do not ask
+    #[command(flatten)]
+    pub cluster: NamedCluster,
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
-    /// Seconds for the workers to go gently; then they are deleted as they are
-    #[arg(long, default_value_t = 90, value_name = "SECONDS")]
-    pub timeout: u64,
+    /// Succeed if there is no such cluster
+    #[arg(long)]
+    pub if_exists: bool,
+    /// Longest time for workers to stop gracefully; then they are killed
+    #[arg(long, default_value = "90s", value_name = "TIME", value_parser = values::timeout)]
+    pub timeout: Duration,
 }
 
 #[derive(Args)]
 pub struct Simulate {
-    /// A cluster's file
+    /// Cluster file; `-` is standard input
     #[arg(required_unless_present = "replay", conflicts_with = "replay", requires = "demand", value_name = "CLUSTER.toml")]
     pub file: Option<PathBuf>,
-    /// What happens to the cluster: a scenario
+    /// Scenario: the demand on the cluster, and its mishaps
     #[arg(long, value_name = "FILE", requires = "file")]
     pub demand: Option<PathBuf>,
-    /// Another cluster's file, to be put through the same
+    /// Second cluster file, to be simulated in the same scenario
     #[arg(long, value_name = "OTHER.toml", requires = "demand")]
     pub compare: Option<PathBuf>,
-    /// Another life with the same scenario: chance falls differently
+    /// Seed of the random numbers
     #[arg(long, value_name = "N", requires = "demand")]
     pub seed: Option<u64>,
-    /// Print every decision, not only how many there were
+    /// Print every decision, not only their number
     #[arg(long, requires = "demand")]
     pub decisions: bool,
-    /// The recording of a head's life
+    /// Recording of a head to replay
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct Scale {
-    /// A cluster's name, or the path of its file
-    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-    pub cluster: String,
-    /// Workers of a type, between its min and max
+    #[command(flatten)]
+    pub cluster: AnyCluster,
+    /// Number of workers of a type, between its min and max
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub workers: Option<u32>,
-    /// The node type of --workers
+    /// Node type of --workers
     #[arg(long = "type", value_name = "TYPE", requires = "workers")]
     pub node_type: Option<String>,
-    /// Room for so many cores
+    /// Room for this number of cores
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub cpus: Option<u32>,
-    /// Room for so many GPUs
+    /// Room for this number of GPUs
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub gpus: Option<u32>,
-    /// Room for so much memory, such as 64GiB
+    /// Room for this much memory, such as 64Gi
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<cloudtik_model::Bytes>,
-    /// Room for so much of the cluster's own resources
-    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = crate::steer::parse_resource)]
+    /// Room for these amounts of the cluster's custom resources
+    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = values::resource)]
     pub resources: Vec<(String, u32)>,
-    /// Room for pieces that each fit on one node: JSON, or @FILE
+    /// Room for bundles that each fit on one node: JSON, or @FILE
     #[arg(long, value_name = "JSON")]
     pub bundles: Option<String>,
-    /// All of it or nothing
+    /// All of it, or nothing
     #[arg(long, conflicts_with = "workers")]
     pub gang: bool,
-    /// Each piece on a node of its own
+    /// Each bundle on a node of its own
     #[arg(long, conflicts_with = "workers")]
     pub spread: bool,
-    /// Beside what was asked for before, and not in its place
+    /// Add the request to earlier ones instead of replacing them
     #[arg(long)]
     pub add: bool,
-    /// Under which it is listed and revoked
+    /// Name of the request
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// For so long, such as 90s, 30m, 2h or 7d; then it ends by itself
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::steer::parse_span)]
-    pub lasts: Option<std::time::Duration>,
-    /// For those who wonder
+    /// Lifetime of the request, such as 90s, 30m, 2h or 7d
+    #[arg(long = "for", value_name = "TIME", value_parser = values::span)]
+    pub lasts: Option<Duration>,
+    /// Wait until the request is met
+    #[arg(long)]
+    pub wait: bool,
+    /// Longest time to wait, such as 90s or 5m
+    #[arg(long, default_value = "5m", value_name = "TIME", requires = "wait", value_parser = values::timeout)]
+    pub timeout: Duration,
+    /// Reason, shown to other users
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
 }
 
 #[derive(Args)]
 pub struct Exec {
-    /// A cluster's name, or the path of its file
-    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-    pub cluster: String,
+    #[command(flatten)]
+    pub cluster: AnyCluster,
     /// The node; the head's if left out
     #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
     pub node: Option<String>,
@@ -446,9 +423,8 @@ pub struct Exec {
 
 #[derive(Args)]
 pub struct Submit {
-    /// A cluster's name, or the path of its file
-    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-    pub cluster: String,
+    #[command(flatten)]
+    pub cluster: NamedCluster,
     /// The runtime that is to run it, if several take jobs
     #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
     pub runtime: Option<String>,
@@ -461,9 +437,8 @@ pub struct Submit {
 
 #[derive(Args)]
 pub struct Logs {
-    /// A cluster's name, or the path of its file
-    #[arg(add = ArgValueCompleter::new(completion::clusters()))]
-    pub cluster: String,
+    #[command(flatten)]
+    pub cluster: AnyCluster,
     /// Go on as they grow
     #[arg(short, long)]
     pub follow: bool,
@@ -480,25 +455,32 @@ pub struct Logs {
 
 #[derive(Subcommand)]
 pub enum Runtime {
-    /// List the runtimes that are shipped
-    #[command(after_help = "Example:\n  cloudtik runtime list")]
+    /// List the shipped runtimes
+    #[command(after_help = examples::RUNTIME_LIST)]
     List,
-    /// Check a runtime's folder
-    #[command(after_help = "Example:\n  cloudtik runtime check ./my-runtime")]
-    Check { folder: PathBuf },
-    /// Show the exact files and commands of a cluster's runtime on a node, with nothing running
-    #[command(after_help = "Example:\n  cloudtik runtime render cluster.toml --runtime spark --node w1")]
+    /// Check the folder of a runtime
+    #[command(after_help = examples::RUNTIME_CHECK)]
+    Check {
+        /// Folder of the runtime
+        folder: PathBuf,
+    },
+    /// Print the files and commands of a runtime on a node; nothing is run
+    #[command(after_help = examples::RUNTIME_RENDER)]
     Render {
-        /// The cluster's file
+        /// Cluster file; `-` is standard input
+        #[arg(add = ArgValueCompleter::new(completion::files()))]
         file: PathBuf,
-        /// Only of this runtime
+        /// Only this runtime
         #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
         runtime: Option<String>,
-        /// `head`, or a worker such as `w1`
+        /// Node: `head`, or a worker such as `w1`
         #[arg(long, default_value = "head")]
         node: String,
     },
-    /// Make a folder to start a runtime of one's own from
-    #[command(after_help = "Example:\n  cloudtik runtime new my-runtime")]
-    New { name: String },
+    /// Write the folder of a new runtime to start from
+    #[command(after_help = examples::RUNTIME_NEW)]
+    New {
+        /// Name of the runtime, and of its folder
+        name: String,
+    },
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use cloudtik_model::outlook::Size;
 use cloudtik_model::status::Status;
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::{MAX_FRAME, transport, wire};
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
+use crate::cli::Target;
 use crate::clusters::{Place, find};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
 
@@ -23,11 +25,19 @@ pub struct Client {
 
 impl Client {
     /// The head of a cluster that a person named.
-    pub async fn connect(cluster: &str) -> Result<Self, Failure> {
-        let place = find(cluster)?;
+    pub async fn connect<'a>(target: impl Into<Target<'a>>) -> Result<Self, Failure> {
+        Self::reach(find(target)?).await
+    }
+
+    /// The head of the same cluster, which may have been restarted.
+    pub async fn reconnect(&self) -> Result<Self, Failure> {
+        Self::reach(self.place.clone()).await
+    }
+
+    async fn reach(place: Place) -> Result<Self, Failure> {
         if !place.exists() {
-            let hint = format!("bring it up with `cloudtik up {cluster}`");
-            return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name)).hint(hint));
+            return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name))
+                .hint("bring it up with `cloudtik up CLUSTER.toml`"));
         }
         let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
         let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
@@ -52,6 +62,11 @@ impl Client {
 
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone()).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME)
+    }
+
+    /// The requests that stand, and why the cluster has its size.
+    pub async fn outlook(&self) -> Result<Size, Failure> {
+        document(self.admin().outlook(wire::Empty {}).await?.into_inner())
     }
 
     pub async fn status(&self) -> Result<Status, Failure> {

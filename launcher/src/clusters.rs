@@ -11,15 +11,17 @@
 //! ```
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cloudtik_config::{Cluster, Provider};
-use cloudtik_model::ClusterName;
+use cloudtik_config::{Cluster, Provider, text};
+use cloudtik_model::{ClusterName, natural};
 use cloudtik_providers::local::{LocalProvider, LocalWorkspace, Settings};
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Target;
 use crate::failure::{FAILED, Failure, INVALID, NOT_AUTHORISED, NOT_FOUND, USAGE};
 
 /// What the launcher remembers of a cluster.
@@ -72,6 +74,11 @@ impl Place {
         let workspace = workspace(&cluster.workspace)?;
         let directory = workspace.cluster_directory(&cluster.name);
         Ok(Self { name: cluster.name.clone(), workspace, directory })
+    }
+
+    /// The name of the workspace.
+    pub fn workspace_name(&self) -> String {
+        self.workspace.directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     pub fn exists(&self) -> bool {
@@ -169,17 +176,45 @@ pub struct Described {
     pub path: PathBuf,
 }
 
-pub fn describe(file: &Path) -> Result<Described, Failure> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|e| {
-        let code = if e.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { INVALID };
-        Failure::new(code, format!("cannot read {name}: {e}")).hint("see examples/quickstart.toml for a file to start from")
+/// Whether a path stands for standard input.
+pub fn is_standard_input(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// The name and the text of a file that a person wrote; `-` is standard input.
+pub fn read_text(file: &Path) -> Result<(String, String), Failure> {
+    let (name, bytes) = if is_standard_input(file) {
+        let mut bytes = Vec::new();
+        ("standard input".to_owned(), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
+    } else {
+        (file.display().to_string(), fs::read(file))
+    };
+    let bytes = bytes.map_err(|e| {
+        let is_missing = e.kind() == io::ErrorKind::NotFound;
+        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {name}: {e}"));
+        if is_missing { failure.hint("`cloudtik init` writes a cluster file to start from") } else { failure }
     })?;
-    let path = std::path::absolute(file)?;
-    let base = path.parent().unwrap_or(Path::new("/"));
+    let text = text::decode(&name, &bytes).map_err(|e| Failure::invalid(vec![e]))?;
+    Ok((name, text))
+}
+
+pub fn describe(file: &Path) -> Result<Described, Failure> {
+    let (name, text) = read_text(file)?;
+    // Folders of runtimes are relative to the file, or to where its text was piped in.
+    let (path, base) = if is_standard_input(file) {
+        (file.to_owned(), std::env::current_dir()?)
+    } else {
+        let path = std::path::absolute(file)?;
+        let base = path.parent().unwrap_or(Path::new("/")).to_owned();
+        (path, base)
+    };
     // Both are looked at even if one is broken: every problem is told at once.
     let uses = Cluster::runtimes_in(&text);
-    let folders = catalog::read_folders(&uses, base);
+    let (folders, unreadable) = catalog::read_folders(&uses, &base);
+    if !unreadable.is_empty() {
+        let invalid = Cluster::read(&name, &text).err();
+        return Err(Failure::invalid(invalid.into_iter().chain(unreadable).collect()));
+    }
     let found = cloudtik_runtimes::Catalog::of_cluster(&uses, &folders, &name, &text);
     let (cluster, found) = match (Cluster::read(&name, &text), found) {
         (Ok(cluster), Ok(found)) => (cluster, found),
@@ -199,31 +234,58 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
     Ok(Described { cluster, planner, text, folders, path })
 }
 
-/// The cluster that a person means by a name, or by the path of its file.
-pub fn find(named: &str) -> Result<Place, Failure> {
-    if named.contains('/') || named.ends_with(".toml") {
-        let text = fs::read_to_string(named).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {named}: {e}")))?;
-        let cluster = Cluster::read(named, &text).map_err(|e| Failure::invalid(vec![e]))?;
-        return Place::of(&cluster);
+/// The cluster that a person means by a name, or by the path of its file; without either it is the only one.
+pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<Place, Failure> {
+    let target = target.into();
+    if let Some(place) = lookup(target)? {
+        return Ok(place);
     }
-    let name = ClusterName::new(named).map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?;
-    let all = all()?;
-    let mut matching: Vec<Place> = all.iter().filter(|p| p.name == name).cloned().collect();
-    match (matching.pop(), matching.is_empty()) {
-        (Some(place), true) => Ok(place),
-        (Some(_), false) => {
-            Err(Failure::new(NOT_FOUND, format!("several workspaces have a cluster {name}")).hint("name it by the path of its file"))
+    let all: Vec<Place> = all()?.into_iter().filter(|place| is_in(place, target.workspace)).collect();
+    let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
+    let within = target.workspace.map_or_else(|| "on this machine".to_owned(), |workspace| format!("in the workspace {workspace}"));
+    let Some(named) = target.cluster else {
+        return Err(Failure::new(NOT_FOUND, format!("there is no cluster {within}")).hint(BRING_UP));
+    };
+    let failure = Failure::new(NOT_FOUND, format!("there is no cluster {named} {within}"));
+    Err(match cloudtik_config::reader::nearest(named, names.iter().copied()) {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None if names.is_empty() => failure.hint(BRING_UP),
+        None => failure.hint(format!("there is: {}", names.join(", "))),
+    })
+}
+
+const BRING_UP: &str = "bring one up with `cloudtik up CLUSTER.toml`";
+
+fn is_in(place: &Place, workspace: Option<&str>) -> bool {
+    workspace.is_none_or(|workspace| place.workspace_name() == workspace)
+}
+
+/// The same; nothing if there is no such cluster.
+pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
+    if let Some(file) = target.cluster.filter(|named| named.contains('/') || named.ends_with(".toml")) {
+        let (name, text) = read_text(Path::new(file))?;
+        let cluster = Cluster::read(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
+        if let Some(workspace) = target.workspace.filter(|workspace| *workspace != cluster.workspace.as_str()) {
+            let message = format!("the cluster of {file} is in the workspace {}, not {workspace}", cluster.workspace);
+            return Err(Failure::new(USAGE, message).hint("leave --workspace out"));
         }
-        (None, _) => {
-            let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
-            let failure = Failure::new(NOT_FOUND, format!("there is no cluster {name} on this machine"));
-            Err(match cloudtik_config::reader::nearest(named, names.iter().copied()) {
-                Some(near) => failure.hint(format!("did you mean `{near}`?")),
-                None if names.is_empty() => failure.hint("bring one up with `cloudtik up CLUSTER.toml`"),
-                None => failure.hint(format!("there is: {}", names.join(", "))),
-            })
-        }
+        return Place::of(&cluster).map(Some);
     }
+    let named = target.cluster.map(ClusterName::new).transpose().map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?;
+    let mut matching = all()?;
+    matching.retain(|place| is_in(place, target.workspace) && named.as_ref().is_none_or(|name| place.name == *name));
+    if matching.len() < 2 {
+        return Ok(matching.pop());
+    }
+    let Some(name) = named else {
+        let mut names: Vec<&str> = matching.iter().map(|place| place.name.as_str()).collect();
+        names.dedup();
+        let message = format!("there are {} clusters: say which", matching.len());
+        return Err(Failure::new(USAGE, message).hint(format!("name one of: {}", names.join(", "))));
+    };
+    let workspaces: Vec<String> = matching.iter().map(Place::workspace_name).collect();
+    let message = format!("{} workspaces have a cluster {name}: {}", workspaces.len(), workspaces.join(", "));
+    Err(Failure::new(USAGE, message).hint(format!("add --workspace {}", workspaces[0])))
 }
 
 /// Every cluster of this user on this machine.
@@ -240,6 +302,6 @@ pub fn all() -> Result<Vec<Place>, Failure> {
             }
         }
     }
-    places.sort_by(|a, b| a.name.cmp(&b.name));
+    places.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| natural::compare(&a.workspace_name(), &b.workspace_name())));
     Ok(places)
 }

@@ -1,11 +1,13 @@
 //! Tab completion: of commands and flags, and of the names of clusters, their nodes and the shipped runtimes. Shells ask
 //! this program each time, so that what they offer is what there is.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
 use clap_complete::Shell;
 use clap_complete::engine::{CompletionCandidate, ValueCompleter};
 use clap_complete::env::Shells;
+use cloudtik_model::{NodeId, natural};
 use cloudtik_runtimes::Catalog;
 
 use crate::clusters;
@@ -31,9 +33,26 @@ fn matching(current: &OsStr, all: impl Iterator<Item = String>) -> Vec<Completio
 pub fn clusters() -> impl ValueCompleter {
     |current: &OsStr| {
         let mut found = matching(current, clusters::all().unwrap_or_default().into_iter().map(|place| place.name.to_string()));
-        let is_toml = |path: &std::path::Path| path.extension().is_some_and(|e| e == "toml");
-        found.extend(clap_complete::engine::PathCompleter::file().filter(is_toml).complete(current));
+        found.extend(files().complete(current));
         found
+    }
+}
+
+/// Files that may describe a cluster.
+pub fn files() -> impl ValueCompleter {
+    |current: &OsStr| {
+        let is_toml = |path: &std::path::Path| path.extension().is_some_and(|e| e == "toml");
+        clap_complete::engine::PathCompleter::file().filter(is_toml).complete(current)
+    }
+}
+
+/// Names of the workspaces that have clusters.
+pub fn workspaces() -> impl ValueCompleter {
+    |current: &OsStr| {
+        let mut names: Vec<String> = clusters::all().unwrap_or_default().iter().map(|place| place.workspace_name()).collect();
+        names.sort_by(|a, b| natural::compare(a, b));
+        names.dedup();
+        matching(current, names.into_iter())
     }
 }
 
@@ -43,8 +62,9 @@ pub fn nodes() -> impl ValueCompleter {
         let places = clusters::all().unwrap_or_default();
         let instances = places.iter().filter_map(|place| std::fs::read_dir(place.nodes()).ok()).flatten().flatten();
         let names = instances.filter_map(|i| Some(i.file_name().to_string_lossy().rsplit_once('.')?.0.to_owned()));
-        let names: std::collections::BTreeSet<String> = names.filter(|name| !name.is_empty() && !name.starts_with('.')).collect();
-        matching(current, names.into_iter())
+        let names: BTreeSet<NodeId> = names.filter_map(|name| name.parse().ok()).collect();
+        let names = names.iter().map(NodeId::to_string);
+        matching(current, names)
     }
 }
 

@@ -7,6 +7,7 @@ use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{pki, wire};
 use serde::Serialize;
 
+use crate::cli::Target;
 use crate::client::Client;
 use crate::clusters::{home, program};
 use crate::failure::{FAILED, Failure};
@@ -26,7 +27,7 @@ struct Finding {
     hint: Option<String>,
 }
 
-pub async fn run(printer: &Printer, cluster: Option<&str>) -> Result<u8, Failure> {
+pub async fn run(printer: &Printer, cluster: Option<Target<'_>>) -> Result<u8, Failure> {
     let mut findings = machine();
     if let Some(cluster) = cluster {
         findings.extend(of_cluster(cluster).await);
@@ -96,7 +97,7 @@ fn state_directory(home: &Path) -> Finding {
     }
 }
 
-async fn of_cluster(cluster: &str) -> Vec<Finding> {
+async fn of_cluster(cluster: Target<'_>) -> Vec<Finding> {
     let client = match Client::connect(cluster).await {
         Ok(client) => client,
         Err(failure) => return vec![missing("head", failure.message, failure.hint.unwrap_or_default())],

@@ -7,15 +7,23 @@ use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use cloudtik_providers::NodeProvider;
 
-use crate::cli::Down;
+use crate::cli::{Down, Target};
 use crate::client::{Client, document};
-use crate::clusters::{Place, find};
+use crate::clusters::{Place, find, lookup};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::output::Printer;
 use crate::terminal::Progress;
 
 pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
-    let place = find(&arguments.cluster)?;
+    let target = Target::from(&arguments.cluster);
+    let place = match lookup(target)? {
+        Some(place) => place,
+        None if arguments.if_exists => {
+            printer.say(&format!("there is no cluster {}; nothing to do", arguments.cluster.cluster));
+            return Ok(());
+        }
+        None => find(target)?,
+    };
     if !place.exists() {
         printer.say(&format!("{} is not up; nothing to do", place.name));
         return Ok(());
@@ -28,7 +36,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         progress.phase(&format!("{name}: asking the head"));
         match Client::dial(&place).await {
             Ok(client) => {
-                if let Err(failure) = gently(&client, Duration::from_secs(arguments.timeout), &mut progress).await {
+                if let Err(failure) = gently(&client, arguments.timeout, &mut progress).await {
                     progress.keep(&format!("{name}: not gently, because {}", failure.message));
                 }
             }

@@ -7,6 +7,7 @@ use cloudtik_model::status::Service;
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Target;
 use crate::client::{Client, document};
 use crate::failing::{Failing, failing, is_failing, log_lines};
 use crate::failure::{Failure, NOT_FOUND};
@@ -14,7 +15,7 @@ use crate::fold::{Folded, fold};
 use crate::output::{Printer, ago, clock};
 use crate::steer::state_of;
 
-pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
+pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;
     let (node, mut from) = (node.unwrap_or_default(), from);
     if !node.is_empty() && !follow {
@@ -39,7 +40,7 @@ pub async fn events(printer: &Printer, cluster: &str, follow: bool, node: Option
                 printer.line(&describe(&event));
             }
         }
-        client = match Client::connect(client.place.name.as_str()).await {
+        client = match client.reconnect().await {
             Ok(client) => client,
             // It was taken down: there is nothing more to follow.
             Err(_) if !client.place.exists() => return Ok(()),
@@ -75,7 +76,7 @@ struct Explanation {
     folded: Vec<Folded>,
 }
 
-pub async fn why(printer: &Printer, cluster: &str, what: Option<String>) -> Result<(), Failure> {
+pub async fn why(printer: &Printer, cluster: Target<'_>, what: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     match what {
         None => why_this_size(printer, &client).await,
@@ -86,7 +87,7 @@ pub async fn why(printer: &Printer, cluster: &str, what: Option<String>) -> Resu
 
 /// Why the cluster has the size that it has, and why nothing happens.
 async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure> {
-    let size: Size = document(client.admin().outlook(wire::Empty {}).await?.into_inner())?;
+    let size = client.outlook().await?;
     let status = client.status().await?;
     let failing = failing(&status);
     if printer.is_json() {
@@ -263,13 +264,13 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
         for (what, text) in &event.details {
             if what == LOG_DETAIL {
                 for line in text.lines() {
-                    printer.line(&format!("{:>39}  | {line}", ""));
+                    printer.line(&format!("{:>width$}  | {line}", "", width = clock(event.at).chars().count() + 16));
                 }
                 continue;
             }
             // Evidence speaks for itself; it is only numbered.
             let what = if what.starts_with("evidence") { "because" } else { what };
-            printer.line(&format!("{:>39}  {what}: {text}", ""));
+            printer.line(&format!("{:>width$}  {what}: {text}", "", width = clock(event.at).chars().count() + 16));
         }
     }
     Ok(())

@@ -2,13 +2,14 @@
 
 use std::io::IsTerminal;
 
+use cloudtik_model::natural;
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::Exec;
+use crate::cli::{Exec, Target};
 use crate::client::Client;
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
@@ -120,14 +121,14 @@ async fn exec_all(printer: &Printer, client: &Client, command: &[String]) -> Res
         }
         outcomes.push(outcome);
     }
-    outcomes.sort_by(|a, b| a.node.cmp(&b.node));
+    outcomes.sort_by(|a, b| natural::compare(&a.node, &b.node));
     if is_json {
         printer.json(&outcomes);
     }
     Ok(outcomes.iter().map(|o| o.exit_code).max().unwrap_or(0))
 }
 
-pub async fn attach(cluster: &str, node: Option<String>) -> Result<u8, Failure> {
+pub async fn attach(cluster: Target<'_>, node: Option<String>) -> Result<u8, Failure> {
     let client = Client::connect(cluster).await?;
     let shell = vec!["sh".to_owned(), "-c".to_owned(), "exec \"${SHELL:-/bin/bash}\" -l".to_owned()];
     in_terminal(&client, node.as_deref().unwrap_or("head"), shell).await

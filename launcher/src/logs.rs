@@ -64,7 +64,7 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
                 let next = match session.next().await {
                     // The head or the agent was restarted: what is said from now on is followed again.
                     Err(failure) if logs.follow && failure.code == TIMED_OUT => {
-                        let client = Client::connect(client.place.name.as_str()).await?;
+                        let client = client.reconnect().await?;
                         let logs = wire::Logs { lines: LINES_AGAIN, ..logs.clone() };
                         session = reopen(&client, &node, logs).await?;
                         (parts, again) = (Lines::default(), true);

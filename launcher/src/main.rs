@@ -15,6 +15,7 @@ mod exec;
 mod failing;
 mod failure;
 mod fold;
+mod init;
 mod logs;
 mod output;
 mod runtime;
@@ -26,12 +27,15 @@ mod submit;
 mod terminal;
 mod transfer;
 mod up;
+mod validate;
+mod waits;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::cli::{Arguments, Command, Format};
+use crate::cli::{Arguments, Command, Format, Target};
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
 
@@ -60,6 +64,8 @@ fn main() -> ExitCode {
             printer.version();
             Ok(0)
         }
+        Command::Init { file, name } => init::run(&printer, &file, &name).map(|()| 0),
+        Command::Validate { files } => validate::run(&printer, &files).map(|()| 0),
         Command::Simulate(arguments) => simulate::run(&printer, &arguments),
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -93,30 +99,43 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Up(arguments) => up::run(printer, &arguments).await.map(|()| 0),
         Command::Down(arguments) => down::run(printer, &arguments).await.map(|()| 0),
-        Command::Status { cluster, wait, timeout } => show::status(printer, &cluster, wait, timeout).await.map(|()| 0),
-        Command::Info { cluster } => show::info(printer, &cluster).await.map(|()| 0),
-        Command::Nodes { cluster } => show::nodes(printer, &cluster).await.map(|()| 0),
-        Command::Runtimes { cluster } => show::runtimes(printer, &cluster).await.map(|()| 0),
+        Command::Status { cluster, watch: true, .. } => watch::status(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Status { cluster, wait, timeout, .. } => {
+            show::status(printer, (&cluster).into(), wait.then_some(timeout)).await.map(|()| 0)
+        }
+        Command::Info { cluster } => show::info(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Nodes { cluster } => show::nodes(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Runtimes { cluster } => show::runtimes(printer, (&cluster).into()).await.map(|()| 0),
         Command::List => show::list(printer).await.map(|()| 0),
-        Command::Events { cluster, follow, node, from } => events::events(printer, &cluster, follow, node, from).await.map(|()| 0),
-        Command::Why { cluster, what } => events::why(printer, &cluster, what).await.map(|()| 0),
+        Command::Events { cluster, follow, node, from } => events::events(printer, (&cluster).into(), follow, node, from).await.map(|()| 0),
+        Command::Why { cluster, what } => events::why(printer, (&cluster).into(), what).await.map(|()| 0),
         Command::Scale(arguments) => steer::scale(printer, &arguments).await.map(|()| 0),
-        Command::Requests { cluster } => steer::requests(printer, &cluster).await.map(|()| 0),
-        Command::Revoke { cluster, name } => steer::revoke(printer, &cluster, &name).await.map(|()| 0),
-        Command::Hold { cluster, reason } => steer::hold(printer, &cluster, reason).await.map(|()| 0),
-        Command::Resume { cluster } => steer::resume(printer, &cluster).await.map(|()| 0),
-        Command::Quarantine { cluster, node, reason } => steer::quarantine(printer, &cluster, &node, reason).await.map(|()| 0),
-        Command::Release { cluster, node } => steer::release(printer, &cluster, &node).await.map(|()| 0),
-        Command::KillNode { cluster, node, yes } => steer::kill_node(printer, &cluster, &node, yes).await.map(|()| 0),
-        Command::Drain { cluster, node, yes } => steer::drain(printer, &cluster, &node, yes).await.map(|()| 0),
+        Command::Requests { cluster } => steer::requests(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Revoke { cluster, name } => steer::revoke(printer, (&cluster).into(), &name).await.map(|()| 0),
+        Command::Hold { cluster, reason } => steer::hold(printer, (&cluster).into(), reason).await.map(|()| 0),
+        Command::Resume { cluster } => steer::resume(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Quarantine { cluster, node, reason } => steer::quarantine(printer, (&cluster).into(), &node, reason).await.map(|()| 0),
+        Command::Release { cluster, node } => steer::release(printer, (&cluster).into(), &node).await.map(|()| 0),
+        Command::KillNode { cluster, node, yes } => steer::kill_node(printer, (&cluster).into(), &node, yes).await.map(|()| 0),
+        Command::Drain { cluster, node, yes, wait, timeout } => {
+            steer::drain(printer, (&cluster).into(), &node, yes, wait.then_some(timeout)).await.map(|()| 0)
+        }
         Command::Exec(arguments) => exec::exec(printer, &arguments).await,
-        Command::Attach { cluster, node } => exec::attach(&cluster, node).await,
+        Command::Attach { cluster, node } => exec::attach((&cluster).into(), node).await,
         Command::Submit(arguments) => submit::submit(printer, &arguments).await,
         Command::Logs(arguments) => logs::logs(printer, &arguments).await.map(|()| 0),
-        Command::Upload { cluster, from, to, node } => transfer::upload(printer, &cluster, &from, &to, node).await.map(|()| 0),
-        Command::Download { cluster, from, to, node } => transfer::download(printer, &cluster, &from, &to, node).await.map(|()| 0),
-        Command::Doctor { cluster } => doctor::run(printer, cluster.as_deref()).await,
-        Command::Dump { cluster } => show::dump(printer, &cluster).await.map(|()| 0),
-        Command::Completions { .. } | Command::Version | Command::Runtime { .. } | Command::Simulate(_) => Ok(0),
+        Command::Upload { cluster, from, to, node } => transfer::upload(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),
+        Command::Download { cluster, from, to, node } => transfer::download(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),
+        Command::Doctor { cluster, workspace } => {
+            let target = cluster.as_deref().map(|cluster| Target { cluster: Some(cluster), workspace: workspace.as_deref() });
+            doctor::run(printer, target).await
+        }
+        Command::Dump { cluster } => show::dump(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Completions { .. }
+        | Command::Version
+        | Command::Init { .. }
+        | Command::Validate { .. }
+        | Command::Runtime { .. }
+        | Command::Simulate(_) => Ok(0),
     }
 }

@@ -4,22 +4,27 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use cloudtik_model::Timestamp;
+use cloudtik_model::printed::Printed;
 use cloudtik_protocol::VERSION;
 use cloudtik_protocol::logging::{is_full_disk, plain};
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::cli::Format;
 use crate::failure::{FAILED, Failure, USAGE};
+use crate::terminal::takes_codes;
 
+#[derive(Clone)]
 pub struct Printer {
     format: Format,
-    colour: bool,
+    /// Whether data, and talk, may carry codes.
+    data_codes: bool,
+    talk_codes: bool,
 }
 
 impl Printer {
     pub fn new(format: Format) -> Self {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { format, colour }
+        Self { format, data_codes: has_colour(&io::stdout()), talk_codes: has_colour(&io::stderr()) }
     }
 
     pub fn is_json(&self) -> bool {
@@ -41,12 +46,12 @@ impl Printer {
 
     /// Data for programs, on several lines.
     pub fn json(&self, value: &impl Serialize) {
-        self.line(&serde_json::to_string_pretty(value).expect("documents become JSON"));
+        self.line(&serde_json::to_string_pretty(&Printed(value)).expect("documents become JSON"));
     }
 
     /// Data for programs, on one line.
     pub fn json_line(&self, value: &impl Serialize) {
-        self.line(&serde_json::to_string(value).expect("documents become JSON"));
+        self.line(&serde_json::to_string(&Printed(value)).expect("documents become JSON"));
     }
 
     /// Talk.
@@ -55,7 +60,7 @@ impl Printer {
     }
 
     pub fn bold(&self, text: &str) -> String {
-        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+        if self.data_codes { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Says what went wrong, on standard error; for programs as one document.
@@ -73,9 +78,9 @@ impl Printer {
         }
         let width = terminal_width();
         for diagnostics in &failure.diagnostics {
-            talk(diagnostics.render(self.colour, width).trim_end_matches('\n'));
+            talk(diagnostics.render(self.talk_codes, width).trim_end_matches('\n'));
         }
-        let label = if self.colour { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+        let label = if self.talk_codes { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
         talk(&format!("{label} {message}"));
         if let Some(hint) = &hint {
             talk(&format!("\nhint: {hint}"));
@@ -94,12 +99,7 @@ impl Printer {
 
     /// A table; columns are as wide as what is in them.
     pub fn table(&self, header: &[&str], rows: &[Vec<String>]) {
-        let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
-        for row in rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
+        let widths = widths_of(header, rows);
         let format_row = |cells: Vec<&str>| {
             let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             padded.join("  ").trim_end().to_owned()
@@ -110,9 +110,16 @@ impl Printer {
         }
     }
 
+    /// A table that leaves out columns, the first of `spare` first, where it is wider than the terminal.
+    pub fn table_within(&self, columns: Option<usize>, header: &[&str], rows: &[Vec<String>], spare: &[&str]) {
+        let (mut header, mut rows) = (header.to_vec(), rows.to_vec());
+        narrow(columns, &mut header, &mut rows, spare);
+        self.table(&header, &rows);
+    }
+
     /// Asks before something is destroyed, on a thread of its own, so that an interrupt is heard meanwhile.
     pub async fn confirm_async(&self, question: &str, yes: bool) -> Result<(), Failure> {
-        let (own, question) = (Self { format: self.format, colour: self.colour }, question.to_owned());
+        let (own, question) = (self.clone(), question.to_owned());
         let asking = tokio::task::spawn_blocking(move || own.confirm(&question, yes));
         asking.await.map_err(|e| Failure::failed(e.to_string()))?
     }
@@ -136,6 +143,41 @@ impl Printer {
     }
 }
 
+/// Between two columns.
+const GAP: usize = 2;
+
+fn widths_of(header: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
+    let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    widths
+}
+
+fn width_of(header: &[&str], rows: &[Vec<String>]) -> usize {
+    widths_of(header, rows).iter().sum::<usize>() + GAP * header.len().saturating_sub(1)
+}
+
+/// Leaves out columns, the first of `spare` first, until a table fits.
+fn narrow(columns: Option<usize>, header: &mut Vec<&str>, rows: &mut [Vec<String>], spare: &[&str]) {
+    for column in spare {
+        if columns.is_none_or(|columns| width_of(header, rows) <= columns) {
+            return;
+        }
+        if let Some(index) = header.iter().position(|name| name == column) {
+            header.remove(index);
+            rows.iter_mut().for_each(|row| drop(row.remove(index)));
+        }
+    }
+}
+
+/// Whether codes for colours may be written to a stream.
+fn has_colour(stream: &impl IsTerminal) -> bool {
+    takes_codes(stream) && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
 /// Says something on standard error; that nobody listens is no failure.
 pub fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
@@ -145,8 +187,12 @@ fn terminal_width() -> usize {
     rustix::termios::tcgetwinsize(io::stderr()).map_or(100, |size| usize::from(size.ws_col).clamp(60, 120))
 }
 
-/// Columns of the terminal that data is printed on; nothing where it goes elsewhere.
+/// Columns of the terminal that data is printed on, or those that COLUMNS says; nothing where it goes elsewhere.
 pub fn columns_of_output() -> Option<usize> {
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|columns| *columns > 0);
+    if told.is_some() {
+        return told;
+    }
     rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
@@ -177,21 +223,20 @@ pub fn approximately(span: Duration) -> String {
     }
 }
 
-/// A moment as people read it: UTC, to the millisecond.
+/// A moment as people read it: local time with its zone, to the millisecond. `TZ` is honoured.
 pub fn clock(at: Timestamp) -> String {
-    let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a civil date: Howard Hinnant, <https://howardhinnant.github.io/date_algorithms.html>, civil_from_days.
-    let z = days as i64 + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{millis:03}", rest / 3600, rest / 60 % 60, rest % 60)
+    local(at, "%Y-%m-%d %H:%M:%S.%3f %Z")
+}
+
+/// A moment in local time, in a format of `strftime`.
+pub fn local(at: Timestamp, format: &str) -> String {
+    // A zone that is not known is UTC, as the C library has it.
+    in_zone(at, format, TimeZone::try_system().unwrap_or(TimeZone::UTC))
+}
+
+fn in_zone(at: Timestamp, format: &str, zone: TimeZone) -> String {
+    let moment = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    moment.unwrap_or(jiff::Timestamp::MAX).to_zoned(zone).strftime(format).to_string()
 }
 
 #[cfg(test)]
@@ -199,9 +244,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_readable() {
-        assert_eq!(clock(Timestamp(0)), "1970-01-01 00:00:00.000");
-        assert_eq!(clock(Timestamp(1_709_210_096_789)), "2024-02-29 12:34:56.789");
+    fn moments_are_local_and_name_their_zone() {
+        let (winter, summer) = (Timestamp(1_709_210_096_789), Timestamp(1_719_836_096_000));
+        let clock = |at, zone: &str| in_zone(at, "%Y-%m-%d %H:%M:%S.%3f %Z", TimeZone::get(zone).expect("a zone"));
+        assert_eq!(clock(winter, "UTC"), "2024-02-29 12:34:56.789 UTC");
+        assert_eq!(clock(winter, "Europe/Berlin"), "2024-02-29 13:34:56.789 CET");
+        assert_eq!(clock(summer, "Europe/Berlin"), "2024-07-01 14:14:56.000 CEST");
+        assert_eq!(clock(winter, "Asia/Kolkata"), "2024-02-29 18:04:56.789 IST");
         assert_eq!(short(Duration::from_secs(3_725)), "1h02m");
+    }
+
+    #[test]
+    fn tables_leave_out_what_does_not_fit() {
+        let left = |columns| {
+            let mut header = vec!["NODE", "TYPE", "STATE", "RUNTIMES"];
+            let mut rows = [vec!["w1".to_owned(), "default".to_owned(), "ready".to_owned(), "x".repeat(30)]];
+            narrow(columns, &mut header, &mut rows, &["RUNTIMES", "TYPE"]);
+            assert_eq!(rows[0].len(), header.len());
+            header.join(" ")
+        };
+        // 4, 7, 5 and 30 characters, and what is between them.
+        assert_eq!(left(None), "NODE TYPE STATE RUNTIMES");
+        assert_eq!(left(Some(52)), "NODE TYPE STATE RUNTIMES");
+        assert_eq!(left(Some(51)), "NODE TYPE STATE");
+        assert_eq!(left(Some(19)), "NODE STATE");
+        assert_eq!(left(Some(1)), "NODE STATE", "what is not spare stays");
     }
 }

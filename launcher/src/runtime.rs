@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName};
+use cloudtik_runtimes::catalog::FolderError;
 use cloudtik_runtimes::manifest::Manifest;
 use cloudtik_runtimes::planner::{Availability, NodeContext, View, Wanted};
 use cloudtik_runtimes::{Catalog, catalog};
@@ -56,7 +57,10 @@ fn list(printer: &Printer) {
 }
 
 fn check(printer: &Printer, folder: &Path) -> Result<(), Failure> {
-    let files = catalog::read_folder(folder).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", folder.display())))?;
+    let files = catalog::read_folder(folder).map_err(|error| match error {
+        FolderError::Io(error) => Failure::new(NOT_FOUND, format!("cannot read {}: {error}", folder.display())),
+        FolderError::Invalid(problem) => Failure::invalid(vec![problem]),
+    })?;
     let manifest = Manifest::read(&folder.display().to_string(), &files).map_err(|e| Failure::invalid(vec![e]))?;
     let services: Vec<&str> = manifest.services.iter().map(|s| s.name.as_str()).collect();
     if printer.is_json() {

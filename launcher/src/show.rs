@@ -7,11 +7,12 @@ use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use serde::Serialize;
 
+use crate::cli::Target;
 use crate::client::{Client, document};
 use crate::clusters;
 use crate::failing::{Shown, failing};
 use crate::failure::{FAILED, Failure, TIMED_OUT};
-use crate::output::{Printer, ago, short};
+use crate::output::{Printer, ago, columns_of_output, short};
 use crate::terminal::Progress;
 
 /// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
@@ -19,30 +20,36 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Things that are waited for, on one line.
 const SHOWN_WAITS: usize = 3;
 
-pub async fn status(printer: &Printer, cluster: &str, wait: bool, timeout: u64) -> Result<(), Failure> {
+pub async fn status(printer: &Printer, cluster: Target<'_>, wait: Option<Duration>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
-    let status = if wait {
-        let mut progress = Progress::new();
-        progress.phase(&format!("{}: waiting for the cluster", client.place.name));
-        wait_until(&client, Duration::from_secs(timeout), &mut progress, |status| status.ready).await?
-    } else {
-        client.status().await?
+    let status = match wait {
+        Some(timeout) => {
+            let mut progress = Progress::new();
+            progress.phase(&format!("{}: waiting for the cluster", client.place.name));
+            wait_until(&client, timeout, &mut progress, |status| status.ready).await?
+        }
+        None => client.status().await?,
     };
     if printer.is_json() {
         printer.json(&status);
-        return Ok(());
+    } else {
+        print_whole(printer, &status);
     }
-    print_status(printer, &status);
+    Ok(())
+}
+
+/// A status with what is wrong and what is waited for.
+pub fn print_whole(printer: &Printer, status: &Status) {
+    print_status(printer, status);
     for alarm in &status.alarms {
         printer.line(&format!("ALARM: {alarm}"));
     }
     for wait in &status.waiting_for {
         printer.line(&format!("waiting for {wait}"));
     }
-    for line in failing(&status).iter().flat_map(|f| f.lines()) {
+    for line in failing(status).iter().flat_map(|f| f.lines()) {
         printer.line(&line);
     }
-    Ok(())
 }
 
 /// Follows the status until it is as it is to be, saying what the cluster waits for.
@@ -85,7 +92,7 @@ pub async fn wait_until(
                 last = Some(status);
             }
             progress.waiting(&format!("{name}: the head is restarting"));
-            client = Client::connect(client.place.name.as_str()).await?;
+            client = client.reconnect().await?;
         }
     };
     match tokio::time::timeout(timeout, waiting).await {
@@ -100,9 +107,13 @@ pub async fn wait_until(
     }
 }
 
+/// How many nodes are ready, and how many there are.
+fn ready_nodes(status: &Status) -> (usize, usize) {
+    (status.nodes.iter().filter(|n| n.state == "ready").count(), status.nodes.len())
+}
+
 fn describe_waits(status: &Status) -> String {
-    let total = status.nodes.len();
-    let ready = status.nodes.iter().filter(|n| n.state == "ready").count();
+    let (ready, total) = ready_nodes(status);
     let mut waits: Vec<&str> = status.waiting_for.iter().take(SHOWN_WAITS).map(String::as_str).collect();
     let more = status.waiting_for.len().saturating_sub(SHOWN_WAITS);
     let rest = format!("{more} more");
@@ -113,27 +124,26 @@ fn describe_waits(status: &Status) -> String {
 }
 
 pub fn print_status(printer: &Printer, status: &Status) {
-    let ready = if status.ready { "ready".to_owned() } else { status.phase.name().to_owned() };
-    let age = ago(status.head.started);
-    printer.line(&format!(
-        "{}: {ready}, head at {} (epoch {}, up {age}), revision {}",
-        printer.bold(status.cluster.as_str()),
-        status.head.address,
-        status.head.epoch.0,
-        status.revision
-    ));
+    let phase = if status.ready { "ready" } else { status.phase.name() };
+    let (ready, total) = ready_nodes(status);
+    let name = printer.bold(status.cluster.as_str());
+    printer.line(&format!("{name}: {phase}, {ready}/{total} nodes ready, revision {}", status.revision));
+    let (address, epoch, age) = (&status.head.address, status.head.epoch.0, ago(status.head.started));
+    printer.line(&format!("head: {address}, up {age}, epoch {epoch}"));
+    printer.line("");
     print_nodes(printer, status);
+    print_runtimes(printer, status);
 }
 
+/// Columns of the nodes' table that are left out where it is too wide.
+const SPARE_COLUMNS: [&str; 2] = ["RUNTIMES", "TYPE"];
+
 fn print_nodes(printer: &Printer, status: &Status) {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let rows: Vec<Vec<String>> = status
         .nodes
         .iter()
         .map(|node| {
-            let state = match &node.reason {
-                Some(reason) => format!("{} ({reason})", node.state),
-                None => node.state.clone(),
-            };
             let runtimes: Vec<String> = node
                 .runtimes
                 .iter()
@@ -146,26 +156,56 @@ fn print_nodes(printer: &Printer, status: &Status) {
             vec![
                 node.id.to_string(),
                 node.node_type.to_string(),
-                state,
-                node.address.clone().unwrap_or_else(|| "-".to_owned()),
-                node.cpus.map_or_else(|| "-".to_owned(), |c| c.to_string()),
-                node.memory.map_or_else(|| "-".to_owned(), |m| Bytes(m).to_string()),
-                node.heartbeat_age_ms.map_or_else(|| "-".to_owned(), |ms| short(Duration::from_millis(ms))),
+                node.state.clone(),
+                or_none(node.address.clone()),
+                or_none(node.cpus.map(|c| c.to_string())),
+                or_none(node.memory.map(|m| Bytes(m).to_string())),
+                or_none(node.heartbeat_age_ms.map(|ms| format!("{} ago", short(Duration::from_millis(ms))))),
                 ago(node.since),
                 runtimes.join(", "),
             ]
         })
         .collect();
-    printer.table(&["NODE", "TYPE", "STATE", "ADDRESS", "CPUS", "MEMORY", "HEARD", "SINCE", "RUNTIMES"], &rows);
+    let header = ["NODE", "TYPE", "STATE", "ADDRESS", "CPUS", "MEMORY", "LAST HEARTBEAT", "AGE", "RUNTIMES"];
+    printer.table_within(columns_of_output(), &header, &rows, &SPARE_COLUMNS);
+    // Reasons are sentences, which no column has room for.
+    for node in &status.nodes {
+        if let Some(reason) = &node.reason {
+            printer.line(&format!("{} is {}: {reason}", node.id, node.state));
+        }
+    }
 }
 
-pub fn print_endpoints(printer: &Printer, status: &Status) {
+/// Consoles of one runtime that a status shows; workers may have one each.
+const SHOWN_CONSOLES: usize = 3;
+
+fn print_runtimes(printer: &Printer, status: &Status) {
+    if status.runtimes.is_empty() {
+        return;
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for runtime in &status.runtimes {
+        let mut consoles: Vec<String> =
+            runtime.endpoints.iter().take(SHOWN_CONSOLES).map(|endpoint| format!("{}: {}", endpoint.name, endpoint.url)).collect();
+        let more = runtime.endpoints.len().saturating_sub(SHOWN_CONSOLES);
+        if more > 0 {
+            consoles.push(format!("{more} more: cloudtik runtimes {}", status.cluster));
+        }
+        let first = consoles.first().cloned().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![runtime.name.to_string(), runtime.version.clone(), runtime.state.clone(), first]);
+        rows.extend(consoles.into_iter().skip(1).map(|console| vec![String::new(), String::new(), String::new(), console]));
+    }
+    printer.line("");
+    printer.table(&["RUNTIME", "VERSION", "STATE", "CONSOLES"], &rows);
+}
+
+fn print_endpoints(printer: &Printer, status: &Status) {
     for endpoint in status.runtimes.iter().flat_map(|r| &r.endpoints) {
         printer.line(&format!("{}: {}", endpoint.name, endpoint.url));
     }
 }
 
-pub async fn info(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let status = client.status().await?;
     let place = &client.place;
@@ -203,7 +243,7 @@ pub async fn info(printer: &Printer, cluster: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn nodes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn nodes(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let status = Client::connect(cluster).await?.status().await?;
     if printer.is_json() {
         printer.json(&status.nodes)
@@ -213,7 +253,7 @@ pub async fn nodes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub async fn runtimes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn runtimes(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let status = Client::connect(cluster).await?.status().await?;
     if printer.is_json() {
         printer.json(&status.runtimes);
@@ -234,7 +274,7 @@ pub async fn runtimes(printer: &Printer, cluster: &str) -> Result<(), Failure> {
             ]);
         }
     }
-    printer.table(&["SERVICE", "NODE", "STATE", "PROCESS", "RESTARTS", "SINCE"], &rows);
+    printer.table(&["SERVICE", "NODE", "STATE", "PROCESS", "RESTARTS", "AGE"], &rows);
     print_endpoints(printer, &status);
     Ok(())
 }
@@ -243,6 +283,7 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Listed {
         cluster: String,
+        workspace: String,
         phase: String,
         nodes: usize,
         head: Option<String>,
@@ -256,6 +297,7 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         };
         all.push(Listed {
             cluster: place.name.to_string(),
+            workspace: place.workspace_name(),
             phase: status.as_ref().map_or_else(|| "unreachable".to_owned(), |s| s.phase.name().to_owned()),
             nodes: status.as_ref().map_or(0, |s| s.nodes.len()),
             head: status.map(|s| s.head.address),
@@ -267,12 +309,12 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<_> =
-        all.into_iter().map(|l| vec![l.cluster, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file]).collect();
-    printer.table(&["CLUSTER", "PHASE", "NODES", "HEAD", "FILE"], &rows);
+        all.into_iter().map(|l| vec![l.cluster, l.workspace, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file]).collect();
+    printer.table(&["CLUSTER", "WORKSPACE", "PHASE", "NODES", "HEAD", "FILE"], &rows);
     Ok(())
 }
 
-pub async fn dump(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn dump(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let dump: serde_json::Value = document(client.admin().dump(wire::Empty {}).await?.into_inner())?;
     printer.json(&dump);

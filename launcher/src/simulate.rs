@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 
 use crate::chart::{Column, columns, spark, squeeze};
 use crate::cli::Simulate;
-use crate::clusters::{Described, describe, program};
+use crate::clusters::{Described, describe, program, read_text};
 use crate::events;
 use crate::failure::{FAILED, Failure, INVALID, NOT_FOUND};
-use crate::output::{Printer, clock, columns_of_output, short};
+use crate::output::{Printer, columns_of_output, local, short};
 use crate::terminal::Progress;
 
 const WHERE_RECORDINGS_ARE: &str =
@@ -34,10 +34,8 @@ pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
     let (Some(file), Some(demand)) = (&arguments.file, &arguments.demand) else {
         return Err(Failure::failed("nothing to simulate").hint("cloudtik simulate CLUSTER.toml --demand FILE"));
     };
-    let text = std::fs::read_to_string(demand).map_err(|e| {
-        let is_missing = e.kind() == std::io::ErrorKind::NotFound;
-        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {}: {e}", demand.display()));
-        if is_missing { failure.hint("examples/scenarios has some") } else { failure }
+    let (demand_name, text) = read_text(demand).map_err(|failure| {
+        if failure.code == NOT_FOUND { failure.hint("examples/scenarios has some") } else { failure }
     })?;
     // Everything is read before anything is run.
     let mut all = Vec::new();
@@ -47,7 +45,7 @@ pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
     // A signal that one of them follows is part of the comparison.
     let followed = all.iter().flat_map(|(_, described)| scenario::followed(&described.cluster)).collect();
     for (_, described) in &all {
-        scenario::read(&demand.display().to_string(), &text, &described.cluster, Some(&followed)).map_err(|e| Failure::invalid(vec![e]))?;
+        scenario::read(&demand_name, &text, &described.cluster, Some(&followed)).map_err(|e| Failure::invalid(vec![e]))?;
     }
     let mut progress = Progress::new();
     let mut documents = Vec::new();
@@ -108,8 +106,8 @@ fn run_head<T: DeserializeOwned>(command: &mut Command, question: &[u8]) -> Resu
 
 fn show(printer: &Printer, file: &str, simulated: &Simulated, took: Duration, all_decisions: bool) {
     let span = short(Duration::from_millis(simulated.length_ms));
-    let (start, seed) = (&clock(simulated.start)[..16], simulated.seed);
-    printer.line(&format!("{} ({file}): {span} from {start} UTC, seed {seed}, in {:.1} s", simulated.cluster, took.as_secs_f64()));
+    let (start, seed) = (local(simulated.start, "%Y-%m-%d %H:%M %Z"), simulated.seed);
+    printer.line(&format!("{} ({file}): {span} from {start}, seed {seed}, in {:.1} s", simulated.cluster, took.as_secs_f64()));
     printer.line("");
     draw(printer, simulated);
     let most_cost = simulated.samples.iter().map(|sample| sample.cost.0).max().unwrap_or(0);
@@ -202,8 +200,8 @@ fn draw(printer: &Printer, simulated: &Simulated) {
         printer.line(&format!("{name:>9}  {}", spark(&values, workers.len())));
     }
     let marks = ["█ ready", "░ coming, leaving or silent"].join("   ");
-    let (begin, end) = (&clock(simulated.start)[5..16], cloudtik_model::Timestamp(simulated.start.0 + simulated.length_ms));
-    let end = &clock(end)[5..16];
+    let end = cloudtik_model::Timestamp(simulated.start.0 + simulated.length_ms);
+    let (begin, end) = (local(simulated.start, "%m-%d %H:%M"), local(end, "%m-%d %H:%M"));
     let gap = workers.len().saturating_sub(begin.len() + end.len()).max(2);
     printer.line(&format!("{:>9}  {begin}{}{end}", "", " ".repeat(gap)));
     printer.line(&format!("{:>9}  {marks}", ""));

@@ -1,20 +1,21 @@
 //! Commands that change what the head decides: the cluster's size, requests for room, holding, setting nodes aside.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_config::reader::parse_duration;
 use cloudtik_model::demand::{AskView, Bundle, Counted, Quantity, Wants};
-use cloudtik_model::outlook::Size;
 use cloudtik_model::{Bytes, NodeId, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
-use crate::cli::Scale;
+use crate::cli::{Scale, Target};
 use crate::client::{Client, document};
+use crate::clusters::read_text;
 use crate::failure::{Failure, USAGE};
 use crate::output::{Printer, ago, short};
+use crate::waits;
 
 #[derive(Serialize, Deserialize)]
 struct Answer {
@@ -65,7 +66,7 @@ pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> 
         reason: arguments.reason.clone().unwrap_or_default(),
     };
     let answer = client.admin().scale(request).await.map_err(|status| {
-        let (code, cluster) = (status.code(), &arguments.cluster);
+        let (code, cluster) = (status.code(), &client.place.name);
         let failure = Failure::from(status);
         match code {
             Code::FailedPrecondition => failure.hint(format!(
@@ -81,7 +82,19 @@ pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> 
             _ => failure,
         }
     })?;
-    print_answer(printer, answer.into_inner())
+    print_answer(printer, answer.into_inner())?;
+    if arguments.wait {
+        waits::for_request(&client, &as_stored(wants, arguments.add), arguments.name.as_deref(), arguments.timeout).await?;
+    }
+    Ok(())
+}
+
+/// What the head makes of it: beside other requests, a number of workers is one of further workers.
+fn as_stored(wants: Wants, additive: bool) -> Wants {
+    match wants {
+        Wants::Workers { node_type, count } if additive => Wants::More { node_type, count },
+        wants => wants,
+    }
 }
 
 fn wants(arguments: &Scale) -> Result<Wants, Failure> {
@@ -109,7 +122,7 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
     }
     if let Some(text) = &arguments.bundles {
         let text = match text.strip_prefix('@') {
-            Some(path) => std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {path}: {e}")))?,
+            Some(path) => read_text(Path::new(path)).map_err(|failure| Failure { code: USAGE, ..failure }.hint("see `cloudtik scale --help`"))?.1,
             None => text.clone(),
         };
         let written: Vec<Written> = serde_json::from_str(&text).map_err(|e| {
@@ -131,7 +144,7 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
         }
         (None, true) if is_nothing(arguments) => {
             let message = "0 is nothing to ask for; `cloudtik revoke` takes back what was asked for".to_owned();
-            Err(Failure::new(USAGE, message).hint(format!("`cloudtik requests {}` lists it", arguments.cluster)))
+            Err(Failure::new(USAGE, message).hint("`cloudtik requests CLUSTER` lists it"))
         }
         (None, true) => Err(usage("say what is wanted: --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
         (None, false) => Ok(Wants::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
@@ -142,20 +155,6 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
 fn is_nothing(arguments: &Scale) -> bool {
     let Scale { cpus, gpus, memory, resources, bundles, .. } = arguments;
     cpus.is_some() || gpus.is_some() || memory.is_some() || !resources.is_empty() || bundles.is_some()
-}
-
-/// Reads a span of time such as `90s`, `30m`, `2h` or `7d`.
-pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let bounds = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
-    let found = parse_duration(text).filter(|span| bounds.contains(span));
-    found.ok_or_else(|| "not a span of time from 1s to 366d, such as 90s, 30m, 2h or 7d".to_owned())
-}
-
-/// Reads `name=amount`.
-pub fn parse_resource(text: &str) -> Result<(String, u32), String> {
-    let (name, amount) = text.split_once('=').ok_or("not a resource such as licences=2")?;
-    let amount = amount.parse().map_err(|_| format!("{amount:?} is not a whole number"))?;
-    Ok((name.to_owned(), amount))
 }
 
 /// Of so many nodes on which a request lies it is said which they are.
@@ -175,9 +174,9 @@ pub fn state_of(request: &AskView) -> String {
     }
 }
 
-pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn requests(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
-    let size: Size = document(client.admin().outlook(wire::Empty {}).await?.into_inner())?;
+    let size = client.outlook().await?;
     if printer.is_json() {
         printer.json(&size.requests);
         return Ok(());
@@ -198,11 +197,11 @@ pub async fn requests(printer: &Printer, cluster: &str) -> Result<(), Failure> {
             vec![ask.name, request.wants, ago(ask.at), ends, ask.reason, state]
         })
         .collect();
-    printer.table(&["REQUEST", "WANTS", "SINCE", "ENDS", "REASON", "STATE"], &rows);
+    printer.table(&["REQUEST", "WANTS", "AGE", "ENDS", "REASON", "STATE"], &rows);
     Ok(())
 }
 
-pub async fn revoke(printer: &Printer, cluster: &str, name: &str) -> Result<(), Failure> {
+pub async fn revoke(printer: &Printer, cluster: Target<'_>, name: &str) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let answer = client
         .admin()
@@ -212,38 +211,50 @@ pub async fn revoke(printer: &Printer, cluster: &str, name: &str) -> Result<(), 
     print_answer(printer, answer.into_inner())
 }
 
-pub async fn hold(printer: &Printer, cluster: &str, reason: Option<String>) -> Result<(), Failure> {
+pub async fn hold(printer: &Printer, cluster: Target<'_>, reason: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let answer = client.admin().hold(wire::HoldRequest { reason: reason.unwrap_or_default() }).await?;
     print_answer(printer, answer.into_inner())
 }
 
-pub async fn resume(printer: &Printer, cluster: &str) -> Result<(), Failure> {
+pub async fn resume(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     print_answer(printer, client.admin().resume(wire::Empty {}).await?.into_inner())
 }
 
-pub async fn quarantine(printer: &Printer, cluster: &str, node: &str, reason: Option<String>) -> Result<(), Failure> {
+pub async fn quarantine(printer: &Printer, cluster: Target<'_>, node: &str, reason: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let request = wire::QuarantineRequest { node: node.to_owned(), reason: reason.unwrap_or_default() };
     print_answer(printer, client.admin().quarantine_node(request).await?.into_inner())
 }
 
-pub async fn release(printer: &Printer, cluster: &str, node: &str) -> Result<(), Failure> {
+pub async fn release(printer: &Printer, cluster: Target<'_>, node: &str) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     print_answer(printer, client.admin().release_node(wire::NodeRequest { node: node.to_owned() }).await?.into_inner())
 }
 
-pub async fn kill_node(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+pub async fn kill_node(printer: &Printer, cluster: Target<'_>, node: &str, yes: bool) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     printer.confirm(&format!("Kill {node} of {} with everything on it?", client.place.name), yes)?;
     let answer = client.admin().kill_node(wire::NodeRequest { node: node.to_owned() }).await?;
     print_answer(printer, answer.into_inner())
 }
 
-pub async fn drain(printer: &Printer, cluster: &str, node: &str, yes: bool) -> Result<(), Failure> {
+pub async fn drain(
+    printer: &Printer,
+    cluster: Target<'_>,
+    node: &str,
+    yes: bool,
+    wait: Option<Duration>,
+) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
+    // Its successor has the same name.
+    let before = client.status().await?.nodes.into_iter().find(|n| n.id.as_str() == node);
     let answer = client.admin().drain_node(wire::NodeRequest { node: node.to_owned() }).await?;
-    print_answer(printer, answer.into_inner())
+    print_answer(printer, answer.into_inner())?;
+    match (wait, before) {
+        (Some(timeout), Some(before)) => waits::for_removal(&client, &before.id, before.generation, timeout).await,
+        _ => Ok(()),
+    }
 }

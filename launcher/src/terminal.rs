@@ -20,7 +20,7 @@ pub struct Progress {
 
 impl Progress {
     pub fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+        let bar = takes_codes(&io::stderr()).then(|| {
             let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}").expect("the template is valid");
             let bar = ProgressBar::new_spinner().with_style(style);
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -88,6 +88,11 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
+}
+
+/// Whether control codes may be written to a stream: it is a terminal, and one that knows them.
+pub fn takes_codes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Rows and columns of the terminal.

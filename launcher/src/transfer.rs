@@ -9,6 +9,7 @@ use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use tokio::sync::mpsc;
 
+use crate::cli::Target;
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, NOT_FOUND};
 use crate::output::Printer;
@@ -52,7 +53,7 @@ impl Read for Receiver {
     }
 }
 
-pub async fn upload(printer: &Printer, cluster: &str, from: &Path, to: &str, node: Option<String>) -> Result<(), Failure> {
+pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &str, node: Option<String>) -> Result<(), Failure> {
     let metadata = std::fs::metadata(from).map_err(|e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", from.display())))?;
     let name = from.canonicalize()?.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let client = Client::connect(cluster).await?;
@@ -83,7 +84,7 @@ tar -xf - -C \"$t\" --no-same-owner && tar -cf - -C \"$t\" . | tar -xf - -C \"$1
     Ok(())
 }
 
-pub async fn download(printer: &Printer, cluster: &str, from: &str, to: &Path, node: Option<String>) -> Result<(), Failure> {
+pub async fn download(printer: &Printer, cluster: Target<'_>, from: &str, to: &Path, node: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let node = node.unwrap_or_else(|| "head".to_owned());
     let path = Path::new(from);

@@ -75,7 +75,6 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
         printer.json(&outcome.status);
     } else if outcome.waited == Waited::ForReadiness {
         show::print_status(printer, &outcome.status);
-        show::print_endpoints(printer, &outcome.status);
     }
     let seconds = begun.elapsed().as_secs_f64();
     let name = &place.name;
@@ -166,7 +165,7 @@ async fn bring_up(
     progress.phase(&format!("{}: waiting for the cluster", place.name));
     // What people ask for beyond the file may have to wait for ever.
     let is_enough = |status: &Status| status.ready || status.lacks_only_room;
-    let status = show::wait_until(&client, Duration::from_secs(arguments.timeout), &mut progress, is_enough).await?;
+    let status = show::wait_until(&client, arguments.timeout, &mut progress, is_enough).await?;
     timings.note("workers and runtimes", &mut mark);
     let waited = if unchanged && was_ready { Waited::ForNothing } else { Waited::ForReadiness };
     Ok(Outcome { status, waited, timings })

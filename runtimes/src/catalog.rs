@@ -7,7 +7,7 @@ use std::path::Path;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::reader::nearest;
 use cloudtik_config::scaling::Scaling;
-use cloudtik_config::{Problem, RuntimeUse};
+use cloudtik_config::{Problem, RuntimeUse, text};
 use cloudtik_model::RuntimeName;
 use cloudtik_model::policy::Rule;
 
@@ -29,6 +29,8 @@ const SHIPPED: Shipped = shipped! {
     "spark": ["runtime.toml", "spark-defaults.conf", "metrics.properties", "log4j2.properties", "driver-log4j2.properties"],
 };
 
+/// The file that makes a folder a runtime.
+pub const MANIFEST: &str = "runtime.toml";
 /// The most that a runtime's file may hold, in bytes: it is a template, not an artifact.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -176,15 +178,34 @@ enum Missing {
     Invalid(InvalidFile),
 }
 
-/// Reads the user's own runtime folders that a cluster file names, relative to the file's directory. What cannot be
-/// read is left out, and noticed when the catalog is made.
-pub fn read_folders(uses: &[RuntimeUse], base: &Path) -> BTreeMap<RuntimeName, Folder> {
-    let own = uses.iter().filter_map(|r| Some((r.name.clone(), r.path.as_ref()?)));
-    own.filter_map(|(name, path)| Some((name, read_folder(&base.join(path)).ok()?))).collect()
+/// Why a runtime's folder cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    #[error("the folder cannot be read")]
+    Io(#[from] io::Error),
+    /// The manifest is no text.
+    #[error(transparent)]
+    Invalid(#[from] InvalidFile),
+}
+
+/// Reads the user's own runtime folders that a cluster file names, relative to the file's directory; also tells which
+/// manifests are no text. A folder that cannot be read is left out, and noticed when the catalog is made.
+pub fn read_folders(uses: &[RuntimeUse], base: &Path) -> (BTreeMap<RuntimeName, Folder>, Vec<InvalidFile>) {
+    let (mut folders, mut invalid) = (BTreeMap::new(), Vec::new());
+    for (name, path) in uses.iter().filter_map(|r| Some((&r.name, r.path.as_ref()?))) {
+        match read_folder(&base.join(path)) {
+            Ok(folder) => {
+                folders.insert(name.clone(), folder);
+            }
+            Err(FolderError::Invalid(problem)) => invalid.push(problem),
+            Err(FolderError::Io(_)) => {}
+        }
+    }
+    (folders, invalid)
 }
 
 /// Reads a runtime's folder.
-pub fn read_folder(directory: &Path) -> io::Result<Folder> {
+pub fn read_folder(directory: &Path) -> Result<Folder, FolderError> {
     let mut folder = Folder::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(next) = pending.pop() {
@@ -195,8 +216,11 @@ pub fn read_folder(directory: &Path) -> io::Result<Folder> {
                 pending.push(path);
             } else if kind.is_file() && entry.metadata()?.len() <= MAX_FILE {
                 let relative = path.strip_prefix(directory).expect("found below it").to_string_lossy().into_owned();
-                // What is not text is no template; documents beside the manifest do no harm.
-                if let Ok(text) = std::fs::read_to_string(&path) {
+                let bytes = std::fs::read(&path);
+                if relative == MANIFEST {
+                    folder.insert(relative, text::decode(&path.display().to_string(), &bytes?)?);
+                } else if let Some(text) = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()) {
+                    // What is not text is no template; documents beside the manifest do no harm.
                     folder.insert(relative, text);
                 }
             }

@@ -42,9 +42,22 @@ fn check(what: &'static str, text: &str, extra: &[u8]) -> Result<(), InvalidName
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        ///
+        /// Names are ordered naturally: `w2` is before `w10`.
+        #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $type(SmolStr);
+
+        impl Ord for $type {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                crate::natural::compare(&self.0, &other.0)
+            }
+        }
+        impl PartialOrd for $type {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
 
         impl $type {
             /// Parses a name: lower-case letters, digits and '-', at most 63 characters, starting with a letter.

@@ -5,25 +5,35 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes, written `2GiB`, `512MiB` or `1.5GB`.
+/// A number of bytes, written `2GiB` or `2Gi`, `512MiB`, `1.5GB` or `1.5G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an amount of memory, such as \"2GiB\" or \"512MiB\"")]
+#[error("{0:?} is not a size, such as \"2GiB\", \"512Mi\" or \"4G\"")]
 pub struct InvalidBytes(String);
 
-const UNITS: [(&str, u64); 9] = [
+/// The longest first: each is looked for at the end of the text. Without an `i` they are powers of 1000, as everywhere else.
+const UNITS: [(&str, u64); 18] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
     ("KB", 1_000),
     ("MB", 1_000_000),
     ("GB", 1_000_000_000),
     ("TB", 1_000_000_000_000),
     ("B", 1),
+    ("k", 1_000),
+    ("K", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
 ];
 
 impl FromStr for Bytes {
@@ -85,11 +95,18 @@ mod tests {
             ("512MiB", 512 << 20, "512MiB"),
             ("1.5GiB", 3 << 29, "1.5GiB"),
             ("1GB", 1_000_000_000, "953.7MiB"),
+            ("2Gi", 2 << 30, "2GiB"),
+            ("512Mi", 512 << 20, "512MiB"),
+            ("1Ti", 1 << 40, "1TiB"),
+            ("8Ki", 8 << 10, "8KiB"),
+            ("1G", 1_000_000_000, "953.7MiB"),
+            ("1.5 M", 1_500_000, "1.4MiB"),
+            ("2k", 2_000, "2.0KiB"),
         ] {
             let parsed: Bytes = text.parse().expect("valid");
             assert_eq!((parsed.0, parsed.to_string().as_str()), (bytes, printed));
         }
-        for bad in ["", "2", "GiB", "-1GiB", "2 gib", "infGiB", "1e40TiB", "NaNB"] {
+        for bad in ["", "2", "GiB", "-1GiB", "2 gib", "infGiB", "1e40TiB", "NaNB", "2g", "2m", "2GI", "2iB", "G", "Gi"] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad:?} must be refused");
         }
     }

@@ -167,7 +167,7 @@ fn delays(programs: &Path, home: &Path, begun: &[(String, u64)], says: &str) -> 
         Some(rest.trim_start_matches('"').split([',', '"', '}']).next()?.to_owned())
     };
     let events: Vec<(u64, String, &str)> =
-        text.lines().filter_map(|line| Some((field(line, "at")?.parse().ok()?, field(line, "node")?, line))).collect();
+        text.lines().filter_map(|line| Some((milliseconds(&field(line, "at")?)?, field(line, "node")?, line))).collect();
     let delay = |(node, at): &(String, u64)| {
         let found = events.iter().find(|(when, of, line)| when >= at && of == node && line.contains(says));
         found.map(|(when, ..)| (when - at) as f64).ok_or_else(|| format!("nothing says {says:?} of {node} after {at}"))
@@ -175,9 +175,29 @@ fn delays(programs: &Path, home: &Path, begun: &[(String, u64)], says: &str) -> 
     begun.iter().map(delay).collect()
 }
 
+/// Milliseconds since the Unix epoch of a moment such as `2024-02-29T12:34:56.789Z`.
+fn milliseconds(moment: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| moment.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    // Days since the epoch of a civil date: Howard Hinnant, <https://howardhinnant.github.io/date_algorithms.html>.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + number(11..13)?) * 60 + number(14..16)?) * 60 + number(17..19)?) * 1_000 + number(20..23)?)
+}
+
 fn print(what: &str, delays: &[f64]) {
     let mut sorted = delays.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1];
     println!("{what:<36} {:>6.0} ms median, {:>6.0} ms p99, {:>6.0} ms most ({} times)", at(0.5), at(0.99), at(1.0), sorted.len());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn moments_are_read() {
+        assert_eq!(super::milliseconds("2024-02-29T12:34:56.789Z"), Some(1_709_210_096_789));
+        assert_eq!(super::milliseconds("1970-01-01T00:00:00.000Z"), Some(0));
+        assert_eq!(super::milliseconds("yesterday"), None);
+    }
 }

@@ -1,0 +1,258 @@
+//! What `--help` says below the options. Lines have at most [`COLUMNS`] characters.
+
+/// Columns that help is wrapped at.
+pub const COLUMNS: usize = 80;
+
+pub const EXIT_CODES: &str = "\
+Exit status:
+  0  success                      4  not found
+  1  failure                      5  refused, by a limit or by the provider
+  2  usage                        6  timeout, or not healthy
+  3  invalid configuration        7  not authorised
+
+Get started:
+  cloudtik init
+  cloudtik up cluster.toml
+  cloudtik status
+
+Use \"cloudtik COMMAND --help\" for more about a command.";
+
+pub const UP: &str = "\
+Examples:
+  # Create the cluster, or apply its file, and wait until it is ready
+  cloudtik up cluster.toml
+
+  # Only show what would be created, changed or destroyed
+  cloudtik up cluster.toml --plan
+
+  # Read the file from standard input
+  cat cluster.toml | cloudtik up - --yes";
+
+pub const DOWN: &str = "\
+Examples:
+  # Delete the cluster \"demo\", after a question
+  cloudtik down demo
+
+  # Delete it in a script, whether it is there or not
+  cloudtik down demo --yes --if-exists";
+
+pub const STATUS: &str = "\
+Examples:
+  # Show the only cluster
+  cloudtik status
+
+  # Wait until the cluster \"demo\" is ready, for one minute at most
+  cloudtik status demo --wait --timeout 1m
+
+  # Show every change
+  cloudtik status demo -w
+
+  # Print whether it is ready
+  cloudtik status demo -o json | jq .ready";
+
+pub const INFO: &str = "\
+Examples:
+  # Show the address of the head, the consoles and the directories
+  cloudtik info demo";
+
+pub const NODES: &str = "\
+Examples:
+  # List the nodes
+  cloudtik nodes demo
+
+  # Print everything about them as JSON
+  cloudtik nodes demo -o json";
+
+pub const RUNTIMES: &str = "\
+Examples:
+  # List the services on every node, and the consoles
+  cloudtik runtimes demo";
+
+pub const LIST: &str = "\
+Examples:
+  # List the clusters of all workspaces
+  cloudtik list";
+
+pub const EVENTS: &str = "\
+Examples:
+  # List the events of one node
+  cloudtik events demo --node w1
+
+  # Print new events until Ctrl-C
+  cloudtik events demo -f
+
+  # Print one JSON document a line
+  cloudtik events demo -f -o json";
+
+pub const WHY: &str = "\
+Examples:
+  # Explain the number of nodes, and what is waiting, paused or held
+  cloudtik why demo
+
+  # Explain the state of a node
+  cloudtik why demo w1
+
+  # Explain a decision by its number in \"cloudtik events\"
+  cloudtik why demo 123";
+
+pub const SCALE: &str = "\
+Examples:
+  # Set the number of workers, and wait until they are ready
+  cloudtik scale demo --workers 4 --wait
+
+  # Set the number of workers of a type
+  cloudtik scale demo --workers 2 --type gpu
+
+  # Request cores and memory, on the cheapest nodes
+  cloudtik scale demo --cpus 64 --memory 256Gi
+
+  # Request 4 GPUs for two hours in addition, all of them or none
+  cloudtik scale demo --add --gpus 4 --gang --for 2h
+
+  # Request bundles, each on a node of its own
+  cloudtik scale demo --spread \\
+    --bundles '[{\"cpus\": 4, \"memory\": \"8Gi\", \"count\": 3}]'";
+
+pub const REQUESTS: &str = "\
+Examples:
+  # List the requests, and whether they are met
+  cloudtik requests demo";
+
+pub const REVOKE: &str = "\
+Examples:
+  # Withdraw the request \"ask-1\"
+  cloudtik revoke demo ask-1";
+
+pub const HOLD: &str = "\
+Examples:
+  # Keep the nodes as they are during a migration
+  cloudtik hold demo --reason \"migrating the network\"";
+
+pub const RESUME: &str = "\
+Examples:
+  # Let the head decide again
+  cloudtik resume demo";
+
+pub const QUARANTINE: &str = "\
+A quarantined node counts for maxima and the budget only.
+
+Examples:
+  # Set a node aside, to look at it
+  cloudtik quarantine demo w2 --reason \"its disk is slow\"";
+
+pub const RELEASE: &str = "\
+Examples:
+  # Return a node to the cluster
+  cloudtik release demo w2";
+
+pub const SIMULATE: &str = "\
+Nothing is created. docs/simulate.md describes scenarios, and examples/scenarios
+has some. `[head] record = true` in a cluster file makes its head write a
+recording.
+
+Examples:
+  # Show the number of nodes, their cost, and how long work waits
+  cloudtik simulate cluster.toml --demand day.toml
+
+  # Print every decision
+  cloudtik simulate cluster.toml --demand day.toml --decisions
+
+  # Compare two clusters
+  cloudtik simulate old.toml --demand day.toml --compare new.toml
+
+  # Replay every decision of a head
+  cloudtik simulate --replay record-0000000001.jsonl";
+
+pub const KILL_NODE: &str = "\
+Examples:
+  # Kill a node without stopping its services first
+  cloudtik kill-node demo w1 --yes";
+
+pub const DRAIN: &str = "\
+Examples:
+  # Drain a node, and wait until it is deleted
+  cloudtik drain demo w2 --yes --wait";
+
+pub const ATTACH: &str = "\
+Examples:
+  # Open a shell on a worker
+  cloudtik attach demo w1";
+
+pub const DOCTOR: &str = "\
+Examples:
+  # Check this machine
+  cloudtik doctor
+
+  # Check this machine and a cluster
+  cloudtik doctor demo";
+
+pub const DUMP: &str = "\
+Examples:
+  # Save everything for a report
+  cloudtik dump demo > demo.json";
+
+pub const RUNTIME: &str = "\
+Examples:
+  # List the shipped runtimes
+  cloudtik runtime list
+
+  # Write the folder of a new runtime
+  cloudtik runtime new my-runtime
+
+  # Print the files and commands of Spark on a worker
+  cloudtik runtime render cluster.toml --runtime spark --node w1";
+
+pub const RUNTIME_LIST: &str = "\
+Examples:
+  # List the shipped runtimes
+  cloudtik runtime list";
+
+pub const RUNTIME_CHECK: &str = "\
+Examples:
+  # Check a runtime of your own
+  cloudtik runtime check ./my-runtime";
+
+pub const RUNTIME_RENDER: &str = "\
+Examples:
+  # Print the files and commands of Spark on a worker
+  cloudtik runtime render cluster.toml --runtime spark --node w1";
+
+pub const RUNTIME_NEW: &str = "\
+Examples:
+  # Write my-runtime/runtime.toml
+  cloudtik runtime new my-runtime";
+
+pub const COMPLETIONS: &str = "\
+Examples:
+  # Bash
+  cloudtik completions bash \\
+    > ~/.local/share/bash-completion/completions/cloudtik
+
+  # Zsh
+  cloudtik completions zsh > ~/.zfunc/_cloudtik
+
+  # Fish
+  cloudtik completions fish > ~/.config/fish/completions/cloudtik.fish";
+
+pub const VERSION: &str = "\
+Examples:
+  # Print the version as JSON
+  cloudtik version -o json";
+
+pub const INIT: &str = "\
+An existing file is never overwritten.
+
+Examples:
+  # Write cluster.toml
+  cloudtik init
+
+  # Write another file, for a cluster of another name
+  cloudtik init prod.toml --name prod";
+
+pub const VALIDATE: &str = "\
+Examples:
+  # Check a file
+  cloudtik validate cluster.toml
+
+  # Check what a program wrote, and print problems as JSON
+  generate-cluster | cloudtik validate - -o json";

@@ -1,0 +1,77 @@
+//! `status -w`: every change of a cluster, until it is taken down.
+
+use std::io;
+use std::time::Duration;
+
+use cloudtik_model::status::Status;
+use cloudtik_protocol::wire;
+
+use crate::cli::Target;
+use crate::client::{Client, document};
+use crate::failure::Failure;
+use crate::output::Printer;
+use crate::show::print_whole;
+use crate::terminal::takes_codes;
+
+/// How often ages are drawn anew on a terminal.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Moves to the upper left and clears what is below.
+const CLEAR: &[u8] = b"\x1b[H\x1b[J";
+
+pub async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
+    let mut client = Client::connect(cluster).await?;
+    let mut view = View { printer, redraws: !printer.is_json() && takes_codes(&io::stdout()), is_first: true };
+    loop {
+        follow(&client, &mut view).await?;
+        // The stream ended: the head was restarted, or the cluster taken down.
+        client = match client.reconnect().await {
+            Ok(client) => client,
+            Err(_) if !client.place.exists() => {
+                printer.say(&format!("{} was taken down", client.place.name));
+                return Ok(());
+            }
+            Err(failure) => return Err(failure),
+        };
+    }
+}
+
+/// Shows statuses until the head's stream of them ends.
+async fn follow(client: &Client, view: &mut View<'_>) -> Result<(), Failure> {
+    let Ok(statuses) = client.admin().watch(wire::Empty {}).await else { return Ok(()) };
+    let mut statuses = statuses.into_inner();
+    loop {
+        let status = tokio::select! {
+            next = statuses.message() => match next {
+                Ok(Some(next)) => document(next)?,
+                Ok(None) | Err(_) => return Ok(()),
+            },
+            () = tokio::time::sleep(REDRAW), if view.redraws => match client.status().await {
+                Ok(status) => status,
+                Err(_) => return Ok(()),
+            },
+        };
+        view.show(&status);
+    }
+}
+
+/// What is shown, and how: drawn over on a terminal, one below the other elsewhere.
+struct View<'a> {
+    printer: &'a Printer,
+    redraws: bool,
+    is_first: bool,
+}
+
+impl View<'_> {
+    fn show(&mut self, status: &Status) {
+        if self.printer.is_json() {
+            return self.printer.json_line(status);
+        }
+        if self.redraws {
+            self.printer.raw(CLEAR);
+        } else if !self.is_first {
+            self.printer.line("");
+        }
+        self.is_first = false;
+        print_whole(self.printer, status);
+    }
+}
