@@ -45,7 +45,8 @@ fn starts_as_other(text: &str) -> bool {
 fn no_toml(text: &str) -> Problem {
     let first = significant_lines(text).next().unwrap_or_default();
     let start = text.find(first).unwrap_or(0);
-    let is_yaml = |line: &str| line.starts_with("- ") || line.ends_with(':') || line.split_once(": ").is_some_and(|(key, _)| !key.contains(' '));
+    let is_yaml =
+        |line: &str| line.starts_with("- ") || line.ends_with(':') || line.split_once(": ").is_some_and(|(key, _)| !key.contains(' '));
     let format = if first.starts_with('{') {
         ", but looks like JSON"
     } else if first.starts_with('<') {

@@ -308,8 +308,10 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         printer.json(&all);
         return Ok(());
     }
-    let rows: Vec<_> =
-        all.into_iter().map(|l| vec![l.cluster, l.workspace, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file]).collect();
+    let rows: Vec<_> = all
+        .into_iter()
+        .map(|l| vec![l.cluster, l.workspace, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file])
+        .collect();
     printer.table(&["CLUSTER", "WORKSPACE", "PHASE", "NODES", "HEAD", "FILE"], &rows);
     Ok(())
 }

@@ -34,9 +34,8 @@ pub fn run(printer: &Printer, arguments: &Simulate) -> Result<u8, Failure> {
     let (Some(file), Some(demand)) = (&arguments.file, &arguments.demand) else {
         return Err(Failure::failed("nothing to simulate").hint("cloudtik simulate CLUSTER.toml --demand FILE"));
     };
-    let (demand_name, text) = read_text(demand).map_err(|failure| {
-        if failure.code == NOT_FOUND { failure.hint("examples/scenarios has some") } else { failure }
-    })?;
+    let (demand_name, text) = read_text(demand)
+        .map_err(|failure| if failure.code == NOT_FOUND { failure.hint("examples/scenarios has some") } else { failure })?;
     // Everything is read before anything is run.
     let mut all = Vec::new();
     for file in [Some(file), arguments.compare.as_ref()].into_iter().flatten() {

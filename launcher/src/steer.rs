@@ -122,7 +122,9 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
     }
     if let Some(text) = &arguments.bundles {
         let text = match text.strip_prefix('@') {
-            Some(path) => read_text(Path::new(path)).map_err(|failure| Failure { code: USAGE, ..failure }.hint("see `cloudtik scale --help`"))?.1,
+            Some(path) => {
+                read_text(Path::new(path)).map_err(|failure| Failure { code: USAGE, ..failure }.hint("see `cloudtik scale --help`"))?.1
+            }
             None => text.clone(),
         };
         let written: Vec<Written> = serde_json::from_str(&text).map_err(|e| {
@@ -240,13 +242,7 @@ pub async fn kill_node(printer: &Printer, cluster: Target<'_>, node: &str, yes: 
     print_answer(printer, answer.into_inner())
 }
 
-pub async fn drain(
-    printer: &Printer,
-    cluster: Target<'_>,
-    node: &str,
-    yes: bool,
-    wait: Option<Duration>,
-) -> Result<(), Failure> {
+pub async fn drain(printer: &Printer, cluster: Target<'_>, node: &str, yes: bool, wait: Option<Duration>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
     // Its successor has the same name.

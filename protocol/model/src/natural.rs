@@ -33,8 +33,30 @@ mod tests {
     #[test]
     fn numbers_in_names_are_compared_as_numbers() {
         let sorted = [
-            "", "9", "10", "a", "gpu-1", "gpu-2", "gpu-10", "gpu-10-a", "gpu-a", "head", "w", "w0", "w00", "w1", "w1.2", "w1.10", "w1a",
-            "w01", "w2", "w10", "w10b", "w11", "w99999999999999999999", "w100000000000000000000",
+            "",
+            "9",
+            "10",
+            "a",
+            "gpu-1",
+            "gpu-2",
+            "gpu-10",
+            "gpu-10-a",
+            "gpu-a",
+            "head",
+            "w",
+            "w0",
+            "w00",
+            "w1",
+            "w1.2",
+            "w1.10",
+            "w1a",
+            "w01",
+            "w2",
+            "w10",
+            "w10b",
+            "w11",
+            "w99999999999999999999",
+            "w100000000000000000000",
         ];
         // Every pair, so that the order is total and the same from both sides.
         for (i, a) in sorted.iter().enumerate() {
