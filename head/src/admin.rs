@@ -3,6 +3,7 @@
 mod apply;
 mod explain;
 mod programs;
+mod rollout;
 mod setup;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -84,6 +85,7 @@ impl Head {
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
         match self.mind.request(input).await.map_err(stopped)? {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
+            Ok(Reply::RolloutResumed { revision }) => document(&rollout::resumed(revision)),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
             Err(Refusal::Unknown(why)) => Err(Status::not_found(why)),
             Err(Refusal::Malformed(why)) => Err(Status::invalid_argument(why)),
@@ -270,8 +272,8 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn revoke(&self, request: Request<wire::RevokeRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let name = request.into_inner().name;
-        head.request(|request| Input::Revoke { request, name }).await
+        let wire::RevokeRequest { name, now } = request.into_inner();
+        head.request(|request| Input::Revoke { request, name, now }).await
     }
 
     async fn hold(&self, request: Request<wire::HoldRequest>) -> Result<Response<wire::Document>, Status> {
@@ -283,6 +285,20 @@ impl wire::admin_server::Admin for AdminService {
     async fn resume(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         head.request(|request| Input::Resume { request }).await
+    }
+
+    async fn rollout_status(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        document(&head.mind.ask(|brain| brain.rollout()).await.map_err(stopped)?)
+    }
+
+    async fn rollout_resume(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        head.request(|request| Input::ResumeRollout { request }).await
+    }
+
+    async fn rollout_undo(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.undo_rollout().await?)
     }
 
     async fn quarantine_node(&self, request: Request<wire::QuarantineRequest>) -> Result<Response<wire::Document>, Status> {

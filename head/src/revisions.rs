@@ -114,6 +114,11 @@ impl Revisions {
         self.all().get(&revision).map(|(_, planner)| planner.clone())
     }
 
+    /// What a revision said.
+    pub fn description(&self, revision: u64) -> Option<Description> {
+        self.all().get(&revision).map(|(description, _)| description.clone())
+    }
+
     pub fn forget_before(&self, revision: u64) {
         let mut all = self.all();
         *all = all.split_off(&revision);

@@ -111,12 +111,18 @@ pub enum Command {
         cluster: AnyCluster,
     },
     /// Withdraw a request that was made with `scale`
+    ///
+    /// Workers that become free are removed once they have been idle for the
+    /// cluster's `idle_after`, as every idle worker is.
     #[command(after_help = examples::REVOKE)]
     Revoke {
         #[command(flatten)]
         cluster: NamedCluster,
         /// Name of the request, as shown by `cloudtik requests`
         name: String,
+        /// Remove idle workers without waiting for `idle_after`
+        #[arg(long)]
+        now: bool,
     },
     /// Stop the head from creating, replacing and removing nodes
     #[command(after_help = examples::HOLD)]
@@ -132,6 +138,12 @@ pub enum Command {
     Resume {
         #[command(flatten)]
         cluster: AnyCluster,
+    },
+    /// Show, resume or undo the roll-out of a new revision
+    #[command(after_help = examples::ROLLOUT)]
+    Rollout {
+        #[command(subcommand)]
+        command: RolloutCommand,
     },
     /// Set a node aside: it keeps running and is replaced within limits
     #[command(after_help = examples::QUARANTINE)]
@@ -451,6 +463,31 @@ pub struct Logs {
     /// Lines from the end of each
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     pub lines: u32,
+}
+
+#[derive(Subcommand)]
+pub enum RolloutCommand {
+    /// Show how far the newest revision has come, and why it is held
+    #[command(after_help = examples::ROLLOUT_STATUS)]
+    Status {
+        #[command(flatten)]
+        cluster: AnyCluster,
+    },
+    /// Retry a roll-out that is held because it failed on a node
+    #[command(after_help = examples::ROLLOUT_RESUME)]
+    Resume {
+        #[command(flatten)]
+        cluster: AnyCluster,
+    },
+    /// Go back to what the cluster ran before the roll-out
+    #[command(after_help = examples::ROLLOUT_UNDO)]
+    Undo {
+        #[command(flatten)]
+        cluster: AnyCluster,
+        /// Do not ask for confirmation
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand)]

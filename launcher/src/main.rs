@@ -18,6 +18,7 @@ mod fold;
 mod init;
 mod logs;
 mod output;
+mod rollout;
 mod runtime;
 mod session;
 mod show;
@@ -111,9 +112,10 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Why { cluster, what } => events::why(printer, (&cluster).into(), what).await.map(|()| 0),
         Command::Scale(arguments) => steer::scale(printer, &arguments).await.map(|()| 0),
         Command::Requests { cluster } => steer::requests(printer, (&cluster).into()).await.map(|()| 0),
-        Command::Revoke { cluster, name } => steer::revoke(printer, (&cluster).into(), &name).await.map(|()| 0),
+        Command::Revoke { cluster, name, now } => steer::revoke(printer, (&cluster).into(), &name, now).await.map(|()| 0),
         Command::Hold { cluster, reason } => steer::hold(printer, (&cluster).into(), reason).await.map(|()| 0),
         Command::Resume { cluster } => steer::resume(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Rollout { command } => rollout::run(printer, command).await.map(|()| 0),
         Command::Quarantine { cluster, node, reason } => steer::quarantine(printer, (&cluster).into(), &node, reason).await.map(|()| 0),
         Command::Release { cluster, node } => steer::release(printer, (&cluster).into(), &node).await.map(|()| 0),
         Command::KillNode { cluster, node, yes } => steer::kill_node(printer, (&cluster).into(), &node, yes).await.map(|()| 0),

@@ -203,11 +203,11 @@ pub async fn requests(printer: &Printer, cluster: Target<'_>) -> Result<(), Fail
     Ok(())
 }
 
-pub async fn revoke(printer: &Printer, cluster: Target<'_>, name: &str) -> Result<(), Failure> {
+pub async fn revoke(printer: &Printer, cluster: Target<'_>, name: &str, now: bool) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let answer = client
         .admin()
-        .revoke(wire::RevokeRequest { name: name.to_owned() })
+        .revoke(wire::RevokeRequest { name: name.to_owned(), now })
         .await
         .map_err(|status| Failure::from(status).hint(format!("`cloudtik requests {}` lists what is asked for", client.place.name)))?;
     print_answer(printer, answer.into_inner())

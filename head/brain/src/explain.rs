@@ -67,6 +67,7 @@ impl Brain {
             self.cluster.held.as_ref().map(|hold| format!("{}; nothing is made, replaced or let go until `cloudtik resume`", hold.reason)),
         );
         alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("nothing of type {name} is made for now: {}", pause.reason)));
+        alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
         alarms
     }
@@ -237,7 +238,9 @@ impl Brain {
                 }
             }
             if node.record.revision < spec.revision && (!node.is_worker() || spec.workers.contains_key(&node.record.node_type)) {
-                let why = self.may_restart(id).err().filter(|_| spec.rolling).map(|why| format!(" ({why})")).unwrap_or_default();
+                let held = self.is_rollout_held().then(|| "its roll-out is held".to_owned());
+                let why = held.or_else(|| self.may_restart(id).err().filter(|_| spec.rolling));
+                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
                 waits.push(format!("{id} to take revision {}{why}", spec.revision));
             }
             if node.record.life == NodeState::Preparing && waits.len() == before {

@@ -88,6 +88,10 @@ impl Brain {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let (from, to) = (node.record.life.name(), life.name());
         let was_leaving = node.record.life.is_leaving();
+        if life.is_leaving() && !was_leaving {
+            self.note_departure(id);
+        }
+        let Some(node) = self.nodes.get_mut(id) else { return };
         // Suspicion is soft: after a restart the evidence is collected afresh.
         let is_soft = matches!(life, NodeState::Suspect { .. });
         let is_lost = node.record.was_ready && matches!(life, NodeState::Terminating { .. }) && !was_leaving;

@@ -15,7 +15,7 @@
 //! | `recording` | nothing: how a life is written down to be lived again |
 //! | `steering` | what people may hold, resume, set aside, kill and drain |
 //! | `readiness` | nothing: which services are ready wherever they are to run |
-//! | `rollout` | what each node is to run, in order of needs and readiness |
+//! | `rollout` | what each node is to run, in order of needs and readiness; `rollout/failure`: when a revision has failed |
 //! | `sweep` | what the provider's list means: adoption, orphans, lost instances |
 //! | `census` | nothing: who counts for a whole, and who should be heard |
 //! | `wholes` | which members of a quorum can be done without |
@@ -282,8 +282,8 @@ impl Brain {
                 self.take_scale(request, wish);
                 None
             }
-            Input::Revoke { request, name } => {
-                self.take_revoke(request, name);
+            Input::Revoke { request, name, now } => {
+                self.take_revoke(request, name, now);
                 None
             }
             Input::Hold { request, reason } => {
@@ -292,6 +292,10 @@ impl Brain {
             }
             Input::Resume { request } => {
                 self.take_resume(request);
+                None
+            }
+            Input::ResumeRollout { request } => {
+                self.take_rollout_resume(request);
                 None
             }
             Input::Quarantine { request, node, reason } => self.take_quarantine(request, node, reason),

@@ -85,6 +85,9 @@ impl Brain {
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.in_flight = true;
         let (generation, node_type, revision) = (node.record.generation, node.record.node_type.clone(), node.record.revision);
+        // Its shape is the newest, whatever it is to run.
+        let newest = self.cluster.spec.as_ref().filter(|spec| spec.workers.contains_key(&node_type)).map(|spec| spec.revision);
+        let revision = newest.unwrap_or(revision);
         let offer = node.record.offer.clone();
         self.act(Action::Create { node: id.clone(), generation, node_type, revision, offer });
     }
@@ -305,6 +308,10 @@ impl Brain {
         let (mut changes, mut is_news) = (Vec::new(), false);
         for report in services {
             let before = node.services.insert(report.key.clone(), report.clone());
+            let is_current = node.sent.as_ref().is_some_and(|sent| report.goal_version >= sent.version);
+            if is_current && !report.key.runtime.is_own() && has_failed(before.as_ref(), &report) {
+                node.failed_starts = node.failed_starts.saturating_add(1);
+            }
             is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
             self.nodes_changed |= before.as_ref().map(|b| b.goal_version) != Some(report.goal_version);
             let changed = before.as_ref().map(|b| (b.state, b.failure.as_ref())) != Some((report.state, report.failure.as_ref()));
@@ -332,6 +339,7 @@ impl Brain {
             self.services_changed = true;
         } else {
             self.watch_presence(id);
+            self.watch_rollout(id);
             self.watch_preparation(id);
         }
     }
@@ -376,6 +384,7 @@ impl Brain {
 
     fn drive_present(&mut self, id: &NodeId) {
         self.update_goal(id);
+        self.watch_rollout(id);
         self.watch_presence(id);
     }
 
@@ -506,6 +515,16 @@ impl Brain {
         }
         self.services_changed = true;
         self.enter(id, NodeState::Gone, why);
+    }
+}
+
+/// Whether a service failed since the report before.
+fn has_failed(before: Option<&ServiceReport>, report: &ServiceReport) -> bool {
+    match (&report.failure, before) {
+        // It may have been started again since.
+        (Some(failure), Some(before)) => before.failure.as_ref().is_none_or(|known| known.at != failure.at),
+        (None, Some(before)) => report.state == ServiceState::Backoff && (before.state, before.restarts) != (report.state, report.restarts),
+        (_, None) => report.state == ServiceState::Backoff,
     }
 }
 

@@ -42,6 +42,9 @@ pub enum Input {
     Revoke {
         request: Request,
         name: String,
+        /// Workers that become free go without waiting for `idle_after`.
+        #[serde(default)]
+        now: bool,
     },
     /// Somebody wants the brain to make and end nothing by itself.
     Hold {
@@ -49,6 +52,10 @@ pub enum Input {
         reason: String,
     },
     Resume {
+        request: Request,
+    },
+    /// Somebody wants a roll-out that is held to be tried again.
+    ResumeRollout {
         request: Request,
     },
     /// Somebody wants a node set aside.
@@ -307,6 +314,10 @@ pub enum Reply {
     Done {
         message: String,
     },
+    /// The roll-out of this revision goes on.
+    RolloutResumed {
+        revision: u64,
+    },
     /// Certify the node's key, for this address.
     Admit {
         node: NodeId,
@@ -374,6 +385,29 @@ pub struct ClusterRecord {
     /// What a node turned out to have of a type whose resources the description does not say.
     #[serde(default)]
     pub learned: BTreeMap<NodeTypeName, Learned>,
+    /// The roll-out of the newest revision, until every node has it and runs it well.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+}
+
+/// A revision that goes from node to node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// What the cluster ran before: the last description of which the roll-out was completed. Unknown if an earlier version
+    /// began it.
+    pub from: Option<Box<Spec>>,
+    /// The revision failed on a node: no further node takes it until another revision comes or somebody resumes it.
+    pub failed: Option<RolloutFailure>,
+}
+
+/// Where and how a revision failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutFailure {
+    pub node: NodeId,
+    pub generation: Generation,
+    pub since: Timestamp,
+    /// For people: the service, its state and what it said.
+    pub what: String,
 }
 
 /// What one node turned out to have.

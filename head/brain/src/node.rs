@@ -19,6 +19,10 @@ pub(crate) struct Node {
     pub(crate) sent: Option<GoalOrder>,
     pub(crate) acknowledged: u64,
     pub(crate) watch: Watch,
+    /// How often a service ended under the goal of the newest revision since the node took it.
+    pub(crate) failed_starts: u32,
+    /// When the node took its revision, or that was tried again, in this head's life.
+    pub(crate) taken_at: u64,
     /// A provider call of this node that has not come back.
     pub(crate) in_flight: bool,
     /// Failed calls in a row.
@@ -43,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) load: History,
     /// Since when it has had nothing to do; nothing if it works, or nobody said so yet.
     pub(crate) idle_since: Option<u64>,
+    /// When the last of what was planned on it went, in this head's life.
+    pub(crate) free_since: u64,
     /// When a call that may have made an instance, and had no answer, was last under way.
     pub(crate) uncertain: Option<u64>,
 }
@@ -55,6 +61,7 @@ impl Node {
         }
         Self {
             uncertain: None,
+            free_since: 0,
             timer: None,
             preparing_since: None,
             idle_since: Some(now),
@@ -64,6 +71,8 @@ impl Node {
             services: BTreeMap::new(),
             sent: None,
             acknowledged: 0,
+            failed_starts: 0,
+            taken_at: now,
             watch: Watch::since(now),
             in_flight: false,
             failures: 0,

@@ -1,11 +1,14 @@
 //! What each node is to run: services start when what they come after is ready, and a change that restarts processes
 //! goes from node to node.
 
+mod failure;
+
 use std::collections::BTreeSet;
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
+use cloudtik_model::spec::{ServicePlacement, Spec};
 use cloudtik_model::{NodeId, ServiceKey};
 
 use crate::{Action, Brain, GoalOrder, Node, Session};
@@ -25,7 +28,7 @@ impl Brain {
         self.refresh_readiness();
         let Some(node) = self.nodes.get(id) else { return };
         // Those have to hear when what they wait for is ready.
-        let is_restless = self.cluster.spec.iter().flat_map(|spec| spec.services_on(&node.record.node_type)).any(|p| !runs(node, &p.key));
+        let is_restless = self.placements(node).any(|p| !runs(node, &p.key));
         if is_restless {
             self.restless.insert(id.clone());
         } else {
@@ -45,10 +48,17 @@ impl Brain {
         self.act(Action::SendGoal { node: id.clone(), order });
     }
 
+    /// What a node is to run: what the description says of which its goal is made. Before it takes the newest, that is the one
+    /// from which the roll-out began.
+    fn placements<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a ServicePlacement> {
+        let from = self.cluster.rollout.as_ref().and_then(|rollout| rollout.from.as_deref());
+        let spec: Option<&Spec> = from.filter(|from| node.record.revision <= from.revision).or(self.cluster.spec.as_ref());
+        spec.into_iter().flat_map(|spec| spec.services_on(&node.record.node_type))
+    }
+
     /// The services of a node that may start: those whose predecessors are ready, and those that run already.
     fn may_start(&self, node: &Node) -> BTreeSet<ServiceKey> {
-        let Some(spec) = &self.cluster.spec else { return BTreeSet::new() };
-        spec.services_on(&node.record.node_type)
+        self.placements(node)
             .filter(|placement| runs(node, &placement.key) || placement.after.iter().all(|key| self.readiness.is_ready(key)))
             .map(|placement| placement.key.clone())
             .collect()
@@ -62,10 +72,9 @@ impl Brain {
     }
 
     pub(crate) fn has_what_it_is_to_run(&self, id: &NodeId) -> bool {
-        let Some(node) = self.nodes.get(id) else { return false };
-        let Some(spec) = &self.cluster.spec else { return false };
+        let Some(node) = self.nodes.get(id).filter(|_| self.cluster.spec.is_some()) else { return false };
         let Some(sent) = node.sent.as_ref().filter(|s| node.acknowledged >= s.version) else { return false };
-        let placed: Vec<&ServiceKey> = spec.services_on(&node.record.node_type).map(|p| &p.key).collect();
+        let placed: Vec<&ServiceKey> = self.placements(node).map(|p| &p.key).collect();
         let runs_what_it_is_to = placed
             .iter()
             .all(|key| node.services.get(*key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version));
@@ -152,23 +161,21 @@ impl Brain {
     /// Says which did.
     fn advance_revisions(&mut self) -> Vec<NodeId> {
         let Some(spec) = &self.cluster.spec else { return Vec::new() };
-        let (newest, rolling) = (spec.revision, spec.rolling);
+        let (newest, rolling, now) = (spec.revision, spec.rolling, self.clock.now());
+        if self.is_rollout_held() {
+            return Vec::new();
+        }
         if self.behind.is_empty() {
+            self.end_rollout();
             return Vec::new();
         }
         let mut behind: Vec<NodeId> = self.behind.iter().cloned().collect();
         if rolling {
             // What does not run anything yet is no step of the roll-out.
-            let unsettled = self.nodes.values().any(|n| {
-                n.record.revision == newest
-                    && n.record.life.is_counted()
-                    && !matches!(n.record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined)
-                    && !(n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id))
-            });
+            let unsettled = self.is_any_unsettled(newest);
             // Nodes that never had a link run nothing that would have to be kept up: they need not wait. One that was not
             // heard since the head started may run anything.
-            let runs_nothing =
-                |id: &NodeId| matches!(self.nodes[id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined);
+            let runs_nothing = |id: &NodeId| runs_nothing(&self.nodes[id]);
             // One that is not there would be waited for, and may never come back; it takes the revision when it does.
             let is_there = |id: &NodeId| {
                 let node = &self.nodes[id];
@@ -176,7 +183,8 @@ impl Brain {
             };
             behind.retain(|id| runs_nothing(id) || (!unsettled && is_there(id)));
             let mut took_one = false;
-            behind.sort_by_key(|id| !id.is_head());
+            // What does not run well has nothing to lose: if the new revision is no better, nothing else learns of it.
+            behind.sort_by_key(|id| (self.nodes[id].record.life == NodeState::Ready, !id.is_head()));
             behind.retain(|id| {
                 let may = runs_nothing(id) || (!took_one && self.may_restart(id).is_ok());
                 took_one |= may && !runs_nothing(id);
@@ -184,7 +192,8 @@ impl Brain {
             });
         }
         for id in &behind {
-            self.nodes.get_mut(id).expect("listed above").record.revision = newest;
+            let node = self.nodes.get_mut(id).expect("listed above");
+            (node.record.revision, node.failed_starts, node.taken_at) = (newest, 0, now);
             self.store_node(id);
             let life = self.nodes[id].record.life.clone();
             if life == NodeState::Ready {
@@ -193,6 +202,11 @@ impl Brain {
         }
         behind
     }
+}
+
+/// Whether a node runs nothing yet that would have to be kept up.
+fn runs_nothing(node: &Node) -> bool {
+    matches!(node.record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined)
 }
 
 /// Whether a service runs on a node, be it well or not.

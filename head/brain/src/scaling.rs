@@ -121,6 +121,8 @@ pub(crate) struct Scaling {
     /// Purchases in a row by which nothing was bought, and when the next may be tried.
     fruitless: u32,
     retry_at: u64,
+    /// When a request for a number of a type last ended.
+    released: BTreeMap<NodeTypeName, u64>,
     /// When a worker of a type left last.
     pub(crate) left: BTreeMap<NodeTypeName, u64>,
     /// When it may be planned anew where everything lies, for what waits and to make it cheaper.
@@ -238,6 +240,7 @@ impl Brain {
         let same_shapes = known.as_ref().is_some_and(|known| known.workers == spec.workers);
         self.scaling.policies.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.policy_wants.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
+        self.begin_rollout(known.as_ref(), &spec);
         self.cluster.spec = Some(spec);
         self.specified_at = self.clock.now();
         self.store_cluster();

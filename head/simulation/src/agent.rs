@@ -47,6 +47,8 @@ pub struct Service {
     pub state: ServiceState,
     /// Changes with every start of the process.
     pub process: u32,
+    /// Starts after the first.
+    pub restarts: u32,
 }
 
 impl Agent {
@@ -72,7 +74,7 @@ impl Agent {
             state: service.state,
             detail: String::new(),
             pid: Some(service.process),
-            restarts: 0,
+            restarts: service.restarts,
             since: Timestamp(now),
             goal_version: self.version,
             gauges: self.signals.get(key).cloned().unwrap_or_default(),
@@ -117,7 +119,8 @@ impl Agent {
                 *next_process += 1;
                 starting.push(key.clone());
             }
-            self.services.insert(key.clone(), Service { state, process: *next_process });
+            let restarts = self.services.get(key).map_or(0, |service| service.restarts + 1);
+            self.services.insert(key.clone(), Service { state, process: *next_process, restarts });
         }
         Some(starting)
     }

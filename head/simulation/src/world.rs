@@ -45,6 +45,9 @@ pub struct Stats {
     pub judged_deletions: u64,
     pub judged_members: u64,
     pub judged_idle: u64,
+    /// How often it was looked at whether a node that works may take a bad revision, and how often one was held.
+    pub judged_rollouts: u64,
+    pub held_rollouts: u64,
     /// Places at which a crash of the head could have made a difference.
     pub crash_points: u64,
 }
@@ -57,6 +60,8 @@ pub struct World {
     spec: Spec,
     /// The last revision for which processes must start again.
     rolled: u64,
+    /// Revisions under which services of workers end again and again: from one on, and before another.
+    bad: Vec<(u64, u64)>,
     random: Random,
     now: u64,
     agenda: Agenda<Happening>,
@@ -108,6 +113,7 @@ impl World {
         let mut world = Self {
             spec: setup.spec.clone(),
             rolled: 0,
+            bad: Vec::new(),
             random: Random::new(setup.seed),
             now: 0,
             agenda: Agenda::default(),

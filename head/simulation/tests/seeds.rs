@@ -47,6 +47,8 @@ fn no_seed_breaks_a_promise() {
                             total.judged_deletions += stats.judged_deletions;
                             total.judged_members += stats.judged_members;
                             total.judged_idle += stats.judged_idle;
+                            total.judged_rollouts += stats.judged_rollouts;
+                            total.held_rollouts += stats.held_rollouts;
                         }
                         Err(violation) => violations.lock().expect("no thread panics").push(violation),
                     }
@@ -65,7 +67,7 @@ fn no_seed_breaks_a_promise() {
     assert!(total.crashes > seeds && total.creations > 2 * seeds && total.deletions > seeds, "{total:?}");
     assert!(total.verdicts > seeds / 2 && total.reboots > seeds / 20, "{total:?}");
     // Checks that never apply would hold anything.
-    let judged = [total.judged_deletions, total.judged_members, total.judged_idle];
+    let judged = [total.judged_deletions, total.judged_members, total.judged_idle, total.judged_rollouts, total.held_rollouts];
     assert!(judged.into_iter().all(|times| times > seeds / 4), "{total:?}");
 }
 

@@ -52,11 +52,13 @@ impl Head {
 
     /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
     async fn forget_old_revisions(&self) -> Result<(), Status> {
-        let oldest = self
-            .mind
-            .ask(|brain| brain.snapshot().nodes.iter().filter(|n| n.record.life.may_exist()).map(|n| n.record.revision).min())
-            .await
-            .map_err(stopped)?;
+        let in_use = |brain: &Brain| {
+            let snapshot = brain.snapshot();
+            let run = snapshot.nodes.iter().filter(|n| n.record.life.may_exist()).map(|n| n.record.revision).min();
+            // That to which a roll-out may have to go back.
+            run.into_iter().chain(brain.rollout().from).min()
+        };
+        let oldest = self.mind.ask(in_use).await.map_err(stopped)?;
         let (latest, oldest) = (self.revisions.next().saturating_sub(1), oldest.unwrap_or(0));
         let before = oldest.min(latest.saturating_sub(REVISIONS_KEPT));
         self.revisions.forget_before(before);

@@ -121,7 +121,33 @@ Examples:
 pub const REVOKE: &str = "\
 Examples:
   # Withdraw the request \"ask-1\"
-  cloudtik revoke demo ask-1";
+  cloudtik revoke demo ask-1
+
+  # Withdraw it, and remove idle workers without waiting
+  cloudtik revoke demo ask-1 --now";
+
+pub const ROLLOUT: &str = "\
+Examples:
+  # Show how far the newest revision has come
+  cloudtik rollout status demo
+
+  # Go back to what the cluster ran before
+  cloudtik rollout undo demo";
+
+pub const ROLLOUT_STATUS: &str = "\
+Examples:
+  # Print the state of the roll-out as JSON
+  cloudtik rollout status demo -o json";
+
+pub const ROLLOUT_RESUME: &str = "\
+Examples:
+  # Retry after the cause was removed
+  cloudtik rollout resume demo";
+
+pub const ROLLOUT_UNDO: &str = "\
+Examples:
+  # Go back without being asked
+  cloudtik rollout undo demo --yes";
 
 pub const HOLD: &str = "\
 Examples:

@@ -143,6 +143,63 @@ pub struct Endpoint {
     pub url: String,
 }
 
+/// `cloudtik rollout status -o json`: how far the newest revision has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    pub revision: u64,
+    pub state: RolloutState,
+    /// The revision that the cluster ran before, as long as the roll-out is not complete.
+    pub from: Option<u64>,
+    /// Nodes that count, the head's included.
+    pub nodes: u32,
+    /// Those that have the revision.
+    pub updated: u32,
+    /// Those that have it and run all of it.
+    pub ready: u32,
+    /// Those that have an older one.
+    pub outdated: Vec<NodeId>,
+    /// Why it is held.
+    pub failure: Option<RolloutFailure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutState {
+    /// Nodes take the revision one after the other.
+    Progressing,
+    /// It failed on a node, and no further node takes it.
+    Held,
+    /// No roll-out is under way.
+    Complete,
+}
+
+impl RolloutState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Progressing => "progressing",
+            Self::Held => "held",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+/// Where and how a revision failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutFailure {
+    pub node: NodeId,
+    pub generation: Generation,
+    pub since: Timestamp,
+    pub what: String,
+}
+
+/// `cloudtik rollout resume|undo -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutAnswer {
+    pub message: String,
+    /// The revision that is rolled out now.
+    pub revision: u64,
+}
+
 /// What `up` or `up --plan` would change, in the order in which people read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {

@@ -130,7 +130,9 @@ impl Brain {
             self.step.records.push(Record::AskGone { name: old.name.clone() });
         }
         self.step.records.push(Record::Ask(ask.clone()));
-        self.forget_asks(&gone, &before, &after);
+        self.forget_asks(&gone, false);
+        // A smaller number says itself that so many are too many.
+        self.take_back(lessened(&before, &after));
         self.place_ask(&ask);
         let message = self.granted(&ask, &gone, &before, &after);
         Ok((ask.name, message))
@@ -185,22 +187,31 @@ impl Brain {
         }
     }
 
-    /// Takes asks that stand no more out of the fleet; what somebody takes back goes at once.
-    fn forget_asks(&mut self, gone: &[Ask], before: &Numbers, after: &Numbers) {
+    /// Takes asks that stand no more out of the fleet. Workers that are free of room wait as every idle worker does, unless it
+    /// was said that they go now: the same may be asked for again in a moment.
+    fn forget_asks(&mut self, gone: &[Ask], now: bool) {
         let Some(spec) = &self.cluster.spec else { return };
-        // Which nodes work for what had room is not known: those that are idle go.
         if gone.iter().any(|ask| ask.wants.node_type().is_none()) {
             let names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
-            self.cluster.hurried.extend(names.iter().cloned());
-            self.store_cluster();
+            // Which nodes work for what had room is not known: those that are idle go.
+            if now {
+                self.cluster.hurried.extend(names.iter().cloned());
+                self.store_cluster();
+            }
             names.iter().for_each(|name| self.forgive_losses(name, u32::MAX));
         }
-        let less = |(name, was): (&NodeTypeName, &u32)| (name.clone(), was.saturating_sub(after.get(name).copied().unwrap_or(0)));
-        self.take_back(before.iter().map(less).collect());
         for ask in gone {
             self.unplace_ask(ask);
         }
         self.scaling.rebuild |= !gone.is_empty();
+    }
+
+    /// So many fewer of a type are asked for, and they go when they have been idle for long enough from now on.
+    fn release_number(&mut self, name: &NodeTypeName, n: u32) {
+        if n > 0 {
+            self.forgive_losses(name, n);
+            self.scaling.released.insert(name.clone(), self.clock.now());
+        }
     }
 
     /// Why no node of any type could ever do for a request for room.
@@ -365,7 +376,7 @@ impl Brain {
         !fleet.is_waiting(id) && fleet.nodes_of(id).all(|node| self.nodes.get(node).is_some_and(is_ready))
     }
 
-    pub(crate) fn take_revoke(&mut self, request: Request, name: String) {
+    pub(crate) fn take_revoke(&mut self, request: Request, name: String, now: bool) {
         let before = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         let Some(ask) = self.asks.remove(&name) else {
             let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
@@ -380,7 +391,13 @@ impl Brain {
         self.event_with(None, EventKind::Request, format!("revoke: {message}"), details);
         self.reply(request, Ok(Reply::Done { message }));
         let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
-        self.forget_asks(&[ask], &before, &after);
+        self.forget_asks(&[ask], now);
+        let less = lessened(&before, &after);
+        if now {
+            self.take_back(less);
+        } else {
+            less.iter().for_each(|(name, n)| self.release_number(name, *n));
+        }
         self.scaling_changed();
     }
 
@@ -398,6 +415,9 @@ impl Brain {
             let Some(ask) = self.asks.remove(&name) else { continue };
             self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
             self.unplace_ask(&ask);
+            if let Some(of) = ask.wants.node_type() {
+                self.scaling.released.insert(of.clone(), self.clock.now());
+            }
             self.step.records.push(Record::AskGone { name });
             self.scaling.rebuild = true;
         }
@@ -458,6 +478,12 @@ impl Brain {
         self.scaling_changed();
         if left == 0 { changed } else { Vec::new() }
     }
+}
+
+/// By how much numbers became smaller.
+fn lessened(before: &Numbers, after: &Numbers) -> Vec<(NodeTypeName, u32)> {
+    let less = |(name, was): (&NodeTypeName, &u32)| (name.clone(), was.saturating_sub(after.get(name).copied().unwrap_or(0)));
+    before.iter().map(less).collect()
 }
 
 /// The name of the request that says how many workers of a type there are to be.

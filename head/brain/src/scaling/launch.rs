@@ -271,7 +271,7 @@ impl Brain {
         let mut record = NodeRecord::requested(id.clone(), generation, order.name.clone(), self.clock.wall());
         self.scaling.launched += 1;
         record.number = self.scaling.launched;
-        (record.revision, record.price, record.offer) = (spec.revision, order.price, order.offer);
+        (record.revision, record.price, record.offer) = (self.revision_for_new(spec, order.name), order.price, order.offer);
         record.shape = spec.workers.get(order.name).map(WorkerType::shape);
         record.was_lost = self.nodes.get(&id).is_some_and(|n| n.record.was_lost);
         let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));

@@ -65,12 +65,15 @@ impl Hope {
 impl Brain {
     /// Stores where on the fleet everything is planned, as far as that changed.
     pub(crate) fn store_plan(&mut self) {
-        let Self { scaling: Scaling { fleet, stored_plan, is_plan_new, .. }, step, .. } = self;
+        let now = self.clock.now();
+        let Self { scaling: Scaling { fleet, stored_plan, is_plan_new, .. }, step, nodes, .. } = self;
+        let mut is_free = |node: &NodeId| nodes.get_mut(node).map(|node| node.free_since = now);
         if std::mem::take(is_plan_new) {
             // Nodes that hold nothing may have held something.
             let empty = stored_plan.keys().filter(|node| fleet.holds(node).is_empty()).cloned();
             for node in empty.collect::<Vec<_>>() {
                 stored_plan.remove(&node);
+                is_free(&node);
                 step.records.push(Record::Plan { node, holds: Vec::new() });
             }
         }
@@ -81,6 +84,7 @@ impl Brain {
             }
             if holds.is_empty() {
                 stored_plan.remove(node);
+                is_free(node);
             } else {
                 stored_plan.insert(node.clone(), holds.clone());
             }

@@ -308,6 +308,8 @@ impl Brain {
                 Some(why)
             } else if is_missed && !at_once {
                 Some("not heard just now: what becomes of it is decided for that".to_owned())
+            } else if let Some(why) = self.kept_for_rollout(&id).filter(|_| !at_once) {
+                Some(why)
             } else if !at_once && self.scaling.hope.as_ref().is_some_and(|hope| hope.may_need(&id)) {
                 Some("what lay on it is planned on machines that are still to come: it stays until they are there".to_owned())
             } else if awaited.contains(&id) && !at_once {
@@ -315,7 +317,7 @@ impl Brain {
             } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
-                let due = since.saturating_add(spec.idle_after_ms);
+                let due = since.max(self.free_since(&id)).saturating_add(spec.idle_after_ms);
                 (now < due).then(|| {
                     self.decide_at(due);
                     format!("idle, and let go after {} s of that", spec.idle_after_ms / 1_000)
@@ -346,6 +348,16 @@ impl Brain {
             self.cluster.hurried.retain(|name| unfinished.contains(name));
             self.store_cluster();
         }
+    }
+
+    /// Since when nobody has asked for a worker: its idleness counts from then on.
+    fn free_since(&self, id: &NodeId) -> u64 {
+        let node = &self.nodes[id];
+        // What was planned on it until a moment ago.
+        if self.scaling.stored_plan.contains_key(id) && !self.scaling.fleet.is_used(id) {
+            return self.clock.now();
+        }
+        node.free_since.max(self.scaling.released.get(&node.record.node_type).copied().unwrap_or(0))
     }
 
     /// Those of the workers that are too many that are in the way of what is missing and to be had: it has no place beside

@@ -87,7 +87,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
                 let wants = wants(&mut dice);
                 Some(put(&mut slow.world, &named, wants, None))
             }
-            _ if stands => Some(slow.world.ask(|request| Input::Revoke { request, name: named })),
+            _ if stands => Some(slow.world.ask(|request| Input::Revoke { request, name: named, now: true })),
             _ => None,
         };
         slow.pass([1_000, 5_000, 20_000, 120_000, 400_000][dice.roll(5) as usize]);

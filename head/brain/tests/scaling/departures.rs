@@ -81,7 +81,7 @@ fn dearest_and_least_useful_go_first_and_never_what_a_request_needs() {
     world.workers(0).expect("within the bounds");
     world.pass(2_000);
     assert_eq!(world.machines("default"), 3, "three are needed by the job");
-    world.ask(|request| Input::Revoke { request, name: "job".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "job".to_owned(), now: true }).expect("it stands");
     world.pass(2_000);
     assert_eq!(world.machines("default"), 0);
 }
@@ -95,7 +95,7 @@ fn taking_room_back_disturbs_nobody_who_works() {
     world.busy("w4", 0);
     world.pass(2_000);
     for ask in ["small", "room"] {
-        world.ask(|request| Input::Revoke { request, name: ask.to_owned() }).expect("it stands");
+        world.ask(|request| Input::Revoke { request, name: ask.to_owned(), now: true }).expect("it stands");
     }
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3, "the idle one goes at once, the others when they are done");
@@ -144,7 +144,7 @@ fn a_worker_that_is_missed_or_begins_anew_is_no_idle_one() {
     world.wish(bundles(&[(3, 4, 0)])).expect("there is room");
     ["w1", "w2", "w3"].iter().for_each(|n| world.busy(n, 900));
     world.pass(5_000);
-    world.ask(|request| Input::Revoke { request, name: "room".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "room".to_owned(), now: true }).expect("it stands");
     let session = world.links.remove(&id("w3")).expect("it is linked");
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
     world.pass(2_000);
@@ -371,7 +371,7 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     let mut world = World::new(of);
     let more = Wants::Workers { node_type: name("default"), count: 2 };
     world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
-    world.pass(69_000);
+    world.pass(129_000);
     let session = world.links.remove(&id("w3")).expect("it is linked");
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
     world.pass(3_000);
@@ -379,7 +379,7 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")].contains("not heard just now"));
     world.link(&id("w3"));
     world.pass(1_000);
-    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 1, "it is heard, and idle for long");
+    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 1, "it is heard, and was idle for long enough since its request ended");
 }
 
 /// A request that cannot be served just now makes every idle machine go at once, of types that do not help it too: what short
@@ -415,4 +415,44 @@ fn a_worker_that_never_linked_goes_at_once() {
     assert_eq!(world.nodes[&id("w1")].life, NodeState::Launched);
     world.workers(0).expect("less");
     assert_eq!(world.machines("default"), 0);
+}
+
+/// Of demands that come back every ten minutes, each finds the workers of the last one.
+#[test]
+fn workers_that_are_free_of_a_request_wait_for_the_next_one() {
+    let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
+    of.idle_after_ms = 900_000;
+    let mut world = World::new(of);
+    for round in 0..18 {
+        let wish = add(bundles(&[(4, 4, 0)]), &format!("batch-{round}"), None);
+        world.ask(|request| Input::Scale { request, wish }).expect("there is room");
+        world.pass(180_000);
+        world.ask(|request| Input::Revoke { request, name: format!("batch-{round}"), now: false }).expect("it stands");
+        world.pass(420_000);
+    }
+    assert_eq!(world.calls.len(), 4, "in three hours each of four workers is launched once");
+    world.pass(900_000);
+    assert_eq!(world.machines("default"), 0, "and idle ones go in their time");
+}
+
+/// The same by number, and by requests in each other's place.
+#[test]
+fn a_number_that_is_revoked_ends_no_worker_before_its_time_unless_it_is_said() {
+    let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
+    of.idle_after_ms = 300_000;
+    let mut world = World::new(of);
+    let more = || Wants::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, wish: add(more(), "job", None) }).expect("fits");
+    world.pass(10_000);
+    world.ask(|request| Input::Revoke { request, name: "job".to_owned(), now: false }).expect("it stands");
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 4);
+    world.wish(bundles(&[(4, 4, 0)])).expect("there is room");
+    world.wish(bundles(&[(1, 4, 0)])).expect("in its place");
+    world.pass(120_000);
+    assert_eq!(world.machines("default"), 4, "a smaller request in the place of a larger one ends nothing either");
+    world.ask(|request| Input::Scale { request, wish: add(more(), "job", None) }).expect("fits");
+    world.ask(|request| Input::Revoke { request, name: "job".to_owned(), now: true }).expect("it stands");
+    world.pass(5_000);
+    assert_eq!(world.machines("default"), 1, "what has room lies on the one that is left; the others were to go now");
 }

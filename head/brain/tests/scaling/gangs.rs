@@ -186,7 +186,7 @@ fn a_paused_gang_takes_room_that_is_there() {
         put(&mut world, "g", gang(2, 4), None).expect("fits");
         world.pass(1_200_000);
         assert!(!world.brain.is_ready("g"));
-        world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
+        world.ask(|request| Input::Revoke { request, name: "a".to_owned(), now: true }).expect("it stands");
         world.pass(30_000);
         assert!(world.brain.is_ready("g"), "min {min}: {} machines, {:?}", world.machines("default"), unmet(&world));
     }
@@ -282,7 +282,7 @@ fn what_is_taken_back_takes_nothing_from_a_gang() {
     one(&mut world, "last", 1, None);
     assert_eq!(world.machines("default"), 4);
     assert!(world.brain.is_ready("gang"));
-    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
     let leaving: Vec<_> = world.nodes.values().filter(|n| n.life.is_leaving()).map(|n| n.id.clone()).collect();
     world.pass(60_000);
     let again = world.calls.len();

@@ -65,7 +65,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
             }
             5 | 6 if !asks.is_empty() => {
                 let named = asks[dice.roll(asks.len() as u64) as usize].clone();
-                let _ = world.ask(|request| Input::Revoke { request, name: named });
+                let _ = world.ask(|request| Input::Revoke { request, name: named, now: true });
             }
             7 => {
                 let offer = offers[dice.roll(offers.len() as u64) as usize].clone();

@@ -11,6 +11,7 @@ mod policies;
 mod rare;
 mod recovery;
 mod requests;
+mod rollouts;
 mod shapes;
 mod steering;
 mod supply;
@@ -25,6 +26,7 @@ use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, Nod
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
+use cloudtik_model::status::RolloutState;
 use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, Resources, Timestamp};
 use world::*;
 

@@ -52,7 +52,7 @@ fn used_up(max: u32, until: Option<u64>) -> (Spec, World) {
 fn what_is_taken_back_buys_nothing() {
     let (_, mut world) = used_up(10, None);
     let calls = world.calls.len();
-    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
     world.pass(60_000);
     assert_eq!(world.calls.len(), calls, "bought because less is wanted");
 }
@@ -83,7 +83,7 @@ fn a_new_price_buys_nothing() {
 fn what_is_taken_back_leaves_nobody_without_room() {
     let (_, mut world) = used_up(3, None);
     let before = world.outlook.unmet.clone();
-    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
     let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
     world.pass(60_000);
     let later = world.outlook.unmet.clone();
@@ -139,7 +139,7 @@ fn what_is_taken_back_keeps_nothing_beyond_the_minimum() {
     }
     world.pass(60_000);
     assert_eq!((world.calls.len(), world.brain.asks().iter().filter(|a| a.unmet.is_some()).count()), (3, 0));
-    world.ask(|request| Input::Revoke { request, name: "job-7".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "job-7".to_owned(), now: true }).expect("it stands");
     world.pass(3_600_000);
     assert_eq!((world.calls.len(), world.machines("default")), (3, 3), "an hour after less was wanted");
 }
@@ -156,7 +156,7 @@ fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
         if restarts {
             world.restart();
         } else {
-            world.ask(|request| Input::Revoke { request, name: "job-7".to_owned() }).expect("it stands");
+            world.ask(|request| Input::Revoke { request, name: "job-7".to_owned(), now: true }).expect("it stands");
         }
         world.pass(3_600_000);
         let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
@@ -189,7 +189,7 @@ fn part_is_kept(restarts: bool) {
     if restarts {
         world.restart();
     } else {
-        world.ask(|request| Input::Revoke { request, name: "tiny".to_owned() }).expect("it stands");
+        world.ask(|request| Input::Revoke { request, name: "tiny".to_owned(), now: true }).expect("it stands");
     }
     world.pass(60_000);
     assert_eq!(of(&world), 1, "restarts: {restarts}: {:?}", unmet(&world));
@@ -332,7 +332,7 @@ fn many_that_wait_take_nothing_from_one_that_has() {
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 1, 10, 100))].into());
     world.tell(Input::Specified { spec: of });
     world.ask(|request| Input::Resume { request }).expect("resumed");
-    world.ask(|request| Input::Revoke { request, name: "last".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
     world.pass(60_000);
     assert!(world.brain.is_ready("small"), "{:?}", unmet(&world));
 }
@@ -394,7 +394,7 @@ fn what_is_revoked_meanwhile_takes_room_from_nobody() {
     put(&mut world, "gpus", bundles(&[(1, 1, 1)]), None).expect("fits");
     world.pass(15_000);
     assert!(world.brain.is_ready("gpus") && unmet(&world).is_empty());
-    world.ask(|request| Input::Revoke { request, name: "other".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "other".to_owned(), now: true }).expect("it stands");
     for _ in 0..40 {
         world.pass(1_000);
         assert_eq!(unmet(&world), [], "{:?}", decisions(&world));

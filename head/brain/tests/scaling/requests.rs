@@ -84,10 +84,10 @@ fn requests_add_up_end_and_survive_a_restart() {
     assert_eq!(world.machines("default"), 6);
     world.pass(20_000);
     assert_eq!(world.machines("default"), 5, "once it is idle for long enough");
-    world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned(), now: true }).expect("it stands");
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3, "what is taken back goes at once");
-    let refusal = world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned() }).expect_err("it is gone");
+    let refusal = world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned(), now: true }).expect_err("it is gone");
     assert!(refusal.contains("there is workers-default"), "{refusal}");
 }
 
@@ -304,7 +304,7 @@ fn every_refusal_is_stored() {
         missing.push("release w1");
     }
     let before = world.events.len();
-    world.ask(|request| Input::Revoke { request, name: "nothing".to_owned() }).expect_err("unknown");
+    world.ask(|request| Input::Revoke { request, name: "nothing".to_owned(), now: true }).expect_err("unknown");
     if world.events.len() == before {
         missing.push("revoke nothing");
     }
@@ -472,7 +472,7 @@ fn what_was_refused_is_granted_when_there_is_room() {
     put(&mut world, "a", bundles(&[(4, 4, 0)]), None).expect("fits");
     let refusal = put(&mut world, "b", bundles(&[(2, 4, 0)]), None).expect_err("four are promised");
     assert_eq!(put(&mut world, "c", bundles(&[(2, 4, 0)]), None), Err(refusal), "the same again is refused for the same");
-    world.ask(|request| Input::Revoke { request, name: "a".to_owned() }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "a".to_owned(), now: true }).expect("it stands");
     put(&mut world, "b", bundles(&[(2, 4, 0)]), None).expect("there is room now");
     put(&mut world, "c", bundles(&[(3, 4, 0)]), None).expect_err("two are left");
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 5, 4, 100))].into());

@@ -52,6 +52,9 @@ pub struct World {
     pub drains_slowly: bool,
     /// Types on whose nodes the service fails again and again.
     pub never_starts: BTreeSet<NodeTypeName>,
+    /// Revisions under which the service ends again and again on workers, and how often it did on each.
+    pub bad: BTreeSet<u64>,
+    pub failing_on: BTreeMap<NodeId, u32>,
     pub gauges: BTreeMap<NodeId, BTreeMap<String, Quantity>>,
     pub services: BTreeSet<NodeId>,
     pub silent: BTreeSet<NodeId>,
@@ -133,6 +136,8 @@ impl World {
             gpu_load: BTreeMap::new(),
             drains_slowly: false,
             never_starts: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            failing_on: BTreeMap::new(),
             gauges: BTreeMap::new(),
             services: BTreeSet::new(),
             silent: BTreeSet::new(),
@@ -208,6 +213,7 @@ impl World {
                 self.machines.remove(&instance);
                 self.links.remove(&node);
                 self.services.remove(&node);
+                self.failing_on.remove(&node);
                 self.load.remove(&node);
                 self.tell(Input::Deleted { node, generation, instance, result: Ok(()) });
             }
@@ -223,7 +229,13 @@ impl World {
                 self.versions.insert(node.clone(), order.version);
                 self.tell(Input::GoalAcknowledged { session: order.session, node: node.clone(), version: order.version, refusal: None });
                 let never_starts = self.nodes.get(&node).is_some_and(|n| self.never_starts.contains(&n.node_type));
-                if (order.drain && !self.drains_slowly) || never_starts {
+                if self.bad.contains(&order.revision) && !node.is_head() && !order.drain {
+                    self.failing_on.entry(node.clone()).or_default();
+                } else {
+                    self.failing_on.remove(&node);
+                }
+                let fails = self.failing_on.contains_key(&node);
+                if (order.drain && !self.drains_slowly) || never_starts || fails {
                     self.services.remove(&node);
                 } else {
                     self.services.insert(node.clone());
@@ -233,6 +245,7 @@ impl World {
             Action::Reply { request, result } => {
                 let said = result.map(|reply| match reply {
                     Reply::Done { message } => message,
+                    Reply::RolloutResumed { revision } => format!("revision {revision}"),
                     Reply::Admit { .. } => String::new(),
                 });
                 self.replies.insert(request.0, said.map_err(|refusal| refusal.message().to_owned()));
@@ -268,13 +281,18 @@ impl World {
 
     pub fn report(&mut self, node: &NodeId) {
         let Some(session) = self.links.get(node).copied() else { return };
-        let state = if self.services.contains(node) { ServiceState::Ready } else { ServiceState::Stopped };
+        let state = match self.services.contains(node) {
+            true => ServiceState::Ready,
+            false if self.failing_on.contains_key(node) => ServiceState::Backoff,
+            false => ServiceState::Stopped,
+        };
+        let failed = self.failing_on.get(node).copied().unwrap_or(0);
         let report = ServiceReport {
             key: key(),
             state,
-            detail: String::new(),
+            detail: if failed > 0 { "exit status 1".to_owned() } else { String::new() },
             pid: None,
-            restarts: if self.nodes.get(node).is_some_and(|n| self.never_starts.contains(&n.node_type)) { 7 } else { 0 },
+            restarts: if self.nodes.get(node).is_some_and(|n| self.never_starts.contains(&n.node_type)) { 7 } else { failed },
             since: Timestamp(0),
             goal_version: self.versions.get(node).copied().unwrap_or(0),
             gauges: self.gauges.get(node).cloned().unwrap_or_default(),
@@ -295,6 +313,10 @@ impl World {
                     let load =
                         Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: self.gpu_load.get(&node).copied() });
                     self.tell(Input::Heartbeat { session, node, load });
+                }
+                for node in self.failing_on.keys().cloned().collect::<Vec<_>>() {
+                    *self.failing_on.entry(node.clone()).or_default() += 1;
+                    self.report(&node);
                 }
             }
             if self.wakes.0 != self.now / 1_000 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cloudtik_brain::{Action, Record};
+use cloudtik_brain::{Action, ClusterRecord, Record};
 use cloudtik_model::InstanceId;
 use cloudtik_model::demand::Ask;
 use cloudtik_model::event::EventKind;
@@ -170,6 +170,60 @@ impl World {
         let works = record.instance.as_ref().and_then(|instance| self.agents.get(instance)).is_some_and(|agent| agent.heard_busy);
         if is_new && works && !somebody_said_so {
             return Err(self.broken(3, format!("{} is let go while it works", record.id)));
+        }
+        Ok(())
+    }
+
+    /// A revision that fails does not spread: a node that works takes it only if no other has it, and none once it is held;
+    /// nothing that works is let go meanwhile.
+    pub(super) fn check_rollout(&mut self, record: &NodeRecord) -> Result<(), Violation> {
+        let Some(before) = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation) else { return Ok(()) };
+        let is_held = self.stored.cluster.rollout.as_ref().is_some_and(|rollout| rollout.failed.is_some());
+        let newest = self.stored.cluster.spec.as_ref().map_or(0, |spec| spec.revision);
+        let is_taken = before.revision < record.revision;
+        if let (NodeState::Draining { reason }, false) = (&record.life, before.life.is_leaving())
+            && reason.contains("not needed")
+            && before.was_ready
+            && !self.stored.cluster.taken_back.contains_key(&record.node_type)
+            && self.stored.cluster.spec.as_ref().is_some_and(|spec| spec.workers.contains_key(&record.node_type))
+        {
+            let is_healthy = before.revision < newest || before.life == NodeState::Ready;
+            let is_on_trial = before.revision == newest && self.is_bad(newest) && before.life == NodeState::Preparing;
+            if is_held && is_healthy {
+                return Err(self.broken(11, format!("{} works and is let go while a roll-out is held", record.id)));
+            }
+            if !is_held && is_on_trial && self.stored.cluster.rollout.is_some() {
+                return Err(self.broken(11, format!("{} is let go before it is known that revision {newest} fails", record.id)));
+            }
+        }
+        // A corrected revision is another one.
+        if !is_taken || record.revision != newest || before.life != NodeState::Ready || record.id.is_head() {
+            return Ok(());
+        }
+        if is_held {
+            return Err(self.broken(11, format!("{} takes revision {newest}, which is held", record.id)));
+        }
+        if self.is_bad(newest) {
+            self.stats.judged_rollouts += 1;
+            let runs_it = |r: &&NodeRecord| {
+                let is_there = matches!(r.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
+                r.id != record.id && !r.id.is_head() && r.revision == newest && is_there
+            };
+            if let Some(other) = self.stored.nodes.values().find(runs_it) {
+                return Err(self.broken(11, format!("{} takes revision {newest} while it fails on {}", record.id, other.id)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is held stays held until another revision comes or somebody says that it goes on.
+    pub(super) fn check_hold(&mut self, cluster: &ClusterRecord, resumes: bool) -> Result<(), Violation> {
+        let revision = |cluster: &ClusterRecord| cluster.spec.as_ref().map(|spec| spec.revision);
+        let is_held = |cluster: &ClusterRecord| cluster.rollout.as_ref().is_some_and(|rollout| rollout.failed.is_some());
+        let (was, is) = (is_held(&self.stored.cluster), is_held(cluster));
+        self.stats.held_rollouts += u64::from(is && !was);
+        if was && !is && !resumes && revision(cluster) == revision(&self.stored.cluster) {
+            return Err(self.broken(11, format!("the roll-out of revision {:?} is held no more, and nobody said so", revision(cluster))));
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ impl World {
         let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_), .. });
         // Nobody reads the trail of a scenario, and writing it down takes longer than deciding.
         let text = (interesting && self.setup.scenario.is_none()).then(|| shorten(&format!("{input:?}")));
+        let resumes = matches!(input, Input::ResumeRollout { .. });
         let step = brain.handle(moment, input);
         if let Some(text) = text {
             self.note(|| format!("→ {text}"));
@@ -60,6 +61,7 @@ impl World {
                 Record::Node(node) => {
                     self.check_quorum(&node)?;
                     self.check_idle(&node)?;
+                    self.check_rollout(&node)?;
                     let before = self.stored.nodes.insert(node.id.clone(), node.clone());
                     self.node_changed(before.as_ref(), &node);
                     let was_condemned = before.as_ref().is_some_and(|b| {
@@ -70,6 +72,7 @@ impl World {
                     }
                 }
                 Record::Cluster(cluster) => {
+                    self.check_hold(&cluster, resumes)?;
                     let known = self.stored.specs.last().map(|spec| spec.revision);
                     self.stored.specs.extend(cluster.spec.clone().filter(|spec| Some(spec.revision) != known));
                     self.stored.cluster = cluster;

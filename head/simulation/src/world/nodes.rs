@@ -206,11 +206,20 @@ impl World {
 
     pub(super) fn service_ready(&mut self, id: &InstanceId, key: &ServiceKey, process: u32) {
         let now = self.now;
+        let Some(agent) = self.agents.get(id) else { return };
+        let is_bad = !agent.node.is_head() && self.is_bad(agent.revision);
         let Some(agent) = self.agents.get_mut(id) else { return };
-        let Some(service) = agent.services.get_mut(key).filter(|s| s.process == process && s.state == ServiceState::Starting) else {
+        let is_starting = |state: ServiceState| matches!(state, ServiceState::Starting | ServiceState::Backoff);
+        let Some(service) = agent.services.get_mut(key).filter(|s| s.process == process && is_starting(s.state)) else {
             return;
         };
-        service.state = ServiceState::Ready;
+        service.state = if is_bad { ServiceState::Backoff } else { ServiceState::Ready };
+        if is_bad {
+            // It is started again, with no better luck.
+            service.restarts += 1;
+            let delay = self.random.within(self.setup.pace.service);
+            self.after(delay, Happening::ServiceReady(id.clone(), key.clone(), process));
+        }
         self.tell_signals();
         let Some(agent) = self.agents.get(id) else { return };
         let (node, link, epoch) = (agent.node.clone(), agent.link, self.epoch);
@@ -218,7 +227,7 @@ impl World {
         if let Some(session) = link.filter(|_| agent.is_well(now)) {
             let services = self.agents[id].reports(now);
             self.hear(3, epoch, Input::Reported { session, node, complete: false, services });
-        } else if link.is_some() {
+        } else if link.is_some() && !is_bad {
             // The report waits in the agent until it is well, then goes out.
             let (key, process) = (key.clone(), process);
             if let Some(service) = self.agents.get_mut(id).and_then(|a| a.services.get_mut(&key)) {

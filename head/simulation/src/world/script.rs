@@ -322,7 +322,7 @@ impl World {
         let request = Request(self.next);
         let name = self.script.arrivals[arrival].request.clone();
         let input = if stage == Stage::Leaving {
-            Input::Revoke { request, name }
+            Input::Revoke { request, name, now: false }
         } else {
             let Some(demand) = self.demand_of(arrival) else { return };
             let (wants, reason) = (demand.wants.clone(), demand.name.clone());

@@ -107,6 +107,9 @@ impl World {
             self.spec.revision += 1;
             self.spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled);
         }
+        if self.is_bad(self.spec.revision) {
+            self.correct();
+        }
         // A head that was away did not hear the last one.
         inputs.push(Input::Specified { spec: self.spec.clone() });
         for input in inputs {
@@ -156,6 +159,20 @@ impl World {
         spec.budget = spec.budget.map(|budget| budget.max(least));
     }
 
+    /// The next revision is without the fault of the last.
+    fn correct(&mut self) {
+        self.spec.revision += 1;
+        (self.spec.rolling, self.rolled) = (true, self.spec.revision);
+        if let Some((_, until)) = self.bad.last_mut() {
+            *until = self.spec.revision;
+        }
+    }
+
+    /// Whether services of workers fail under a revision.
+    pub(super) fn is_bad(&self, revision: u64) -> bool {
+        self.bad.iter().any(|(from, until)| (*from..*until).contains(&revision))
+    }
+
     fn people_want(&mut self) {
         self.next += 1;
         let request = Request(self.next);
@@ -170,7 +187,7 @@ impl World {
             .filter(|r| !r.id.is_head() && r.life != NodeState::Gone)
             .map(|r| (r.id.clone(), r.generation))
             .collect();
-        let input = match self.random.between(0, 14) {
+        let input = match self.random.between(0, 17) {
             4 | 5 => {
                 let room = (0..self.random.between(1, 2)).map(|_| Counted {
                     bundle: Bundle {
@@ -188,7 +205,8 @@ impl World {
             }
             6 => {
                 let names: Vec<String> = self.stored.asks.keys().cloned().collect();
-                self.random.pick(&names).cloned().map(|name| Input::Revoke { request, name })
+                let now = self.random.permille(500);
+                self.random.pick(&names).cloned().map(|name| Input::Revoke { request, name, now })
             }
             7 => Some(Input::Hold { request, reason: String::new() }),
             8 => Some(Input::Resume { request }),
@@ -210,6 +228,18 @@ impl World {
                 self.rolled = self.spec.revision;
                 Some(Input::Specified { spec: self.spec.clone() })
             }
+            // The same, with a fault, or without it again.
+            15 | 16 => {
+                if self.is_bad(self.spec.revision) {
+                    self.correct();
+                } else {
+                    self.spec.revision += 1;
+                    (self.spec.rolling, self.rolled) = (true, self.spec.revision);
+                    self.bad.push((self.spec.revision, u64::MAX));
+                }
+                Some(Input::Specified { spec: self.spec.clone() })
+            }
+            17 => Some(Input::ResumeRollout { request }),
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;
                 let wants = Wants::Workers { node_type: name, count: workers };

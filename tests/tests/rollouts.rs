@@ -1,0 +1,89 @@
+//! A revision that does not work goes to one node, and is held there.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cloudtik_model::status::{Rollout, RolloutAnswer, RolloutState, Status};
+use cloudtik_tests::{Cluster, send, until};
+use nix::sys::signal::Signal;
+
+const RUNTIME: &str = r#"
+[runtime]
+name = "web"
+version = "1.0"
+summary = "A web server that can be told to fail"
+
+[properties]
+works = "yes"
+
+[services.web]
+role = "workers"
+ports = { web = 8000 }
+command = [
+    "/bin/sh", "-c",
+    "[ {{ properties.works }} = yes ] || { echo it was told to fail >&2; exit 3; }; exec /usr/bin/python3 -m http.server --bind {{ node.address }} {{ ports.web.web }}",
+]
+readiness = { tcp = "{{ node.address }}:{{ ports.web.web }}", interval = "100ms" }
+stop = { signal = "TERM", grace = "2s" }
+"#;
+
+fn file(folder: &Path, works: &str) -> String {
+    format!(
+        "idle_after = \"10s\"\n[workers.default]\nmin = 1\nmax = 5\n[runtimes.web]\npath = \"{}\"\n[runtimes.web.properties]\nworks = \"{works}\"",
+        folder.display()
+    )
+}
+
+fn healthy(status: &Status) -> usize {
+    status.nodes.iter().filter(|n| n.kind == "worker" && n.state == "ready").count()
+}
+
+#[test]
+fn a_revision_that_fails_on_a_node_is_held_and_can_be_undone_and_resumed() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let runtime = folder.path().join("web");
+    fs::create_dir(&runtime).expect("makes the folder");
+    fs::write(runtime.join("runtime.toml"), RUNTIME).expect("writes");
+    let cluster = Cluster::new("rolls", &file(&runtime, "yes"));
+    let rollout = || -> Rollout {
+        serde_json::from_str(&cluster.run(&["rollout", "status", "rolls", "-o", "json"]).ok().out).expect("a roll-out's status")
+    };
+    cluster.up();
+    cluster.run(&["scale", "rolls", "--workers", "4", "--name", "four"]).ok();
+    cluster.wait("four workers", Duration::from_secs(60), |s| s.ready && healthy(s) == 4);
+    assert_eq!(cluster.run(&["rollout", "resume", "rolls"]).code, 5, "nothing is held");
+    assert_eq!(cluster.run(&["rollout", "undo", "rolls", "--yes"]).code, 5, "nothing is under way");
+
+    cluster.write(&file(&runtime, "no"));
+    cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
+    let held = until("the roll-out to be held", Duration::from_secs(60), || Some(rollout()).filter(|r| r.state == RolloutState::Held));
+    let failure = held.failure.clone().expect("it says where");
+    assert_eq!((held.from, failure.node.as_str()), (Some(1), "w1"), "{held:?}");
+    assert!(failure.what.contains("web/web"), "{failure:?}");
+    let status = cluster.status();
+    assert!(!status.ready && status.alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held: it failed on w1")), "{status:?}");
+    let told = cluster.run(&["rollout", "status", "rolls"]).ok().out;
+    assert!(told.contains("revision 2: held") && told.contains("cloudtik rollout undo rolls"), "{told}");
+
+    // Nobody asks for four any more: the one that fails goes when it was idle for long enough, and those that work stay.
+    cluster.run(&["revoke", "rolls", "four"]).ok();
+    send(status.head.pid as i32, Signal::SIGKILL);
+    let status = cluster.wait("the failing worker to go", Duration::from_secs(120), |s| {
+        s.head.pid != status.head.pid && s.nodes.iter().all(|n| n.id.as_str() != "w1")
+    });
+    assert_eq!((healthy(&status), rollout().state), (3, RolloutState::Held), "{:?}", cluster.events());
+    assert_eq!(rollout().outdated.len(), 3, "none of them took it: {:?}", rollout());
+
+    // Tried again, it fails on the next one, and on no other.
+    cluster.run(&["scale", "rolls", "--workers", "3"]).ok();
+    cluster.run(&["rollout", "resume", "rolls"]).ok();
+    until("the roll-out to be held again", Duration::from_secs(60), || Some(rollout()).filter(|r| r.state == RolloutState::Held));
+    assert_eq!(healthy(&cluster.status()), 2, "{:?}", cluster.status());
+    let answer = cluster.run(&["rollout", "undo", "rolls", "--yes", "-o", "json"]).ok().out;
+    let answer: RolloutAnswer = serde_json::from_str(&answer).expect("an answer");
+    assert_eq!(answer.revision, 3, "{answer:?}");
+    let status = cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3);
+    assert!(status.alarms.is_empty() && healthy(&status) == 3, "{status:?}");
+    until("the roll-out's end", Duration::from_secs(10), || (rollout().state == RolloutState::Complete).then_some(()));
+}
