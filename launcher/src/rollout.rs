@@ -97,8 +97,12 @@ mod tests {
     #[test]
     fn a_held_roll_out_says_where_it_failed_and_what_to_do() {
         let node = |id: &str| NodeId::new(id).expect("a valid id");
-        let failure =
-            RolloutFailure { node: node("w1"), generation: Generation(1), since: Timestamp(0), what: "web/web crashed (exit 3)".to_owned() };
+        let failure = RolloutFailure {
+            node: node("w1"),
+            generation: Generation(1),
+            since: Timestamp(0),
+            what: "web/web crashed (exit 3)".to_owned(),
+        };
         let held = Rollout {
             revision: 3,
             state: RolloutState::Held,

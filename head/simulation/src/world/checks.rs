@@ -206,7 +206,8 @@ impl World {
         if self.is_bad(newest) {
             self.stats.judged_rollouts += 1;
             let runs_it = |r: &&NodeRecord| {
-                let is_there = matches!(r.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
+                let is_there =
+                    matches!(r.life, NodeState::Preparing | NodeState::Ready | NodeState::Suspect { .. } | NodeState::Down { .. });
                 r.id != record.id && !r.id.is_head() && r.revision == newest && is_there
             };
             if let Some(other) = self.stored.nodes.values().find(runs_it) {
