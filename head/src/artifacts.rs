@@ -8,8 +8,13 @@
 //! .fetch-KEY/           a fetch under way; .fetch-KEY.lock is held meanwhile, also against other heads of this user
 //! ```
 
+mod apt;
+mod client;
 mod fetch;
+mod links;
 mod pack;
+mod progress;
+mod truststore;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,12 +24,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cloudtik_model::goal::Artifact;
+use cloudtik_model::software::{Fetch, IndexEntry};
 use cloudtik_protocol::files::{create_private_directory, write_atomically};
 use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
-use cloudtik_runtimes::planner::{Availability, Wanted};
+use cloudtik_runtimes::planner::{Availability, Resolved, Trimming, Wanted};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+
+use self::progress::{Progress, Step};
 
 /// The first pause after a fetch that failed; it doubles with each failure in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -42,9 +50,18 @@ pub struct ArtifactStore {
 }
 
 enum State {
-    Here(Artifact),
-    Fetching { name: String, progress: String },
-    Failed { name: String, error: String, again: Instant },
+    Here {
+        artifact: Artifact,
+        wanted: Wanted,
+        /// It was removed since, and is being fetched again.
+        is_restored: bool,
+    },
+    Fetching(Progress),
+    Failed {
+        name: String,
+        error: String,
+        again: Instant,
+    },
 }
 
 impl ArtifactStore {
@@ -74,18 +91,18 @@ impl ArtifactStore {
     pub fn availability(&self, wanted: &Wanted) -> Availability {
         let key = key(wanted);
         let mut state = self.state();
-        if let Some(State::Here(artifact)) = state.get(&key) {
+        if let Some(State::Here { artifact, .. }) = state.get(&key) {
             return Availability::Here(artifact.clone());
         }
         if let Some(artifact) = self.indexed(&key) {
-            state.insert(key, State::Here(artifact.clone()));
+            state.insert(key, here(&artifact, wanted));
             return Availability::Here(artifact);
         }
         Availability::Coming("fetched by the head".to_owned())
     }
 
     fn indexed(&self, key: &str) -> Option<Artifact> {
-        let artifact: Artifact = serde_json::from_slice(&fs::read(self.index(key)).ok()?).ok()?;
+        let IndexEntry { artifact, .. } = serde_json::from_slice(&fs::read(self.index(key)).ok()?).ok()?;
         // An index without its archive (somebody cleaned up) is fetched again.
         (fs::metadata(self.archive(&artifact.digest)?).ok()?.len() == artifact.size).then_some(artifact)
     }
@@ -100,16 +117,48 @@ impl ArtifactStore {
     }
 
     /// What is being fetched, and what failed, for people.
-    pub fn progress(&self) -> Vec<String> {
+    pub fn progress(&self) -> Vec<Fetch> {
+        let now = Instant::now();
         let describe = |state: &State| match state {
-            State::Here(_) => None,
-            State::Fetching { name, progress } => Some(format!("{name}: {progress}")),
+            State::Here { .. } => None,
+            State::Fetching(progress) => Some(progress.show(now)),
             State::Failed { name, error, again } => {
-                let seconds = again.saturating_duration_since(Instant::now()).as_secs();
-                Some(format!("{name}: {error} (next try in {seconds} s)"))
+                let seconds = again.saturating_duration_since(now).as_secs();
+                let step = format!("failed, next try in {seconds} s");
+                Some(Fetch { name: name.clone(), step, error: Some(error.clone()), ..Fetch::default() })
             }
         };
         self.state().values().filter_map(describe).collect()
+    }
+
+    /// An archive that a node asks for and that somebody removed is fetched again; what runs from it goes on meanwhile.
+    pub fn restore(&self, digest: &str) {
+        let mut state = self.state();
+        let lost = state.iter_mut().find_map(|(key, state)| match state {
+            State::Here { artifact, wanted, is_restored } if artifact.digest == digest && !*is_restored => {
+                *is_restored = true;
+                Some((key.clone(), wanted.clone()))
+            }
+            _ => None,
+        });
+        let Some((key, wanted)) = lost else { return };
+        let own = self.clone();
+        self.tasks.spawn(async move {
+            tracing::warn!(artifact = wanted.name, "its archive was removed; it is fetched again");
+            match own.fetch_once(&key, &wanted).await {
+                Ok(artifact) => {
+                    own.state().insert(key, here(&artifact, &wanted));
+                    own.arrivals.send_modify(|n| *n += 1);
+                }
+                Err(error) => {
+                    // A node that still needs it asks again.
+                    tracing::error!(artifact = wanted.name, "cannot fetch it again: {error:#}");
+                    if let Some(State::Here { is_restored, .. }) = own.state().get_mut(&key) {
+                        *is_restored = false;
+                    }
+                }
+            }
+        });
     }
 
     /// Begins to fetch what is missing and not being fetched.
@@ -119,7 +168,7 @@ impl ArtifactStore {
             // It is here, on its way, or its own task tries again.
             return;
         }
-        self.state().insert(key.clone(), State::Fetching { name: wanted.name.clone(), progress: "starting".to_owned() });
+        self.state().insert(key.clone(), State::Fetching(Progress::new(&wanted.name)));
         let (own, wanted) = (self.clone(), wanted.clone());
         self.tasks.spawn(async move { own.fetch_until_here(&key, &wanted).await });
     }
@@ -137,7 +186,7 @@ impl ArtifactStore {
                         seconds = started.elapsed().as_secs(),
                         "fetched"
                     );
-                    self.state().insert(key.to_owned(), State::Here(artifact));
+                    self.state().insert(key.to_owned(), here(&artifact, wanted));
                     self.arrivals.send_modify(|n| *n += 1);
                     return;
                 }
@@ -154,14 +203,24 @@ impl ArtifactStore {
                     self.state().insert(key.to_owned(), failed);
                     self.arrivals.send_modify(|n| *n += 1);
                     tokio::time::sleep(pause).await;
-                    self.say(key, &wanted.name, "trying again");
+                    self.say(key, &wanted.name, Step::doing("trying again"));
                 }
             }
         }
     }
 
-    fn say(&self, key: &str, name: &str, progress: &str) {
-        self.state().insert(key.to_owned(), State::Fetching { name: name.to_owned(), progress: progress.to_owned() });
+    fn say(&self, key: &str, name: &str, step: Step) {
+        let mut state = self.state();
+        match state.get_mut(key) {
+            Some(State::Fetching(progress)) => progress.note(step, Instant::now()),
+            // What is fetched again is here for whoever has it.
+            Some(State::Here { .. }) => {}
+            Some(State::Failed { .. }) | None => {
+                let mut progress = Progress::new(name);
+                progress.note(step, Instant::now());
+                state.insert(key.to_owned(), State::Fetching(progress));
+            }
+        }
     }
 
     async fn fetch_once(&self, key: &str, wanted: &Wanted) -> anyhow::Result<Artifact> {
@@ -170,7 +229,7 @@ impl ArtifactStore {
         let _lock = match lock.try_lock() {
             Ok(()) => lock,
             Err(_) => {
-                self.say(key, &wanted.name, "waiting for another cluster that fetches it");
+                self.say(key, &wanted.name, Step::doing("waiting for another cluster that fetches it"));
                 let waiting = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
                 waiting.await?.context("locking the fetch")?
             }
@@ -183,13 +242,13 @@ impl ArtifactStore {
         create_private_directory(&work).with_context(|| format!("making {}", work.display()))?;
         let tree = work.join("tree");
         fs::create_dir(&tree)?;
-        let said = |progress: &str| self.say(key, &wanted.name, progress);
-        let result = fetch::fetch(&wanted.source, &self.directory.join(format!(".part-{key}")), &work, &tree, &said).await;
+        let said = |step: Step| self.say(key, &wanted.name, step);
+        let result = fetch::fetch(wanted, &self.directory.join(format!(".part-{key}")), &work, &tree, &said).await;
         if let Err(error) = result {
             let _ = fs::remove_dir_all(&work);
             return Err(error);
         }
-        said("packing");
+        said(Step::doing("packing"));
         let (directory, name, work_path) = (self.directory.clone(), wanted.name.clone(), work.clone());
         let artifact = tokio::task::spawn_blocking(move || -> anyhow::Result<Artifact> {
             let archive = work_path.join("archive.tar");
@@ -199,11 +258,34 @@ impl ArtifactStore {
             Ok(Artifact { name, digest, size })
         })
         .await??;
-        write_atomically(&self.index(key), &serde_json::to_vec(&artifact)?, 0o600).context("writing the index")?;
-        Ok(artifact)
+        let entry = IndexEntry { artifact, source: describe(&wanted.source) };
+        write_atomically(&self.index(key), &serde_json::to_vec(&entry)?, 0o600).context("writing the index")?;
+        Ok(entry.artifact)
     }
 }
 
+fn here(artifact: &Artifact, wanted: &Wanted) -> State {
+    State::Here { artifact: artifact.clone(), wanted: wanted.clone(), is_restored: false }
+}
+
+/// What stands for software: another text is other software. What is changed about it counts; Debian packages count with what their links lead to, which earlier versions did not bring.
 fn key(wanted: &Wanted) -> String {
-    sha256_hex(format!("{:?}", wanted.source).as_bytes())
+    let mut text = format!("{:?}", wanted.source);
+    if matches!(wanted.source, Resolved::Apt { .. }) {
+        text.push_str(" with links");
+    }
+    if wanted.trimming != Trimming::default() {
+        text.push_str(&format!(" {:?}", wanted.trimming));
+    }
+    sha256_hex(text.as_bytes())
+}
+
+/// A source, for people.
+fn describe(source: &Resolved) -> String {
+    match source {
+        Resolved::PipSdist { requirement, .. } => format!("pip: {requirement}"),
+        Resolved::Pip { requirements } => format!("pip: {}", requirements.join(", ")),
+        Resolved::Apt { packages } => format!("apt: {}", packages.join(", ")),
+        Resolved::Url { url, .. } => url.clone(),
+    }
 }

@@ -272,7 +272,10 @@ impl wire::artifacts_server::Artifacts for BusService {
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         self.member(&request).await?;
         let request = request.into_inner();
-        let path = self.artifacts.archive(&request.digest).ok_or_else(|| Status::not_found("there is no such artifact"))?;
+        let Some(path) = self.artifacts.archive(&request.digest) else {
+            self.artifacts.restore(&request.digest);
+            return Err(Status::not_found("the head does not have this artifact"));
+        };
         let mut file = tokio::fs::File::open(path).await.map_err(|e| Status::internal(format!("cannot read the artifact: {e}")))?;
         file.seek(std::io::SeekFrom::Start(request.offset)).await.map_err(|e| Status::internal(e.to_string()))?;
         let (sender, receiver) = mpsc::channel(CHUNKS);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cloudtik_brain::{NodeView, Snapshot};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
+use cloudtik_model::software::Fetch;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::{Agent, Head, Node, Phase, Runtime, Service, Status};
 use cloudtik_model::{NodeTypeName, Resources, RuntimeName, Timestamp};
@@ -21,12 +22,12 @@ pub struct Sources<'a> {
     pub planner: Option<&'a Planner>,
     pub view: &'a View,
     /// What is being fetched.
-    pub fetching: Vec<String>,
+    pub fetching: Vec<Fetch>,
 }
 
 pub fn compose(sources: &Sources<'_>) -> Status {
     let snapshot = sources.snapshot;
-    let mut waiting_for = sources.fetching.clone();
+    let mut waiting_for: Vec<String> = sources.fetching.iter().map(Fetch::to_string).collect();
     waiting_for.extend(snapshot.waiting_for.iter().cloned());
     let spec = snapshot.cluster.spec.as_ref();
     Status {
@@ -36,6 +37,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
         revision: spec.map_or(0, |s| s.revision),
         lacks_only_room: snapshot.lacks_only_room && sources.fetching.is_empty(),
         waiting_for,
+        fetching: sources.fetching.clone(),
         alarms: snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect(),
         head: Head {
             address: sources.view.bus.clone(),

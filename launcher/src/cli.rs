@@ -271,6 +271,12 @@ Examples:
         #[command(flatten)]
         cluster: AnyCluster,
     },
+    /// List or remove the software that this machine keeps for clusters
+    #[command(after_help = examples::CACHE)]
+    Cache {
+        #[command(subcommand)]
+        command: Cache,
+    },
     /// List the shipped runtimes; write and check your own
     #[command(after_help = examples::RUNTIME)]
     Runtime {
@@ -484,6 +490,20 @@ pub enum RolloutCommand {
     Undo {
         #[command(flatten)]
         cluster: AnyCluster,
+        /// Do not ask for confirmation
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Cache {
+    /// List the software, what it takes on the disk and which clusters use it
+    #[command(after_help = examples::CACHE_LIST)]
+    List,
+    /// Remove the software that no cluster uses, and unfinished downloads
+    #[command(after_help = examples::CACHE_CLEAN)]
+    Clean {
         /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,

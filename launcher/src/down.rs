@@ -1,12 +1,14 @@
-//! `cloudtik down`: nothing is left behind.
+//! `cloudtik down`: nothing of the cluster is left; software stays, and is told.
 
 use std::time::Duration;
 
 use cloudtik_model::node::InstanceState;
+use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use cloudtik_providers::NodeProvider;
 
+use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
 use crate::client::{Client, document};
 use crate::clusters::{Place, find, lookup};
@@ -19,12 +21,18 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     let place = match lookup(target)? {
         Some(place) => place,
         None if arguments.if_exists => {
+            if printer.is_json() {
+                print_document(printer, &arguments.cluster.cluster, None);
+            }
             printer.say(&format!("there is no cluster {}; nothing to do", arguments.cluster.cluster));
             return Ok(());
         }
         None => find(target)?,
     };
     if !place.exists() {
+        if printer.is_json() {
+            print_document(printer, place.name.as_str(), None);
+        }
         printer.say(&format!("{} is not up; nothing to do", place.name));
         return Ok(());
     }
@@ -53,8 +61,38 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         }
     }
     lock.remove();
-    printer.say(&format!("{name} is down; nothing is left"));
+    // The cluster is down, even if what else there is cannot be looked at.
+    let software = cache::directory().and_then(|directory| cache::look(&directory)).ok().filter(|software| software.bytes > 0);
+    if printer.is_json() {
+        print_document(printer, name.as_str(), software.as_ref());
+    }
+    printer.say(&match &software {
+        None => format!("{name} is down; nothing is left"),
+        Some(software) => format!("{name} is down. {}", what_stays(software)),
+    });
     Ok(())
+}
+
+fn print_document(printer: &Printer, cluster: &str, software: Option<&Contents>) {
+    let (directory, bytes, unused) = software.map_or((None, 0, 0), |s| (Some(&s.directory), s.bytes, s.unused_bytes()));
+    let software = serde_json::json!({ "directory": directory, "bytes": bytes, "unused_bytes": unused });
+    printer.json(&serde_json::json!({ "cluster": cluster, "done": true, "software": software }));
+}
+
+/// The software that stays, how much it is, and how it is removed.
+fn what_stays(software: &Contents) -> String {
+    let (size, directory) = (Size(software.bytes), software.directory.display());
+    match software.unused_bytes() {
+        0 => format!("The software in {directory} ({size}) stays: other clusters use it"),
+        unused if unused == software.bytes => {
+            format!("Its software stays for the next cluster: {size} in {directory}; `cloudtik cache clean` removes it")
+        }
+        unused => format!(
+            "Software stays in {directory}: {size}, of which other clusters use {}; `cloudtik cache clean` removes the other {}",
+            Size(software.bytes - unused),
+            Size(unused)
+        ),
+    }
 }
 
 /// How long the head may take to hear that the cluster goes down.

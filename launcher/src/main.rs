@@ -3,6 +3,7 @@
 //! Owns: what a person types and sees, making a workspace and a head, and talking to the head as any other client does.
 //! Must never: decide what a cluster does, or do what the head can do.
 
+mod cache;
 mod chart;
 mod cli;
 mod client;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Command::Init { file, name } => init::run(&printer, &file, &name).map(|()| 0),
         Command::Validate { files } => validate::run(&printer, &files).map(|()| 0),
         Command::Simulate(arguments) => simulate::run(&printer, &arguments),
+        Command::Cache { command } => cache::run(&printer, &command).map(|()| 0),
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
@@ -137,6 +139,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         | Command::Version
         | Command::Init { .. }
         | Command::Validate { .. }
+        | Command::Cache { .. }
         | Command::Runtime { .. }
         | Command::Simulate(_) => Ok(0),
     }

@@ -17,7 +17,7 @@ use crate::terminal::Progress;
 
 /// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// Things that are waited for, on one line.
+/// Things that are waited for and shown.
 const SHOWN_WAITS: usize = 3;
 
 pub async fn status(printer: &Printer, cluster: Target<'_>, wait: Option<Duration>) -> Result<(), Failure> {
@@ -88,7 +88,8 @@ pub async fn wait_until(
                 if !news.is_empty() {
                     progress.keep(&news.join("\n"));
                 }
-                progress.waiting(&format!("{name}: {}", describe_waits(&status)));
+                let (nodes, waits) = describe_waits(&status);
+                progress.waiting_for(&format!("{name}: {nodes}"), &waits);
                 last = Some(status);
             }
             progress.waiting(&format!("{name}: the head is restarting"));
@@ -112,15 +113,15 @@ fn ready_nodes(status: &Status) -> (usize, usize) {
     (status.nodes.iter().filter(|n| n.state == "ready").count(), status.nodes.len())
 }
 
-fn describe_waits(status: &Status) -> String {
+/// How many nodes are ready, and the first of what the cluster waits for.
+fn describe_waits(status: &Status) -> (String, Vec<String>) {
     let (ready, total) = ready_nodes(status);
-    let mut waits: Vec<&str> = status.waiting_for.iter().take(SHOWN_WAITS).map(String::as_str).collect();
+    let mut waits: Vec<String> = status.waiting_for.iter().take(SHOWN_WAITS).cloned().collect();
     let more = status.waiting_for.len().saturating_sub(SHOWN_WAITS);
-    let rest = format!("{more} more");
     if more > 0 {
-        waits.push(&rest);
+        waits.push(format!("{more} more"));
     }
-    format!("{ready} of {total} nodes ready, waiting for {}", waits.join("; "))
+    (format!("{ready} of {total} nodes ready"), waits)
 }
 
 pub fn print_status(printer: &Printer, status: &Status) {

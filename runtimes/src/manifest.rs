@@ -25,7 +25,7 @@ pub struct Manifest {
     pub java: Option<u32>,
     /// The least memory of a worker that runs it.
     pub memory: Option<Bytes>,
-    pub artifacts: BTreeMap<String, Source>,
+    pub artifacts: BTreeMap<String, Artifact>,
     pub services: Vec<Service>,
     pub signals: BTreeMap<String, Signal>,
     pub submit: Option<Submit>,
@@ -35,6 +35,18 @@ pub struct Manifest {
     pub properties: BTreeMap<String, Scalar>,
     /// The folder's other files, for templates.
     pub templates: BTreeMap<String, String>,
+}
+
+/// Software that the runtime needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    pub source: Source,
+    /// Symbolic links that are made, in place of what is there: both paths in the artifact.
+    pub links: Vec<Link>,
+    /// Files and directories that are not needed and left out: paths in the artifact.
+    pub exclude: Vec<String>,
+    /// Symbolic links that lead to nothing and are not needed: paths in the artifact, or their beginnings followed by `*`.
+    pub dangling: Vec<String>,
 }
 
 /// Where software comes from. Texts may be templates of `version`.
@@ -48,6 +60,13 @@ pub enum Source {
     Apt { packages: Vec<String> },
     /// An archive (`.tar`, `.tar.gz`, `.tar.xz`, `.tgz`) or a single file, with its SHA-256.
     Url { url: String, sha256: String },
+}
+
+/// A symbolic link of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    pub at: String,
+    pub to: String,
 }
 
 /// Part of an archive: the directory `from` becomes `to`.

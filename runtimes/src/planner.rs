@@ -75,6 +75,18 @@ pub struct Wanted {
     /// For people.
     pub name: String,
     pub source: Resolved,
+    pub trimming: Trimming,
+}
+
+/// What is changed about software once it is fetched; see [`crate::manifest::Artifact`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trimming {
+    /// Links that are made.
+    pub links: Vec<crate::manifest::Link>,
+    /// What is left out.
+    pub exclude: Vec<String>,
+    /// Links that may lead to nothing.
+    pub dangling: Vec<String>,
 }
 
 /// A [`Source`] whose templates are filled in: the same text means the same software.
@@ -253,13 +265,15 @@ impl Planner {
     ) -> Result<Software, Error> {
         let mut software = Software::default();
         let values = context! { version => version(used, manifest) };
-        for (name, source) in &manifest.artifacts {
-            let source = resolve(source, &values).map_err(|source| Error::Template {
+        for (name, artifact) in &manifest.artifacts {
+            let source = resolve(&artifact.source, &values).map_err(|source| Error::Template {
                 service: ServiceKey::new(manifest.name.clone(), manifest.services[0].name.clone()),
                 what: "an artifact's source",
                 source,
             })?;
-            let wanted = Wanted { name: format!("{name}-{}", version(used, manifest)), source };
+            let name_and_version = format!("{name}-{}", version(used, manifest));
+            let (links, exclude, dangling) = (artifact.links.clone(), artifact.exclude.clone(), artifact.dangling.clone());
+            let wanted = Wanted { name: name_and_version, source, trimming: Trimming { links, exclude, dangling } };
             software.add(name, wanted, node, available);
         }
         if let Some(least) = manifest.java {
@@ -267,7 +281,8 @@ impl Planner {
                 software.java = java.home.clone();
             } else {
                 let (major, package) = JAVA_PACKAGES.iter().find(|(major, _)| *major >= least).ok_or(Error::NoJava(least))?;
-                let wanted = Wanted { name: (*package).to_owned(), source: Resolved::Apt { packages: vec![(*package).to_owned()] } };
+                let source = Resolved::Apt { packages: vec![(*package).to_owned()] };
+                let wanted = Wanted { name: (*package).to_owned(), source, trimming: Trimming::default() };
                 let root = software.add("java", wanted, node, available);
                 software.java = format!("{root}/usr/lib/jvm/java-{major}-openjdk-{DEBIAN_ARCHITECTURE}");
             }

@@ -3,6 +3,8 @@
 //! Owns: bringing a cluster up and down around a test, looking at it, hurting it. Waits are bounded and say what they saw
 //! last.
 
+pub mod browser;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

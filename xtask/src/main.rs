@@ -101,7 +101,8 @@ The cluster is up. Look further:
   {path} kill-node quickstart w1       and watch it come back with `status`
   {path} why quickstart w1             why it is what it is
   {path} scale quickstart --workers 3
-  {path} down quickstart               nothing is left behind"
+  {path} down quickstart               removes the cluster
+  {path} cache clean                   removes the software that was fetched for it"
     );
     Ok(())
 }

@@ -3,38 +3,43 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use cloudtik_protocol::pki::hex;
 use cloudtik_runtimes::manifest::Part;
-use cloudtik_runtimes::planner::Resolved;
+use cloudtik_runtimes::planner::{Resolved, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio_stream::StreamExt;
 
-/// Between two looks at how far a client is.
-const LOOK: Duration = Duration::from_millis(500);
+use super::client::{Track, run};
+use super::progress::Step;
+use super::{apt, links};
+
 /// Nothing of a download for this long: it is given up, to be tried again.
 const STALL: Duration = Duration::from_secs(60);
-/// Characters of a client's complaint that are passed on.
-const MOST_SAID: usize = 300;
-/// Lines of a client's complaint that are passed on.
-const COMPLAINT: usize = 6;
+/// Hears what a fetch does.
+pub type Say<'a> = &'a (dyn Fn(Step) + Sync);
 
-type Say<'a> = &'a (dyn Fn(&str) + Sync);
-
-/// Fetches `source` into the empty directory `tree`, using `work` for what is not kept and the file `kept` for what the
-/// next attempt can go on from.
-pub async fn fetch(source: &Resolved, kept: &Path, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
-    match source {
-        Resolved::PipSdist { requirement, parts } => pip_sdist(requirement, parts, work, tree, say).await,
-        Resolved::Pip { requirements } => pip(requirements, work, tree, say).await,
-        Resolved::Apt { packages } => apt(packages, work, tree, say).await,
-        Resolved::Url { url, sha256 } => download(url, sha256, kept, work, tree, say).await,
+/// Fetches software into the empty directory `tree`, using `work` for what is not kept and the file `kept` for what the
+/// next attempt can go on from. Fails if it has links that lead to nothing.
+pub async fn fetch(wanted: &Wanted, kept: &Path, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
+    match &wanted.source {
+        Resolved::PipSdist { requirement, parts } => pip_sdist(requirement, parts, work, tree, say).await?,
+        Resolved::Pip { requirements } => pip(requirements, work, tree, say).await?,
+        Resolved::Apt { packages } => apt::fetch(packages, &wanted.trimming.dangling, work, tree, say).await?,
+        Resolved::Url { url, sha256 } => download(url, sha256, kept, work, tree, say).await?,
     }
+    for link in &wanted.trimming.links {
+        links::make(tree, Path::new(&link.at), Path::new(&link.to)).with_context(|| format!("linking {}", link.at))?;
+    }
+    for path in &wanted.trimming.exclude {
+        links::leave_out(&tree.join(path)).with_context(|| format!("leaving {path} out"))?;
+    }
+    let is_complete = matches!(wanted.source, Resolved::Apt { .. });
+    links::check(tree, is_complete, &wanted.trimming.dangling)
 }
 
 /// Debian's own Python, whatever else is first on the path.
@@ -50,16 +55,16 @@ async fn pip_sdist(requirement: &str, parts: &[Part], work: &Path, tree: &Path, 
     fs::create_dir(&temporary)?;
     let mut pip = python();
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--no-binary", ":all:", "-d"]);
-    pip.arg(&downloads).arg(requirement).env("TMPDIR", &temporary);
-    run(pip, "pip", work, "downloading", say).await?;
+    pip.arg(&downloads).arg(requirement).env("TMPDIR", &temporary).env("PYTHONUNBUFFERED", "1");
+    run(pip, "pip", Track::pip(work, true), say).await?;
     let archive = only_file(&downloads)?;
-    say("unpacking");
+    say(Step::doing("unpacking"));
     let unpacked = work.join("unpacked");
     fs::create_dir(&unpacked)?;
     let mut tar = Command::new("tar");
     tar.arg("-xzf").arg(&archive).arg("-C").arg(&unpacked).args(["--no-same-owner", "--strip-components=1", "--wildcards"]);
     tar.args(parts.iter().map(|p| format!("*/{}", p.from.trim_end_matches('/'))));
-    run(tar, "tar", &unpacked, "unpacking", say).await?;
+    run(tar, "tar", Track::Doing("unpacking"), say).await?;
     for part in parts {
         let to = tree.join(&part.to);
         fs::create_dir_all(to.parent().unwrap_or(tree))?;
@@ -81,73 +86,14 @@ async fn pip(requirements: &[String], work: &Path, tree: &Path, say: Say<'_>) ->
     fs::create_dir(&temporary)?;
     let mut pip = python();
     pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--target"]);
-    pip.arg(tree).args(requirements).env("TMPDIR", &temporary);
-    run(pip, "pip", work, "installing", say).await
-}
-
-async fn apt(packages: &[String], work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
-    let downloads = work.join("downloads");
-    fs::create_dir(&downloads)?;
-    let get = |private: bool, arguments: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(&downloads).args(["-q", "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1"]);
-        if private {
-            // Lists of our own, for a user who may not update the system's.
-            for (option, path) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
-                let path = work.join(path);
-                let _ = fs::create_dir_all(path.join("partial"));
-                let _ = fs::create_dir_all(path.join("archives/partial"));
-                apt.arg("-o").arg(format!("{option}={}", path.display()));
-            }
-        }
-        apt.args(arguments);
-        apt
-    };
-    let mut wanted = vec!["download"];
-    wanted.extend(packages.iter().map(String::as_str));
-    if run(get(false, &wanted), "apt-get", work, "downloading", say).await.is_err() {
-        // The machine's lists are missing or old.
-        run(get(true, &["update"]), "apt-get update", work, "reading package lists", say).await?;
-        run(get(true, &wanted), "apt-get", work, "downloading", say).await?;
-    }
-    say("unpacking");
-    for entry in fs::read_dir(&downloads)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "deb") {
-            let mut dpkg = Command::new("dpkg-deb");
-            dpkg.arg("-x").arg(&path).arg(tree);
-            run(dpkg, "dpkg-deb", work, "unpacking", say).await?;
-        }
-    }
-    relink(tree, tree)
-}
-
-/// Makes absolute links that lead to something in the tree relative, since the tree is nobody's root.
-fn relink(root: &Path, directory: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        if kind.is_dir() {
-            relink(root, &path)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&path)?;
-            let Ok(inside) = target.strip_prefix("/") else { continue };
-            if root.join(inside).symlink_metadata().is_err() {
-                continue;
-            }
-            let depth = path.strip_prefix(root)?.components().count() - 1;
-            let up: PathBuf = std::iter::repeat_n("..", depth).collect();
-            fs::remove_file(&path)?;
-            std::os::unix::fs::symlink(up.join(inside), &path)?;
-        }
-    }
-    Ok(())
+    pip.arg(tree).args(requirements).env("TMPDIR", &temporary).env("PYTHONUNBUFFERED", "1");
+    run(pip, "pip", Track::pip(work, false), say).await.map(drop)
 }
 
 async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let name = url.rsplit('/').next().filter(|n| !n.is_empty() && *n != "..").context("the URL names no file")?;
     get(url, kept, say).await?;
-    say("verifying");
+    say(Step::doing("verifying"));
     let path = kept.to_owned();
     let got = tokio::task::spawn_blocking(move || digest(&path)).await??;
     let path = work.join("download");
@@ -162,7 +108,7 @@ async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path
     }
     let mut tar = Command::new("tar");
     tar.arg("-xf").arg(&path).arg("-C").arg(tree).arg("--no-same-owner");
-    run(tar, "tar", work, "unpacking", say).await
+    run(tar, "tar", Track::Doing("unpacking"), say).await.map(drop)
 }
 
 /// Downloads to `path`, going on from what an earlier attempt left there if the server can.
@@ -190,10 +136,7 @@ async fn get(url: &str, path: &Path, say: Say<'_>) -> anyhow::Result<()> {
         let chunk = chunk.with_context(|| format!("the download broke off at {have} bytes and will go on from there"))?;
         file.write_all(&chunk).await.context("writing the download")?;
         have += chunk.len() as u64;
-        match total {
-            Some(total) if total > 0 => say(&format!("downloading, {} %", have * 100 / total)),
-            _ => say(&format!("downloading, {} MiB", have >> 20)),
-        }
+        say(Step::Downloading { what: String::new(), done: have, total });
     }
     file.sync_all().await.context("writing the download")
 }
@@ -206,46 +149,4 @@ fn digest(path: &Path) -> anyhow::Result<String> {
             n => digest.update(&buffer[..n]),
         }
     }
-}
-
-/// Runs a client to its end; an error carries what it complained of last.
-async fn run(mut command: Command, name: &str, grows: &Path, doing: &str, say: Say<'_>) -> anyhow::Result<()> {
-    // In the head's own process group, so that its shim ends them with a head that is killed.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = command.spawn().with_context(|| format!("cannot run {name}; is it installed?"))?;
-    let ended = child.wait_with_output();
-    tokio::pin!(ended);
-    let output = loop {
-        tokio::select! {
-            output = &mut ended => break output?,
-            () = tokio::time::sleep(LOOK) => {
-                let size = size_of(grows);
-                say(&if size < 1 << 20 { doing.to_owned() } else { format!("{doing}, {} MiB", size >> 20) });
-            }
-        }
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr }).into_owned();
-    let lines: Vec<&str> = complaint.lines().filter(|l| !l.trim().is_empty()).collect();
-    let mut last = lines[lines.len().saturating_sub(COMPLAINT)..].join("; ");
-    // Clients list everything that there is instead; the end of a complaint says what is wrong.
-    if let Some((at, _)) = last.char_indices().rev().nth(MOST_SAID) {
-        last = format!("…{}", &last[at..]);
-    }
-    bail!("{name} ended with {}: {last}", output.status)
-}
-
-/// Bytes in a directory, as far as they can be counted while somebody writes there.
-fn size_of(directory: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(directory) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(m) if m.is_dir() => size_of(&entry.path()),
-            Ok(m) => m.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }

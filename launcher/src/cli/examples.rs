@@ -34,7 +34,10 @@ Examples:
   cloudtik down demo
 
   # Delete it in a script, whether it is there or not
-  cloudtik down demo --yes --if-exists";
+  cloudtik down demo --yes --if-exists
+
+Software that was fetched stays on this machine for the next cluster:
+`cloudtik cache list` shows it, `cloudtik cache clean` removes it.";
 
 pub const STATUS: &str = "\
 Examples:
@@ -216,6 +219,33 @@ pub const DUMP: &str = "\
 Examples:
   # Save everything for a report
   cloudtik dump demo > demo.json";
+
+pub const CACHE: &str = "\
+Examples:
+  # List the software that is kept, its size and who uses it
+  cloudtik cache list
+
+  # Remove what no cluster uses
+  cloudtik cache clean";
+
+pub const CACHE_LIST: &str = "\
+Examples:
+  # List the software that is kept, its size and who uses it
+  cloudtik cache list
+
+  # Print how many bytes it takes on the disk
+  cloudtik cache list -o json | jq .bytes";
+
+pub const CACHE_CLEAN: &str = "\
+Examples:
+  # Remove what no cluster uses, after a question
+  cloudtik cache clean
+
+  # Remove it in a script
+  cloudtik cache clean --yes
+
+Software of clusters that exist is kept, whether they are reachable or not.
+What is removed is fetched again when a cluster needs it.";
 
 pub const RUNTIME: &str = "\
 Examples:

@@ -19,6 +19,7 @@ pub mod report;
 pub mod resources;
 pub mod scenario;
 pub mod simulation;
+pub mod software;
 pub mod spec;
 pub mod status;
 pub mod time;

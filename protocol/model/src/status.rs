@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{ServiceFailure, ServiceReport};
+use crate::software::Fetch;
 use crate::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
 
 /// `cloudtik status -o json`.
@@ -18,6 +19,9 @@ pub struct Status {
     pub revision: u64,
     /// What `ready` waits for, by name.
     pub waiting_for: Vec<String>,
+    /// Software that the head fetches just now, or could not fetch.
+    #[serde(default)]
+    pub fetching: Vec<Fetch>,
     /// All that is waited for is beyond the minima of the cluster's file, and not to be had within the limits or just now.
     #[serde(default)]
     pub lacks_only_room: bool,

@@ -11,7 +11,9 @@ use cloudtik_model::spec::{Membership, Role};
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
 use self::numbers::{read_gauge, read_signals};
-use super::{Check, Console, Drain, DrainBy, JobPart, Limits, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus};
+use super::{
+    Artifact, Check, Console, Drain, DrainBy, JobPart, Limits, Link, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus,
+};
 use crate::template;
 
 const SIGNALS: [(&str, i32); 8] = [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("KILL", 9), ("USR1", 10), ("USR2", 12), ("PWR", 30)];
@@ -101,7 +103,7 @@ fn read_properties(root: &mut Table<'_>) -> BTreeMap<String, Scalar> {
     properties
 }
 
-fn read_artifacts(root: &mut Table<'_>, checked: &Checked<'_>) -> BTreeMap<String, Source> {
+fn read_artifacts(root: &mut Table<'_>, checked: &Checked<'_>) -> BTreeMap<String, Artifact> {
     let mut artifacts = BTreeMap::new();
     let Some(mut all) = root.table("artifacts") else { return artifacts };
     for name in all.names::<RuntimeName>() {
@@ -143,11 +145,31 @@ fn read_artifacts(root: &mut Table<'_>, checked: &Checked<'_>) -> BTreeMap<Strin
                 None
             }
         };
+        let links = table.tables("link").into_iter().filter_map(|mut link| {
+            let found = link.require_text("at", "\"lib/current\"").zip(link.require_text("to", "\"lib/v2\""));
+            link.finish();
+            let (at, to) = found?;
+            for path in [&at, &to] {
+                if !is_inside(&path.value) {
+                    checked.problems.note(path.span.clone(), format!("{:?} is not a path inside the artifact", path.value), None);
+                }
+            }
+            Some(Link { at: at.value, to: to.value })
+        });
+        let links = links.collect();
+        let mut paths = |key: &str| -> Vec<String> {
+            let paths = table.texts(key);
+            for path in paths.iter().filter(|path| !is_inside(&path.value)) {
+                checked.problems.note(path.span.clone(), format!("{:?} is not a path inside the artifact", path.value), None);
+            }
+            paths.into_iter().map(|path| path.value).collect()
+        };
+        let (exclude, dangling) = (paths("exclude"), paths("dangling"));
         if !kinds.is_empty() && kinds.len() == 1 {
             table.finish();
         }
         if let Some(source) = source {
-            artifacts.insert(name.value.to_string(), source);
+            artifacts.insert(name.value.to_string(), Artifact { source, links, exclude, dangling });
         }
     }
     artifacts
