@@ -140,7 +140,7 @@ fn java_is_an_artifact_where_the_host_has_none() {
         return;
     }
     let cluster = Cluster::new("beans", "[workers.default]\nmin = 1\n[runtimes.beans]\npath = \"./beans\"").with_shared_software();
-    let manifest = "[needs]\njava = 17\n[services.bean]\nrole = \"workers\"\ncommand = [\"/bin/sh\", \"-c\", \"{{ java }}/bin/java -version && echo it runs from {{ java }}; sleep 100000\"]\n";
+    let manifest = "[needs]\njava = 17\n[services.bean]\nrole = \"workers\"\ncommand = [\"/bin/sh\", \"-c\", \"{{ java }}/bin/java -version && {{ java }}/bin/keytool -list -cacerts -storepass changeit && echo it runs from {{ java }}; sleep 100000\"]\n";
     runtime(&cluster, "beans", manifest);
     let hide = if has_java { format!("{hidden} && exec") } else { "exec".to_owned() };
     let up = cluster.command(&["up", &cluster.file.display().to_string(), "--yes", "--timeout", "300"]);
@@ -154,6 +154,10 @@ fn java_is_an_artifact_where_the_host_has_none() {
         let log = cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans"]).ok().out;
         (log.contains("version \"17") && log.contains("/artifacts/unpacked/")).then_some(())
     });
+    // It trusts what Debian trusts, as Java that is installed does.
+    let all = cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans", "-n", "1000"]).ok().out;
+    let trusted = all.lines().filter(|line| line.contains("trustedCertEntry")).count();
+    assert!(trusted > 50, "{trusted} certificates:\n{all}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | soak | bench footprint | bench decide | bench scale | bench detect`.
+//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench detect`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -14,6 +14,7 @@ Chores of the project.
 
   cargo xtask quickstart        set up, build, bring a cluster with Spark up and count words on it
   cargo xtask test              set up, check formatting and lints, run every test
+  cargo xtask picture           record a session of the quickstart and draw the README's picture of it
   cargo xtask soak              the simulation's longer run: 10,000 seeds, crashes at every point of 16, a year
   cargo xtask bench footprint   sizes, memory and processor time of the programs
   cargo xtask bench decide      how long decisions about the cluster's size take, up to 10,000 nodes
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["quickstart"] => quickstart(),
         ["test"] => test(),
+        ["picture"] => picture(),
         ["soak"] => soak(),
         ["bench", "footprint"] => bench::footprint(),
         ["bench", "detect"] => bench::detect(),
@@ -78,10 +80,22 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+fn build() -> Result<(), String> {
+    eprintln!("building the programs (some minutes the first time)");
+    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))
+}
+
+/// The README's picture: what a session of the quickstart really prints, drawn.
+fn picture() -> Result<(), String> {
+    setup::install()?;
+    build()?;
+    eprintln!("Spark and Prometheus are fetched into a directory of the session's own");
+    run(&mut cargo(&["run", "--quiet", "-p", "cloudtik-tests", "--example", "picture", "--", "target/release", "docs/session.svg"]))
+}
+
 fn quickstart() -> Result<(), String> {
     setup::install()?;
-    eprintln!("building the programs (some minutes the first time)");
-    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
+    build()?;
     let cloudtik = repository().join("target/release/cloudtik");
     let ours = |arguments: &[&str]| {
         let mut command = Command::new(&cloudtik);

@@ -62,7 +62,8 @@ impl Progress {
         match &self.step {
             Step::Doing(what) => Fetch { step: what.clone(), ..fetch },
             Step::Downloading { what, done, total } => {
-                let rate = self.rate(now);
+                // What has all arrived is being looked at by its client.
+                let rate = self.rate(now).filter(|_| total.is_none_or(|total| *done < total));
                 let left = total.zip(rate).filter(|(_, rate)| *rate > 0).map(|(total, rate)| total.saturating_sub(*done).div_ceil(rate));
                 let step = if what.is_empty() { "downloading".to_owned() } else { format!("downloading {what}") };
                 Fetch { step, done_bytes: Some(*done), total_bytes: *total, bytes_per_second: rate, seconds_left: left, ..fetch }
@@ -102,6 +103,8 @@ mod tests {
         assert_eq!((shown.bytes_per_second, shown.seconds_left), (Some(4_000_000), Some(14)), "{shown:?}");
         assert_eq!(shown.to_string(), "spark: downloading, 44 of 100 MB, 4 MB/s, 14 s left");
         assert!(progress.show(at(begun, 30)).bytes_per_second < Some(2_100_000), "a stall is seen");
+        progress.note(downloading(100_000_000), at(begun, 31));
+        assert_eq!(progress.show(at(begun, 33)).to_string(), "spark: downloading, 100 of 100 MB");
     }
 
     #[test]
