@@ -121,7 +121,11 @@ fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     for cached in &cleaned.kept {
-        let why = if cached.used_by.is_empty() { "is being fetched or unpacked".to_owned() } else { format!("used by {}", cached.used_by.join(", ")) };
+        let why = if cached.used_by.is_empty() {
+            "is being fetched or unpacked".to_owned()
+        } else {
+            format!("used by {}", cached.used_by.join(", "))
+        };
         printer.say(&format!("kept {} ({}): {why}", row(cached)[0], Size(cached.bytes)));
     }
     printer.say(&match cleaned.removed_bytes {
@@ -171,9 +175,8 @@ fn users() -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
     for place in clusters::all()? {
         for node in entries(&place.nodes()) {
             let Ok(text) = fs::read(node.join("goal.json")) else { continue };
-            let goal: Goal = serde_json::from_slice(&text).map_err(|e| {
-                Failure::failed(format!("cannot read what {} of {} uses: {e}", node.display(), place.name))
-            })?;
+            let goal: Goal = serde_json::from_slice(&text)
+                .map_err(|e| Failure::failed(format!("cannot read what {} of {} uses: {e}", node.display(), place.name)))?;
             for artifact in goal.artifacts {
                 users.entry(artifact.digest).or_default().insert(place.name.to_string());
             }

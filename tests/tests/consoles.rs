@@ -57,7 +57,8 @@ fn crawl(browser: &Browser, console: &str, broken: &mut Vec<String>) -> Vec<Stri
             broken.push(format!("{url}: the page is empty"));
         }
         // Files, metrics, and the same page in another order are no pages of their own.
-        let is_page = |link: &String| link.starts_with(console) && !["/download", "/logs", "/metrics", ".sort="].iter().any(|no| link.contains(no));
+        let is_page =
+            |link: &String| link.starts_with(console) && !["/download", "/logs", "/metrics", ".sort="].iter().any(|no| link.contains(no));
         pending.extend(page.links.into_iter().filter(is_page).map(|link| link.trim_end_matches('/').to_owned()));
         opened.push(url);
     }

@@ -28,8 +28,7 @@ const NFTABLES: Package =
     Package { name: "nftables", why: "drops a node's packets in a network of the test's own", is_there: || exists("/usr/sbin/nft") };
 const IPROUTE: Package = Package { name: "iproute2", why: "sets that network up", is_there: || exists("/usr/sbin/ip") };
 const CHROMIUM: Package = Package { name: "chromium", why: "opens the consoles under test", is_there: || exists("/usr/bin/chromium") };
-const DRIVER: Package =
-    Package { name: "chromium-driver", why: "drives that browser", is_there: || exists("/usr/bin/chromedriver") };
+const DRIVER: Package = Package { name: "chromium-driver", why: "drives that browser", is_there: || exists("/usr/bin/chromedriver") };
 
 /// To build and run.
 const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];

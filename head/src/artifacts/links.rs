@@ -89,10 +89,7 @@ pub fn check(tree: &Path, complete: bool, known: &[String]) -> anyhow::Result<()
     }
     let what = if unknown.len() == 1 { "a link leads".to_owned() } else { format!("{} links lead", unknown.len()) };
     let remedy = if complete { "add the packages that have the targets to `apt`, or " } else { "" };
-    bail!(
-        "{what} to what it does not contain: {}; {remedy}list links that nothing needs in `dangling` of the artifact",
-        named.join(", ")
-    )
+    bail!("{what} to what it does not contain: {}; {remedy}list links that nothing needs in `dangling` of the artifact", named.join(", "))
 }
 
 /// Whether a link is listed, itself or by a beginning that ends in `*`.
