@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
+use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{STDIN_WINDOW, wire};
@@ -43,7 +44,7 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
     let mut program = match Program::start(home.path(), &execute) {
         Ok(program) => program,
         Err(error) => {
-            let exit = wire::Exit { code: 127, error: format!("{error:#}") };
+            let exit = wire::Exit { code: 127, error: plain(&format!("{error:#}")) };
             outgoing.send(frame(Frame::Exit(exit))).await?;
             drop(outgoing);
             until_closed(&mut incoming).await;

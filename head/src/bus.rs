@@ -1,5 +1,6 @@
 //! The services for agents: joining, the bus, sessions' far ends and artifacts.
 
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -182,10 +183,17 @@ fn now_ms() -> i64 {
     std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64)
 }
 
-/// Why a stream broke, as the innermost error says it: outer ones only name the layers of the protocol.
+/// Why a stream broke. Of what the operating system says, a case has its own words; else the innermost error says it, since outer
+/// ones only name the layers of the protocol.
 fn broken_by(status: &Status) -> String {
-    let innermost = std::iter::successors(std::error::Error::source(status), |e| e.source()).last();
-    innermost.map_or_else(|| status.message().to_owned(), ToString::to_string)
+    let causes = || std::iter::successors(std::error::Error::source(status), |e| e.source());
+    match causes().find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind) {
+        Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe) => {
+            "it was closed without a goodbye, as when the agent is killed".to_owned()
+        }
+        Some(ErrorKind::TimedOut) => "the agent's machine does not answer".to_owned(),
+        _ => causes().last().map_or_else(|| status.message().to_owned(), ToString::to_string),
+    }
 }
 
 #[tonic::async_trait]
@@ -294,5 +302,20 @@ impl wire::artifacts_server::Artifacts for BusService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_stream_is_told_without_the_layers_of_the_protocol() {
+        let broken = |kind: ErrorKind| broken_by(&Status::from_error(Box::new(io::Error::new(kind, "peer closed: https://docs.rs/"))));
+        let killed = "it was closed without a goodbye, as when the agent is killed";
+        assert_eq!([ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].map(broken), [killed, killed]);
+        assert_eq!(broken(ErrorKind::TimedOut), "the agent's machine does not answer");
+        assert_eq!(broken(ErrorKind::HostUnreachable), "peer closed: https://docs.rs/");
+        assert_eq!(broken_by(&Status::internal("h2 protocol error")), "h2 protocol error");
     }
 }

@@ -148,6 +148,8 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
 
 /// What is told of a node after a decision about it, at most.
 const AFTERWARDS: usize = 12;
+/// What is read for that, at most, since events repeat each other.
+const AFTERWARDS_READ: usize = 200;
 
 async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Result<(), Failure> {
     let missing = || {
@@ -166,7 +168,8 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
     if let Some(node) = &event.node {
         let request = wire::EventsRequest { from: position + 1, follow: false, node: node.to_string() };
         let mut later = client.admin().events(request).await?.into_inner();
-        while afterwards.len() < AFTERWARDS
+        while fold(&afterwards).len() < AFTERWARDS
+            && afterwards.len() < AFTERWARDS_READ
             && let Some(next) = later.message().await?
         {
             let next: Event = document(next)?;
@@ -201,14 +204,15 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
         printer.line(&format!("  {what}: {text}"));
     }
     let log: Vec<String> = event.details.get(LOG_DETAIL).iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
-    for line in log_lines(&log) {
+    for line in log_lines("  last lines of the log:", &log) {
         printer.line(&line);
     }
     if !afterwards.is_empty() {
         printer.line("");
         printer.line("What came of it:");
-        for event in &afterwards {
-            printer.line(&describe(event));
+        for folded in fold(&afterwards) {
+            let repeats = folded.repeats().map(|repeats| format!(" ({repeats})")).unwrap_or_default();
+            printer.line(&format!("{}{repeats}", describe(&folded.event)));
         }
     }
     Ok(())

@@ -28,25 +28,36 @@ pub fn is_failing(service: &Service) -> bool {
 impl Failing<'_> {
     /// What is wrong, and below it the last lines of the log.
     pub fn lines(&self) -> Vec<String> {
-        let name = &self.service.name;
-        let restarts = match self.service.restarts {
-            0 => String::new(),
-            1 => "; 1 restart so far".to_owned(),
-            n => format!("; {n} restarts so far"),
-        };
-        let mut lines = vec![format!("{name} on {}: {}{restarts}", self.node, self.service.description)];
-        lines.extend(log_lines(&self.service.log));
+        let restarts = self.restarts().map(|n| format!("; {n}")).unwrap_or_default();
+        let mut lines = vec![format!("{} on {}: {}{restarts}", self.service.name, self.node, self.service.description)];
+        lines.extend(log_lines("  last lines of its log:", &self.service.log));
         lines
+    }
+
+    /// What is left to say where the states of services that are not ready have been said already.
+    pub fn lines_beside_states(&self) -> Vec<String> {
+        if self.service.state == "ready" {
+            return self.lines();
+        }
+        let restarts = self.restarts().map(|n| format!(" ({n})")).unwrap_or_default();
+        log_lines(&format!("last lines of the log of {} on {}{restarts}:", self.service.name, self.node), &self.service.log)
+    }
+
+    fn restarts(&self) -> Option<String> {
+        match self.service.restarts {
+            0 => None,
+            1 => Some("1 restart so far".to_owned()),
+            n => Some(format!("{n} restarts so far")),
+        }
     }
 }
 
 /// The last lines of a log under a heading of their own.
-pub fn log_lines(log: &[String]) -> Vec<String> {
+pub fn log_lines(heading: &str, log: &[String]) -> Vec<String> {
     if log.is_empty() {
         return Vec::new();
     }
-    let heading = "  last lines of its log:".to_owned();
-    std::iter::once(heading).chain(log.iter().map(|line| format!("  | {line}"))).collect()
+    std::iter::once(heading.to_owned()).chain(log.iter().map(|line| format!("  | {line}"))).collect()
 }
 
 /// Remembers what was shown to somebody who waits: a failure is shown once, and again when it is another.
@@ -122,6 +133,9 @@ mod tests {
         );
         assert!(shown.news(&status(service(Some((crash(1), 400)), &["cannot bind", "giving up again"]))).is_empty(), "the same");
         assert!(!shown.news(&status(service(Some((crash(2), 400)), &[]))).is_empty(), "another");
+        let crashed = status(service(Some((crash(1), 200)), &["cannot bind"]));
+        let beside: Vec<String> = failing(&crashed).iter().flat_map(Failing::lines_beside_states).collect();
+        assert_eq!(beside, ["last lines of the log of queue/q on w1 (3 restarts so far):", "  | cannot bind"]);
         let document = serde_json::to_value(failing(&status(service(Some((crash(1), 200)), &["x"])))).expect("JSON");
         assert_eq!(document[0]["node"], "w1");
         assert_eq!(document[0]["failure"]["cause"], "crashed");

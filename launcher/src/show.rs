@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::Target;
 use crate::client::{Client, document};
 use crate::clusters;
-use crate::failing::{Shown, failing};
+use crate::failing::{Failing, Shown, failing};
 use crate::failure::{FAILED, Failure, TIMED_OUT};
 use crate::output::{Printer, ago, columns_of_output, short};
 use crate::terminal::Progress;
@@ -47,7 +47,7 @@ pub fn print_whole(printer: &Printer, status: &Status) {
     for wait in &status.waiting_for {
         printer.line(&format!("waiting for {wait}"));
     }
-    for line in failing(status).iter().flat_map(|f| f.lines()) {
+    for line in failing(status).iter().flat_map(Failing::lines_beside_states) {
         printer.line(&line);
     }
 }
@@ -100,7 +100,7 @@ pub async fn wait_until(
         Ok(result) => result,
         Err(_) => {
             let waits = last.as_ref().map_or_else(|| "its head".to_owned(), |s: &Status| s.waiting_for.join("\n  "));
-            let logs: Vec<String> = last.iter().flat_map(failing).filter(|f| !f.service.log.is_empty()).flat_map(|f| f.lines()).collect();
+            let logs: Vec<String> = last.iter().flat_map(failing).flat_map(|f| f.lines_beside_states()).collect();
             let waits = if logs.is_empty() { waits } else { format!("{waits}\n{}", logs.join("\n")) };
             let hint = format!("look further with `cloudtik events {name}` and `cloudtik logs {name} --runtime RUNTIME`");
             Err(Failure::new(TIMED_OUT, format!("{name} is not ready after {}; it waits for\n  {waits}", short(timeout))).hint(hint))

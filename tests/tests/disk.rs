@@ -75,6 +75,35 @@ fn a_full_disk_is_said_and_survived() {
     drop(disk);
 }
 
+/// On a node, and deep in what its agent says.
+#[test]
+fn a_service_that_a_full_disk_keeps_from_starting_says_so() {
+    let cluster = Cluster::new("cramped", "[workers.default]\nmin = 1\n[runtimes.queue]\npath = \"./queue\"");
+    let folder = cluster.file.parent().expect("it lies in a directory").join("queue");
+    fs::create_dir_all(&folder).expect("makes");
+    let manifest = "[runtime]\nname = \"queue\"\nversion = \"1\"\n[services.q]\nrole = \"workers\"\ncommand = [\"/bin/sleep\", \"1000\"]";
+    fs::write(folder.join("runtime.toml"), manifest).expect("writes");
+    cluster.up();
+    let service = |s: &cloudtik_model::status::Status| s.nodes.iter().flat_map(|n| n.services.clone()).find(|s| s.name == "queue/q");
+    let pid = service(&cluster.status()).and_then(|q| q.pid).expect("it runs");
+    let directory = cluster.node_home("w1").join("services/queue/q");
+    let Some(disk) = SmallDisk::mount(&directory, "4k") else { return };
+    let mut filler = fs::File::create(directory.join("filler")).expect("creates");
+    while filler.write_all(&[0; 512]).is_ok() {}
+    drop(filler);
+    cloudtik_tests::send(pid as i32, nix::sys::signal::Signal::SIGKILL);
+    let is_full = |s: &cloudtik_model::status::Status| service(s).is_some_and(|q| q.description.contains("the disk is full"));
+    let status = cluster.wait("what keeps it from starting", Duration::from_secs(20), is_full);
+    let q = service(&status).expect("it is there");
+    assert!(q.description.starts_with("cannot start (") && q.description.contains("tries again in"), "{q:?}");
+    let all = format!("{}{:#?}", cluster.run(&["status", "cramped"]).ok().out, cluster.events());
+    assert!(all.contains("queue/q on w1: cannot start (") && !all.contains("No space left") && !all.contains("os error"), "{all}");
+    drop(disk);
+    cluster.wait("its return", Duration::from_secs(60), |s| s.ready);
+    cluster.down();
+    cluster.assert_nothing_left();
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_is_said() {
     let cluster = Cluster::new("nowhere", "[workers.default]\nmin = 1");

@@ -49,12 +49,13 @@ fn what_fails_is_shown_with_the_end_of_its_log_and_what_starts_does_not_look_bro
     assert_eq!(ran.code, 6, "{ran:?}");
     let shown = |text: &str| {
         assert!(text.contains("queue/q on w1: crashed (exit 3); restarts in"), "{text}");
-        assert!(text.contains("  last lines of its log:\n  | connecting with [secret]\n  | cannot reach the database"), "{text}");
+        assert!(text.contains(":\n  | connecting with [secret]\n  | cannot reach the database"), "{text}");
         assert!(text.contains("queue/slow on w1: starting: waiting for port 18999"), "{text}");
         assert!(text.contains("queue/member on w1: starting: waiting to register with the master"), "{text}");
         assert!(!text.contains("os error") && !text.contains("hunter22") && !text.contains("backoff"), "{text}");
     };
     shown(&ran.err);
+    assert!(ran.err.contains("last lines of the log of queue/q on w1"), "{ran:?}");
     // While it waited, too: before the summary.
     let (waiting, _) = ran.err.split_once("error:").expect("a failure");
     assert!(waiting.contains("| cannot reach the database"), "{waiting}");

@@ -39,8 +39,13 @@ fn a_killed_agent_is_restarted_in_place_and_its_services_go_on() {
     send(agent_pid(&cluster, "w1"), Signal::SIGTERM);
     cluster.wait("the agent's return", Duration::from_secs(10), |s| s.ready);
     assert_eq!(web_pids(&cluster), services);
-    let verdicts: Vec<_> = cluster.events().into_iter().filter(|e| e.starts_with("verdict")).collect();
+    let events = cluster.events();
+    let verdicts: Vec<_> = events.iter().filter(|e| e.starts_with("verdict")).collect();
     assert!(verdicts.is_empty(), "a restart is no death: {verdicts:?}");
+    // In people's words, without the layers of the protocol.
+    let lost: Vec<_> = events.iter().filter(|e| e.contains("lost connection to the agent: ")).collect();
+    assert!(lost.iter().any(|e| e.contains("closed without a goodbye")) && lost.iter().any(|e| e.contains("it is stopping")), "{lost:#?}");
+    assert!(!events.iter().any(|e| e.contains("h2 ") || e.contains("stream ended") || e.contains("https://")), "{events:#?}");
 }
 
 /// Packets of one node are dropped without a word, both ways.
