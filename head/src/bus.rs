@@ -187,7 +187,11 @@ fn now_ms() -> i64 {
 /// ones only name the layers of the protocol.
 fn broken_by(status: &Status) -> String {
     let causes = || std::iter::successors(std::error::Error::source(status), |e| e.source());
-    match causes().find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind) {
+    let io = |e: &'_ (dyn std::error::Error + 'static)| match e.downcast_ref::<h2::Error>() {
+        Some(error) => error.get_io().map(io::Error::kind),
+        None => e.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    match causes().find_map(io) {
         Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe) => {
             "it was closed without a goodbye, as when the agent is killed".to_owned()
         }

@@ -183,6 +183,7 @@ impl ServiceReport {
             (Some(failure), ServiceState::Starting | ServiceState::Fetching) => {
                 format!("{} again after it {}{detail}", self.state.name(), failure.cause)
             }
+            (_, ServiceState::Waiting) if !self.detail.is_empty() => format!("waiting {}", self.detail),
             (Some(failure), ServiceState::Ready) => format!("ready again after it {}", failure.cause),
             _ => format!("{}{detail}", self.state.name()),
         }
@@ -243,6 +244,7 @@ mod tests {
                 "starting again after it failed its health checks (port 80 answered 500): waiting for port 80",
             ),
             (ServiceState::Ready, None, "", "ready"),
+            (ServiceState::Waiting, None, "for spark/master", "waiting for spark/master"),
         ] {
             assert_eq!(report(state, failure, detail).describe(), expected);
         }
