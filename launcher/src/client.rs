@@ -1,5 +1,6 @@
 //! Talking to a head.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use cloudtik_model::outlook::Size;
@@ -80,9 +81,18 @@ fn is_denied(error: &dyn std::error::Error) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(denied)
 }
 
-/// Transport errors repeat what they are about at every layer: the innermost says it.
-fn innermost(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |e| e.source()).last().map_or_else(String::new, ToString::to_string)
+/// Why a head cannot be dialled. Transport errors repeat what they are about at every layer: the innermost says it.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = || std::iter::successors(Some(error), |e| e.source());
+    match causes().find_map(io_kind) {
+        Some(ErrorKind::ConnectionRefused) => "no process listens on its socket".to_owned(),
+        Some(ErrorKind::NotFound) => "it has no socket, which it makes when it starts".to_owned(),
+        _ => causes().last().map_or_else(String::new, ToString::to_string),
+    }
+}
+
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    error.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
 }
 
 pub fn document<T: DeserializeOwned>(document: wire::Document) -> Result<T, Failure> {

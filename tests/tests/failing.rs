@@ -146,3 +146,19 @@ part = {{ name = "task", cpus = {cores}, memory = "1m", advice = "ask for fewer 
     cluster.down();
     cluster.assert_nothing_left();
 }
+
+#[test]
+fn a_head_that_is_gone_is_told_without_numbers_of_the_operating_system() {
+    let cluster = Cluster::new("headless", "[workers.default]\nmin = 0\nmax = 1");
+    cluster.up();
+    let (keeper, head) = (cluster.node("head").agent.expect("an agent").pid, cluster.status().head.pid);
+    for pid in [keeper, head] {
+        cloudtik_tests::send(pid as i32, nix::sys::signal::Signal::SIGKILL);
+    }
+    let ran = cluster.run(&["status", "headless"]);
+    assert!(ran.code == 6 && ran.err.contains("the head of headless does not answer: no process listens on its socket"), "{ran:?}");
+    assert!(!ran.err.contains("os error") && ran.err.contains("cloudtik up"), "{ran:?}");
+    cluster.up();
+    cluster.down();
+    cluster.assert_nothing_left();
+}
