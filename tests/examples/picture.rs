@@ -18,7 +18,7 @@ const SESSION: [(&str, bool); 5] = [
     ("cloudtik status quickstart --wait", true),
     ("cloudtik down quickstart --yes", false),
 ];
-const COLUMNS: u16 = 92;
+const COLUMNS: u16 = 100;
 const ROWS: u16 = 200;
 
 /// In units of the picture.
@@ -114,7 +114,8 @@ impl Drawing {
         let (x, y) = (MARGIN + (f32::from(column) + indent as f32) * CHARACTER, MARGIN + (f32::from(self.lines) + 0.75) * LINE);
         let width = text.chars().count() as f32 * CHARACTER;
         let weight = if bold { " font-weight=\"bold\"" } else { "" };
-        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        // Spaces that nothing collapses: whether `xml:space` is heeded differs.
+        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace(' ', "\u{a0}");
         let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" textLength=\"{width:.1}\" fill=\"{colour}\"{weight}>{text}</text>");
     }
 
@@ -122,7 +123,7 @@ impl Drawing {
         let (width, height) = (2.0 * MARGIN + f32::from(COLUMNS) * CHARACTER, 2.0 * MARGIN + f32::from(self.lines) * LINE);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
-             font-family=\"ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace\" font-size=\"14\" xml:space=\"preserve\">\n\
+             font-family=\"ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace\" font-size=\"14\">\n\
              <title>A cluster comes up, counts words, and replaces a node that was killed</title>\n\
              <rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"{BACKGROUND}\"/>\n{}</svg>\n",
             self.body

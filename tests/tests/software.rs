@@ -150,14 +150,12 @@ fn java_is_an_artifact_where_the_host_has_none() {
     unshared.envs(up.get_envs().filter_map(|(k, v)| Some((k, v?))));
     let output = unshared.output().expect("runs");
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    until("its words", Duration::from_secs(20), || {
-        let log = cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans"]).ok().out;
-        (log.contains("version \"17") && log.contains("/artifacts/unpacked/")).then_some(())
-    });
+    let all = || cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans", "-n", "1000"]).ok().out;
+    let log = until("its words", Duration::from_secs(30), || Some(all()).filter(|log| log.contains("it runs from")));
+    assert!(log.contains("version \"17") && log.contains("/artifacts/unpacked/"), "{log}");
     // It trusts what Debian trusts, as Java that is installed does.
-    let all = cluster.run(&["logs", "beans", "--node", "w1", "--runtime", "beans", "-n", "1000"]).ok().out;
-    let trusted = all.lines().filter(|line| line.contains("trustedCertEntry")).count();
-    assert!(trusted > 50, "{trusted} certificates:\n{all}");
+    let trusted = log.lines().filter(|line| line.contains("trustedCertEntry")).count();
+    assert!(trusted > 50, "{trusted} certificates:\n{log}");
 }
 
 #[test]

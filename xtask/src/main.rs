@@ -102,7 +102,7 @@ fn quickstart() -> Result<(), String> {
         command.args(arguments).current_dir(repository());
         command
     };
-    eprintln!("the first time, Spark (456 MB) and Prometheus (19 MB) are fetched");
+    eprintln!("the first time, Spark (456 MB) and Prometheus with its console (25 MB) are fetched");
     run(&mut ours(&["up", "examples/quickstart.toml", "--yes", "--timings"]))?;
     run(&mut ours(&["submit", "quickstart", "examples/jobs/wordcount.py", "/usr/share/common-licenses/GPL-3"]))?;
     run(&mut ours(&["status", "quickstart"]))?;
