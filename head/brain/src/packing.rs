@@ -6,6 +6,7 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | `devices` | what fractions of GPUs take of devices |
 //! | `fleet` | demands on nodes that exist or are being made, kept up to date with every change |
 //! | `fleet/exchange` | which work could lie elsewhere, for what needs something rare of its node |
 //! | `fleet/undo` | where things lay before, and back to that |
@@ -14,6 +15,7 @@
 //! | `improve` | makes a purchase cheaper: exact search over few demands at a time |
 //! | `tree` | the first of many bins that has room |
 
+pub mod devices;
 mod exact;
 mod fleet;
 mod improve;
@@ -26,7 +28,7 @@ pub use fleet::{Before, Exchange, Fleet, Group, GroupId, Members, take_members};
 pub(crate) use purchase::MOST_CLASSES;
 pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 
-/// Cores in thousandths, bytes of memory, GPUs in thousandths, and five more that a cluster may name, in thousandths.
+/// Cores in thousandths, bytes of memory, GPUs in parts of a device ([`devices`]), and five more that a cluster may name, in thousandths.
 pub const DIMENSIONS: usize = 8;
 /// The place of GPUs in [`Amounts`].
 pub const GPUS: usize = 2;
@@ -36,7 +38,7 @@ pub const GPUS: usize = 2;
 pub struct Amounts(pub [u64; DIMENSIONS]);
 
 impl Amounts {
-    /// Thousandths of cores, bytes, thousandths of GPUs.
+    /// Thousandths of cores, bytes, parts of GPUs.
     pub fn of(cpus: u64, memory: u64, gpus: u64) -> Self {
         let mut amounts = Self::default();
         (amounts.0[0], amounts.0[1], amounts.0[GPUS]) = (cpus, memory, gpus);

@@ -10,7 +10,7 @@ use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName};
 
 use super::buy::{Bought, Candidate, Limits, attempt};
 use crate::Brain;
-use crate::packing::{Amounts, Bin, DIMENSIONS, GPUS, GroupId};
+use crate::packing::{Amounts, Bin, DIMENSIONS, GPUS, GroupId, devices};
 
 /// Of so many workers of a type it is told what is wrong with them.
 const MOST_TROUBLES: usize = 5;
@@ -115,7 +115,7 @@ impl Brain {
     pub(super) fn words(&self, amounts: &Amounts) -> String {
         let custom = self.scaling.custom.iter().enumerate().map(|(i, name)| (name.clone(), Quantity(amounts.0[3 + i])));
         let bundle =
-            Bundle { cpus: Quantity(amounts.0[0]), memory: Bytes(amounts.0[1]), gpus: Quantity(amounts.0[2]), resources: custom.collect() };
+            Bundle { cpus: Quantity(amounts.0[0]), memory: Bytes(amounts.0[1]), gpus: Quantity(devices::thousandths(amounts.0[GPUS])), resources: custom.collect() };
         bundle.to_string()
     }
 

@@ -6,7 +6,7 @@ use cloudtik_model::demand::Bundle;
 use cloudtik_model::spec::WorkerType;
 use cloudtik_model::{NodeId, NodeTypeName, Resources};
 
-use crate::packing::{Amounts, DIMENSIONS};
+use crate::packing::{Amounts, DIMENSIONS, devices};
 use crate::{Brain, Learned, Node};
 
 /// So many machines of a type in a row have less than was known: then the type does.
@@ -90,7 +90,7 @@ impl Brain {
     }
 
     fn offered(&self, resources: Resources, of_others: &BTreeMap<String, u32>) -> Amounts {
-        let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, u64::from(resources.gpus) * 1_000);
+        let mut amounts = Amounts::of(u64::from(resources.cpus) * 1_000, resources.memory.0, devices::parts_offered(resources.gpus));
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = of_others.get(custom).map_or(0, |n| u64::from(*n) * 1_000);
         }
@@ -98,7 +98,7 @@ impl Brain {
     }
 
     pub(super) fn amounts_of(&self, bundle: &Bundle) -> Amounts {
-        let mut amounts = Amounts::of(bundle.cpus.0, bundle.memory.0, bundle.gpus.0);
+        let mut amounts = Amounts::of(bundle.cpus.0, bundle.memory.0, devices::parts_needed(bundle.gpus.0));
         for (i, custom) in self.scaling.custom.iter().enumerate() {
             amounts.0[3 + i] = bundle.resources.get(custom).map_or(0, |q| q.0);
         }

@@ -146,3 +146,27 @@ fn very_many_small_pieces_are_counted() {
     world.pass(1_000);
     assert_eq!(world.machines("default"), 1);
 }
+
+fn fractions(count: u32, gpus: u64) -> Wants {
+    let bundle = Bundle { gpus: Quantity(gpus), ..Bundle::default() };
+    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
+}
+
+/// A fraction lies on one device: what is left of two is not a third one.
+#[test]
+fn fractions_of_gpus_are_placed_on_devices() {
+    let mut world = World::new(spec(&[("gpu", with_gpus(0, 2))]));
+    put(&mut world, "halves", fractions(4, 500), None).expect("two on each of two devices");
+    world.pass(10_000);
+    assert!(world.machines("gpu") == 1 && world.brain.is_ready("halves"));
+    world.ask(|request| Input::Revoke { request, name: "halves".to_owned(), now: true }).expect("it stands");
+    put(&mut world, "large", fractions(3, 600), None).expect("there are four devices at most");
+    world.pass(10_000);
+    let laid = world.brain.asks()[0].nodes.clone();
+    assert!(world.machines("gpu") == 2 && world.brain.is_ready("large"), "three need a device each: {laid:?}");
+    world.restart();
+    world.pass(10_000);
+    assert_eq!((world.brain.asks()[0].nodes.clone(), world.machines("gpu")), (laid, 2), "also for another head");
+    put(&mut world, "more", fractions(2, 600), None).expect_err("there is one device left, of four");
+    put(&mut world, "one", fractions(1, 600), None).expect("there is one device left");
+}
