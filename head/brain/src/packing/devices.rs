@@ -38,9 +38,18 @@ mod tests {
 
     #[test]
     fn as_many_fractions_fit_as_devices_hold() {
-        for (fraction, devices, fit) in
-            [(600, 2, 2), (500, 2, 4), (400, 1, 2), (300, 1, 3), (250, 1, 4), (200, 1, 5), (100, 1, 10), (1_000, 2, 2), (1_500, 2, 1), (50, 1, 20)]
-        {
+        for (fraction, devices, fit) in [
+            (600, 2, 2),
+            (500, 2, 4),
+            (400, 1, 2),
+            (300, 1, 3),
+            (250, 1, 4),
+            (200, 1, 5),
+            (100, 1, 10),
+            (1_000, 2, 2),
+            (1_500, 2, 1),
+            (50, 1, 20),
+        ] {
             assert_eq!(parts_offered(devices) / parts_needed(fraction), fit, "{fraction} thousandths on {devices} devices");
         }
         for (fraction, shown) in [(600, 1_000), (500, 500), (300, 334), (2_000, 2_000), (0, 0)] {

@@ -114,8 +114,12 @@ impl Brain {
     /// Amounts as people read them.
     pub(super) fn words(&self, amounts: &Amounts) -> String {
         let custom = self.scaling.custom.iter().enumerate().map(|(i, name)| (name.clone(), Quantity(amounts.0[3 + i])));
-        let bundle =
-            Bundle { cpus: Quantity(amounts.0[0]), memory: Bytes(amounts.0[1]), gpus: Quantity(devices::thousandths(amounts.0[GPUS])), resources: custom.collect() };
+        let bundle = Bundle {
+            cpus: Quantity(amounts.0[0]),
+            memory: Bytes(amounts.0[1]),
+            gpus: Quantity(devices::thousandths(amounts.0[GPUS])),
+            resources: custom.collect(),
+        };
         bundle.to_string()
     }
 
