@@ -8,6 +8,7 @@
 //! ```
 
 mod drain;
+mod files;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,6 @@ use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
 use cloudtik_model::demand::Quantity;
 use cloudtik_model::report::{FailureCause, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::{ServiceKey, Timestamp, goal};
-use cloudtik_protocol::files::{create_private_directory, write_atomically};
 use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
 use nix::sys::signal::Signal;
@@ -40,7 +40,7 @@ use crate::home::Home;
 use crate::probe::{Unmet, probe};
 use crate::process::{Process, end_session};
 use crate::reports::Reports;
-use crate::shim::{EXIT_FILE, Exit, LOCK_FILE, OCCUPIED, RUN_FILE, Run, STARTED, STATE_FILE, State};
+use crate::shim::{EXIT_FILE, Exit, LOCK_FILE, OCCUPIED, Run, STARTED, STATE_FILE, State};
 
 /// How long a shim may take to say that the process runs.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -253,7 +253,7 @@ impl ServiceTask {
             starts: self.starts + 1,
             identity: identity(service),
         };
-        tokio::task::spawn_blocking(move || prepare(&directory, &goal, &run)).await.context("preparing")??;
+        tokio::task::spawn_blocking(move || files::write(&directory, &goal, &run)).await??;
         let log_from = tail::length(&self.directory);
         // By the running program, not by its path: an upgrade in place may be replacing that just now.
         let mut shim = std::process::Command::new("/proc/self/exe");
@@ -504,34 +504,6 @@ struct Ended;
 /// What a process was started from, in short.
 fn identity(service: &goal::Service) -> String {
     sha256_hex(service.process_identity().as_bytes())
-}
-
-fn prepare(directory: &Path, service: &goal::Service, run: &Run) -> anyhow::Result<()> {
-    create_private_directory(directory).with_context(|| format!("making {}", directory.display()))?;
-    for path in &service.directories {
-        fs::create_dir_all(path).with_context(|| format!("making {path}"))?;
-    }
-    for file in &service.files {
-        let relative = Path::new(&file.path);
-        if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
-            bail!("the goal's file {:?} is not inside the service's directory", file.path);
-        }
-        let path = directory.join(relative);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-        }
-        write_atomically(&path, file.content.as_bytes(), file.mode).with_context(|| format!("writing {}", path.display()))?;
-        if let Some(owner) = &file.owner {
-            give(&path, owner).with_context(|| format!("giving {} to {owner}", path.display()))?;
-        }
-    }
-    let text = serde_json::to_vec(run).context("describing the run")?;
-    write_atomically(&directory.join(RUN_FILE), &text, 0o600).context("writing run.json")
-}
-
-fn give(path: &Path, owner: &str) -> io::Result<()> {
-    let user = nix::unistd::User::from_name(owner)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such user"))?;
-    nix::unistd::chown(path, Some(user.uid), Some(user.gid)).map_err(Into::into)
 }
 
 fn now() -> Timestamp {
