@@ -199,13 +199,8 @@ pub enum Command {
         #[arg(long, default_value = "5m", value_name = "TIME", requires = "wait", value_parser = values::timeout)]
         timeout: Duration,
     },
-    /// Run a command on a node, or on all
-    #[command(after_help = "\
-Examples:
-  cloudtik exec demo -- hostname                on the head's node; the exit status is carried
-  cloudtik exec demo --node w1 -t -- top        with a terminal
-  cloudtik exec demo --all -- uptime            on every node at once
-  cloudtik exec demo -o json -- df -h           status and output as JSON")]
+    /// Run a command on a node, or on all nodes
+    #[command(after_help = examples::EXEC)]
     Exec(Exec),
     /// Open a shell on a node
     #[command(after_help = examples::ATTACH)]
@@ -216,42 +211,35 @@ Examples:
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
-    /// Run a job on the cluster and follow it; Ctrl-C cancels it
-    #[command(after_help = "\
-Examples:
-  cloudtik submit demo wordcount.py /usr/share/common-licenses/GPL-3
-  cloudtik submit demo --runtime spark job.py -- --date 2026-01-01")]
+    /// Run a job on a cluster and follow it; Ctrl-C cancels it
+    #[command(after_help = examples::SUBMIT)]
     Submit(Submit),
-    /// Show the logs of services
-    #[command(after_help = "\
-Examples:
-  cloudtik logs demo                          of the head
-  cloudtik logs demo --runtime spark -f       of all of Spark's services, on every node, as they grow
-  cloudtik logs demo --node w1                of a node's agent")]
+    /// Print the logs of services
+    #[command(after_help = examples::LOGS)]
     Logs(Logs),
     /// Copy a file or folder to a node
-    #[command(after_help = "Example:\n  cloudtik upload demo ./data /tmp/in --node w1")]
+    #[command(after_help = examples::UPLOAD)]
     Upload {
         #[command(flatten)]
         cluster: NamedCluster,
-        /// A file or folder here
+        /// File or folder on this machine
         from: PathBuf,
-        /// A folder there; made if it is missing
+        /// Folder on the node; created if it is missing
         to: String,
-        /// The node; the head's if left out
+        /// Node, such as `w1`; the head's node by default
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
     /// Copy a file or folder from a node
-    #[command(after_help = "Example:\n  cloudtik download demo /tmp/out ./results --node w1")]
+    #[command(after_help = examples::DOWNLOAD)]
     Download {
         #[command(flatten)]
         cluster: NamedCluster,
-        /// A file or folder there
+        /// File or folder on the node
         from: String,
-        /// A folder here; made if it is missing
+        /// Folder on this machine; created if it is missing
         to: PathBuf,
-        /// The node; the head's if left out
+        /// Node, such as `w1`; the head's node by default
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
@@ -425,16 +413,16 @@ pub struct Scale {
 pub struct Exec {
     #[command(flatten)]
     pub cluster: AnyCluster,
-    /// The node; the head's if left out
+    /// Node, such as `w1`; the head's node by default
     #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
     pub node: Option<String>,
-    /// On every node at once; the exit status is the highest
+    /// Run it on every node; the exit status is the highest one
     #[arg(long, conflicts_with_all = ["node", "terminal"])]
     pub all: bool,
-    /// With a terminal
+    /// Give the command a terminal
     #[arg(short, long)]
     pub terminal: bool,
-    /// The command
+    /// Command and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
 }
@@ -443,10 +431,10 @@ pub struct Exec {
 pub struct Submit {
     #[command(flatten)]
     pub cluster: NamedCluster,
-    /// The runtime that is to run it, if several take jobs
+    /// Runtime that runs the job, if several take jobs
     #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
     pub runtime: Option<String>,
-    /// The job's file here; it is uploaded
+    /// File of the job on this machine; it is uploaded
     pub file: PathBuf,
     /// Arguments of the job
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -457,16 +445,16 @@ pub struct Submit {
 pub struct Logs {
     #[command(flatten)]
     pub cluster: AnyCluster,
-    /// Go on as they grow
+    /// Print new lines as they are written
     #[arg(short, long)]
     pub follow: bool,
-    /// Only of this node
+    /// Only logs of this node
     #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
     pub node: Option<String>,
-    /// Of this runtime's services
+    /// Only logs of this runtime's services
     #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
     pub runtime: Option<String>,
-    /// Lines from the end of each
+    /// Number of lines from the end of each log
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     pub lines: u32,
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cloudtik_model::demand::{AskView, Wants};
 use cloudtik_model::outlook::Size;
+use cloudtik_model::status::{Node, Status};
 use cloudtik_model::{Generation, NodeId};
 use tokio::time::Instant;
 
@@ -69,7 +70,10 @@ pub async fn for_request(client: &Client, wants: &Wants, name: Option<&str>, tim
         if !request.ready {
             return Ok(Look::Waiting(format!("request {} {}", request.ask.name, state_of(request))));
         }
-        Ok(beyond(&size, wants).map_or(Look::Done, Look::Waiting))
+        if let Some(more) = beyond(&size, wants) {
+            return Ok(Look::Waiting(more));
+        }
+        Ok(leaving(&client.status().await?, wants).map_or(Look::Done, Look::Waiting))
     })
     .await
     .map_err(|failure| if failure.code == NOT_FOUND { Failure::new(FAILED, format!("{cluster} was taken down")) } else { failure })
@@ -81,6 +85,14 @@ fn beyond(size: &Size, wants: &Wants) -> Option<String> {
     let of_type = size.outlook.types.get(node_type)?;
     let more = of_type.present.checked_sub(of_type.wanted).filter(|more| *more > 0)?;
     Some(format!("{more} more {node_type} workers than desired are to be removed"))
+}
+
+/// Workers of the type that are on their way out.
+fn leaving(status: &Status, wants: &Wants) -> Option<String> {
+    let Wants::Workers { node_type, .. } = wants else { return None };
+    let is_leaving = |node: &&Node| node.node_type == *node_type && ["draining", "terminating"].contains(&node.state.as_str());
+    let names: Vec<&str> = status.nodes.iter().filter(is_leaving).map(|node| node.id.as_str()).collect();
+    (!names.is_empty()).then(|| format!("waiting for the removal of {}", names.join(", ")))
 }
 
 /// Waits until this incarnation of a node is deleted.

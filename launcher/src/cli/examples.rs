@@ -202,6 +202,51 @@ Examples:
   # Drain a node, and wait until it is deleted
   cloudtik drain demo w2 --yes --wait";
 
+pub const EXEC: &str = "\
+The exit status is that of the command.
+
+Examples:
+  # Run a command on the head's node
+  cloudtik exec demo -- hostname
+
+  # Run a command with a terminal on a worker
+  cloudtik exec demo --node w1 -t -- top
+
+  # Run a command on every node
+  cloudtik exec demo --all -- uptime
+
+  # Print the exit status and the output as JSON
+  cloudtik exec demo -o json -- df -h";
+
+pub const SUBMIT: &str = "\
+Examples:
+  # Run a job with an argument
+  cloudtik submit demo wordcount.py /usr/share/common-licenses/GPL-3
+
+  # Run a job of a given runtime
+  cloudtik submit demo --runtime spark job.py --date 2026-01-01";
+
+pub const LOGS: &str = "\
+Examples:
+  # Print the log of the head
+  cloudtik logs demo
+
+  # Follow the logs of Spark's services on every node
+  cloudtik logs demo --runtime spark -f
+
+  # Print the log of a node's agent
+  cloudtik logs demo --node w1";
+
+pub const UPLOAD: &str = "\
+Examples:
+  # Copy a folder to a worker
+  cloudtik upload demo ./data /tmp/in --node w1";
+
+pub const DOWNLOAD: &str = "\
+Examples:
+  # Copy a folder from a worker
+  cloudtik download demo /tmp/out ./results --node w1";
+
 pub const ATTACH: &str = "\
 Examples:
   # Open a shell on a worker
@@ -312,3 +357,42 @@ Examples:
 
   # Check what a program wrote, and print problems as JSON
   generate-cluster | cloudtik validate - -o json";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::COLUMNS;
+    use crate::cli::Arguments;
+
+    /// Everything wrong with the help of a command and of those below it.
+    fn faults(command: &mut clap::Command, path: &str, found: &mut Vec<String>) {
+        let texts = [command.render_long_help().to_string(), command.get_after_help().map_or_else(String::new, ToString::to_string)];
+        for line in texts.iter().flat_map(|text| text.lines()).filter(|line| line.chars().count() > COLUMNS) {
+            found.push(format!("{path}: wider than {COLUMNS} columns: {line}"));
+        }
+        let about = command.get_about().map_or_else(String::new, ToString::to_string);
+        if !about.starts_with(char::is_uppercase) || about.ends_with('.') {
+            found.push(format!("{path}: begins with a capital letter and has no full stop: {about:?}"));
+        }
+        let undescribed = command.get_arguments().filter(|argument| argument.get_help().is_none() && !argument.is_hide_set());
+        found.extend(undescribed.map(|argument| format!("{path}: {} has no help", argument.get_id())));
+        let has_examples = texts[1].contains("Examples:\n  # ");
+        if !command.has_subcommands() && !has_examples {
+            found.push(format!("{path}: has no examples with comments"));
+        }
+        for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+            let path = format!("{path} {}", inner.get_name());
+            faults(inner, &path, found);
+        }
+    }
+
+    #[test]
+    fn help_has_examples_and_fits_80_columns() {
+        let mut command = Arguments::command();
+        command.build();
+        let mut found = Vec::new();
+        faults(&mut command, "cloudtik", &mut found);
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+}
