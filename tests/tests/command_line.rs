@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cloudtik_model::status::Status;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use cloudtik_tests::{Cluster, Ran, repository, until};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Runs with something to read.
 fn fed(mut command: Command, input: &[u8]) -> Ran {
@@ -159,7 +159,8 @@ fn a_file_comes_from_standard_input_and_workspaces_keep_equal_names_apart() {
         assert!(ran.code == 2, "{ambiguous:?}: {ran:?}");
     }
     assert!(cluster.run(&["nodes", "twin"]).err.contains("--workspace default"));
-    let other: Status = serde_json::from_str(&cluster.run(&["status", "twin", "--workspace", "other", "-o", "json"]).ok().out).expect("JSON");
+    let other: Status =
+        serde_json::from_str(&cluster.run(&["status", "twin", "--workspace", "other", "-o", "json"]).ok().out).expect("JSON");
     let own: Status = serde_json::from_str(&cluster.run(&["status", "--workspace", "default", "-o", "json"]).ok().out).expect("JSON");
     assert_ne!(other.head.address, own.head.address);
     assert_eq!(other.nodes[0].memory, Some(1_000_000_000), "sizes are read in every usual form");
@@ -200,9 +201,12 @@ fn files_to_start_from_are_written_and_checked() {
     let utf16: Vec<u8> = written.encode_utf16().flat_map(u16::to_le_bytes).collect();
     fs::write(directory.join("b.toml"), [&[0xff, 0xfe], utf16.as_slice()].concat()).expect("writes");
     fs::write(directory.join("c.toml"), b"[cluster]\nname = \"caf\xe9\"\n").expect("writes");
-    fs::write(directory.join("d.toml"), "cluster:\n  name: demo\nprovider:\n  kind: local\nworkers:\n  default:\n    min: 1\n").expect("writes");
+    fs::write(directory.join("d.toml"), "cluster:\n  name: demo\nprovider:\n  kind: local\nworkers:\n  default:\n    min: 1\n")
+        .expect("writes");
     for command in ["validate", "up", "runtime render", "status"] {
-        for (file, place, says) in [("b.toml", "b.toml:1:1", "UTF-16"), ("c.toml", "c.toml:2:12", "Latin-1"), ("d.toml", "d.toml:1:1", "YAML")] {
+        for (file, place, says) in
+            [("b.toml", "b.toml:1:1", "UTF-16"), ("c.toml", "c.toml:2:12", "Latin-1"), ("d.toml", "d.toml:1:1", "YAML")]
+        {
             let arguments: Vec<&str> = command.split(' ').chain([file]).collect();
             let ran = run(&arguments);
             let told = ran.err.contains(place) && ran.err.contains(says) && ran.err.contains("1 problem found");
