@@ -32,8 +32,8 @@ use tonic::{Request, Response, Status, Streaming};
 pub use self::setup::SetupService;
 use crate::artifacts::ArtifactStore;
 use crate::identity::Keys;
-use crate::mind::{Mind, Stopped};
 use crate::revisions::{Description, Revisions};
+use crate::runner::{BrainHandle, Stopped};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::status;
@@ -56,7 +56,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 pub struct Head {
     pub settings: Arc<Settings>,
     pub started: Timestamp,
-    pub mind: Mind,
+    pub brain: BrainHandle,
     pub store: Arc<Store>,
     pub revisions: Revisions,
     pub artifacts: ArtifactStore,
@@ -70,7 +70,7 @@ pub struct Head {
 
 impl Head {
     async fn status_document(&self) -> Result<cloudtik_model::status::Status, Status> {
-        let snapshot = self.mind.ask(|brain| brain.snapshot()).await.map_err(stopped)?;
+        let snapshot = self.brain.query(|brain| brain.snapshot()).await.map_err(stopped)?;
         let latest = self.revisions.latest();
         Ok(status::compose(&status::Sources {
             settings: &self.settings,
@@ -83,7 +83,7 @@ impl Head {
     }
 
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
-        match self.mind.request(input).await.map_err(stopped)? {
+        match self.brain.request(input).await.map_err(stopped)? {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
             Ok(Reply::RolloutResumed { revision }) => document(&rollout::resumed(revision)),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
@@ -102,7 +102,7 @@ impl Head {
     /// Refuses what is meant for a node that there is not.
     async fn must_exist(&self, node: &NodeId) -> Result<(), Status> {
         let wanted = node.clone();
-        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         view.map(drop).ok_or_else(|| Status::not_found(format!("there is no node {node}")))
     }
 }
@@ -163,7 +163,7 @@ impl wire::admin_server::Admin for AdminService {
         let (sender, receiver) = mpsc::channel(1);
         let tasks = head.tasks.clone();
         tasks.spawn(async move {
-            let mut changes = head.mind.changes();
+            let mut changes = head.brain.changes();
             let mut last = None;
             loop {
                 let Ok(mut status) = head.status_document().await else { return };
@@ -194,7 +194,7 @@ impl wire::admin_server::Admin for AdminService {
         let (sender, receiver) = mpsc::channel(64);
         let tasks = head.tasks.clone();
         tasks.spawn(async move {
-            let (mut from, mut last) = (request.from.max(1), head.mind.events());
+            let (mut from, mut last) = (request.from.max(1), head.brain.events());
             loop {
                 last.borrow_and_update();
                 match head.events(from, node.clone()).await {
@@ -246,7 +246,7 @@ impl wire::admin_server::Admin for AdminService {
             }
         }
         let wanted = node.clone();
-        let view = head.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = head.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         if events.is_empty() && view.is_none() {
             return Err(Status::not_found(format!("there is no node {node}, and there never was")));
         }
@@ -266,7 +266,7 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn outlook(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let size = head.mind.ask(|brain| Size { requests: brain.asks(), outlook: brain.outlook().clone() }).await.map_err(stopped)?;
+        let size = head.brain.query(|brain| Size { requests: brain.asks(), outlook: brain.outlook().clone() }).await.map_err(stopped)?;
         document(&size)
     }
 
@@ -338,7 +338,7 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn dump(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let snapshot = head.mind.ask(|brain| brain.snapshot()).await.map_err(stopped)?;
+        let snapshot = head.brain.query(|brain| brain.snapshot()).await.map_err(stopped)?;
         #[derive(Serialize)]
         struct Dump {
             status: cloudtik_model::status::Status,
@@ -347,7 +347,7 @@ impl wire::admin_server::Admin for AdminService {
             revision: Option<(u64, Description)>,
             events: Vec<Event>,
         }
-        let from = head.mind.events().borrow().saturating_sub(EVENT_PAGE as u64);
+        let from = head.brain.events().borrow().saturating_sub(EVENT_PAGE as u64);
         // It is for people to read and to send, as it is.
         document(&Printed(&Dump {
             status: head.status_document().await?,

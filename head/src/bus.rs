@@ -24,8 +24,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::artifacts::ArtifactStore;
 use crate::hub::Hub;
 use crate::identity::Authority;
-use crate::mind::Mind;
 use crate::revisions::Revisions;
+use crate::runner::BrainHandle;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::supersession::Supersession;
@@ -45,7 +45,7 @@ pub struct BusService {
     pub revisions: Revisions,
     pub epoch: Epoch,
     pub supersession: Supersession,
-    pub mind: Mind,
+    pub brain: BrainHandle,
     pub hub: Hub,
     pub sessions: Sessions,
     pub artifacts: ArtifactStore,
@@ -74,7 +74,7 @@ impl BusService {
     async fn member<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let (node, generation) = self.node(request)?;
         let wanted = node.clone();
-        let present = self.mind.ask(move |brain| brain.is_member(&wanted, generation)).await;
+        let present = self.brain.query(move |brain| brain.is_member(&wanted, generation)).await;
         if present.unwrap_or(false) {
             return Ok(node);
         }
@@ -112,10 +112,7 @@ impl BusService {
             };
             match frame.topic {
                 Some(Topic::Heartbeat(heartbeat)) => {
-                    // A load is said once: it is not dropped as a mere sign of life is.
-                    let load = heartbeat.load.as_ref().map(load_from_wire);
-                    let input = Input::Heartbeat { session, node: node.clone(), load };
-                    if load.is_some() { self.mind.tell(input).await } else { self.mind.tell_if_idle(input) }
+                    self.brain.heartbeat(session, node, heartbeat.load.as_ref().map(load_from_wire));
                 }
                 Some(Topic::Report(report)) => {
                     let mut services = Vec::new();
@@ -128,11 +125,11 @@ impl BusService {
                             }
                         }
                     }
-                    self.mind.tell(Input::Reported { session, node: node.clone(), complete: report.complete, services }).await;
+                    self.brain.send(Input::Reported { session, node: node.clone(), complete: report.complete, services }).await;
                 }
                 Some(Topic::GoalAck(ack)) => {
                     let refusal = (!ack.refusal.is_empty()).then_some(ack.refusal);
-                    self.mind.tell(Input::GoalAcknowledged { session, node: node.clone(), version: ack.version, refusal }).await;
+                    self.brain.send(Input::GoalAcknowledged { session, node: node.clone(), version: ack.version, refusal }).await;
                 }
                 Some(Topic::Identity(request)) => self.renew(session, node, generation, &request.certificate_request).await,
                 Some(Topic::Result(result)) => self.sessions.refused(&result.id, &result.error),
@@ -156,7 +153,7 @@ impl BusService {
 
     /// Renews a node's certificate: for the key that it joined with and no other.
     async fn renew(&self, session: Session, node: &NodeId, generation: Generation, request: &[u8]) {
-        let address = self.mind.ask({
+        let address = self.brain.query({
             let node = node.clone();
             move |brain| brain.node(&node).map(|n| (n.record.key, n.record.generation, n.record.address))
         });
@@ -211,7 +208,7 @@ impl wire::join_server::Join for BusService {
         let key = pki::request_fingerprint(&join.certificate_request).map_err(|e| invalid(&e))?;
         let token = self.token_is_right(&node, generation, &join.token);
         let address = join.address.clone();
-        let asked = self.mind.request(|request| Input::JoinAsked { request, node, generation, key, token, address }).await;
+        let asked = self.brain.request(|request| Input::JoinAsked { request, node, generation, key, token, address }).await;
         match asked {
             Ok(Ok(Reply::Admit { node, generation, address })) => {
                 let chain = self.certify(&join.certificate_request, &node, generation, &address);
@@ -256,10 +253,12 @@ impl wire::bus_server::Bus for BusService {
         let own = self.clone();
         // All of it in one task: a caller that goes away in the middle must not leave half a link.
         self.tasks.spawn(async move {
-            own.mind.tell(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
+            own.brain.send(Input::LinkOpened { session, node: node.clone(), generation, facts }).await;
+            // Heartbeats do not wait behind other inputs: none is taken before the brain knows the connection.
+            let _ = own.brain.query(|_| ()).await;
             let cause = own.listen(session, &node, generation, frames).await;
             own.hub.close(session);
-            own.mind.tell(Input::LinkClosed { session, node, cause }).await;
+            own.brain.send(Input::LinkClosed { session, node, cause }).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }

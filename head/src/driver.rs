@@ -1,32 +1,29 @@
 //! Executes the brain's actions. It has no choice to make: what cannot be done comes back to the brain as an input.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloudtik_brain::{Action, Failure, FailureKind, GoalOrder, Input, NodeView};
+use cloudtik_brain::{Action, Failure, FailureKind, Input};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::spec::Offer;
-use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, goal};
+use cloudtik_model::{Generation, NodeId, NodeTypeName};
 use cloudtik_protocol::logging::chain;
-use cloudtik_protocol::wire::GoalDocument;
-use cloudtik_protocol::wire::head_frame::Topic;
 use cloudtik_protocol::{pki, tls};
 use cloudtik_providers::{CreateNode, Error, NodeProvider};
 use cloudtik_runtimes::View;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::artifacts::ArtifactStore;
+use crate::goals::Goals;
 use crate::hub::Hub;
-use crate::mind::{Deed, Mind};
 use crate::revisions::Revisions;
+use crate::runner::BrainHandle;
+use crate::runner::effects::{Effect, EffectQueue};
 use crate::settings::Settings;
-use crate::status;
 use crate::telemetry::Telemetry;
 
 /// A dial-back that takes longer is no answer.
@@ -35,17 +32,24 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 const CALL_DEADLINE: Duration = Duration::from_secs(50);
 /// Creations and deletions under way at once.
 const PARALLEL_CALLS: usize = 32;
+/// Dial-backs under way at once: each holds a socket.
+const PARALLEL_DIALS: usize = 256;
+
+/// What may be under way at once.
+struct Limits {
+    calls: Arc<Semaphore>,
+    dials: Arc<Semaphore>,
+}
 
 /// What executing needs.
 pub struct Driver {
     pub settings: Arc<Settings>,
-    pub epoch: Epoch,
     pub join_secret: Vec<u8>,
     pub provider: Arc<dyn NodeProvider>,
-    pub mind: Mind,
+    pub brain: BrainHandle,
     pub hub: Hub,
     pub revisions: Revisions,
-    pub artifacts: ArtifactStore,
+    pub goals: Goals,
     pub view: View,
     pub telemetry: Telemetry,
     pub tasks: TaskTracker,
@@ -53,40 +57,19 @@ pub struct Driver {
     pub client: watch::Receiver<Arc<rustls::ClientConfig>>,
 }
 
-/// The last goal that the brain wanted a node to have.
-struct Wish {
-    order: GoalOrder,
-    node: Box<NodeView>,
-    sent: Vec<u8>,
-}
-
 impl Driver {
-    /// Executes deeds until the mind stops.
-    pub async fn run(self, mut deeds: mpsc::Receiver<Deed>) {
-        let calls = Arc::new(tokio::sync::Semaphore::new(PARALLEL_CALLS));
-        let mut wishes: BTreeMap<NodeId, Wish> = BTreeMap::new();
-        let mut arrivals = self.artifacts.arrivals();
-        loop {
-            tokio::select! {
-                deed = deeds.recv() => match deed {
-                    Some(deed) => self.execute(deed, &mut wishes, &calls),
-                    None => return,
-                },
-                Ok(()) = arrivals.changed() => {
-                    for what in self.artifacts.failures() {
-                        self.mind.tell(Input::Complained { what }).await;
-                    }
-                    // What waited for software may go on.
-                    for wish in wishes.values_mut() {
-                        self.send_goal(wish);
-                    }
-                }
-            }
+    /// Executes effects until the brain's runner ends.
+    pub async fn run(self, effects: EffectQueue) {
+        let limits = Limits { calls: Arc::new(Semaphore::new(PARALLEL_CALLS)), dials: Arc::new(Semaphore::new(PARALLEL_DIALS)) };
+        while let Some(effect) = effects.next().await {
+            self.execute(effect, &limits);
         }
     }
 
-    fn execute(&self, deed: Deed, wishes: &mut BTreeMap<NodeId, Wish>, calls: &Arc<tokio::sync::Semaphore>) {
-        match deed.action {
+    /// Begins an effect; never waits.
+    fn execute(&self, effect: Effect, limits: &Limits) {
+        let calls = &limits.calls;
+        match effect.action {
             Action::Create { node, generation, node_type, revision, offer } => {
                 let request = self.create_request(&node, generation, &node_type, revision, offer);
                 self.call("create", calls, move |provider| async move {
@@ -107,41 +90,41 @@ impl Driver {
                 (result.is_ok(), Input::Rebooted { node, generation, result: result.map_err(failure) })
             }),
             // Not behind the others: what they lead to is seen by it.
-            Action::ListInstances { number } => self.call("list", &Arc::new(tokio::sync::Semaphore::new(1)), move |provider| async move {
+            Action::ListInstances { number } => self.call("list", &Arc::new(Semaphore::new(1)), move |provider| async move {
                 let result = in_time(provider.list()).await;
                 (result.is_ok(), Input::Listed { number, result: result.map_err(failure) })
             }),
             Action::DialBack { node, generation, address, port } => {
-                let (mind, tls) = (self.mind.clone(), self.client.borrow().clone());
+                let (brain, tls, dials) = (self.brain.clone(), self.client.borrow().clone(), limits.dials.clone());
                 let name = tls::server_name(&pki::node_name(&self.settings.cluster, &node));
                 self.tasks.spawn(async move {
+                    let _permit = dials.acquire().await;
                     let outcome = dial_back(&address, port, &name, tls).await;
-                    mind.tell(Input::DialedBack { node, generation, outcome }).await;
+                    brain.send(Input::DialedBack { node, generation, outcome }).await;
                 });
             }
             Action::SendGoal { node, order } => {
-                let Some(view) = deed.node else { return };
-                let mut wish = Wish { order, node: view, sent: Vec::new() };
-                self.send_goal(&mut wish);
-                wishes.insert(node, wish);
+                if let Some(view) = effect.node {
+                    self.goals.set(node, order, view);
+                }
             }
             Action::CloseLink { session, reason } => self.hub.dismiss(session, &reason),
-            // Answered by the mind itself.
-            Action::Reply { request, result } => self.mind.answer(request, result),
+            // The runner has answered it.
+            Action::Reply { .. } => {}
         }
     }
 
-    fn call<F, W>(&self, operation: &'static str, calls: &Arc<tokio::sync::Semaphore>, work: F)
+    fn call<F, W>(&self, operation: &'static str, calls: &Arc<Semaphore>, work: F)
     where
         F: FnOnce(Arc<dyn NodeProvider>) -> W + Send + 'static,
         W: Future<Output = (bool, Input)> + Send,
     {
-        let (provider, mind, telemetry, calls) = (self.provider.clone(), self.mind.clone(), self.telemetry.clone(), calls.clone());
+        let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
         self.tasks.spawn(async move {
             let _permit = calls.acquire().await;
             let (worked, input) = work(provider).await;
             telemetry.call(operation, worked);
-            mind.tell(input).await;
+            brain.send(input).await;
         });
     }
 
@@ -170,58 +153,6 @@ impl Driver {
                 power_off: Vec::new(),
                 made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
-        }
-    }
-
-    fn send_goal(&self, wish: &mut Wish) {
-        let Some(document) = self.goal(wish) else { return };
-        let text = serde_json::to_vec(&document).expect("goals become JSON");
-        if text == wish.sent {
-            return;
-        }
-        wish.sent.clone_from(&text);
-        self.hub.send(wish.order.session, Topic::Goal(GoalDocument { version: wish.order.version, document: text.into() }));
-    }
-
-    /// Brings it back to the brain, which says so and tries again later.
-    fn cannot_plan(&self, wish: &Wish, refusal: String) {
-        let (mind, session, version) = (self.mind.clone(), wish.order.session, wish.order.version);
-        let node = wish.node.record.id.clone();
-        self.tasks.spawn(async move {
-            mind.tell(Input::GoalAcknowledged { session, node, version, refusal: Some(refusal) }).await;
-        });
-    }
-
-    fn goal(&self, wish: &Wish) -> Option<goal::Goal> {
-        let (record, context) = (&wish.node.record, status::context(&wish.node)?);
-        let mut document = goal::Goal {
-            node: record.id.clone(),
-            generation: record.generation,
-            epoch: self.epoch,
-            version: wish.order.version,
-            artifacts: Vec::new(),
-            services: Vec::new(),
-        };
-        if wish.order.drain {
-            return Some(document);
-        }
-        let Some(planner) = self.revisions.get(wish.order.revision) else {
-            self.cannot_plan(wish, format!("there is no revision {}", wish.order.revision));
-            return None;
-        };
-        match planner.plan(&self.view, &context, &wish.order.start, &|wanted| self.artifacts.availability(wanted)) {
-            Ok(plan) => {
-                for wanted in &plan.missing {
-                    self.artifacts.fetch(wanted);
-                }
-                document.artifacts = plan.artifacts;
-                document.services = plan.services;
-                Some(document)
-            }
-            Err(error) => {
-                self.cannot_plan(wish, format!("it cannot be planned: {error}"));
-                None
-            }
         }
     }
 }

@@ -44,7 +44,7 @@ async fn certified(State(head): State<Head>, request: Request, next: Next) -> Re
         // A certificate outlives its node.
         Some(Caller::Certified(Peer::Node { id, generation })) => {
             let (id, generation) = (id.clone(), *generation);
-            head.mind.ask(move |brain| brain.is_member(&id, generation)).await.unwrap_or(false)
+            head.brain.query(move |brain| brain.is_member(&id, generation)).await.unwrap_or(false)
         }
         Some(Caller::Certified(_) | Caller::LocalUser) => true,
         _ => false,
@@ -56,7 +56,7 @@ async fn certified(State(head): State<Head>, request: Request, next: Next) -> Re
 }
 
 async fn readyz(State(head): State<Head>) -> Response {
-    match head.mind.ask(|brain| brain.snapshot().phase).await {
+    match head.brain.query(|brain| brain.snapshot().phase).await {
         Ok(Phase::Ready) => (StatusCode::OK, "ready\n").into_response(),
         Ok(phase) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", phase.name())).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
@@ -66,7 +66,7 @@ async fn readyz(State(head): State<Head>) -> Response {
 async fn metrics(State(head): State<Head>) -> Response {
     let mut text = Exposition::default();
     head.telemetry.render(&mut text);
-    if let Ok(snapshot) = head.mind.ask(|brain| brain.snapshot()).await {
+    if let Ok(snapshot) = head.brain.query(|brain| brain.snapshot()).await {
         let mut states: BTreeMap<&str, u64> = BTreeMap::new();
         for node in &snapshot.nodes {
             *states.entry(node.record.life.name()).or_default() += 1;
@@ -88,7 +88,7 @@ async fn metrics(State(head): State<Head>) -> Response {
 }
 
 async fn discovery(State(head): State<Head>) -> Response {
-    let Ok(snapshot) = head.mind.ask(|brain| brain.snapshot()).await else {
+    let Ok(snapshot) = head.brain.query(|brain| brain.snapshot()).await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let target = |address: String, scheme: &str, path: &str, job: &str, node: &NodeId| Target {

@@ -5,8 +5,9 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `mind` | the thread on which the brain runs: inputs in, one commit, actions out |
-//! | `driver` | executes actions: provider calls, dial-backs, goals |
+//! | `runner` | the thread on which the brain runs: inputs in, one commit, effects out |
+//! | `goals` | plans what each node is to run, and sends it |
+//! | `driver` | executes effects: provider calls, dial-backs |
 //! | `store` | records, events and revisions in one embedded database |
 //! | `hub` | the agents' links |
 //! | `bus` | the gRPC services for agents: join, bus, artifacts |
@@ -25,12 +26,13 @@ mod admin;
 mod artifacts;
 mod bus;
 mod driver;
+mod goals;
 mod http;
 mod hub;
 mod identity;
-mod mind;
 mod recorder;
 mod revisions;
+mod runner;
 mod serve;
 mod sessions;
 mod status;

@@ -21,7 +21,7 @@ use cloudtik_runtimes::{View, changes};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -30,12 +30,14 @@ use crate::admin::{AdminService, Head, SetupService};
 use crate::artifacts::ArtifactStore;
 use crate::bus::BusService;
 use crate::driver::{self, Driver};
+use crate::goals::{GoalSources, Goals};
 use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
-use crate::mind::Mind;
 use crate::recorder::Recorder;
 use crate::revisions::Revisions;
+use crate::runner::effects::EffectQueue;
+use crate::runner::{BrainHandle, BrainRunner, system_clock};
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
 use crate::store::Store;
@@ -44,8 +46,8 @@ use crate::telemetry::Telemetry;
 
 /// The head's Unix socket in its directory.
 pub const SOCKET: &str = "admin.sock";
-/// Deeds that wait to be begun.
-const DEEDS: usize = 1024;
+/// How long the brain may take to answer before the service manager is no longer told that the head lives.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest time between two looks at the head's own certificate: short, because a machine may sleep meanwhile and a
 /// description may want shorter lives.
 const RENEWAL_CHECK: Duration = Duration::from_secs(5);
@@ -94,7 +96,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let hub = Hub::new(epoch, telemetry.clone());
     let sessions = Sessions::new(hub.clone(), tasks.clone());
     let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
-    let (deeds_in, deeds) = mpsc::channel(DEEDS);
+    let effects = EffectQueue::default();
     let config = brain_config(&settings, provider.as_ref());
     let memory = own_node(&settings, remembered.memory);
     let recorder = if settings.record || revisions.latest().is_some_and(|(_, _, planner)| planner.cluster().head.record) {
@@ -108,29 +110,38 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         }
         Brain::restore(config, epoch, memory, now)
     };
-    let (mind, mut failed) = Mind::start(begin, recorder, store.clone(), deeds_in, telemetry.clone());
-    let driver = Driver {
-        settings: settings.clone(),
+    let (brain, mut failed) = BrainRunner::start(begin, recorder, store.clone(), effects.clone(), telemetry.clone(), system_clock());
+    let goals = Goals::new(GoalSources {
         epoch,
-        join_secret: join_secret.clone(),
-        provider,
-        mind: mind.clone(),
+        brain: brain.clone(),
         hub: hub.clone(),
         revisions: revisions.clone(),
         artifacts: artifacts.clone(),
+        view: view.clone(),
+        tasks: tasks.clone(),
+    });
+    let driver = Driver {
+        settings: settings.clone(),
+        join_secret: join_secret.clone(),
+        provider,
+        brain: brain.clone(),
+        hub: hub.clone(),
+        revisions: revisions.clone(),
+        goals: goals.clone(),
         view: view.clone(),
         telemetry: telemetry.clone(),
         tasks: tasks.clone(),
         client: client.subscribe(),
     };
-    tasks.spawn(driver.run(deeds));
-    mind.tell(Input::Started).await;
-    take_up(&settings, &mind, &revisions).await?;
+    tasks.spawn(driver.run(effects));
+    tasks.spawn(goals.follow_artifacts(stop.clone()));
+    brain.send(Input::Started).await;
+    take_up(&settings, &brain, &revisions).await?;
 
     let head = Head {
         settings: settings.clone(),
         started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
-        mind: mind.clone(),
+        brain: brain.clone(),
         store,
         revisions: revisions.clone(),
         artifacts: artifacts.clone(),
@@ -140,6 +151,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         tasks: tasks.clone(),
         applying: Arc::new(Mutex::new(())),
     };
+    let watched_brain = brain.clone();
     let bus = BusService {
         settings,
         join_secret: Arc::new(join_secret),
@@ -147,7 +159,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         revisions: revisions.clone(),
         epoch,
         supersession: supersession.clone(),
-        mind,
+        brain,
         hub: hub.clone(),
         sessions,
         artifacts,
@@ -186,7 +198,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
             epoch = supersession.heard() => {
                 break Err(anyhow::anyhow!("a node has seen epoch {}: this head's store is older than the cluster", epoch.0));
             }
-            () = tokio::time::sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
+            () = progress(&watched_brain, watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
         }
@@ -201,12 +213,20 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     result
 }
 
+/// Returns after a pause, once the brain has answered: a timer alone would vouch for a brain that is stuck.
+async fn progress(brain: &BrainHandle, pause: Duration) {
+    tokio::time::sleep(pause).await;
+    while tokio::time::timeout(PROGRESS_TIMEOUT, brain.query(|_| ())).await.is_err() {
+        tracing::error!("the brain has not answered for {} s", PROGRESS_TIMEOUT.as_secs());
+    }
+}
+
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.
-async fn take_up(settings: &Settings, mind: &Mind, revisions: &Revisions) -> anyhow::Result<()> {
-    let known = mind.ask(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
+async fn take_up(settings: &Settings, brain: &BrainHandle, revisions: &Revisions) -> anyhow::Result<()> {
+    let known = brain.query(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
     let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
     let (_, rolling) = changes::compare(revisions.get(known).as_deref(), &planner);
-    mind.tell(Input::Specified { spec: settings.spec(&planner, latest, rolling) }).await;
+    brain.send(Input::Specified { spec: settings.spec(&planner, latest, rolling) }).await;
     Ok(())
 }
 

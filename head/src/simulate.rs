@@ -1,4 +1,4 @@
-//! Decisions in virtual time, by the mind of this very program: a recording lived again, or a scenario.
+//! Decisions in virtual time, by the brain of this very program: a recording lived again, or a scenario.
 
 use std::fs::File;
 use std::io::{BufReader, Read};

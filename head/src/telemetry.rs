@@ -18,7 +18,6 @@ pub struct Telemetry(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     commits: AtomicU64,
-    dropped_heartbeats: AtomicU64,
     links: AtomicI64,
     steps: Mutex<Steps>,
     refused: Mutex<BTreeMap<&'static str, u64>>,
@@ -35,10 +34,6 @@ struct Steps {
 impl Telemetry {
     pub fn committed(&self) {
         self.0.commits.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn dropped_heartbeat(&self) {
-        self.0.dropped_heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn links(&self, change: i64) {
@@ -71,8 +66,6 @@ impl Telemetry {
         out.sample("cloudtik_head_info", &[("version", VERSION)], 1);
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         out.single("cloudtik_head_commits_total", "counter", "Transactions of the store.", load(&self.0.commits));
-        let dropped = load(&self.0.dropped_heartbeats);
-        out.single("cloudtik_head_dropped_heartbeats_total", "counter", "Heartbeats dropped because the brain was behind.", dropped);
         out.single("cloudtik_head_links", "gauge", "Agents whose link is up.", self.0.links.load(Ordering::Relaxed));
         let name = "cloudtik_head_step_seconds";
         out.family(name, "histogram", "Time of one step: deciding and storing.");

@@ -50,6 +50,11 @@ impl Clock {
         self.mono - self.slept
     }
 
+    /// A moment of the caller's clock as the brain's own time; it may be later than now.
+    pub fn at(&self, mono: u64) -> u64 {
+        mono.saturating_sub(self.slept)
+    }
+
     /// Milliseconds of the caller's clock, which counts what the head slept through.
     pub fn monotonic(&self) -> u64 {
         self.mono

@@ -319,7 +319,10 @@ impl Brain {
             }
             Input::LinkOpened { session, node, generation, facts } => self.take_link(session, node, generation, facts),
             Input::LinkClosed { session, node, cause } => self.take_link_closed(session, node, cause),
-            Input::Heartbeat { session, node, load } => self.take_heartbeat(session, node, load),
+            Input::Heartbeats { received } => {
+                self.take_heartbeats(received);
+                None
+            }
             Input::Reported { session, node, complete, services } => self.take_report(session, node, complete, services),
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
             Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),

@@ -3,12 +3,11 @@
 
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
-use cloudtik_model::report::Load;
 use cloudtik_model::spec::Market;
 use cloudtik_model::{Generation, NodeId};
 
 use crate::clock::doubling;
-use crate::{Action, Brain, Failure, FailureKind, Session};
+use crate::{Action, Brain, Failure, FailureKind, Heartbeat, Session};
 
 /// Between two dial-backs of a suspect, in milliseconds.
 const REDIAL_EVERY: u64 = 1_000;
@@ -60,16 +59,26 @@ impl Watch {
 }
 
 impl Brain {
-    pub(crate) fn take_heartbeat(&mut self, session: Session, id: NodeId, load: Option<Load>) -> Option<NodeId> {
+    /// All of them count before any node is looked at: one that was received is never taken for missing because others
+    /// were handled first.
+    pub(crate) fn take_heartbeats(&mut self, received: Vec<Heartbeat>) {
         let now = self.clock.now();
-        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
-        node.watch.heard(now);
-        let is_missed = matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. });
-        if let Some(load) = load {
-            node.load.add(now, load);
-            self.note_activity(&id);
+        let mut suspects = Vec::new();
+        for Heartbeat { session, node: id, at, load } in received {
+            let at = self.clock.at(at);
+            let Some(node) = self.nodes.get_mut(&id).filter(|n| n.link == Some(session)) else { continue };
+            node.watch.heard(at.max(node.watch.heard));
+            if matches!(node.record.life, NodeState::Suspect { .. } | NodeState::Down { .. }) {
+                suspects.push(id.clone());
+            }
+            if let Some(load) = load {
+                node.load.add(now, load);
+                self.note_activity(&id);
+            }
         }
-        is_missed.then_some(id)
+        for id in suspects {
+            self.look_at(&id);
+        }
     }
 
     pub(crate) fn take_link_closed(&mut self, session: Session, id: NodeId, cause: String) -> Option<NodeId> {

@@ -113,11 +113,9 @@ pub enum Input {
         node: NodeId,
         cause: String,
     },
-    Heartbeat {
-        session: Session,
-        node: NodeId,
-        /// How busy the node is, if that changed.
-        load: Option<Load>,
+    /// Heartbeats that arrived since the last step, at most one for each connection.
+    Heartbeats {
+        received: Vec<Heartbeat>,
     },
     Reported {
         session: Session,
@@ -162,6 +160,25 @@ pub enum Input {
         number: u64,
         result: Result<Vec<Instance>, Failure>,
     },
+}
+
+/// The latest heartbeat of one connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub session: Session,
+    pub node: NodeId,
+    /// When it arrived: milliseconds of the head's monotonic clock. It may be later than the moment of the step.
+    pub at: u64,
+    /// How busy the node is, if that changed.
+    #[serde(default)]
+    pub load: Option<Load>,
+}
+
+impl Input {
+    /// A single heartbeat.
+    pub fn heartbeat(session: Session, node: NodeId, at: u64, load: Option<Load>) -> Self {
+        Self::Heartbeats { received: vec![Heartbeat { session, node, at, load }] }
+    }
 }
 
 /// How a provider's call failed, as far as deciding goes.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Request, Session};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Heartbeat, Input, Memory, Request, Session};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
@@ -83,7 +83,7 @@ impl Bench {
             if self.now >= beat + 1_000 {
                 beat = self.now;
                 for n in heard {
-                    self.tell(Input::Heartbeat { session: Session(u64::from(*n)), node: node(*n), load: None });
+                    self.tell(Input::heartbeat(Session(u64::from(*n)), node(*n), self.now, None));
                 }
             }
             self.tell(Input::Tick);
@@ -258,7 +258,7 @@ fn a_head_that_was_away_listens_before_it_judges() {
     bench.now += 300;
     bench.tell(Input::Tick);
     assert_eq!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("suspect"));
-    bench.tell(Input::Heartbeat { session: Session(4), node: node(4), load: None });
+    bench.tell(Input::heartbeat(Session(4), node(4), bench.now, None));
     assert!(matches!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some("ready" | "preparing")));
 }
 
@@ -289,4 +289,25 @@ fn a_list_from_before_a_machine_was_made_says_nothing_of_it() {
     assert_ne!(bench.brain.node(&node(1)).map(|n| n.record.life.clone()), Some(NodeState::Gone));
     bench.pass(10_000, &[]);
     assert_eq!(bench.deleted, [node(1), node(1)]);
+}
+
+/// Heartbeats that were received together count together, whichever of them comes first.
+#[test]
+fn heartbeats_that_are_handled_late_are_not_missing() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(2_000, &[1, 2, 3, 4]);
+    let since = bench.now;
+    let received =
+        (1..=3u32).map(|n| Heartbeat { session: Session(u64::from(n)), node: node(n), at: since + 3_000 + u64::from(n) * 100, load: None });
+    // The moment is that of an earlier input, which waited with them.
+    bench.now = since + 400;
+    bench.tell(Input::Heartbeats { received: received.collect() });
+    while bench.now < since + 4_000 {
+        bench.now += 200;
+        bench.tell(Input::Tick);
+    }
+    let states: Vec<_> = (1..=4).map(|n| bench.brain.node(&node(n)).map(|n| n.record.life.name())).collect();
+    let is_missed = |state: &Option<&str>| matches!(state, Some("suspect" | "down"));
+    assert_eq!(states.iter().map(is_missed).collect::<Vec<_>>(), [false, false, false, true], "{states:?}");
 }

@@ -21,7 +21,7 @@ impl Head {
             return Err(Status::invalid_argument(message));
         }
         let latest = self.revisions.latest();
-        let stopping = self.mind.ask(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
+        let stopping = self.brain.query(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
         let (mut plan, rolling) = compare(old, &planner);
         plan.changes.extend(self.workers_to_go(&planner).await?);
@@ -40,13 +40,13 @@ impl Head {
             .map_err(|e| Status::internal(e.to_string()))?;
         let spec = self.settings.spec(&planner, revision, rolling);
         self.revisions.put(revision, description, planner);
-        self.mind.tell(Input::Specified { spec }).await;
+        self.brain.send(Input::Specified { spec }).await;
         if let Err(status) = self.forget_old_revisions().await {
             // The description is taken; tidying up is for the next one.
             tracing::warn!("old descriptions are kept: {}", status.message());
         }
         // Answered once it is stored.
-        self.mind.ask(|_| ()).await.map_err(stopped)?;
+        self.brain.query(|_| ()).await.map_err(stopped)?;
         Ok(plan)
     }
 
@@ -58,7 +58,7 @@ impl Head {
             // That to which a roll-out may have to go back.
             run.into_iter().chain(brain.rollout().from).min()
         };
-        let oldest = self.mind.ask(in_use).await.map_err(stopped)?;
+        let oldest = self.brain.query(in_use).await.map_err(stopped)?;
         let (latest, oldest) = (self.revisions.next().saturating_sub(1), oldest.unwrap_or(0));
         let before = oldest.min(latest.saturating_sub(REVISIONS_KEPT));
         self.revisions.forget_before(before);
@@ -70,7 +70,7 @@ impl Head {
     /// The requests that stand and would lose what they have, or could not have it.
     async fn requests_at_odds(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
         let spec = self.settings.spec(planner, 0, false);
-        let odds = self.mind.ask(move |brain| brain.requests_at_odds(&spec)).await.map_err(stopped)?;
+        let odds = self.brain.query(move |brain| brain.requests_at_odds(&spec)).await.map_err(stopped)?;
         let change = |(requests, detail): (String, String)| {
             let what = if requests.contains(", ") { format!("requests {requests}") } else { format!("request {requests}") };
             Change { action: "change".to_owned(), what, detail, disturbs: true }
@@ -92,7 +92,7 @@ impl Head {
             };
             excess.map(|(name, present, wanted)| (on(&name), name, present, wanted)).collect::<Vec<_>>()
         };
-        let excess = self.mind.ask(whose).await.map_err(stopped)?;
+        let excess = self.brain.query(whose).await.map_err(stopped)?;
         let change = |(requests, name, present, wanted): (Vec<String>, NodeTypeName, usize, usize)| {
             let going = present - wanted;
             let workers = if going == 1 { "worker" } else { "workers" };

@@ -32,7 +32,7 @@ impl Head {
     /// Has a program run on a node, over the link that the brain accepted.
     async fn open_program(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
         let wanted = node.clone();
-        let view = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let view = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
         let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} has no link just now")))?;
         self.sessions.open(session, node, execute)
@@ -69,12 +69,12 @@ impl Head {
 
     /// Leaves a line of what somebody did in the log.
     async fn note(&self, node: NodeId, what: String) {
-        self.mind.tell(Input::Noted { node, what }).await;
+        self.brain.send(Input::Noted { node, what }).await;
     }
 
     async fn home_of(&self, node: &NodeId) -> Result<String, Status> {
         let wanted = node.clone();
-        let found = self.mind.ask(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
+        let found = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         let view = found.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
         view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
     }
@@ -83,7 +83,7 @@ impl Head {
         let name = submit.file_name.rsplit('/').next().filter(|n| !n.is_empty() && *n != "." && *n != "..").unwrap_or("job").to_owned();
         let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
         let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
-        let head = self.mind.ask(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
+        let head = self.brain.query(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
         let head = head.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
         let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not linked yet"))?;
         let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));

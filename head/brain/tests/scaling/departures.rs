@@ -267,7 +267,7 @@ fn a_drain_wakes_nobody_each_millisecond() {
             number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             beat += 900 + (number >> 33) % 200;
             for (node, session) in &world.links.clone() {
-                let input = Input::Heartbeat { session: *session, node: node.clone(), load: None };
+                let input = Input::heartbeat(*session, node.clone(), world.moment().mono, None);
                 world.brain.handle(world.moment(), input);
                 // How much is left to do is told each second.
                 let report = ServiceReport {

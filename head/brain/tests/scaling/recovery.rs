@@ -36,7 +36,7 @@ fn slow_restarts_of_an_agent_hold_up_no_reboot() {
             beat += 1_000;
             // The fourth is heard for five seconds; then its machine hangs.
             for n in (1..=4u64).filter(|n| *n < 4 || now < 5_000) {
-                inputs.push(Input::Heartbeat { session: Session(n), node: id(&format!("w{n}")), load: None });
+                inputs.push(Input::heartbeat(Session(n), id(&format!("w{n}")), now, None));
             }
         }
         for input in inputs {
@@ -83,7 +83,7 @@ fn a_node_that_stays_down_wakes_nobody_each_millisecond() {
         }
         if now == beat {
             beat += 1_000;
-            inputs.extend(world.links.iter().map(|(node, session)| Input::Heartbeat { session: *session, node: node.clone(), load: None }));
+            inputs.extend(world.links.iter().map(|(node, session)| Input::heartbeat(*session, node.clone(), now, None)));
         }
         if inputs.is_empty() {
             *wakes.entry((now - world.now) / 600_000).or_default() += 1;

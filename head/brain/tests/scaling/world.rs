@@ -312,7 +312,7 @@ impl World {
                 for (node, session) in self.links.clone() {
                     let load =
                         Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: self.gpu_load.get(&node).copied() });
-                    self.tell(Input::Heartbeat { session, node, load });
+                    self.tell(Input::heartbeat(session, node, self.moment().mono, load));
                 }
                 for node in self.failing_on.keys().cloned().collect::<Vec<_>>() {
                     *self.failing_on.entry(node.clone()).or_default() += 1;

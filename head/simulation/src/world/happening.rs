@@ -2,6 +2,7 @@
 
 use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Request, Session};
 use cloudtik_model::node::DialOutcome;
+use cloudtik_model::report::Load;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::{Epoch, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey};
 
@@ -103,7 +104,7 @@ impl World {
     }
 
     /// An input arrives at the head, if it is the same head and it listens.
-    fn reach_head(&mut self, epoch: Epoch, input: Box<Input>) -> Result<(), Violation> {
+    fn reach_head(&mut self, epoch: Epoch, mut input: Box<Input>) -> Result<(), Violation> {
         if epoch != self.epoch || self.brain.is_none() {
             return Ok(());
         }
@@ -113,13 +114,23 @@ impl World {
             self.after(wait, Happening::Hear(epoch, input));
             return Ok(());
         }
-        if let Input::Heartbeat { session, .. } | Input::LinkOpened { session, .. } = *input
-            && let Some(agent) = self.links.get(&session).and_then(|id| self.agents.get_mut(id))
-        {
-            agent.heard = self.now;
-            if let Input::Heartbeat { load: Some(load), .. } = *input {
+        let now = self.now;
+        let mut heard = |session: Session, load: Option<Load>| {
+            let Some(agent) = self.links.get(&session).and_then(|id| self.agents.get_mut(id)) else { return };
+            agent.heard = now;
+            if let Some(load) = load {
                 agent.heard_busy = load.cpu >= 100;
             }
+        };
+        match &mut *input {
+            Input::LinkOpened { session, .. } => heard(*session, None),
+            Input::Heartbeats { received } => {
+                for heartbeat in received {
+                    heartbeat.at = now;
+                    heard(heartbeat.session, heartbeat.load);
+                }
+            }
+            _ => {}
         }
         self.step(*input)
     }

@@ -41,7 +41,7 @@ impl World {
         let moment = self.moment();
         let Some(brain) = &mut self.brain else { return Ok(()) };
         self.stats.steps += 1;
-        let interesting = !matches!(input, Input::Heartbeat { .. } | Input::Tick | Input::Listed { result: Ok(_), .. });
+        let interesting = !matches!(input, Input::Heartbeats { .. } | Input::Tick | Input::Listed { result: Ok(_), .. });
         // Nobody reads the trail of a scenario, and writing it down takes longer than deciding.
         let text = (interesting && self.setup.scenario.is_none()).then(|| shorten(&format!("{input:?}")));
         let resumes = matches!(input, Input::ResumeRollout { .. });

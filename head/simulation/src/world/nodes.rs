@@ -110,7 +110,7 @@ impl World {
             let load = load.filter(|load| agent.load != Some(*load));
             agent.load = load.or(agent.load);
             let delay = self.random.between(1, 60);
-            self.hear(delay, epoch, Input::Heartbeat { session, node, load });
+            self.hear(delay, epoch, Input::heartbeat(session, node, 0, load));
         }
         self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
     }

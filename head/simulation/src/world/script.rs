@@ -465,7 +465,7 @@ impl World {
         for agent in self.agents.values_mut().filter(|a| a.node_type == *node_type && a.is_well(now) && moved(a.load)) {
             if let Some(session) = agent.link {
                 agent.load = Some(load);
-                told.push(Input::Heartbeat { session, node: agent.node.clone(), load: Some(load) });
+                told.push(Input::heartbeat(session, agent.node.clone(), 0, Some(load)));
             }
         }
         for input in told {

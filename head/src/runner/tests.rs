@@ -1,0 +1,133 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cloudtik_brain::{Config, GoalOrder, Memory};
+use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::report::Facts;
+use cloudtik_model::{Epoch, Generation, InstanceId, NodeTypeName};
+
+use super::*;
+
+/// A bound for what must come; far above what it takes.
+const BOUND: Duration = Duration::from_secs(30);
+
+struct Bench {
+    brain: BrainHandle,
+    effects: EffectQueue,
+    now: Arc<AtomicU64>,
+    store: Arc<Store>,
+    _directory: tempfile::TempDir,
+}
+
+fn node(n: u32) -> NodeId {
+    NodeId::new(format!("w{n}")).expect("valid")
+}
+
+/// A brain with so many ready workers, on a clock that the test moves.
+fn bench(workers: u32) -> Bench {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let store = Arc::new(Store::open(&directory.path().join("store"), true).expect("opens"));
+    let epoch = store.begin(b"secret", Epoch(0)).expect("begins").epoch;
+    let nodes = (1..=workers).map(|n| {
+        let mut record = NodeRecord::requested(node(n), Generation(1), NodeTypeName::new("default").expect("valid"), Timestamp(0));
+        record.life = NodeState::Ready;
+        record.instance = Some(InstanceId::new(format!("w{n}.1")).expect("valid"));
+        record
+    });
+    let memory = Memory { nodes: nodes.collect(), ..Memory::default() };
+    let now = Arc::new(AtomicU64::new(0));
+    let own = now.clone();
+    let clock: Clock = Arc::new(move || Moment { mono: own.load(Ordering::SeqCst), wall: Timestamp(own.load(Ordering::SeqCst)) });
+    let effects = EffectQueue::default();
+    let make = move |moment, _: Option<&mut Recorder>| Brain::restore(Config::default(), epoch, memory, moment);
+    let (brain, _failure) = BrainRunner::start(make, None, store.clone(), effects.clone(), Telemetry::default(), clock);
+    Bench { brain, effects, now, store, _directory: directory }
+}
+
+async fn answered<T>(what: &str, answer: impl Future<Output = Result<T, Stopped>>) -> T {
+    tokio::time::timeout(BOUND, answer).await.unwrap_or_else(|_| panic!("no answer: {what}")).expect("the runner runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brain_answers_although_no_effect_is_taken() {
+    let bench = bench(0);
+    for n in 1..=5_000 {
+        let input = Input::LinkOpened { session: Session(n), node: node(1), generation: Generation(1), facts: Facts::default() };
+        tokio::time::timeout(BOUND, bench.brain.send(input)).await.expect("the inbox is emptied");
+    }
+    answered("after 5,000 effects", bench.brain.query(|_| ())).await;
+    let mut refused = 0;
+    while refused < 5_000 {
+        let effect = tokio::time::timeout(BOUND, bench.effects.next()).await.expect("effects are kept").expect("the queue is open");
+        refused += u64::from(matches!(effect.action, Action::CloseLink { .. }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_not_taken_for_missed_heartbeats() {
+    let bench = bench(4);
+    for n in 1..=4 {
+        let input = Input::LinkOpened { session: Session(n.into()), node: node(n), generation: Generation(1), facts: Facts::default() };
+        bench.brain.send(input).await;
+    }
+    answered("the links are open", bench.brain.query(|_| ())).await;
+    // The brain is busy while twelve seconds of heartbeats and other inputs arrive; one worker is silent.
+    let (entered, is_busy) = oneshot::channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let busy = bench.brain.clone();
+    let query = tokio::spawn(async move {
+        busy.query(move |_| {
+            let _ = entered.send(());
+            let _ = held.recv();
+        })
+        .await
+    });
+    is_busy.await.expect("the query runs");
+    for second in 1..=12 {
+        for n in 1..=3 {
+            bench.now.store(second * 1_000 - 100, Ordering::SeqCst);
+            bench.brain.heartbeat(Session(n.into()), &node(n), None);
+        }
+        bench.now.store(second * 1_000, Ordering::SeqCst);
+        bench.brain.send(Input::Noted { node: node(1), what: format!("second {second}") }).await;
+    }
+    go_on.send(()).expect("the query waits");
+    answered("the busy query", async { query.await.expect("it does not panic") }).await;
+    answered("the backlog", bench.brain.query(|_| ())).await;
+    let events = bench.store.events(0, 1_000, None).expect("reads");
+    let suspected = |n| events.iter().any(|event| event.node == Some(node(n)) && event.message.contains("suspect"));
+    assert_eq!((1..=4).map(suspected).collect::<Vec<_>>(), [false, false, false, true], "{events:#?}");
+}
+
+#[test]
+fn of_several_heartbeats_the_latest_counts_and_no_load_is_lost() {
+    let lane = HeartbeatLane::default();
+    let load = Load { cpu: 500, ..Load::default() };
+    lane.put(Session(2), &node(2), 10, Some(load));
+    lane.put(Session(1), &node(1), 20, None);
+    lane.put(Session(2), &node(2), 30, None);
+    let taken: Vec<_> = lane.take().into_iter().map(|h| (h.session.0, h.at, h.load)).collect();
+    assert_eq!(taken, [(1, 20, None), (2, 30, Some(load))]);
+    assert!(lane.take().is_empty());
+}
+
+#[tokio::test]
+async fn of_several_goals_for_a_node_the_last_is_kept_in_its_place() {
+    let queue = EffectQueue::default();
+    let goal = |n, version| Effect {
+        action: Action::SendGoal {
+            node: node(n),
+            order: GoalOrder { session: Session(1), version, revision: 1, start: BTreeSet::new(), drain: false },
+        },
+        node: None,
+    };
+    queue.push(goal(1, 1));
+    queue.push(goal(2, 1));
+    queue.push(goal(1, 2));
+    queue.close();
+    let mut order = Vec::new();
+    while let Some(Effect { action: Action::SendGoal { node, order: of }, .. }) = queue.next().await {
+        order.push((node, of.version));
+    }
+    assert_eq!(order, [(node(1), 2), (node(2), 1)]);
+}
