@@ -91,7 +91,7 @@ impl Head {
         let available = |wanted: &_| self.artifacts.availability(wanted);
         let job = planner.job(runtime.as_ref(), &file, &submit.arguments, &self.view, &context, &available);
         let job = job.map_err(|e| Status::failed_precondition(e.to_string()))?;
-        let workers = self.mind.ask(|brain| status::workers(&brain.snapshot())).await.map_err(stopped)?;
+        let workers = self.brain.query(|brain| status::workers(&brain.snapshot())).await.map_err(stopped)?;
         if let Ok(Some(misfit)) = planner.misfit(&job.runtime, &self.view, &context, &workers) {
             return Err(Status::failed_precondition(misfit.to_string()));
         }
