@@ -289,7 +289,7 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn rollout_status(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        document(&head.mind.ask(|brain| brain.rollout()).await.map_err(stopped)?)
+        document(&head.brain.query(|brain| brain.rollout()).await.map_err(stopped)?)
     }
 
     async fn rollout_resume(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {

@@ -12,7 +12,7 @@ pub(super) fn resumed(revision: u64) -> RolloutAnswer {
 impl Head {
     /// Rolls out the description that the cluster ran before the roll-out that is under way, as a new revision.
     pub(super) async fn undo_rollout(&self) -> Result<RolloutAnswer, Status> {
-        let rollout = self.mind.ask(|brain| brain.rollout()).await.map_err(stopped)?;
+        let rollout = self.brain.query(|brain| brain.rollout()).await.map_err(stopped)?;
         let Some(from) = rollout.from else {
             return Err(Status::failed_precondition("no roll-out is under way: there is nothing to undo"));
         };
