@@ -124,7 +124,8 @@ fn bad_input_is_refused_and_changes_nothing() {
     assert!(!cluster.directory().exists());
     assert_eq!(cluster.run(&["up", "/no/such.toml"]).code, 4);
     assert_eq!(cluster.run(&["status", "bda"]).code, 4);
-    assert_eq!(cluster.run(&["status"]).code, 2);
+    assert_eq!(cluster.run(&["status"]).code, 4, "there is no cluster to mean");
+    assert_eq!(cluster.run(&["down"]).code, 2, "what destroys is named");
     assert_eq!(cluster.run(&["down", &file, "--yes"]).code, 3, "the file is broken, so it names no cluster");
 
     // A broken cluster file and the runtimes that it asks for are told of at once, to programs too.
