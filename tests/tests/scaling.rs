@@ -64,7 +64,7 @@ fn people_ask_for_room_and_steer_the_head() {
     let why = run(&["why", &number]).ok().out;
     assert!(why.contains("not default: has no licence") && why.contains("launched"), "{why}");
 
-    run(&["revoke", "solver"]).ok();
+    run(&["revoke", "solver", "--now"]).ok();
     cluster.wait("the licence back", Duration::from_secs(30), |s| s.ready && !workers(s).iter().any(|n| n.node_type.as_str() == "large"));
     // A node that is set aside is replaced and kept.
     run(&["quarantine", "w1", "--reason", "odd"]).ok();
