@@ -1,33 +1,34 @@
 //! Sessions: a program run for somebody at the other end of a stream of its own.
+//!
+//! Where a program ends, what it started ends too, unless it left the program's session and holds none of its output.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+pub mod brought;
+mod family;
+mod program;
+
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
-use cloudtik_protocol::logging::plain;
+use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{STDIN_WINDOW, wire};
-use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use self::brought::Brought;
+use self::program::Program;
 use crate::dialer::Dialer;
 use crate::home::Home;
-use crate::pty::Master;
 
 /// Frames of output that wait to be sent; when the other end does not read, the program waits.
 const OUTGOING: usize = 16;
@@ -38,25 +39,27 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Opens the session that a command asked for, and runs the program in it.
 pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Execute) -> anyhow::Result<()> {
     let (outgoing, frames) = mpsc::channel(OUTGOING);
-    outgoing.send(frame(Frame::Attach(id))).await?;
+    outgoing.send(frame(Frame::Attach(id.clone()))).await?;
     let mut incoming =
         BusClient::new(dialer.dial().await?).session(ReceiverStream::new(frames)).await.context("opening the session")?.into_inner();
+    let brought = Brought::record(home, &id, &execute)?;
     let mut program = match Program::start(home.path(), &execute) {
         Ok(program) => program,
         Err(error) => {
-            let exit = wire::Exit { code: 127, error: plain(&format!("{error:#}")) };
+            let exit = wire::Exit { code: error.exit_code(), error: chain(&error) };
             outgoing.send(frame(Frame::Exit(exit))).await?;
             drop(outgoing);
+            brought.remove();
             until_closed(&mut incoming).await;
             return Ok(());
         }
     };
-    let group = program.group;
     let ended = CancellationToken::new();
+    let closed = [CancellationToken::new(), CancellationToken::new()];
     // They end with this: if the agent stops, so does what it runs for people.
     let (mut copies, mut feeding) = (JoinSet::new(), JoinSet::new());
     for (is_error, from) in program.outputs.drain(..) {
-        copies.spawn(copy(from, is_error, outgoing.clone(), ended.clone()));
+        copies.spawn(copy(from, is_error, outgoing.clone(), closed[usize::from(is_error)].clone(), ended.clone()));
     }
     // Written by a task of its own: a program that does not read must not keep us from hearing signals, nor the end.
     let waiting = Arc::new(AtomicUsize::new(0));
@@ -82,8 +85,13 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
                     Frame::EndOfInput(_) => input = None,
                     Frame::Signal(signal) => {
                         if let Ok(signal) = Signal::try_from(signal) {
-                            let _ = killpg(group, signal);
+                            program.signal(signal);
                         }
+                    }
+                    // A terminal has one stream, and no way to close it but to hang up.
+                    Frame::CloseOutput(_) if execute.terminal => program.signal(Signal::SIGHUP),
+                    Frame::CloseOutput(stream) => {
+                        closed[usize::from(stream == i32::from(wire::OutputStream::Stderr))].cancel();
                     }
                     Frame::Resize(size) => program.resize(size),
                     Frame::Attach(_) | Frame::Open(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Taken(_) => {}
@@ -93,17 +101,16 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
                 Ok(None) | Err(_) => connected = program.end(),
             },
             () = tokio::time::sleep_until(program.kill_at.unwrap_or_else(Instant::now)), if program.kill_at.is_some() => {
-                let _ = killpg(group, Signal::SIGKILL);
+                program.signal(Signal::SIGKILL);
                 program.kill_at = None;
             }
         }
     };
-    // What it started and left in its group ends with it.
-    let _ = killpg(group, Signal::SIGTERM);
+    program.end_family(&mut copies).await;
     ended.cancel();
     while copies.join_next().await.is_some() {}
     drop(input);
-    remove(home.path(), &execute);
+    brought.remove();
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
     drop(outgoing);
     until_closed(&mut incoming).await;
@@ -128,20 +135,6 @@ async fn feed(
     }
 }
 
-/// Removes what was brought for the program only.
-fn remove(home: &Path, execute: &wire::Execute) {
-    if execute.directory.is_empty() {
-        return;
-    }
-    let directory = home.join(&execute.directory);
-    for name in execute.remove.iter().filter(|name| !name.contains('/') && *name != "..") {
-        let _ = std::fs::remove_file(directory.join(name));
-    }
-    if !execute.remove.is_empty() {
-        let _ = std::fs::remove_dir(directory);
-    }
-}
-
 /// The head closes when it has everything; leaving sooner would take back what is still on its way.
 async fn until_closed(incoming: &mut tonic::Streaming<wire::SessionFrame>) {
     let _ = tokio::time::timeout(GRACE, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
@@ -152,94 +145,13 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1)
 }
 
-struct Program {
-    child: Child,
-    group: Pid,
-    input: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    outputs: Vec<(bool, Box<dyn AsyncRead + Send + Unpin>)>,
-    terminal: Option<OwnedFd>,
-    /// When it is killed, if it was told to end.
-    kill_at: Option<Instant>,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Not its leader alone, which is what dropping the child kills.
-        if self.child.id().is_some() {
-            let _ = killpg(self.group, Signal::SIGKILL);
-        }
-    }
-}
-
-impl Program {
-    fn start(home: &Path, execute: &wire::Execute) -> anyhow::Result<Self> {
-        let (program, arguments) = execute.command.split_first().context("no command was given")?;
-        let directory = if execute.directory.is_empty() { home.to_owned() } else { home.join(&execute.directory) };
-        std::fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-        let mut command = if execute.terminal {
-            // `setsid --ctty` gives the program the terminal as its controlling one.
-            let mut command = Command::new("setsid");
-            command.args(["--ctty", "--wait", program]);
-            command
-        } else {
-            Command::new(program)
-        };
-        command.args(arguments).current_dir(&directory).envs(&execute.environment).kill_on_drop(true);
-        if let Ok(mark) = std::env::var(NODE_HOME_VARIABLE) {
-            command.env(NODE_HOME_VARIABLE, mark);
-        }
-        if !execute.terminal {
-            command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-            let group = Pid::from_raw(child.id().context("the program ended at once")? as i32);
-            let input = child.stdin.take().map(|s| Box::new(s) as Box<_>);
-            let mut outputs: Vec<(bool, Box<dyn AsyncRead + Send + Unpin>)> = Vec::new();
-            outputs.extend(child.stdout.take().map(|s| (false, Box::new(s) as Box<_>)));
-            outputs.extend(child.stderr.take().map(|s| (true, Box::new(s) as Box<_>)));
-            return Ok(Self { child, group, input, outputs, terminal: None, kill_at: None });
-        }
-        let size = execute.size.map(|s| Winsize { ws_row: s.rows as u16, ws_col: s.columns as u16, ws_xpixel: 0, ws_ypixel: 0 });
-        let pty = openpty(size.as_ref(), None).context("opening a terminal")?;
-        // What else is started meanwhile must not hold the terminal open.
-        for end in [&pty.master, &pty.slave] {
-            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).context("opening a terminal")?;
-        }
-        command.env("TERM", execute.environment.get("TERM").map_or("xterm-256color", String::as_str));
-        command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
-        // `setsid` needs not to lead a group; it forks and waits otherwise, which would lose the group's number.
-        let child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-        drop(command);
-        let group = Pid::from_raw(child.id().context("the program ended at once")? as i32);
-        let (reader, writer) = (Master::new(pty.master.try_clone()?)?, Master::new(pty.master.try_clone()?)?);
-        Ok(Self {
-            child,
-            group,
-            input: Some(Box::new(writer)),
-            outputs: vec![(false, Box::new(reader))],
-            terminal: Some(pty.master),
-            kill_at: None,
-        })
-    }
-
-    /// Tells the program to end, and after a grace makes it. False: nobody is connected any more.
-    fn end(&mut self) -> bool {
-        let _ = killpg(self.group, Signal::SIGTERM);
-        self.kill_at = Some(Instant::now() + GRACE);
-        false
-    }
-
-    fn resize(&self, size: wire::TerminalSize) {
-        let Some(terminal) = &self.terminal else { return };
-        let size = rustix::termios::Winsize { ws_row: size.rows as u16, ws_col: size.columns as u16, ws_xpixel: 0, ws_ypixel: 0 };
-        let _ = rustix::termios::tcsetwinsize(terminal, size);
-    }
-}
-
-/// Sends what the program says. Once it has ended, what others of it hold open is not waited for.
+/// Sends what the program prints, until nobody reads it any more: then the program's next write fails. Once the program and its
+/// family have ended, what still holds the stream open is not waited for.
 async fn copy(
     mut from: Box<dyn AsyncRead + Send + Unpin>,
     is_error: bool,
     outgoing: mpsc::Sender<wire::SessionFrame>,
+    closed: CancellationToken,
     ended: CancellationToken,
 ) {
     let given_up = async {
@@ -251,6 +163,7 @@ async fn copy(
     loop {
         let read = tokio::select! {
             biased;
+            () = closed.cancelled() => return,
             read = from.read(&mut buffer) => read,
             () = &mut given_up => return,
         };
@@ -260,7 +173,11 @@ async fn copy(
             Ok(n) => {
                 let bytes = Bytes::copy_from_slice(&buffer[..n]);
                 let frame = frame(if is_error { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) });
-                if outgoing.send(frame).await.is_err() {
+                let is_sent = tokio::select! {
+                    sent = outgoing.send(frame) => sent.is_ok(),
+                    () = closed.cancelled() => false,
+                };
+                if !is_sent {
                     return;
                 }
             }

@@ -12,6 +12,8 @@ use cloudtik_model::ServiceKey;
 /// cgroups                     the control groups that were made here, a path in each line
 /// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
 /// data/RUNTIME/               what services keep
+/// jobs/ID/                    the working directory of a job
+/// brought/SESSION.json        files to remove when the program of a session has ended
 /// ```
 #[derive(Debug, Clone)]
 pub struct Home(PathBuf);
@@ -49,6 +51,12 @@ impl Home {
     }
     pub fn service(&self, key: &ServiceKey) -> PathBuf {
         self.services().join(key.runtime.as_str()).join(key.service.as_str())
+    }
+    pub fn all_brought(&self) -> PathBuf {
+        self.0.join("brought")
+    }
+    pub fn brought(&self, session: &str) -> PathBuf {
+        self.all_brought().join(format!("{session}.json"))
     }
     pub fn artifacts(&self) -> PathBuf {
         self.0.join("artifacts")

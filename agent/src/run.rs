@@ -113,6 +113,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         Some(address) => address.clone(),
         None => own_address(&bootstrap.head)?,
     };
+    crate::exec::brought::clear(&home);
     let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;

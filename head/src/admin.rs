@@ -365,11 +365,10 @@ impl wire::admin_server::Admin for AdminService {
             return Err(Status::invalid_argument("the first frame must open something"));
         };
         let (sender, receiver) = mpsc::channel(32);
-        let mut client = programs::Client { frames, answers: sender.clone() };
         let tasks = head.tasks.clone();
         tasks.spawn(async move {
             let opened = tokio::select! {
-                opened = head.open(open, &mut client) => opened,
+                opened = head.open(open) => opened,
                 () = sender.closed() => return,
             };
             let mut program = match opened {
@@ -387,7 +386,7 @@ impl wire::admin_server::Admin for AdminService {
                         None => return,
                     },
                     // While the agent does not take what came before, nothing more is read from the client.
-                    frame = client.frames.message(), if to_agent.as_ref().is_some_and(|to| to.capacity() > 0) => match (frame, &to_agent) {
+                    frame = frames.message(), if to_agent.as_ref().is_some_and(|to| to.capacity() > 0) => match (frame, &to_agent) {
                         (Ok(Some(frame)), Some(to)) => { let _ = to.try_send(frame); }
                         // The client is gone: dropping the sender ends the program.
                         _ => to_agent = None,

@@ -1,6 +1,6 @@
 //! `cloudtik-head`.
 
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,7 +24,11 @@ struct Arguments {
 }
 
 fn print(answer: anyhow::Result<impl Serialize>) -> ExitCode {
-    let written = answer.and_then(|answer| Ok(serde_json::to_writer(BufWriter::new(std::io::stdout()), &answer)?));
+    let written = answer.and_then(|answer| {
+        let mut out = BufWriter::new(std::io::stdout());
+        serde_json::to_writer(&mut out, &answer)?;
+        Ok(out.flush()?)
+    });
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

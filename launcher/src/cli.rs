@@ -224,7 +224,7 @@ pub enum Command {
         cluster: NamedCluster,
         /// File or folder on this machine
         from: PathBuf,
-        /// Folder on the node; created if it is missing
+        /// Folder on the node, or new name there
         to: String,
         /// Node, such as `w1`; the head's node by default
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
@@ -237,7 +237,7 @@ pub enum Command {
         cluster: NamedCluster,
         /// File or folder on the node
         from: String,
-        /// Folder on this machine; created if it is missing
+        /// Folder on this machine, or new name here
         to: PathBuf,
         /// Node, such as `w1`; the head's node by default
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
@@ -297,6 +297,13 @@ pub enum Command {
     /// Print the version
     #[command(after_help = examples::VERSION)]
     Version,
+}
+
+impl Command {
+    /// Whether nothing is left to do once nobody reads what the command prints.
+    pub fn is_only_output(&self) -> bool {
+        matches!(self, Self::Events { .. } | Self::Logs(_) | Self::Status { watch: true, .. })
+    }
 }
 
 #[derive(Args)]

@@ -1,5 +1,7 @@
 //! `exec` and `attach`: a program on one node or on all.
 
+pub mod typed;
+
 use std::io::IsTerminal;
 
 use cloudtik_model::natural;
@@ -13,8 +15,11 @@ use crate::cli::{Exec, Target};
 use crate::client::Client;
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
-use crate::session::{Lines, Session, Stream, copy, exit_status, forward_input, write};
+use crate::session::{Lines, Reading, Session, Stream, exit_status, forward_input};
 use crate::terminal::{RawMode, size};
+
+/// The exit status of a program whose terminal is gone: 128 + SIGHUP.
+const HUNG_UP: u8 = 129;
 
 /// What a program said and how it ended, for programs.
 #[derive(Debug, Serialize)]
@@ -32,9 +37,12 @@ impl Outcome {
     pub async fn of(node: &str, session: &mut Session) -> Result<Self, Failure> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let exit_code = session
-            .follow(|stream, bytes| match stream {
-                Stream::Out => stdout.extend_from_slice(bytes),
-                Stream::Error => stderr.extend_from_slice(bytes),
+            .follow(|stream, bytes| {
+                match stream {
+                    Stream::Out => stdout.extend_from_slice(bytes),
+                    Stream::Error => stderr.extend_from_slice(bytes),
+                }
+                Reading::GoesOn
             })
             .await?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -44,26 +52,35 @@ impl Outcome {
 
 pub async fn exec(printer: &Printer, arguments: &Exec) -> Result<u8, Failure> {
     let client = Client::connect(&arguments.cluster).await?;
+    let line = format!("cloudtik exec {}", client.place.name);
     if arguments.all {
-        return exec_all(printer, &client, &arguments.command).await;
+        return exec_all(printer, &client, &arguments.command, &format!("{line} --all")).await;
     }
+    let line = arguments.node.as_ref().map_or_else(|| line.clone(), |node| format!("{line} --node {node}"));
+    exec_one(printer, &client, arguments).await.map_err(|failure| match typed::hint(&line, failure.code, &arguments.command) {
+        Some(hint) if failure.hint.is_none() => failure.hint(hint),
+        _ => failure,
+    })
+}
+
+async fn exec_one(printer: &Printer, client: &Client, arguments: &Exec) -> Result<u8, Failure> {
     let node = arguments.node.as_deref().unwrap_or("head");
     if arguments.terminal {
-        return in_terminal(&client, node, arguments.command.clone()).await;
+        return in_terminal(printer, client, node, arguments.command.clone()).await;
     }
     let execute = wire::Execute { command: arguments.command.clone(), ..Default::default() };
-    let mut session = Session::open(&client, node, What::Execute(execute)).await?;
+    let mut session = Session::open(client, node, What::Execute(execute)).await?;
     forward_input(vec![session.input.clone()]);
     if printer.is_json() {
         let outcome = Outcome::of(node, &mut session).await?;
         printer.json(&outcome);
         return Ok(outcome.exit_code);
     }
-    session.follow(copy).await
+    session.follow(|stream, bytes| printer.copy(stream, bytes)).await
 }
 
 /// Runs a command on every node at once; each gets a copy of the input, if somebody pipes one in.
-async fn exec_all(printer: &Printer, client: &Client, command: &[String]) -> Result<u8, Failure> {
+async fn exec_all(printer: &Printer, client: &Client, command: &[String], line: &str) -> Result<u8, Failure> {
     let nodes: Vec<String> = client.status().await?.nodes.iter().filter(|n| n.agent.is_some()).map(|n| n.id.to_string()).collect();
     let (mut running, mut inputs) = (tokio::task::JoinSet::new(), Vec::new());
     let has_input = !std::io::stdin().is_terminal();
@@ -78,6 +95,7 @@ async fn exec_all(printer: &Printer, client: &Client, command: &[String]) -> Res
                 session.input.tell(Frame::EndOfInput(true)).await;
             }
         }
+        let printer = printer.clone();
         running.spawn(async move {
             let result = async {
                 let mut session = opened?;
@@ -85,15 +103,18 @@ async fn exec_all(printer: &Printer, client: &Client, command: &[String]) -> Res
                     return Outcome::of(&node, &mut session).await;
                 }
                 let (mut out, mut error) = (Lines::default(), Lines::default());
-                let prefixed = |stream, line: &str| copy(stream, format!("{node}: {line}\n").as_bytes());
+                let prefixed = |stream, lines: Vec<String>| {
+                    let text: String = lines.iter().map(|line| format!("{node}: {line}\n")).collect();
+                    printer.copy(stream, text.as_bytes())
+                };
                 let exit_code = session
                     .follow(|stream, bytes| {
                         let lines = if stream == Stream::Out { &mut out } else { &mut error };
-                        lines.take(bytes).iter().for_each(|line| prefixed(stream, line));
+                        prefixed(stream, lines.take(bytes))
                     })
                     .await?;
                 for (stream, lines) in [(Stream::Out, &mut out), (Stream::Error, &mut error)] {
-                    lines.rest().iter().for_each(|line| prefixed(stream, line));
+                    let _ = prefixed(stream, lines.rest().into_iter().collect());
                 }
                 Ok(Outcome { node: node.clone(), exit_code, stdout: String::new(), stderr: String::new(), error: None })
             };
@@ -124,17 +145,21 @@ async fn exec_all(printer: &Printer, client: &Client, command: &[String]) -> Res
     outcomes.sort_by(|a, b| natural::compare(&a.node, &b.node));
     if is_json {
         printer.json(&outcomes);
+    } else if let Some(hint) =
+        outcomes.iter().find_map(|outcome| outcome.error.as_ref().and_then(|_| typed::hint(line, outcome.exit_code, command)))
+    {
+        printer.say(&format!("\nhint: {hint}"));
     }
     Ok(outcomes.iter().map(|o| o.exit_code).max().unwrap_or(0))
 }
 
-pub async fn attach(cluster: Target<'_>, node: Option<String>) -> Result<u8, Failure> {
+pub async fn attach(printer: &Printer, cluster: Target<'_>, node: Option<String>) -> Result<u8, Failure> {
     let client = Client::connect(cluster).await?;
     let shell = vec!["sh".to_owned(), "-c".to_owned(), "exec \"${SHELL:-/bin/bash}\" -l".to_owned()];
-    in_terminal(&client, node.as_deref().unwrap_or("head"), shell).await
+    in_terminal(printer, &client, node.as_deref().unwrap_or("head"), shell).await
 }
 
-async fn in_terminal(client: &Client, node: &str, command: Vec<String>) -> Result<u8, Failure> {
+async fn in_terminal(printer: &Printer, client: &Client, node: &str, command: Vec<String>) -> Result<u8, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(USAGE, "there is no terminal here").hint("leave out -t, or use `exec` instead of `attach`"));
     }
@@ -149,7 +174,12 @@ async fn in_terminal(client: &Client, node: &str, command: Vec<String>) -> Resul
     let result = loop {
         tokio::select! {
             next = session.next() => match next {
-                Ok(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => write(&mut std::io::stdout(), &bytes),
+                Ok(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => {
+                    if printer.copy(Stream::Out, &bytes) == Reading::Ended {
+                        // Letting go of the session ends the program, as a terminal that is gone does.
+                        break Ok(HUNG_UP);
+                    }
+                }
                 Ok(Frame::Exit(exit)) => break exit_status(exit),
                 Ok(_) => {}
                 Err(failure) => break Err(failure),

@@ -33,8 +33,10 @@ mod validate;
 mod waits;
 mod watch;
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::{Arguments, Command, Format, Target};
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() && let Some(failure) = missing_separator(&error) => {
+            let format = if wants_json(std::env::args()) { Format::Json } else { Format::Text };
+            Printer::new(format).failure(&failure);
+            return ExitCode::from(failure.code);
+        }
         // Programs are told in their own way what is wrong with a line.
         Err(error) if error.use_stderr() && wants_json(std::env::args()) => {
             let text = error.to_string();
@@ -55,7 +62,13 @@ fn main() -> ExitCode {
             Printer::new(Format::Json).failure(&failure);
             return ExitCode::from(USAGE);
         }
-        Err(error) => error.exit(),
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help, or the version.
+        Err(error) => {
+            let printer = Printer::new(Format::Text);
+            printer.wrote(error.print().and_then(|()| std::io::stdout().flush()));
+            return ExitCode::from(printer.finish(Ok(0)));
+        }
     };
     let printer = Printer::new(arguments.output);
     cloudtik_protocol::tls::install_crypto();
@@ -73,7 +86,13 @@ fn main() -> ExitCode {
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
-                let result = runtime.block_on(run(&printer, command));
+                let is_only_output = command.is_only_output();
+                let result = runtime.block_on(async {
+                    tokio::select! {
+                        result = run(&printer, command) => result,
+                        () = printer.output_ended(), if is_only_output => Ok(0),
+                    }
+                });
                 // A thread that reads a terminal must not hold up the end.
                 runtime.shutdown_background();
                 result
@@ -81,13 +100,13 @@ fn main() -> ExitCode {
             Err(error) => Err(Failure::failed(format!("cannot start: {error}"))),
         },
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            printer.failure(&failure);
-            ExitCode::from(failure.code)
-        }
-    }
+    ExitCode::from(printer.finish(result))
+}
+
+/// Whether a line lacks nothing but the `--` of `exec`.
+fn missing_separator(error: &clap::Error) -> Option<Failure> {
+    let line: Vec<_> = std::env::args_os().collect();
+    matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument).then(|| exec::typed::without_separator(&line))?
 }
 
 /// Whether a line that cannot be read asks for JSON.
@@ -125,7 +144,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
             steer::drain(printer, (&cluster).into(), &node, yes, wait.then_some(timeout)).await.map(|()| 0)
         }
         Command::Exec(arguments) => exec::exec(printer, &arguments).await,
-        Command::Attach { cluster, node } => exec::attach((&cluster).into(), node).await,
+        Command::Attach { cluster, node } => exec::attach(printer, (&cluster).into(), node).await,
         Command::Submit(arguments) => submit::submit(printer, &arguments).await,
         Command::Logs(arguments) => logs::logs(printer, &arguments).await.map(|()| 0),
         Command::Upload { cluster, from, to, node } => transfer::upload(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),

@@ -1,6 +1,8 @@
 //! What is printed: data on standard output, talk on standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cloudtik_model::Timestamp;
@@ -12,6 +14,7 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::failure::{FAILED, Failure, USAGE};
+use crate::session::{Reading, Stream};
 use crate::terminal::takes_codes;
 
 #[derive(Clone)]
@@ -20,24 +23,110 @@ pub struct Printer {
     /// Whether data, and talk, may carry codes.
     data_codes: bool,
     talk_codes: bool,
+    output: Arc<Output>,
+}
+
+/// What became of the streams that data goes to.
+#[derive(Default)]
+struct Output {
+    state: Mutex<OutputState>,
+    ended: tokio::sync::Notify,
+}
+
+#[derive(Default)]
+struct OutputState {
+    /// Those that take no more.
+    ended: Vec<Stream>,
+    /// Why, unless their readers went away.
+    failure: Option<io::Error>,
+}
+
+impl Output {
+    fn state(&self) -> std::sync::MutexGuard<'_, OutputState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, stream: Stream, written: io::Result<()>) -> Reading {
+        let Err(error) = written else { return Reading::GoesOn };
+        let mut state = self.state();
+        state.ended.push(stream);
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            state.failure.get_or_insert(error);
+        }
+        self.ended.notify_one();
+        Reading::Ended
+    }
+}
+
+/// Writes all of it, also where the other end made the stream non-blocking.
+fn write_all(mut to: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    loop {
+        let step = if bytes.is_empty() { to.flush().map(|()| None) } else { to.write(bytes).map(Some) };
+        match step {
+            Ok(None) => return Ok(()),
+            Ok(Some(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Some(written)) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(to.as_fd())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn wait_for_room(to: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    match poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Printer {
     pub fn new(format: Format) -> Self {
-        Self { format, data_codes: has_colour(&io::stdout()), talk_codes: has_colour(&io::stderr()) }
+        Self { format, data_codes: has_colour(&io::stdout()), talk_codes: has_colour(&io::stderr()), output: Arc::default() }
     }
 
     pub fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// Writes data; a reader that went away is no failure.
+    /// Writes data. What becomes of it counts at the end: [`Printer::finish`].
     pub fn raw(&self, bytes: &[u8]) {
-        let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
-            let broken = error.kind() == io::ErrorKind::BrokenPipe;
-            std::process::exit(if broken { 0 } else { i32::from(FAILED) });
+        let _ = self.copy(Stream::Out, bytes);
+    }
+
+    /// Writes what a program printed, and says whether more of it can be written.
+    pub fn copy(&self, stream: Stream, bytes: &[u8]) -> Reading {
+        if self.output.state().ended.contains(&stream) {
+            return Reading::Ended;
         }
+        let written = match stream {
+            Stream::Out => write_all(io::stdout().lock(), bytes),
+            Stream::Error => write_all(io::stderr().lock(), bytes),
+        };
+        self.output.record(stream, written)
+    }
+
+    /// Notes how data was written by others.
+    pub fn wrote(&self, written: io::Result<()>) {
+        let _ = self.output.record(Stream::Out, written);
+    }
+
+    /// Comes when data cannot be written any more.
+    pub async fn output_ended(&self) {
+        self.output.ended.notified().await;
+    }
+
+    /// The exit status of a command, after what went wrong was said. Output that could not be written is a failure, whatever
+    /// else came of the command; a reader that went away is none.
+    pub fn finish(&self, result: Result<u8, Failure>) -> u8 {
+        let code = result.unwrap_or_else(|failure| {
+            self.failure(&failure);
+            failure.code
+        });
+        let Some(error) = self.output.state().failure.take() else { return code };
+        self.failure(&Failure::failed(format!("cannot write the output: {error}")));
+        if code == 0 { FAILED } else { code }
     }
 
     pub fn line(&self, text: &str) {

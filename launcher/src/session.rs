@@ -1,6 +1,6 @@
 //! A program that runs on a node for us: its streams, its exit status, and how it is cancelled from here.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::output::talk;
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
 const SIGTERM: i32 = 15;
+const SIGPIPE: i32 = 13;
 /// From the first interrupt until the program is left to be killed by its agent.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -92,23 +93,34 @@ impl Session {
         }
     }
 
-    /// Hands output to `show` until the program ends; returns its exit status. An interrupt cancels the program.
-    pub async fn follow(&mut self, mut show: impl FnMut(Stream, &[u8])) -> Result<u8, Failure> {
+    /// Hands output to `show` until the program ends; returns its exit status. An interrupt cancels the program. Where `show`
+    /// says that a stream is not read any more, the program's writes to it fail from then on, as in a pipeline; its end by
+    /// SIGPIPE is then no failure.
+    pub async fn follow(&mut self, mut show: impl FnMut(Stream, &[u8]) -> Reading) -> Result<u8, Failure> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut asked = false;
+        let mut closed: Vec<Stream> = Vec::new();
         let mut give_up = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             let interrupted = tokio::select! {
-                next = self.next() => match next? {
-                    Frame::Stdout(bytes) => { show(Stream::Out, &bytes); false }
-                    Frame::Stderr(bytes) => { show(Stream::Error, &bytes); false }
-                    Frame::Exit(_) if asked => {
-                        talk("cancelled");
-                        return Ok(INTERRUPTED);
+                next = self.next() => {
+                    let (stream, bytes) = match next? {
+                        Frame::Stdout(bytes) => (Stream::Out, bytes),
+                        Frame::Stderr(bytes) => (Stream::Error, bytes),
+                        Frame::Exit(_) if asked => {
+                            talk("cancelled");
+                            return Ok(INTERRUPTED);
+                        }
+                        Frame::Exit(exit) if !closed.is_empty() && exit.code == 128 + SIGPIPE => return Ok(0),
+                        Frame::Exit(exit) => return exit_status(exit),
+                        _ => continue,
+                    };
+                    if !closed.contains(&stream) && show(stream, &bytes) == Reading::Ended {
+                        closed.push(stream);
+                        self.input.tell(Frame::CloseOutput(stream.wire().into())).await;
                     }
-                    Frame::Exit(exit) => return exit_status(exit),
-                    _ => false,
+                    false
                 },
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
@@ -144,12 +156,21 @@ pub enum Stream {
     Error,
 }
 
-/// Copies what a program says here, as it says it.
-pub fn copy(stream: Stream, bytes: &[u8]) {
-    match stream {
-        Stream::Out => write(&mut std::io::stdout(), bytes),
-        Stream::Error => write(&mut std::io::stderr(), bytes),
+impl Stream {
+    fn wire(self) -> wire::OutputStream {
+        match self {
+            Self::Out => wire::OutputStream::Stdout,
+            Self::Error => wire::OutputStream::Stderr,
+        }
     }
+}
+
+/// Whether output is still read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Reading {
+    GoesOn,
+    Ended,
 }
 
 pub fn exit_status(exit: wire::Exit) -> Result<u8, Failure> {
@@ -157,13 +178,6 @@ pub fn exit_status(exit: wire::Exit) -> Result<u8, Failure> {
         return Ok(u8::try_from(exit.code).unwrap_or(FAILED));
     }
     Err(Failure::new(u8::try_from(exit.code).unwrap_or(FAILED), exit.error))
-}
-
-pub fn write(to: &mut impl Write, bytes: &[u8]) {
-    if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
-        // Nobody reads any more.
-        std::process::exit(0);
-    }
 }
 
 /// Reads standard input, for one program or for several at once, on a thread of its own: it cannot be waited for

@@ -28,6 +28,9 @@ pub const MAX_FRAME: usize = 4 << 20;
 /// Bytes of a session's input that may be on their way to its program.
 pub const STDIN_WINDOW: usize = 1 << 20;
 
+/// The longest file of a job, in bytes.
+pub const MAX_JOB: u64 = 256 << 20;
+
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -31,9 +31,9 @@ fn programs_and_files_reach_nodes() {
     let content: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     fs::write(folder.join("deep/file"), &content).expect("writes");
     let there = cluster.state().join("there").display().to_string();
-    cluster.run(&["upload", "reach", &folder.display().to_string(), &there, "--node", "w1"]).ok();
+    cluster.run(&["upload", "reach", &folder.display().to_string(), &format!("{there}/"), "--node", "w1"]).ok();
     let back = cluster.state().join("back").display().to_string();
-    cluster.run(&["download", "reach", &format!("{there}/folder"), &back, "--node", "w1"]).ok();
+    cluster.run(&["download", "reach", &format!("{there}/folder"), &format!("{back}/"), "--node", "w1"]).ok();
     assert_eq!(fs::read(cluster.state().join("back/folder/deep/file")).expect("came back"), content);
     assert_eq!(cluster.run(&["download", "reach", "/no/such", &back]).code, 4);
 

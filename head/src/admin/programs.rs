@@ -3,30 +3,21 @@
 use cloudtik_brain::Input;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{NodeId, RuntimeName, ServiceKey};
-use cloudtik_protocol::logging::plain;
-use cloudtik_protocol::pki;
-use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
-use cloudtik_protocol::wire::session_frame::Frame;
-use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use cloudtik_protocol::{MAX_JOB, pki, wire};
+use tonic::Status;
 
 use super::{Head, parse, stopped};
 use crate::sessions::Program;
 use crate::status;
 
-/// The most that an uploaded job may have, in bytes.
-const MAX_JOB: usize = 256 << 20;
-
-/// Whoever asked for a program: what comes from them, and the way back.
-pub(super) struct Client {
-    pub frames: Streaming<wire::SessionFrame>,
-    pub answers: mpsc::Sender<Result<wire::SessionFrame, Status>>,
-}
-
-fn broken() -> Status {
-    Status::unavailable("the upload broke off")
-}
+/// Writes the first `$1` bytes of the input to the file `$2`, then becomes the program that follows.
+const TAKE_FILE: &str = r#"
+(umask 077; head -c "$1" > "$2") || exit 1
+[ "$(wc -c < "$2")" -eq "$1" ] || { echo "the job's file did not arrive whole" >&2; exit 1; }
+shift 2
+exec "$@"
+"#;
 
 impl Head {
     /// Has a program run on a node, over the link that the brain accepted.
@@ -38,8 +29,8 @@ impl Head {
         self.sessions.open(session, node, execute)
     }
 
-    /// Starts what a client asked for. A submission's bytes come first, so it reads the client's frames.
-    pub(super) async fn open(&self, request: wire::OpenRequest, client: &mut Client) -> Result<Program, Status> {
+    /// Starts what a client asked for.
+    pub(super) async fn open(&self, request: wire::OpenRequest) -> Result<Program, Status> {
         let node = if request.node.is_empty() { NodeId::head() } else { parse("node", &request.node)? };
         match request.what {
             Some(What::Execute(execute)) => {
@@ -62,7 +53,7 @@ impl Head {
                 command.push(path);
                 self.open_program(&node, wire::Execute { command, ..Default::default() }).await
             }
-            Some(What::Submit(submit)) => self.submit(submit, client).await,
+            Some(What::Submit(submit)) => self.submit(submit).await,
             None => Err(Status::invalid_argument("this head does not know what is to be opened; upgrade it")),
         }
     }
@@ -79,7 +70,13 @@ impl Head {
         view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
     }
 
-    async fn submit(&self, submit: wire::Submit, client: &mut Client) -> Result<Program, Status> {
+    /// Starts a job as one program, which first takes the job's file from its input: whatever ends it, the agent removes the
+    /// file.
+    async fn submit(&self, submit: wire::Submit) -> Result<Program, Status> {
+        let size = submit.size.ok_or_else(|| Status::failed_precondition("this cloudtik is older than the head; upgrade it"))?;
+        if size > MAX_JOB {
+            return Err(Status::resource_exhausted(format!("a job's file may have at most {} MiB", MAX_JOB >> 20)));
+        }
         let name = submit.file_name.rsplit('/').next().filter(|n| !n.is_empty() && *n != "." && *n != "..").unwrap_or("job").to_owned();
         let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
         let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
@@ -102,10 +99,10 @@ impl Head {
             }
             None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
         }
-        self.upload(&directory, &name, client).await?;
         self.note(NodeId::head(), format!("submit {name}")).await;
+        let taking = ["sh", "-c", TAKE_FILE, "sh"].map(str::to_owned).into_iter().chain([size.to_string(), name.clone()]);
         let execute = wire::Execute {
-            command: job.command,
+            command: taking.chain(job.command).collect(),
             environment: job.environment.into_iter().collect(),
             directory,
             remove: vec![name],
@@ -113,44 +110,4 @@ impl Head {
         };
         self.open_program(&NodeId::head(), execute).await
     }
-
-    /// Writes the client's bytes to a file on the head's node.
-    async fn upload(&self, directory: &str, name: &str, client: &mut Client) -> Result<(), Status> {
-        let command = ["sh", "-c", "umask 077; exec cat > \"$1\"", "sh", name].map(str::to_owned).to_vec();
-        let execute = wire::Execute { command, directory: directory.to_owned(), ..Default::default() };
-        let mut program = self.open_program(&NodeId::head(), execute).await?;
-        let (mut size, mut complaint) = (0, String::new());
-        loop {
-            tokio::select! {
-                frame = client.frames.message() => match frame?.and_then(|f| f.frame) {
-                    Some(Frame::Stdin(bytes)) => {
-                        size += bytes.len();
-                        if size > MAX_JOB {
-                            return Err(Status::invalid_argument(format!("a job may have at most {} MiB", MAX_JOB >> 20)));
-                        }
-                        program.to_agent.send(frame_of(Frame::Stdin(bytes))).await.map_err(|_| broken())?;
-                    }
-                    Some(Frame::EndOfInput(_)) => program.to_agent.send(frame_of(Frame::EndOfInput(true))).await.map_err(|_| broken())?,
-                    Some(Frame::Signal(_)) => return Err(Status::cancelled("cancelled before the job began")),
-                    Some(_) => {}
-                    None => return Err(Status::cancelled("the client went away")),
-                },
-                frame = program.from_agent.recv() => match frame.ok_or_else(broken)??.frame {
-                    // Room for as much again, which the client waits for.
-                    Some(Frame::Taken(bytes)) => client.answers.send(Ok(frame_of(Frame::Taken(bytes)))).await.map_err(|_| broken())?,
-                    Some(Frame::Stderr(bytes)) => complaint.push_str(&String::from_utf8_lossy(&bytes)),
-                    Some(Frame::Exit(wire::Exit { code: 0, .. })) => return Ok(()),
-                    Some(Frame::Exit(exit)) => {
-                        let why = plain(format!("{}{complaint}", exit.error).trim());
-                        return Err(Status::internal(format!("the upload failed with status {}: {why}", exit.code)));
-                    }
-                    _ => {}
-                },
-            }
-        }
-    }
-}
-
-fn frame_of(frame: Frame) -> wire::SessionFrame {
-    wire::SessionFrame { frame: Some(frame) }
 }

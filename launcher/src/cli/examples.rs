@@ -203,7 +203,16 @@ Examples:
   cloudtik drain demo w2 --yes --wait";
 
 pub const EXEC: &str = "\
-The exit status is that of the command.
+The command is not taken apart by a shell; where it needs one, run \"sh -c\".
+The exit status is that of the command, 126 if it is no program, 127 if it is
+not found, and 128 + n if signal n ended it.
+
+What the command starts ends with it, within a second, unless it has left the
+session of the command (\"setsid\") and its output is redirected. \"nohup\" alone
+is not enough.
+
+If nobody reads the output any more, the command ends when it writes, as in a
+pipeline.
 
 Examples:
   # Run a command on the head's node
@@ -214,6 +223,12 @@ Examples:
 
   # Run a command on every node
   cloudtik exec demo --all -- uptime
+
+  # Run a command line of a shell
+  cloudtik exec demo -- sh -c 'du -s /tmp/* | sort -n'
+
+  # Start a program that goes on in the background
+  cloudtik exec demo -- sh -c 'setsid my-server >server.log 2>&1 &'
 
   # Print the exit status and the output as JSON
   cloudtik exec demo -o json -- df -h";
@@ -238,16 +253,42 @@ Examples:
   cloudtik logs demo --node w1";
 
 pub const UPLOAD: &str = "\
+TO is named as by \"cp -r\": if it is a folder, or ends with a slash, the copy
+goes into it; otherwise TO is the copy's new name. Missing folders are created.
+A file replaces a file; a folder is merged into a folder of the same name.
+
+A symbolic link that is named is followed; links inside a folder stay links.
+A file that grows meanwhile is copied as it was at the start. An entry that
+cannot be read is an error, and nothing is copied.
+
 Examples:
-  # Copy a folder to a worker
-  cloudtik upload demo ./data /tmp/in --node w1";
+  # Copy a file into a folder of a worker
+  cloudtik upload demo data.csv /tmp/ --node w1
+
+  # Copy a file under a new name
+  cloudtik upload demo data.csv /tmp/in.csv
+
+  # Copy a folder: /tmp/in holds its content
+  cloudtik upload demo ./data /tmp/in";
 
 pub const DOWNLOAD: &str = "\
+TO is named as by \"cp -r\": if it is a folder, or ends with a slash, the copy
+goes into it; otherwise TO is the copy's new name. Missing folders are created.
+A file replaces a file; a folder is merged into a folder of the same name.
+
+A symbolic link that is named is followed; links inside a folder stay links.
+A file that grows meanwhile is copied as it was at the start.
+
 Examples:
-  # Copy a folder from a worker
-  cloudtik download demo /tmp/out ./results --node w1";
+  # Copy a folder of a worker to ./results
+  cloudtik download demo /tmp/out ./results --node w1
+
+  # Copy a file into the current folder
+  cloudtik download demo /tmp/out.csv .";
 
 pub const ATTACH: &str = "\
+When the shell ends, so does what it started, by the rule of \"exec\".
+
 Examples:
   # Open a shell on a worker
   cloudtik attach demo w1";

@@ -1,0 +1,98 @@
+//! Files that were brought to the node for one program. They are removed when it has ended; after an agent that could not do
+//! so, by the next one.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use cloudtik_protocol::wire;
+use serde::{Deserialize, Serialize};
+
+use crate::home::Home;
+
+/// The files of one program, and the record of them on the disk.
+pub struct Brought {
+    home: Home,
+    files: Files,
+    record: PathBuf,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Files {
+    /// Relative to the agent's directory.
+    directory: String,
+    names: Vec<String>,
+}
+
+impl Brought {
+    /// Notes which files are to be removed, before any of them is there.
+    pub fn record(home: &Home, session: &str, execute: &wire::Execute) -> anyhow::Result<Self> {
+        let is_name = |name: &&String| !name.contains('/') && *name != "..";
+        let names = execute.remove.iter().filter(is_name).cloned().collect();
+        let own = Self { home: home.clone(), files: Files { directory: execute.directory.clone(), names }, record: home.brought(session) };
+        if own.is_something() {
+            fs::create_dir_all(home.all_brought()).context("making the directory of records")?;
+            let text = serde_json::to_vec(&own.files).context("writing the record of the session's files")?;
+            fs::write(&own.record, text).with_context(|| format!("writing {}", own.record.display()))?;
+        }
+        Ok(own)
+    }
+
+    fn is_something(&self) -> bool {
+        !self.files.names.is_empty() && !self.files.directory.is_empty()
+    }
+
+    /// Removes them, and their directory if nothing else is in it.
+    pub fn remove(self) {
+        if !self.is_something() {
+            return;
+        }
+        let directory = self.home.path().join(&self.files.directory);
+        for name in &self.files.names {
+            let _ = fs::remove_file(directory.join(name));
+        }
+        let _ = fs::remove_dir(directory);
+        let _ = fs::remove_file(self.record);
+    }
+}
+
+/// Removes what earlier agents left. No program of theirs is followed any more.
+pub fn clear(home: &Home) {
+    let Ok(records) = fs::read_dir(home.all_brought()) else { return };
+    for record in records.flatten().map(|entry| entry.path()) {
+        let files = fs::read(&record).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        match files {
+            Some(files) => Brought { home: home.clone(), files, record }.remove(),
+            // Its agent ended while it was written: nothing had been brought yet.
+            None => drop(fs::remove_file(record)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_programs_are_removed_at_their_end_or_by_the_next_agent() {
+        let folder = tempfile::tempdir().expect("makes");
+        let home = Home::new(folder.path());
+        let bring = |session: &str| {
+            let execute = wire::Execute { directory: format!("jobs/{session}"), remove: vec!["job.py".to_owned()], ..Default::default() };
+            let brought = Brought::record(&home, session, &execute).expect("records");
+            fs::create_dir_all(folder.path().join("jobs").join(session)).expect("makes");
+            fs::write(folder.path().join("jobs").join(session).join("job.py"), "pass").expect("writes");
+            brought
+        };
+        let left = || fs::read_dir(folder.path().join("jobs")).expect("reads").count();
+        bring("first").remove();
+        assert_eq!((left(), fs::read_dir(home.all_brought()).expect("reads").count()), (0, 0));
+        // Its agent is killed.
+        drop(bring("second"));
+        drop(bring("third"));
+        fs::write(folder.path().join("jobs/third/result.csv"), "1,2").expect("writes");
+        clear(&home);
+        assert_eq!((left(), fs::read_dir(home.all_brought()).expect("reads").count()), (1, 0));
+        assert!(folder.path().join("jobs/third/result.csv").exists() && !folder.path().join("jobs/third/job.py").exists());
+    }
+}

@@ -1,0 +1,106 @@
+//! `exec`: what goes on in the background, and what a command that cannot run is told.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cloudtik_tests::{Cluster, send, until};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// Waits for a process id that a script wrote.
+fn pid_in(file: &Path) -> i32 {
+    until("a process id", Duration::from_secs(5), || fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+}
+
+#[test]
+fn a_program_that_left_the_session_and_redirected_its_output_goes_on_and_the_rest_ends() {
+    let cluster = Cluster::new("background", "[workers.default]\nmin = 1");
+    cluster.up();
+    let marks = cluster.state().join("marks");
+    fs::create_dir_all(&marks).expect("makes");
+    // What runs in the background writes its process id and becomes `sleep`.
+    let file = marks.join("pid");
+    let program = format!("sh -c 'echo $$ > {}; exec sleep 4711'", file.display());
+    let stubborn = format!("sh -c 'echo $$ > {}; trap \"\" TERM HUP; while :; do sleep 0.1; done'", file.display());
+    let redirected = ">/dev/null 2>&1 &";
+    // The process id is awaited, so that no rule is kept by chance; but for the last of those that go on, which is ended on at once.
+    let wait = format!("\nuntil [ -s {} ]; do sleep 0.01; done", file.display());
+    let cases = [
+        (format!("setsid {program} {redirected}{wait}"), true),
+        (format!("setsid {program} {redirected}"), true),
+        (format!("nohup {program} {redirected}{wait}"), false),
+        (format!("set -m; {program} {redirected}{wait}"), false),
+        (format!("{program} &{wait}"), false),
+        (format!("setsid {program} &{wait}"), false),
+        (format!("setsid {program} >/dev/null &{wait}"), false),
+        (format!("{stubborn} {redirected}{wait}"), false),
+        (format!("setsid {stubborn} &{wait}"), false),
+    ];
+    for node in ["head", "w1"] {
+        for (script, goes_on) in &cases {
+            let _ = fs::remove_file(&file);
+            let ran = cluster.run(&["exec", "background", "--node", node, "--", "bash", "-c", &format!("{script}\nexit 5")]);
+            assert_eq!(ran.code, 5, "{script}: {ran:?}");
+            let pid = pid_in(&file);
+            assert_eq!(is_running(pid), *goes_on, "{node}: {script}");
+            if *goes_on {
+                assert!(ran.took < Duration::from_secs(3), "{script}: {:?}", ran.took);
+                let session = nix::unistd::getsid(Some(Pid::from_raw(pid))).expect("it runs");
+                assert_eq!(session.as_raw(), pid, "{script}");
+                send(pid, Signal::SIGKILL);
+                until("its end", Duration::from_secs(5), || (!is_running(pid)).then_some(()));
+            }
+        }
+    }
+    let help = cluster.run(&["exec", "--help"]).ok().out;
+    assert!(help.contains("setsid") && help.contains("nohup"), "{help}");
+}
+
+#[test]
+fn a_command_that_cannot_run_says_why_and_what_to_type() {
+    let cluster = Cluster::new("typed", "[workers.default]\nmin = 1");
+    cluster.up();
+    let plain = cluster.state().join("plain");
+    fs::write(&plain, "echo ran").expect("writes");
+    let (plain, folder) = (plain.display().to_string(), cluster.state().display().to_string());
+    let no_such = "cannot run echo a > f: there is no such program in the PATH of the node";
+    let cases = [
+        (vec!["echo a > f"], 127, no_such.to_owned(), "`cloudtik exec typed -- sh -c 'echo a > f'`".to_owned()),
+        (vec!["no-such"], 127, "cannot run no-such: there is no such program".to_owned(), String::new()),
+        (vec!["cd", "/tmp"], 127, "cannot run cd".to_owned(), "`cloudtik exec typed -- sh -c 'cd /tmp'`".to_owned()),
+        (vec![&plain], 126, "it is not executable".to_owned(), format!("`cloudtik exec typed -- sh {plain}`")),
+        (vec![&folder], 126, "it is a directory".to_owned(), String::new()),
+    ];
+    for (command, code, why, hint) in cases {
+        let arguments: Vec<&str> = ["exec", "typed", "--"].into_iter().chain(command).collect();
+        let ran = cluster.run(&arguments);
+        assert!(ran.code == code && ran.err.contains(&why) && ran.err.contains(&hint), "{arguments:?}: {ran:?}");
+        let json: Vec<&str> = ["-o", "json"].into_iter().chain(arguments.iter().copied()).collect();
+        let ran = cluster.run(&json);
+        let document: serde_json::Value = serde_json::from_str(&ran.err).expect("a document");
+        assert!(ran.code == code && document["error"].as_str().is_some_and(|error| error.contains(&why)), "{json:?}: {document}");
+        assert!(hint.is_empty() || document["hint"].as_str().is_some_and(|told| told.contains(&hint)), "{json:?}: {document}");
+    }
+    let ran = cluster.run(&["exec", "typed", "--all", "--", "echo a > f"]);
+    assert!(ran.code == 127 && ran.err.contains(&format!("w1: {no_such}")), "{ran:?}");
+    assert_eq!(ran.err.matches("`cloudtik exec typed --all -- sh -c 'echo a > f'`").count(), 1, "{ran:?}");
+
+    for (line, right) in [
+        (vec!["exec", "typed", "ls", "-l"], "`cloudtik exec typed -- ls -l`"),
+        (vec!["exec", "typed", "--node", "w1", "ls"], "`cloudtik exec typed --node w1 -- ls`"),
+        (vec!["exec", "typed", "echo a > f"], "`cloudtik exec typed -- sh -c 'echo a > f'`"),
+    ] {
+        let ran = cluster.run(&line);
+        assert!(ran.code == 2 && ran.err.contains("`--` is missing") && ran.err.contains(right), "{line:?}: {ran:?}");
+        let json: Vec<&str> = ["-o", "json"].into_iter().chain(line).collect();
+        let ran = cluster.run(&json);
+        let document: serde_json::Value = serde_json::from_str(&ran.err).expect("a document");
+        assert!(ran.code == 2 && document["error"].as_str().is_some_and(|error| error.contains("`--` is missing")), "{json:?}: {document}");
+    }
+}
