@@ -48,7 +48,10 @@ fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(Arguments::command).complete();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) if error.use_stderr() && let Some(failure) = missing_separator(&error) => {
+        Err(error)
+            if error.use_stderr()
+                && let Some(failure) = missing_separator(&error) =>
+        {
             let format = if wants_json(std::env::args()) { Format::Json } else { Format::Text };
             Printer::new(format).failure(&failure);
             return ExitCode::from(failure.code);
@@ -106,7 +109,8 @@ fn main() -> ExitCode {
 /// Whether a line lacks nothing but the `--` of `exec`.
 fn missing_separator(error: &clap::Error) -> Option<Failure> {
     let line: Vec<_> = std::env::args_os().collect();
-    matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument).then(|| exec::typed::without_separator(&line))?
+    matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument)
+        .then(|| exec::typed::without_separator(&line))?
 }
 
 /// Whether a line that cannot be read asks for JSON.

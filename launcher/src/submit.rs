@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use cloudtik_protocol::{MAX_JOB, wire};
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
+use cloudtik_protocol::{MAX_JOB, wire};
 
 use crate::cli::Submit;
 use crate::client::Client;

@@ -57,7 +57,11 @@ fn copies_are_named_as_cp_names_them() {
         copy("data", "copy").ok();
         assert_eq!(below(&there.join("copy")), ["b.txt", "empty"], "{command}: a folder under a new name");
         copy("data", "copy").ok();
-        assert_eq!(below(&there.join("copy")), ["b.txt", "data", "data/b.txt", "data/empty", "empty"], "{command}: and into one that is there");
+        assert_eq!(
+            below(&there.join("copy")),
+            ["b.txt", "data", "data/b.txt", "data/empty", "empty"],
+            "{command}: and into one that is there"
+        );
         fs::write(there.join("copy/data/own.txt"), "own").expect("writes");
         let ran = copy("data", "copy").ok();
         assert_eq!(below(&there.join("copy/data")), ["b.txt", "empty", "own.txt"], "{command}: what is there stays");
