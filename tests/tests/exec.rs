@@ -1,10 +1,13 @@
 //! `exec`: what goes on in the background, and what a command that cannot run is told.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use cloudtik_tests::{Cluster, send, until};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -103,4 +106,48 @@ fn a_command_that_cannot_run_says_why_and_what_to_type() {
         let document: serde_json::Value = serde_json::from_str(&ran.err).expect("a document");
         assert!(ran.code == 2 && document["error"].as_str().is_some_and(|error| error.contains("`--` is missing")), "{json:?}: {document}");
     }
+}
+
+#[test]
+fn a_command_with_a_terminal_keeps_its_status_and_the_same_rule() {
+    let cluster = Cluster::new("terminal", "[workers.default]\nmin = 0");
+    cluster.up();
+    let file = cluster.state().join("pid");
+    let on_terminal = |script: &str| {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        // What the command starts must not keep the terminal open.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("closed on exec");
+        }
+        let end = || Stdio::from(pty.slave.try_clone().expect("clones"));
+        let mut command = cluster.command(&["exec", "terminal", "-t", "--", "bash", "-c", script]);
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("runs");
+        drop((command, pty.slave));
+        let mut written = Vec::new();
+        let _ = fs::File::from(pty.master).read_to_end(&mut written);
+        (child.wait().expect("ends").code(), String::from_utf8_lossy(&written).into_owned())
+    };
+    let (code, said) = on_terminal("tty; test -t 0 && test -t 1 && exit 7");
+    assert!(code == Some(7) && said.contains("/dev/pts/"), "{code:?} {said}");
+    let program = format!("sh -c 'echo $$ > {}; exec sleep 4712'", file.display());
+    let wait = format!("until [ -s {} ]; do sleep 0.01; done", file.display());
+    for (script, goes_on) in [
+        (format!("setsid {program} </dev/null >/dev/null 2>&1 &\n{wait}"), true),
+        (format!("nohup {program} </dev/null >/dev/null 2>&1 &\n{wait}"), false),
+        (format!("setsid {program} &\n{wait}"), false),
+    ] {
+        let _ = fs::remove_file(&file);
+        let (code, said) = on_terminal(&format!("{script}\nexit 5"));
+        assert_eq!(code, Some(5), "{script}: {said}");
+        let pid = pid_in(&file);
+        assert_eq!(is_running(pid), goes_on, "{script}");
+        send(pid, Signal::SIGKILL);
+    }
+    // Its output is a full disk, and its input a terminal: it ends as where a terminal is gone.
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("there is /dev/full");
+    let mut command = cluster.command(&["exec", "terminal", "-t", "--", "sh", "-c", "echo out; exec sleep 4713"]);
+    let ran = command.stdin(Stdio::from(pty.slave)).stdout(full).output().expect("runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(129) && said.contains("cannot write the output: the disk is full"), "{:?} {said}", ran.status);
 }

@@ -128,3 +128,24 @@ fn nothing_is_left_of_a_submit_that_was_killed() {
     until("the end of the submit", Duration::from_secs(30), || child.try_wait().expect("it can be waited for"));
     until("what the next agent removes", Duration::from_secs(30), || left(&cluster).is_empty().then_some(()));
 }
+
+#[test]
+fn a_job_keeps_its_status_when_its_output_cannot_be_written() {
+    let cluster = batch("unwritten");
+    for (status, wanted) in [(0, 1), (3, 3)] {
+        let file = job(&cluster, &format!("yes; echo ended >&2; exit {status}"));
+        for json in [false, true] {
+            if json {
+                // As a document, the output is kept: of a job that ends by itself.
+                job(&cluster, &format!("echo out; echo ended >&2; exit {status}"));
+            }
+            let full = File::options().write(true).open("/dev/full").expect("there is /dev/full");
+            let format = if json { "json" } else { "text" };
+            let ran = cluster.command(&["-o", format, "submit", "unwritten", &file]).stdout(full).output().expect("runs");
+            let said = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(ran.status.code(), Some(wanted), "{said}");
+            assert!(said.contains("cannot write the output: the disk is full") && (json || said.contains("ended")), "{said}");
+        }
+    }
+    nothing_left(&cluster);
+}

@@ -66,6 +66,8 @@ fn copies_are_named_as_cp_names_them() {
         let ran = copy("data", "copy").ok();
         assert_eq!(below(&there.join("copy/data")), ["b.txt", "empty", "own.txt"], "{command}: what is there stays");
         assert!(ran.err.contains(&text(&there.join("copy/data"))), "{command} says where it is: {}", ran.err);
+        let help = cluster.run(&[command, "--help"]).ok().out;
+        assert!(help.contains("as by \"cp -r\"") && help.contains("symbolic link"), "{help}");
         let ran = copy("data", "new.txt");
         assert!(ran.code == 1 && ran.err.contains("cannot replace the file"), "{command}: {ran:?}");
         fs::create_dir_all(there.join("taken/a.txt")).expect("makes");
