@@ -121,7 +121,15 @@ pub struct RuntimeUse {
     pub version: Option<String>,
     /// The share of a node's memory that the runtime may plan with; the rest is for the others.
     pub memory_share: Option<f64>,
-    pub properties: BTreeMap<String, Scalar>,
+    pub properties: BTreeMap<String, Property>,
+}
+
+/// A value for a runtime, with its place for problems that are found later.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Property {
+    pub value: Scalar,
+    pub key_span: std::ops::Range<usize>,
+    pub value_span: std::ops::Range<usize>,
 }
 
 impl Cluster {
@@ -345,7 +353,7 @@ fn read_runtimes(root: &mut Table<'_>) -> Vec<RuntimeUse> {
         if let Some(mut inner) = table.table("properties") {
             for key in inner.names::<String>() {
                 if let Some(value) = inner.scalar(&key.value) {
-                    properties.insert(key.value, value.value);
+                    properties.insert(key.value, Property { value: value.value, key_span: key.span, value_span: value.span });
                 }
             }
         }

@@ -108,6 +108,15 @@ impl<'t> Table<'t> {
         self.table.iter().any(|(k, _)| k.get_ref() == key)
     }
 
+    /// Whether a key holds a table, `{ … }` or `[…]`.
+    pub fn is_table(&self, key: &str) -> bool {
+        self.table.iter().any(|(k, value)| k.get_ref() == key && matches!(value.get_ref(), DeValue::Table(_)))
+    }
+
+    pub fn is_list(&self, key: &str) -> bool {
+        self.table.iter().any(|(k, value)| k.get_ref() == key && matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
     /// Notes a problem with the table as a whole.
     pub fn problem(&self, message: impl Into<String>, help: Option<String>) {
         self.problems.note(self.span(), message, help);

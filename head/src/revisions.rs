@@ -54,6 +54,7 @@ impl Description {
         let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, name, &self.cluster_file)
             .map_err(|errors| errors.iter().map(|e: &InvalidFile| e.render(false, 100)).collect::<Vec<_>>().join("\n"))?;
         catalog.check_signals(&cluster.scaling, name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
+        catalog.check_properties(&cluster, name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
         let planner = Planner::new(cluster, catalog);
         // Templates that cannot be filled in show here, not on a node.
         changes::check(&planner).map_err(|e| chain(&e))?;

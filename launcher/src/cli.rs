@@ -2,6 +2,7 @@
 
 mod cluster;
 mod examples;
+mod submit;
 mod values;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
+pub use self::submit::Submit;
 use crate::completion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -212,7 +214,10 @@ pub enum Command {
         node: Option<String>,
     },
     /// Run a job on a cluster and follow it; Ctrl-C cancels it
-    #[command(after_help = examples::SUBMIT)]
+    #[command(
+        override_usage = "cloudtik submit [OPTIONS] <CLUSTER> <FILE> [ARGUMENT]...",
+        after_help = examples::SUBMIT
+    )]
     Submit(Submit),
     /// Print the logs of services
     #[command(after_help = examples::LOGS)]
@@ -432,20 +437,6 @@ pub struct Exec {
     /// Command and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
-}
-
-#[derive(Args)]
-pub struct Submit {
-    #[command(flatten)]
-    pub cluster: NamedCluster,
-    /// Runtime that runs the job, if several take jobs
-    #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
-    pub runtime: Option<String>,
-    /// File of the job on this machine; it is uploaded
-    pub file: PathBuf,
-    /// Arguments of the job
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub arguments: Vec<String>,
 }
 
 #[derive(Args)]

@@ -229,6 +229,7 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
         }
     };
     found.check_signals(&cluster.scaling, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
+    found.check_properties(&cluster, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
     let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
     cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
     Ok(Described { cluster, planner, text, folders, path })

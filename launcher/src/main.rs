@@ -37,7 +37,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::cli::{Arguments, Command, Format, Target};
 use crate::failure::{Failure, USAGE};
@@ -45,7 +45,7 @@ use crate::output::Printer;
 
 fn main() -> ExitCode {
     // Answers a shell that asks how a line can go on, and ends; else nothing.
-    clap_complete::CompleteEnv::with_factory(Arguments::command).complete();
+    clap_complete::CompleteEnv::with_factory(completion::command).complete();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error)

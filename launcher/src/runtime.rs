@@ -174,7 +174,7 @@ fn new(printer: &Printer, name: &str) -> Result<(), Failure> {
     let folder = Path::new(name.as_str());
     fs::create_dir(folder).map_err(|e| Failure::failed(format!("cannot make the folder {name}: {e}")))?;
     fs::write(folder.join("runtime.toml"), NEW_MANIFEST.replace("NAME\"", &format!("{name}\"")))?;
-    fs::write(folder.join("index.html"), "{{ properties.greeting }} from {{ node.id }} of {{ cluster.name }}\n")?;
+    fs::write(folder.join("index.html"), "{{ properties.greeting | xml }} from {{ node.id | xml }} of {{ cluster.name | xml }}\n")?;
     if printer.is_json() {
         printer.json(&serde_json::json!({ "name": name, "folder": format!("./{name}") }));
         return Ok(());

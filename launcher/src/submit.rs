@@ -1,5 +1,6 @@
 //! `submit`: a job on the cluster, followed from here.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -7,32 +8,39 @@ use std::path::Path;
 use bytes::Bytes;
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
+use cloudtik_protocol::wire::submit_option::Content;
 use cloudtik_protocol::{MAX_JOB, wire};
 
 use crate::cli::Submit;
 use crate::client::Client;
 use crate::exec::Outcome;
-use crate::failure::{Failure, NOT_FOUND, REFUSED, TIMED_OUT};
+use crate::failure::{Failure, NOT_FOUND, REFUSED, TIMED_OUT, USAGE};
 use crate::output::Printer;
 use crate::session::Session;
 
 pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure> {
-    let file = &arguments.file;
-    let content = content(file)?;
+    let file = arguments.file();
+    let main = content(file, MAX_JOB)?;
+    let size = main.len() as u64;
+    let mut contents = vec![main];
     let client = Client::connect(&arguments.cluster).await?;
     let submit = wire::Submit {
         runtime: arguments.runtime.clone().unwrap_or_default(),
-        file_name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        arguments: arguments.arguments.clone(),
-        size: Some(content.len() as u64),
+        file_name: name_of(file)?,
+        arguments: arguments.arguments().iter().map(|argument| text_of(argument)).collect::<Result<_, _>>()?,
+        size: Some(size),
+        options: options(arguments, &mut contents)?,
     };
     printer.say(&format!("submitting {} to {}; its driver starts on the head", submit.file_name, client.place.name));
     let mut session = Session::open(&client, "", What::Submit(submit)).await?;
     let input = session.input.clone();
     let sending = async move {
-        if input.send(Bytes::from(content)).await {
-            input.tell(Frame::EndOfInput(true)).await;
+        for content in contents {
+            if !input.send(Bytes::from(content)).await {
+                return;
+            }
         }
+        input.tell(Frame::EndOfInput(true)).await;
     };
     let sender = tokio::spawn(sending);
     let result = if printer.is_json() {
@@ -49,25 +57,59 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
             let message = "the head was restarted while the job ran, which ended the job";
             return Failure::new(TIMED_OUT, message).hint("submit it again; the cluster itself goes on");
         }
-        if failure.hint.is_some() {
+        // What was refused waits for nothing.
+        if failure.hint.is_some() || failure.code == REFUSED {
             return failure;
         }
         failure.hint(format!("see what the cluster waits for with `cloudtik status {}`", client.place.name))
     })
 }
 
-/// What a job's file holds, which is not read at all if it is too large. It may be a pipe, of which the length is not known.
-fn content(file: &Path) -> Result<Vec<u8>, Failure> {
+/// What a job's file holds, of which at most `room` bytes are taken; it is not read at all if it is too large. It may be a pipe, of
+/// which the length is not known.
+fn content(file: &Path, room: u64) -> Result<Vec<u8>, Failure> {
     let unreadable = |e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", file.display()));
     let too_large = || {
-        Failure::new(REFUSED, format!("{} is larger than {} MiB, the limit of a job's file", file.display(), MAX_JOB >> 20))
+        let message = if room == MAX_JOB {
+            format!("{} is larger than {} MiB, the limit of a job's file", file.display(), MAX_JOB >> 20)
+        } else {
+            format!("with {} the files of the job are larger than {} MiB, the limit of them together", file.display(), MAX_JOB >> 20)
+        };
+        Failure::new(REFUSED, message)
             .hint("put data where the job can read it, such as with `cloudtik upload`, and submit only the program")
     };
     let mut opened = File::open(file).map_err(unreadable)?;
-    if opened.metadata().map_err(unreadable)?.len() > MAX_JOB {
+    if opened.metadata().map_err(unreadable)?.len() > room {
         return Err(too_large());
     }
     let mut content = Vec::new();
-    opened.by_ref().take(MAX_JOB + 1).read_to_end(&mut content).map_err(unreadable)?;
-    if content.len() as u64 > MAX_JOB { Err(too_large()) } else { Ok(content) }
+    opened.by_ref().take(room + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() as u64 > room { Err(too_large()) } else { Ok(content) }
+}
+
+fn text_of(text: &OsStr) -> Result<String, Failure> {
+    text.to_str().map(str::to_owned).ok_or_else(|| Failure::new(USAGE, format!("{} is not UTF-8", text.display())))
+}
+
+fn name_of(file: &Path) -> Result<String, Failure> {
+    text_of(file.file_name().unwrap_or_default())
+}
+
+/// The options of a job. The contents of files that they bring along are added to `contents`.
+fn options(arguments: &Submit, contents: &mut Vec<Vec<u8>>) -> Result<Vec<wire::SubmitOption>, Failure> {
+    let value = |name: &str, value: &String| wire::SubmitOption { name: name.to_owned(), content: Some(Content::Value(value.clone())) };
+    let mut options: Vec<_> = arguments.class.iter().map(|class| value("class", class)).collect();
+    options.extend(arguments.conf.iter().map(|conf| value("conf", conf)));
+    options.extend(arguments.packages.iter().map(|package| value("packages", package)));
+    options.extend(arguments.env.iter().map(|env| value("env", env)));
+    let mut room = MAX_JOB - contents.iter().map(|content| content.len() as u64).sum::<u64>();
+    for path in &arguments.py_files {
+        let content = content(path, room)?;
+        let size = content.len() as u64;
+        room -= size;
+        contents.push(content);
+        let file = wire::SubmitFile { name: name_of(path)?, size };
+        options.push(wire::SubmitOption { name: "py-files".to_owned(), content: Some(Content::File(file)) });
+    }
+    Ok(options)
 }

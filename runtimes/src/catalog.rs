@@ -1,5 +1,7 @@
 //! The runtimes that are shipped, and the user's own beside them; all are read the same way.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -104,6 +106,7 @@ impl Catalog {
         }
         let catalog = Self { manifests };
         if invalid.is_empty() {
+            problems.extend(catalog.property_problems(uses));
             problems.extend(catalog.unmet_needs(uses));
         }
         if !problems.is_empty() {
@@ -139,15 +142,6 @@ impl Catalog {
         let mut problems = Vec::new();
         for wanted in uses {
             let Some(manifest) = self.manifests.get(&wanted.name) else { continue };
-            for key in wanted.properties.keys().filter(|key| !manifest.hands_through && !manifest.properties.contains_key(*key)) {
-                let known = manifest.properties.keys().map(String::as_str);
-                let help = match nearest(key, known.clone()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("it has: {}", known.collect::<Vec<_>>().join(", ")),
-                };
-                let message = format!("the runtime {} has no property `{key}`", wanted.name);
-                problems.push(Problem { span: wanted.span.clone(), message, help: Some(help) });
-            }
             for service in &manifest.services {
                 for key in &service.after {
                     let known = self.manifests.get(&key.runtime).is_some_and(|m| m.service(&key.service).is_some());

@@ -15,6 +15,9 @@ pub fn check(planner: &Planner) -> Result<(), Error> {
     planner.check_memory()?;
     for node in sample_nodes(planner) {
         planner.plan(&sample_view(), &node, &BTreeSet::new(), &everything_here)?;
+        if node.id.is_head() {
+            planner.check_jobs(&sample_view(), &node, &everything_here)?;
+        }
     }
     Ok(())
 }

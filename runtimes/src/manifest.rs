@@ -1,18 +1,21 @@
 //! `runtime.toml`: what a runtime needs, fetches, runs, probes and offers.
 
+pub mod properties;
 mod read;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cloudtik_config::RuntimeUse;
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::reader::{Scalar, read_file};
 pub use cloudtik_model::goal::{DrainBy, Read};
 use cloudtik_model::policy::Counts;
 use cloudtik_model::spec::{Membership, Role};
-use cloudtik_model::{Bytes, RuntimeName, ServiceKey, ServiceName};
+use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
 use crate::catalog::Folder;
+use properties::{HandThrough, Property};
 
 /// A validated runtime.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,10 +32,10 @@ pub struct Manifest {
     pub services: Vec<Service>,
     pub signals: BTreeMap<String, Signal>,
     pub submit: Option<Submit>,
-    /// Properties that have no default here are handed through to the runtime's own configuration; else they are slips.
-    pub hands_through: bool,
-    /// Defaults of the properties that templates use.
-    pub properties: BTreeMap<String, Scalar>,
+    /// Which properties that are not declared are handed through to the runtime's own configuration; others are refused.
+    pub hand_through: HandThrough,
+    /// What a cluster file may set and templates use.
+    pub properties: BTreeMap<String, Property>,
     /// The folder's other files, for templates.
     pub templates: BTreeMap<String, String>,
 }
@@ -169,13 +172,30 @@ pub struct Console {
 /// How a job is run, on the head's node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
-    /// The uploaded file is `{{ job.file }}`; its arguments are appended.
+    /// The uploaded file is `{{ job.file }}`; its arguments are appended. `{{ job.options }}` and `{{ job.run }}`, each an
+    /// element of its own, stand for what the options become and for what runs a file of its kind.
     pub command: Vec<String>,
     pub environment: BTreeMap<String, String>,
     /// The service whose directory and files the job sees.
     pub service: ServiceName,
     /// What of a job must fit on one worker.
     pub part: Option<JobPart>,
+    /// The ending of a file's name → what runs such a file. Empty if every file is run alike.
+    pub files: BTreeMap<String, Vec<String>>,
+    /// The options of `cloudtik submit` that it takes.
+    pub options: BTreeMap<String, SubmitOption>,
+}
+
+/// An option of `cloudtik submit`, and what it becomes. Texts are templates of `value` and `values`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubmitOption {
+    pub arguments: Vec<String>,
+    /// The arguments stand once for all its values, not once for each.
+    pub together: bool,
+    /// Each value is `NAME=VALUE` and becomes a variable of the job's environment as well.
+    pub environment: bool,
+    /// The endings of the files that it is for; empty is all.
+    pub files: Vec<String>,
 }
 
 /// The part of a job that runs on one worker. Texts may be templates.
@@ -209,8 +229,40 @@ impl Manifest {
         read_file(&file, text, |root, problems| read::read_manifest(root, problems, templates))
     }
 
+    /// The property of this name or alias.
+    pub fn property(&self, name: &str) -> Option<&Property> {
+        let aliased = || self.properties.values().find(|p| p.alias.as_deref() == Some(name));
+        self.properties.get(name).or_else(aliased)
+    }
+
+    /// What a cluster file sets a property to, and by which name: the runtime's own name counts before the property's.
+    pub fn set_by<'a>(&'a self, name: &'a str, used: &'a RuntimeUse) -> Option<(&'a str, &'a cloudtik_config::cluster::Property)> {
+        let alias = self.properties.get(name).and_then(|p| p.alias.as_deref());
+        alias.into_iter().chain([name]).find_map(|key| Some((key, used.properties.get(key)?)))
+    }
+
+    /// The values of all properties.
+    pub fn values(&self, used: &RuntimeUse) -> BTreeMap<&str, Scalar> {
+        let value = |name: &str, property: &Property| {
+            let set = self.set_by(name, used).and_then(|(_, set)| property.check(&set.value).ok());
+            set.unwrap_or_else(|| property.default.clone())
+        };
+        self.properties.iter().map(|(name, property)| (name.as_str(), value(name, property))).collect()
+    }
+
+    /// What the cluster file sets and the manifest does not declare: for the runtime's own configuration.
+    pub fn extra<'a>(&self, used: &'a RuntimeUse) -> BTreeMap<&'a str, String> {
+        let extra = used.properties.iter().filter(|(key, _)| self.property(key).is_none());
+        extra.map(|(key, set)| (key.as_str(), set.value.to_string())).collect()
+    }
+
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services.iter().find(|s| s.name == *name)
+    }
+
+    /// Whether one of its services runs on workers of a type.
+    pub fn runs_on_workers(&self, node_type: &NodeTypeName) -> bool {
+        self.services.iter().any(|s| s.role != Role::Head && s.role.covers(node_type))
     }
 
     pub fn key(&self, service: &Service) -> ServiceKey {

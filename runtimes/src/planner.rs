@@ -2,6 +2,7 @@
 
 mod fill;
 mod jobs;
+mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::manifest::{Manifest, Probe, Service, Source};
 use crate::template;
 use fill::{gauges, limits, render_drain, render_probe};
 pub use jobs::{Misfit, PartNeeds, Room};
+pub use submit::{JobRefused, JobRequest};
+pub(crate) use submit::{OPTIONS, RUN};
 
 /// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
 /// the operating system, the agent and the page cache.
@@ -45,6 +48,8 @@ pub enum Error {
     NoSubmit(RuntimeName),
     #[error("{0}")]
     Ambiguous(String),
+    #[error(transparent)]
+    Refused(#[from] JobRefused),
 }
 
 /// One node, as far as planning goes.
@@ -299,20 +304,11 @@ impl Planner {
         node: &NodeContext,
         software: &Software,
     ) -> Value {
-        let mut properties: BTreeMap<&str, Value> = BTreeMap::new();
-        for (key, value) in manifest.properties.iter().chain(&used.properties) {
-            properties.insert(key, scalar(value));
-        }
-        // What the user set and the manifest has no default for: handed through to the runtime's own configuration.
-        let extra: BTreeMap<&str, String> = used
-            .properties
-            .iter()
-            .filter(|(k, _)| !manifest.properties.contains_key(*k))
-            .map(|(k, v)| (k.as_str(), v.to_string()))
-            .collect();
+        let properties: BTreeMap<&str, Value> = manifest.values(used).iter().map(|(name, value)| (*name, scalar(value))).collect();
+        let extra = manifest.extra(used);
         let ports: BTreeMap<&str, &BTreeMap<String, u16>> = manifest.services.iter().map(|s| (s.name.as_str(), &s.ports)).collect();
         let share = used.memory_share.unwrap_or(DEFAULT_MEMORY_SHARE);
-        let memory = Bytes((node.resources.memory.0 as f64 * share) as u64);
+        let memory = share_of(node.resources.memory, share);
         let directory = service_directory(node, &manifest.key(service));
         context! {
             cluster => context! { name => self.cluster.name.as_str() },
@@ -415,43 +411,11 @@ impl Planner {
             .flat_map(|(m, s)| s.metrics.iter().filter_map(|metrics| Some((m.key(s), *s.ports.get(&metrics.port)?, metrics.path.clone()))))
             .collect()
     }
+}
 
-    /// How `file` is run as a job. Without a runtime's name, the only one that takes jobs is meant.
-    pub fn job(
-        &self,
-        runtime: Option<&RuntimeName>,
-        file: &str,
-        arguments: &[String],
-        view: &View,
-        head: &NodeContext,
-        available: &dyn Fn(&Wanted) -> Availability,
-    ) -> Result<Job, Error> {
-        let mut takers = self.used().filter(|(r, m)| m.submit.is_some() && runtime.is_none_or(|name| r.name == *name));
-        let (used, manifest) = match (takers.next(), takers.next(), runtime) {
-            (Some(only), None, _) => only,
-            (Some((a, _)), Some((b, _)), _) => {
-                return Err(Error::Ambiguous(format!("{} and {} both take jobs: say which with --runtime", a.name, b.name)));
-            }
-            (None, _, Some(name)) => return Err(Error::NoSubmit(name.clone())),
-            (None, _, None) => return Err(Error::Ambiguous("no runtime of this cluster takes jobs".to_owned())),
-        };
-        let submit = manifest.submit.as_ref().expect("filtered above");
-        let service = manifest.service(&submit.service).expect("checked when the manifest was read");
-        let key = manifest.key(service);
-        let software = self.software(used, manifest, head, available)?;
-        let values = self.values(used, manifest, service, view, head, &software);
-        let values = context! { job => context! { file => file }, ..values };
-        let fill = |what: &'static str, text: &str| {
-            template::render(what, text, &values).map_err(|source| Error::Template { service: key.clone(), what, source })
-        };
-        let mut command = submit.command.iter().map(|t| fill("the submit command", t)).collect::<Result<Vec<_>, _>>()?;
-        command.extend(arguments.iter().cloned());
-        let mut environment = BTreeMap::new();
-        for (name, text) in &submit.environment {
-            environment.insert(name.clone(), fill("the submit environment", text)?);
-        }
-        Ok(Job { runtime: used.name.clone(), command, environment, needs: key })
-    }
+/// The share of a node's memory that a runtime plans with.
+pub(crate) fn share_of(memory: Bytes, share: f64) -> Bytes {
+    Bytes((memory.0 as f64 * share) as u64)
 }
 
 /// The directory of a service on a node; the agent uses the same.

@@ -1,4 +1,6 @@
-//! Templates: Jinja's language, strict about names that nobody defined.
+//! Templates: Jinja's language, strict about undefined names, with filters that escape values by the format they stand in.
+
+mod escape;
 
 use minijinja::{Environment, UndefinedBehavior, Value};
 
@@ -15,6 +17,7 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_keep_trailing_newline(true);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
+    escape::add_filters(&mut environment);
     environment
 }
 

@@ -19,6 +19,8 @@ use tempfile::TempDir;
 /// One user's state directory and one cluster in it. Dropping it takes the cluster down, and checks nothing.
 pub struct Cluster {
     home: TempDir,
+    /// The name of the state directory.
+    state: String,
     pub name: String,
     pub file: PathBuf,
     /// Where software is kept between tests, if the test needs any.
@@ -75,9 +77,15 @@ impl Cluster {
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
-        let cluster = Self { home, name: name.to_owned(), file, artifacts: None, programs: None, network: None };
+        let cluster = Self { home, state: "state".to_owned(), name: name.to_owned(), file, artifacts: None, programs: None, network: None };
         cluster.write(rest);
         cluster
+    }
+
+    /// Gives the user's state directory another name, such as one with a space.
+    pub fn with_state(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.state);
+        self
     }
 
     /// Shares fetched software with other tests and other runs.
@@ -133,7 +141,7 @@ impl Cluster {
 
     /// The user's state directory.
     pub fn state(&self) -> PathBuf {
-        self.home.path().join("state")
+        self.home.path().join(&self.state)
     }
 
     pub fn directory(&self) -> PathBuf {

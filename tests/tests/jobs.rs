@@ -70,7 +70,7 @@ fn a_job_s_file_that_is_too_large_is_refused_before_it_is_sent() {
     let ran = cluster.run(&["submit", "oversized", &file]);
     assert!(ran.code == 5 && ran.err.contains("is larger than 256 MiB"), "{ran:?}");
     assert!(ran.took < Duration::from_secs(1), "{ran:?}");
-    let ran = cluster.run(&["submit", "oversized", &file, "-o", "json"]);
+    let ran = cluster.run(&["submit", "-o", "json", "oversized", &file]);
     assert!(ran.code == 5 && ran.err.contains("is larger than 256 MiB"), "{ran:?}");
     // One that does not tell its length is not read for ever.
     let ran = cluster.run(&["submit", "oversized", "/dev/zero"]);

@@ -3,19 +3,26 @@
 use cloudtik_brain::Input;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{NodeId, RuntimeName, ServiceKey};
+use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::wire::open_request::What;
+use cloudtik_protocol::wire::submit_option::Content;
 use cloudtik_protocol::{MAX_JOB, pki, wire};
+use cloudtik_runtimes::planner::JobRequest;
 use tonic::Status;
 
 use super::{Head, parse, stopped};
 use crate::sessions::Program;
 use crate::status;
 
-/// Writes the first `$1` bytes of the input to the file `$2`, then becomes the program that follows.
-const TAKE_FILE: &str = r#"
-(umask 077; head -c "$1" > "$2") || exit 1
-[ "$(wc -c < "$2")" -eq "$1" ] || { echo "the job's file did not arrive whole" >&2; exit 1; }
-shift 2
+/// Takes `$1` files from the input, of which pairs of size and name follow, then becomes the program that follows these.
+const TAKE_FILES: &str = r#"
+left=$1; shift
+while [ "$left" -gt 0 ]; do
+    (umask 077; head -c "$1" > "$2") || exit 1
+    [ "$(wc -c < "$2")" -eq "$1" ] || { echo "the job's file did not arrive whole" >&2; exit 1; }
+    shift 2
+    left=$((left - 1))
+done
 exec "$@"
 "#;
 
@@ -70,25 +77,33 @@ impl Head {
         view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
     }
 
-    /// Starts a job as one program, which first takes the job's file from its input: whatever ends it, the agent removes the
-    /// file.
+    /// Starts a job as one program, which first takes the job's files from its input: whatever ends it, the agent removes the
+    /// files.
     async fn submit(&self, submit: wire::Submit) -> Result<Program, Status> {
         let size = submit.size.ok_or_else(|| Status::failed_precondition("this cloudtik is older than the head; upgrade it"))?;
-        if size > MAX_JOB {
-            return Err(Status::resource_exhausted(format!("a job's file may have at most {} MiB", MAX_JOB >> 20)));
+        let name = if is_name(&submit.file_name) { submit.file_name } else { "job".to_owned() };
+        let mut files = vec![wire::SubmitFile { name: name.clone(), size }];
+        files.extend(submit.options.iter().filter_map(file_of).cloned());
+        if files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size)) > MAX_JOB {
+            return Err(Status::resource_exhausted(format!("a job's files may have at most {} MiB together", MAX_JOB >> 20)));
         }
-        let name = submit.file_name.rsplit('/').next().filter(|n| !n.is_empty() && *n != "." && *n != "..").unwrap_or("job").to_owned();
         let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
         let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
         let head = self.brain.query(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
         let head = head.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
         let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not linked yet"))?;
         let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));
-        let file = format!("{}/{directory}/{name}", context.home);
         let available = |wanted: &_| self.artifacts.availability(wanted);
-        let job = planner.job(runtime.as_ref(), &file, &submit.arguments, &self.view, &context, &available);
-        let job = job.map_err(|e| Status::failed_precondition(e.to_string()))?;
         let workers = self.brain.query(|brain| status::workers(&brain.snapshot())).await.map_err(stopped)?;
+        let in_directory = |name: &str| format!("{}/{directory}/{name}", context.home);
+        let request = JobRequest {
+            runtime,
+            file: in_directory(&name),
+            arguments: submit.arguments,
+            options: read_options(&submit.options, &name, in_directory)?,
+        };
+        let job = planner.job(&request, &self.view, &context, &workers, &available);
+        let job = job.map_err(|e| Status::failed_precondition(chain(&e)))?;
         if let Ok(Some(misfit)) = planner.misfit(&job.runtime, &self.view, &context, &workers) {
             return Err(Status::failed_precondition(misfit.to_string()));
         }
@@ -100,14 +115,53 @@ impl Head {
             None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
         }
         self.note(NodeId::head(), format!("submit {name}")).await;
-        let taking = ["sh", "-c", TAKE_FILE, "sh"].map(str::to_owned).into_iter().chain([size.to_string(), name.clone()]);
+        let mut command = ["sh", "-c", TAKE_FILES, "sh"].map(str::to_owned).to_vec();
+        command.push(files.len().to_string());
+        command.extend(files.iter().flat_map(|file| [file.size.to_string(), file.name.clone()]));
+        command.extend(job.command);
         let execute = wire::Execute {
-            command: taking.chain(job.command).collect(),
+            command,
             environment: job.environment.into_iter().collect(),
             directory,
-            remove: vec![name],
+            remove: files.into_iter().map(|file| file.name).collect(),
             ..Default::default()
         };
         self.open_program(&NodeId::head(), execute).await
     }
+}
+
+/// Whether a text names a file in a directory, and nothing else.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains('/') && text != "." && text != ".."
+}
+
+/// The file that an option brings along.
+fn file_of(option: &wire::SubmitOption) -> Option<&wire::SubmitFile> {
+    match &option.content {
+        Some(Content::File(file)) => Some(file),
+        Some(Content::Value(_)) | None => None,
+    }
+}
+
+/// Options by name and value; a file's is where it will lie.
+fn read_options(options: &[wire::SubmitOption], job: &str, in_directory: impl Fn(&str) -> String) -> Result<Vec<(String, String)>, Status> {
+    let mut names = std::collections::BTreeSet::from([job]);
+    let mut read = Vec::new();
+    for option in options {
+        let value = match &option.content {
+            Some(Content::Value(value)) => value.clone(),
+            Some(Content::File(file)) if !is_name(&file.name) => {
+                return Err(Status::invalid_argument(format!("{:?} is not the name of a file", file.name)));
+            }
+            Some(Content::File(file)) if !names.insert(&file.name) => {
+                return Err(Status::invalid_argument(format!("two files of the job are named {}; rename one", file.name)));
+            }
+            Some(Content::File(file)) => in_directory(&file.name),
+            None => {
+                return Err(Status::invalid_argument(format!("the option {} has no value; upgrade this cloudtik", option.name)));
+            }
+        };
+        read.push((option.name.clone(), value));
+    }
+    Ok(read)
 }

@@ -234,12 +234,26 @@ Examples:
   cloudtik exec demo -o json -- df -h";
 
 pub const SUBMIT: &str = "\
+Everything after FILE belongs to the job: write cloudtik's options before it.
+Which files and options a job may have depends on its runtime. Spark runs .py,
+.jar and .sql files.
+
 Examples:
-  # Run a job with an argument
+  # Run a Python program on Spark, with its arguments
   cloudtik submit demo wordcount.py /usr/share/common-licenses/GPL-3
 
-  # Run a job of a given runtime
-  cloudtik submit demo --runtime spark job.py --date 2026-01-01";
+  # Give the program an option of its own
+  cloudtik submit demo report.py -o report.csv
+
+  # Choose the main class of a jar, and give the job more memory
+  cloudtik submit demo --class org.example.Main \\
+      --conf spark.executor.memory=1g job.jar
+
+  # Bring modules along, and set a variable
+  cloudtik submit demo --py-files lib.zip,names.py --env STAGE=test job.py
+
+  # Run SQL
+  cloudtik submit demo query.sql";
 
 pub const LOGS: &str = "\
 Examples:

@@ -16,6 +16,7 @@ pub enum Invalid {
     Span,
     Resource,
     Amount(String),
+    Assignment,
 }
 
 impl std::fmt::Display for Invalid {
@@ -23,6 +24,7 @@ impl std::fmt::Display for Invalid {
         match self {
             Self::Timeout => f.write_str("not a time such as 90s, 5m or 1h30m"),
             Self::Span => f.write_str("not a time from 1s to 366d, such as 90s, 30m, 2h or 7d"),
+            Self::Assignment => f.write_str("not NAME=VALUE"),
             Self::Resource => f.write_str("not a resource such as licences=2"),
             Self::Amount(amount) => write!(f, "{amount:?} is not a whole number"),
         }
@@ -54,6 +56,11 @@ pub fn resource(text: &str) -> Result<(String, u32), Invalid> {
     let (name, amount) = text.split_once('=').ok_or(Invalid::Resource)?;
     let amount = amount.parse().map_err(|_| Invalid::Amount(amount.to_owned()))?;
     Ok((name.to_owned(), amount))
+}
+
+/// `NAME=VALUE`, as it is.
+pub fn assignment(text: &str) -> Result<String, Invalid> {
+    text.split_once('=').filter(|(name, _)| !name.is_empty()).map(|_| text.to_owned()).ok_or(Invalid::Assignment)
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! Reading `runtime.toml`.
 
 mod numbers;
+mod submit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use cloudtik_config::reader::{At, Problems, Scalar, Table, nearest};
+use cloudtik_config::reader::{At, Problems, Table, nearest};
 use cloudtik_model::spec::{Membership, Role};
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
 use self::numbers::{read_gauge, read_signals};
-use super::{
-    Artifact, Check, Console, Drain, DrainBy, JobPart, Limits, Link, Manifest, Metrics, Part, Probe, Service, Source, Submit, parse_cpus,
-};
+use self::submit::read_submit;
+use super::properties::{read_hand_through, read_properties};
+use super::{Artifact, Check, Console, Drain, DrainBy, Limits, Link, Manifest, Metrics, Part, Probe, Service, Source, parse_cpus};
 use crate::template;
 
 const SIGNALS: [(&str, i32); 8] = [("TERM", 15), ("INT", 2), ("QUIT", 3), ("HUP", 1), ("KILL", 9), ("USR1", 10), ("USR2", 12), ("PWR", 30)];
@@ -32,13 +33,13 @@ pub(super) fn read_manifest(root: &mut Table<'_>, problems: &Problems, templates
         needs.finish();
         (java, memory)
     });
-    let properties = read_properties(root);
+    let properties = read_properties(root, problems);
     let artifacts = read_artifacts(root, &checked);
     let mut spans = BTreeMap::new();
     let mut table = root.require_table("runtime")?;
     let name = table.require::<RuntimeName>("name", "\"my-runtime\"").map(|n| n.value);
     let version = table.require_text("version", "\"1.0\"").map(|v| v.value);
-    let hands_through = table.boolean("hand_through_properties").unwrap_or(false);
+    let hand_through = read_hand_through(&mut table);
     let summary = table.text("summary").map(|s| s.value).unwrap_or_default();
     table.finish();
     let services = read_services(root, name.as_ref(), &checked, &mut spans);
@@ -55,7 +56,7 @@ pub(super) fn read_manifest(root: &mut Table<'_>, problems: &Problems, templates
         services,
         signals,
         submit,
-        hands_through,
+        hand_through,
         properties,
         templates,
     })
@@ -90,17 +91,6 @@ impl Checked<'_> {
         table.finish();
         map
     }
-}
-
-fn read_properties(root: &mut Table<'_>) -> BTreeMap<String, Scalar> {
-    let mut properties = BTreeMap::new();
-    let Some(mut table) = root.table("properties") else { return properties };
-    for key in table.names::<String>() {
-        if let Some(value) = table.scalar(&key.value) {
-            properties.insert(key.value, value.value);
-        }
-    }
-    properties
 }
 
 fn read_artifacts(root: &mut Table<'_>, checked: &Checked<'_>) -> BTreeMap<String, Artifact> {
@@ -381,32 +371,6 @@ fn read_stop(table: &mut Table<'_>, problems: &Problems) -> (i32, Duration) {
     let grace = stop.duration("grace").map_or(DEFAULT_GRACE, |d| d.value);
     stop.finish();
     (signal.unwrap_or(15), grace)
-}
-
-fn read_submit(mut table: Table<'_>, checked: &Checked<'_>, services: &[Service]) -> Option<Submit> {
-    let service = table.require::<ServiceName>("service", "\"master\"");
-    if let Some(service) = &service
-        && !services.iter().any(|s| s.name == service.value)
-    {
-        checked.problems.note(service.span.clone(), format!("there is no service {:?}", service.value), None);
-    }
-    if !table.has("command") {
-        table.problem("`submit.command` is missing", None);
-    }
-    let command = checked.texts(table.texts("command"));
-    let environment = checked.map(table.table("environment"));
-    let part = table.table("part").and_then(|table| read_part(table, checked));
-    table.finish();
-    Some(Submit { command, environment, service: service?.value, part })
-}
-
-fn read_part(mut table: Table<'_>, checked: &Checked<'_>) -> Option<JobPart> {
-    let name = table.require_text("name", "\"executor\"");
-    let mut amount = |key: &str| table.scalar(key).map(|c| checked.text(At { span: c.span, value: c.value.to_string() }));
-    let (cpus, memory) = (amount("cpus"), amount("memory"));
-    let advice = table.text("advice").map(|a| a.value).unwrap_or_default();
-    table.finish();
-    Some(JobPart { name: name?.value, cpus, memory, advice })
 }
 
 /// Notes predecessors within the runtime that do not exist, and circles.

@@ -9,6 +9,7 @@ use cloudtik_model::{Bytes, NodeTypeName, Resources, RuntimeName};
 use minijinja::Value;
 
 use super::{DEFAULT_MEMORY_SHARE, Error, NodeContext, Planner, Software, View};
+use crate::manifest::properties::parse_size;
 use crate::manifest::{Manifest, parse_cpus};
 use crate::template;
 
@@ -131,7 +132,7 @@ impl Planner {
 /// An amount of memory as `512MiB`, or as programs on a JVM write it: `512m`, `2g`, a bare number being MiB.
 fn parse_memory(text: &str) -> Option<Bytes> {
     let text = text.trim();
-    if let Ok(bytes) = text.parse::<Bytes>() {
+    if let Some(bytes) = parse_size(text) {
         return Some(bytes);
     }
     let lower = text.to_ascii_lowercase();
