@@ -36,8 +36,8 @@ mod watch;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::cli::{Arguments, Command, Format, Target};
 use crate::failure::{Failure, USAGE};
