@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloudtik_model::goal::Artifact;
+use cloudtik_protocol::files::{create_private_directory, remove_tree};
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::artifacts_client::ArtifactsClient;
 use tokio::io::AsyncWriteExt;
@@ -46,7 +47,7 @@ impl Artifacts {
         if target.exists() {
             return Ok(());
         }
-        fs::create_dir_all(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
+        create_private_directory(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
         let lock = self.directory.join(format!(".{}.lock", artifact.digest));
         let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock).context("locking the artifact")?;
         // Asked again and again rather than waited for on a thread, which would outlive a change of the goal.
@@ -114,8 +115,8 @@ fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow
         fs::remove_file(part)?;
         bail!("what arrived is not what was promised: its SHA-256 differs; it will be fetched again");
     }
-    let _ = fs::remove_dir_all(temporary);
-    fs::create_dir(temporary)?;
+    remove_tree(temporary).context("making room")?;
+    create_private_directory(temporary)?;
     file.rewind()?;
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(1 << 20, file));
     archive.set_preserve_permissions(true);

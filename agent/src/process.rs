@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -73,6 +74,26 @@ pub fn end_session(leader: i32) -> usize {
         let Ok(entries) = fs::read_dir("/proc") else { return ended };
         for pid in entries.flatten().filter_map(|e| e.file_name().to_string_lossy().parse::<i32>().ok()) {
             if pid != leader && session_of(pid) == Some(leader) && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                ended += 1;
+            }
+        }
+    }
+    ended
+}
+
+/// Kills every process that carries this agent's mark in its environment, but the agent itself; returns how many there were.
+pub fn end_marked() -> usize {
+    let Ok(home) = std::env::var(NODE_HOME_VARIABLE) else { return 0 };
+    let (mark, own) = (format!("{NODE_HOME_VARIABLE}={home}").into_bytes(), std::process::id() as i32);
+    let mut ended = 0;
+    // Twice: what was starting another process just then.
+    for _ in 0..2 {
+        let Ok(entries) = fs::read_dir("/proc") else { return ended };
+        for entry in entries.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            let is_marked = environment.split(|b| *b == 0).any(|variable| variable == mark);
+            if pid != own && is_marked && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
                 ended += 1;
             }
         }

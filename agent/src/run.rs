@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::report::ServiceState;
+use cloudtik_protocol::files::Presence;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::{HEALTH_PORT, tls};
 use sd_notify::NotifyState;
@@ -30,11 +32,14 @@ use crate::home::Home;
 use crate::identity::NodeIdentity;
 use crate::link::Link;
 use crate::load::{Gpus, Meter};
+use crate::process::end_marked;
 use crate::reports::Reports;
 use crate::service::Surroundings;
 
 /// The agent's own log is started afresh beyond this many bytes; the last one is kept.
 const MAX_LOG: u64 = 8 << 20;
+/// Between two looks at whether the node's directory is there.
+const HOME_LOOK: Duration = Duration::from_secs(1);
 /// How long tasks may take to end when the agent stops.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
@@ -160,12 +165,18 @@ async fn serve(home: Home) -> anyhow::Result<()> {
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let patience = bootstrap.dead_man_ms.map(Duration::from_millis);
+    let presence = Presence::of(home.path(), &["bootstrap.json", "agent.lock"]).context("watching the node's directory")?;
+    let mut gone = std::pin::pin!(home_removed(presence));
     let mut deserted = std::pin::pin!(deserted(is_linked, patience));
     loop {
         tokio::select! {
             () = &mut deserted => {
                 end_node(&converger, &reports_kept, &bootstrap).await;
                 tracing::info!("agent stops");
+                break;
+            }
+            () = &mut gone => {
+                end_without_home(&converger, &reports_kept, &bootstrap).await;
                 break;
             }
             _ = terminate.recv() => break tell_stop(),
@@ -218,6 +229,31 @@ async fn end_node(converger: &Converger, reports: &Reports, bootstrap: &Bootstra
     let Some((program, arguments)) = bootstrap.power_off.split_first() else { return };
     if let Err(error) = tokio::process::Command::new(program).args(arguments).status().await {
         tracing::error!("cannot shut the machine down: {program}: {error}");
+    }
+}
+
+/// Returns when the node's directory was removed.
+async fn home_removed(presence: Presence) {
+    let presence = Arc::new(presence);
+    loop {
+        tokio::time::sleep(HOME_LOOK).await;
+        let looked = presence.clone();
+        if tokio::task::spawn_blocking(move || looked.is_gone()).await.unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+/// Without its directory the node can keep nothing and start nothing: its services end, and its agent says goodbye, so that
+/// the head replaces it. The head itself, which has a directory of its own, goes on.
+async fn end_without_home(converger: &Converger, reports: &Reports, bootstrap: &Bootstrap) {
+    tracing::error!("the node's directory was removed: its services end, and its agent");
+    let longest = converger.stop_all().min(SHUTDOWN);
+    let mut seen = reports.subscribe();
+    let stopped = seen.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own()));
+    let _ = tokio::time::timeout(longest, stopped).await;
+    if !bootstrap.node.is_head() {
+        end_marked();
     }
 }
 

@@ -239,6 +239,11 @@ impl ServiceTask {
     }
 
     async fn start(&mut self, service: &goal::Service) -> anyhow::Result<()> {
+        // A node's directory that was deleted does not come back.
+        let home = self.around.home.path();
+        if !home.is_dir() {
+            bail!("the node's directory {} is gone", home.display());
+        }
         let (directory, goal) = (self.directory.clone(), service.clone());
         let groups = self.groups(service).await;
         let run = Run {

@@ -17,7 +17,8 @@ mod progress;
 mod truststore;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use cloudtik_model::goal::Artifact;
 use cloudtik_model::software::{Fetch, IndexEntry};
-use cloudtik_protocol::files::{create_private_directory, write_atomically};
-use cloudtik_protocol::logging::plain;
+use cloudtik_protocol::files::{create_private_directory, remove_tree, write_atomically};
+use cloudtik_protocol::logging::{chain, plain};
 use cloudtik_protocol::pki::sha256_hex;
 use cloudtik_runtimes::planner::{Availability, Resolved, Trimming, Wanted};
 use tokio::sync::watch;
@@ -66,6 +67,7 @@ enum State {
 
 impl ArtifactStore {
     pub fn open(directory: &Path, tasks: TaskTracker) -> anyhow::Result<Self> {
+        create_private_directory(directory).with_context(|| format!("making {}", directory.display()))?;
         create_private_directory(&directory.join("index")).with_context(|| format!("making {}", directory.display()))?;
         Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals: watch::Sender::new(0), failed: Arc::default(), tasks })
     }
@@ -225,7 +227,7 @@ impl ArtifactStore {
 
     async fn fetch_once(&self, key: &str, wanted: &Wanted) -> anyhow::Result<Artifact> {
         let lock_path = self.directory.join(format!(".fetch-{key}.lock"));
-        let lock = File::create(lock_path).context("locking the fetch")?;
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock_path).context("locking the fetch")?;
         let _lock = match lock.try_lock() {
             Ok(()) => lock,
             Err(_) => {
@@ -238,14 +240,16 @@ impl ArtifactStore {
             return Ok(artifact);
         }
         let work = self.directory.join(format!(".fetch-{key}"));
-        let _ = fs::remove_dir_all(&work);
+        remove_tree(&work).context("removing what an earlier fetch left")?;
         create_private_directory(&work).with_context(|| format!("making {}", work.display()))?;
         let tree = work.join("tree");
-        fs::create_dir(&tree)?;
+        create_private_directory(&tree)?;
         let said = |step: Step| self.say(key, &wanted.name, step);
         let result = fetch::fetch(wanted, &self.directory.join(format!(".part-{key}")), &work, &tree, &said).await;
         if let Err(error) = result {
-            let _ = fs::remove_dir_all(&work);
+            if let Err(left) = remove_tree(&work) {
+                tracing::warn!("{}", chain(&left));
+            }
             return Err(error);
         }
         said(Step::doing("packing"));
@@ -254,7 +258,7 @@ impl ArtifactStore {
             let archive = work_path.join("archive.tar");
             let (digest, size) = pack::pack(&tree, &archive).context("packing")?;
             fs::rename(&archive, directory.join(format!("{digest}.tar")))?;
-            fs::remove_dir_all(&work_path)?;
+            remove_tree(&work_path)?;
             Ok(Artifact { name, digest, size })
         })
         .await??;

@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::goals::Goals;
@@ -53,6 +54,8 @@ pub struct Driver {
     pub view: View,
     pub telemetry: Telemetry,
     pub tasks: TaskTracker,
+    /// The head stops: no further call is begun.
+    pub stop: CancellationToken,
     /// For dialling back: the head's identity as it is now.
     pub client: watch::Receiver<Arc<rustls::ClientConfig>>,
 }
@@ -119,6 +122,9 @@ impl Driver {
         F: FnOnce(Arc<dyn NodeProvider>) -> W + Send + 'static,
         W: Future<Output = (bool, Input)> + Send,
     {
+        if self.stop.is_cancelled() {
+            return;
+        }
         let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
         self.tasks.spawn(async move {
             let _permit = calls.acquire().await;

@@ -13,6 +13,7 @@
 //! | `bus` | the gRPC services for agents: join, bus, artifacts |
 //! | `admin` | the gRPC services for people: setup, administration |
 //! | `sessions` | programs run on nodes for somebody |
+//! | `place` | the head's socket and directory, watched while it serves |
 //! | `artifacts` | software by content, fetched once |
 //! | `revisions` | descriptions of the cluster as they were accepted, and their planners |
 //! | `simulate` | scenarios and recordings, in virtual time |
@@ -30,6 +31,7 @@ mod goals;
 mod http;
 mod hub;
 mod identity;
+mod place;
 mod recorder;
 mod revisions;
 mod runner;

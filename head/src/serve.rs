@@ -12,7 +12,7 @@ use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
 use cloudtik_protocol::tls::ServerIdentity;
-use cloudtik_protocol::transport::{Refused, listen_unix, serve_tls, serve_unix};
+use cloudtik_protocol::transport::{Refused, serve_tls};
 use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_server, setup_server};
 use cloudtik_protocol::{BUS_PORT, MAX_FRAME, pki};
 use cloudtik_providers::NodeProvider;
@@ -34,18 +34,17 @@ use crate::goals::{GoalSources, Goals};
 use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
+use crate::place::Place;
 use crate::recorder::Recorder;
 use crate::revisions::Revisions;
 use crate::runner::effects::EffectQueue;
 use crate::runner::{BrainHandle, BrainRunner, system_clock};
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
-/// The head's Unix socket in its directory.
-pub const SOCKET: &str = "admin.sock";
 /// How long the brain may take to answer before the service manager is no longer told that the head lives.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest time between two looks at the head's own certificate: short, because a machine may sleep meanwhile and a
@@ -60,7 +59,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let root = pki::parse_chain(settings.ca.as_bytes())?.into_iter().next().context("head.json has no root certificate")?;
     let keys = Arc::new(Keys::open(state, &settings.cluster, &root)?);
     let is_new = keys.expires_at().is_none();
-    let store = Arc::new(Store::open(&state.join("store.redb"), is_new).context("opening the store")?);
+    let store = Arc::new(Store::open(&state.join(store::FILE), is_new).context("opening the store")?);
     let (supersession, seen) = Supersession::check(state)?;
     let remembered = store.begin(&pki::random::<32>(), seen)?;
     supersession.settled()?;
@@ -71,14 +70,14 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let setup = SetupService { keys: keys.clone() };
     let local = Routes::new(admin_server::AdminServer::new(admin.clone()).max_decoding_message_size(MAX_FRAME))
         .add_service(setup_server::SetupServer::new(setup));
-    let socket = listen_unix(&state.join(SOCKET)).context("listening on the Unix socket")?;
-    tasks.spawn(serve_unix(socket, local.into_axum_router(), stop.clone()));
+    let gone = Place::serve(state, local.into_axum_router(), &tasks, &stop)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let authority = tokio::select! {
         authority = keys.authority() => authority.context("loading the head's identity")?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        () = gone.cancelled() => return abandon(&settings).await,
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
     let revisions = Revisions::load(&store, &remembered.join_secret)?;
@@ -131,6 +130,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         view: view.clone(),
         telemetry: telemetry.clone(),
         tasks: tasks.clone(),
+        stop: stop.clone(),
         client: client.subscribe(),
     };
     tasks.spawn(driver.run(effects));
@@ -153,7 +153,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     let watched_brain = brain.clone();
     let bus = BusService {
-        settings,
+        settings: settings.clone(),
         join_secret: Arc::new(join_secret),
         authority: authority.clone(),
         revisions: revisions.clone(),
@@ -188,6 +188,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
+            () = gone.cancelled() => break Ok(()),
             error = &mut failed => {
                 // What was decided is not stored, so nothing may be done in its name: start again from what is.
                 break match error {
@@ -203,13 +204,18 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
             }
         }
     };
-    tracing::info!("head stops; nodes go on");
+    if !gone.is_cancelled() {
+        tracing::info!("head stops; nodes go on");
+    }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     hub.dismiss_all("the head stops");
     ready.send_replace(None);
     stop.cancel();
     tasks.close();
     let _ = tokio::time::timeout(SHUTDOWN, tasks.wait()).await;
+    if gone.is_cancelled() {
+        return abandon(&settings).await;
+    }
     result
 }
 
@@ -219,6 +225,15 @@ async fn progress(brain: &BrainHandle, pause: Duration) {
     while tokio::time::timeout(PROGRESS_TIMEOUT, brain.query(|_| ())).await.is_err() {
         tracing::error!("the brain has not answered for {} s", PROGRESS_TIMEOUT.as_secs());
     }
+}
+
+/// The state was removed: nothing that runs can be accounted for any more, and no other head will come. The nodes end with
+/// this head, where their processes can be told without any record.
+async fn abandon(settings: &Settings) -> anyhow::Result<()> {
+    let Provider::Local(local) = &settings.provider;
+    tracing::error!("the head's state was removed while it ran: the nodes of {} end, and the head with them", settings.cluster);
+    let provider = LocalProvider::new(local.clone());
+    tokio::task::spawn_blocking(move || provider.kill_everything()).await?.context("ending the nodes")
 }
 
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.

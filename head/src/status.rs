@@ -68,7 +68,7 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
         node_type: record.node_type.clone(),
         generation: record.generation,
         state: record.life.name().to_owned(),
-        reason: reason(&record.life).or_else(|| not_heard(view)),
+        reason: undeletable(view).or_else(|| reason(&record.life)).or_else(|| not_heard(view)),
         address: record.address.clone(),
         instance: record.instance.clone(),
         since: record.since,
@@ -90,6 +90,13 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
 fn not_heard(view: &NodeView) -> Option<String> {
     let is_expected = matches!(view.record.life, NodeState::Preparing | NodeState::Ready);
     (is_expected && view.link.is_none()).then(|| "not heard since the head started".to_owned())
+}
+
+/// A node that is to go and whose machine stays.
+fn undeletable(view: &NodeView) -> Option<String> {
+    let why = view.undeletable.as_ref()?;
+    let reason = reason(&view.record.life).map(|reason| format!("{reason}; ")).unwrap_or_default();
+    Some(format!("{reason}not deletable: {why}"))
 }
 
 fn reason(life: &NodeState) -> Option<String> {

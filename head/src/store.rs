@@ -25,6 +25,9 @@ const KEPT_EVENTS: u64 = 100_000;
 /// The layout of what is stored. A head refuses a store of a newer one.
 const FORMAT: u64 = 2;
 
+/// The store in the head's directory.
+pub const FILE: &str = "store.redb";
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{operation} the store failed")]

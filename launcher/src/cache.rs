@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cloudtik_model::goal::Goal;
 use cloudtik_model::software::{IndexEntry, Size};
+use cloudtik_protocol::files::{create_private_directory, remove_tree};
 use serde::Serialize;
 
 use crate::cli::Cache;
@@ -189,7 +190,7 @@ fn users() -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
 fn remove(directory: &Path, digest: &str) -> io::Result<bool> {
     let unpacked = directory.join("unpacked");
     let (target, removing) = (unpacked.join(digest), unpacked.join(format!(".{digest}.{REMOVING}")));
-    fs::create_dir_all(&unpacked)?;
+    create_private_directory(&unpacked)?;
     // An agent that does not find it takes this lock, and then fetches it.
     let lock = File::options().create(true).write(true).truncate(false).open(unpacked.join(format!(".{digest}.lock")))?;
     if lock.try_lock().is_err() {
@@ -215,7 +216,7 @@ fn remove(directory: &Path, digest: &str) -> io::Result<bool> {
     remove_if_there(&directory.join(format!("{digest}.tar")))?;
     remove_if_there(&unpacked.join(format!(".{digest}.part")))?;
     if was_there {
-        fs::remove_dir_all(&removing)?;
+        remove_tree(&removing).map_err(io::Error::other)?;
     }
     Ok(true)
 }
@@ -232,7 +233,7 @@ fn remove_unfinished(directory: &Path) -> io::Result<u64> {
                 continue;
             }
             bytes += on_disk(&path);
-            if path.is_dir() { fs::remove_dir_all(&path)? } else { remove_if_there(&path)? }
+            remove_tree(&path).map_err(io::Error::other)?;
         }
     }
     Ok(bytes)

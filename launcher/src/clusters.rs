@@ -10,9 +10,8 @@
 //!     nodes/INSTANCE/                           one directory per node
 //! ```
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cloudtik_config::{Cluster, Provider, text};
@@ -22,7 +21,7 @@ use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Target;
-use crate::failure::{FAILED, Failure, INVALID, NOT_AUTHORISED, NOT_FOUND, USAGE};
+use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,7 +31,7 @@ pub struct Remembered {
 }
 
 /// One cluster's place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub name: ClusterName,
     pub workspace: LocalWorkspace,
@@ -114,45 +113,6 @@ impl Place {
 
     pub fn provider(&self, network: [u8; 3]) -> Result<LocalProvider, Failure> {
         Ok(LocalProvider::new(Settings { nodes: self.nodes(), network, agent: program("cloudtik-agent")? }))
-    }
-
-    /// Keeps two commands from changing the cluster at once.
-    pub fn lock(&self) -> Result<Lock, Failure> {
-        let clusters = self.directory.parent().expect("a cluster's directory is below its workspace");
-        let path = clusters.join(format!(".{}.lock", self.name));
-        let failed = |e: std::io::Error| {
-            let code = if e.kind() == std::io::ErrorKind::PermissionDenied { NOT_AUTHORISED } else { FAILED };
-            Failure::new(code, format!("{}: {e}", path.display()))
-        };
-        loop {
-            let file = File::create(&path).map_err(failed)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => {
-                    let hint = format!("wait for it, or look with `cloudtik status {}`", self.name);
-                    return Err(Failure::failed(format!("another command is changing {} just now", self.name)).hint(hint));
-                }
-                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
-            }
-            // Whoever had it may have removed it with the cluster: then this is the lock of nothing.
-            let is_current = fs::metadata(&path).is_ok_and(|m| file.metadata().is_ok_and(|own| own.ino() == m.ino()));
-            if is_current {
-                return Ok(Lock { _file: file, path });
-            }
-        }
-    }
-}
-
-/// Held while a command changes a cluster.
-pub struct Lock {
-    _file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    /// Removes the lock with the cluster that it was for.
-    pub fn remove(self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cli::Target;
 use crate::client::Client;
 use crate::clusters::{home, program};
 use crate::failure::{FAILED, Failure};
+use crate::orphans;
 use crate::output::{Printer, ago, short};
 
 /// The least free space for software and logs, in bytes.
@@ -29,6 +30,7 @@ struct Finding {
 
 pub async fn run(printer: &Printer, cluster: Option<Target<'_>>) -> Result<u8, Failure> {
     let mut findings = machine();
+    findings.extend(left_processes());
     if let Some(cluster) = cluster {
         findings.extend(of_cluster(cluster).await);
     }
@@ -81,10 +83,37 @@ fn machine() -> Vec<Finding> {
     findings
 }
 
+/// Processes of clusters whose state was removed while they ran.
+fn left_processes() -> Vec<Finding> {
+    let found = match orphans::find() {
+        Ok(found) => found,
+        Err(failure) => return vec![missing("orphan processes", failure.message, String::new())],
+    };
+    let describe = |orphan: orphans::Orphan| {
+        let pids: Vec<String> = orphan.processes.iter().map(ToString::to_string).collect();
+        let (name, count, node) = (&orphan.place.name, pids.len(), orphan.node());
+        let missing_part = if orphan.directory.is_dir() { orphan.place.head() } else { orphan.directory.clone() };
+        let plural = if count == 1 { "process of" } else { "processes of" };
+        let detail = format!("{count} {plural} {node} of the cluster {name}, though {} was removed", missing_part.display());
+        let in_workspace = match orphan.place.workspace_name() {
+            workspace if workspace == "default" => String::new(),
+            workspace => format!(" --workspace {workspace}"),
+        };
+        // A cluster that is there otherwise has its other nodes to lose.
+        let hint = if orphan.place.head().is_dir() {
+            format!("`kill -9 {}` ends them", pids.join(" "))
+        } else {
+            format!("`cloudtik down {name}{in_workspace} --yes` ends them, or `kill -9 {}`", pids.join(" "))
+        };
+        missing("orphan processes", detail, hint)
+    };
+    found.into_iter().map(describe).collect()
+}
+
 fn state_directory(home: &Path) -> Finding {
     let what = "state directory";
     let probe = home.join(".doctor");
-    let written = std::fs::create_dir_all(home).and_then(|()| std::fs::write(&probe, b"x")).and_then(|()| std::fs::remove_file(&probe));
+    let written = cloudtik_protocol::files::create_missing_directories(home).and_then(|()| std::fs::write(&probe, b"x")).and_then(|()| std::fs::remove_file(&probe));
     if let Err(error) = written {
         return missing(what, format!("{}: {error}", home.display()), "set CLOUDTIK_HOME to a directory that you can write".to_owned());
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cloudtik_model::node::InstanceState;
 use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
+use cloudtik_protocol::files::{RemoveError, refuse_mounts, remove_tree};
 use cloudtik_protocol::wire;
 use cloudtik_providers::NodeProvider;
 
@@ -12,13 +13,29 @@ use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
 use crate::client::{Client, document};
 use crate::clusters::{Place, find, lookup};
-use crate::failure::{Failure, INTERRUPTED};
+use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
+use crate::lock::Lock;
+use crate::orphans::{self, Orphan};
 use crate::output::Printer;
 use crate::terminal::Progress;
 
 pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     let target = Target::from(&arguments.cluster);
-    let place = match lookup(target)? {
+    let known = lookup(target)?;
+    // Its directory was removed while it ran.
+    if known.as_ref().is_none_or(|place| !place.exists()) {
+        let of_this = |orphan: &Orphan| match &known {
+            Some(place) => orphan.place == *place,
+            None => {
+                let is_in = |workspace: &str| orphan.place.workspace_name() == workspace;
+                target.cluster == Some(orphan.place.name.as_str()) && target.workspace.is_none_or(is_in)
+            }
+        };
+        if let Some(orphan) = orphans::find()?.into_iter().find(of_this) {
+            return end_orphans(printer, &orphan.place, arguments.yes);
+        }
+    }
+    let place = match known {
         Some(place) => place,
         None if arguments.if_exists => {
             if printer.is_json() {
@@ -36,30 +53,45 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         printer.say(&format!("{} is not up; nothing to do", place.name));
         return Ok(());
     }
-    printer.confirm(&format!("Take {} down, with everything on it?", place.name), arguments.yes)?;
-    let lock = place.lock()?;
     let name = &place.name;
+    nothing_mounted(&place)?;
+    printer.confirm(&format!("Take {name} down, with everything on it?"), arguments.yes)?;
     let work = async {
         let mut progress = Progress::new();
         progress.phase(&format!("{name}: asking the head"));
+        // Held while the head is asked and while everything is deleted, not while workers go.
+        let lock = Lock::take(&place).await?;
         match Client::dial(&place).await {
-            Ok(client) => {
-                if let Err(failure) = gently(&client, arguments.timeout, &mut progress).await {
-                    progress.keep(&format!("{name}: not gently, because {}", failure.message));
+            Ok(client) => match shut_down(&client).await {
+                Ok(()) => {
+                    drop(lock);
+                    match workers_gone(&client, arguments.timeout, &mut progress).await {
+                        Err(failure) if failure.overtaken => return Err(failure),
+                        Err(failure) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
+                        Ok(()) => {}
+                    }
                 }
-            }
+                Err(failure) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
+            },
             Err(_) => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted as they are")),
         }
         progress.phase(&format!("{name}: deleting what is left"));
-        delete_everything(&place).await
+        let lock = Lock::take(&place).await?;
+        if let Ok(client) = Client::dial(&place).await
+            && let Ok(Ok(status)) = tokio::time::timeout(ASKED_WITHIN, client.status()).await
+        {
+            is_still_wanted(&status)?;
+        }
+        delete_everything(&place).await?;
+        Ok::<_, Failure>(lock)
     };
-    tokio::select! {
+    let lock = tokio::select! {
         result = work => result?,
         _ = tokio::signal::ctrl_c() => {
             let left = Failure::new(INTERRUPTED, "interrupted; part of the cluster is still there");
             return Err(left.hint(format!("go on with `cloudtik down {name}`")));
         }
-    }
+    };
     lock.remove();
     // The cluster is down, even if what else there is cannot be looked at.
     let software = cache::directory().and_then(|directory| cache::look(&directory)).ok().filter(|software| software.bytes > 0);
@@ -70,6 +102,19 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         None => format!("{name} is down; nothing is left"),
         Some(software) => format!("{name} is down. {}", what_stays(software)),
     });
+    Ok(())
+}
+
+/// Ends what runs of a cluster that has no directory any more.
+fn end_orphans(printer: &Printer, place: &Place, yes: bool) -> Result<(), Failure> {
+    let name = &place.name;
+    printer.confirm(&format!("The directory of {name} was removed while it ran. End its processes?"), yes)?;
+    // Ending goes by the directories that the processes carry, not by their addresses.
+    place.provider([127, 0, 0])?.kill_everything()?;
+    if printer.is_json() {
+        print_document(printer, name.as_str(), None);
+    }
+    printer.say(&format!("{name} is down: the processes that were left of it have ended"));
     Ok(())
 }
 
@@ -98,10 +143,42 @@ fn what_stays(software: &Contents) -> String {
 /// How long the head may take to hear that the cluster goes down.
 const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
-/// Has the head let its workers go, and waits until they are gone.
-async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
+/// Refuses to delete what is mounted from elsewhere, before anything is changed.
+fn nothing_mounted(place: &Place) -> Result<(), Failure> {
+    refuse_mounts(&place.directory).map_err(|error| not_removed(place, &error))
+}
+
+fn not_removed(place: &Place, error: &RemoveError) -> Failure {
+    let name = &place.name;
+    match error {
+        RemoveError::Mounted(mount) => {
+            let mount = mount.display();
+            Failure::new(REFUSED, format!("{mount} is mounted below the directory of {name}; nothing was deleted"))
+                .hint(format!("`umount {mount}`, then `cloudtik down {name}`; what is mounted is never deleted"))
+        }
+        RemoveError::Io { .. } => Failure::failed(chain(error)),
+    }
+}
+
+/// Has the head let its workers go.
+async fn shut_down(client: &Client) -> Result<(), Failure> {
     let asked = tokio::time::timeout(ASKED_WITHIN, async { client.admin().shutdown(wire::Empty {}).await }).await;
     asked.map_err(|_| Failure::failed("the head is not set up"))??;
+    Ok(())
+}
+
+/// Another command may bring the cluster up again while this one waits.
+fn is_still_wanted(status: &Status) -> Result<(), Failure> {
+    if matches!(status.phase, Phase::Converging | Phase::Ready) {
+        let name = &status.cluster;
+        let hint = format!("`cloudtik down {name}` takes it down after all");
+        return Err(Failure::overtaken(format!("another command brought {name} up again; it stays")).hint(hint));
+    }
+    Ok(())
+}
+
+/// Waits until the workers are gone.
+async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
     let name = client.place.name.clone();
     let waiting = async {
         let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
@@ -111,6 +188,8 @@ async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> 
             if matches!(status.phase, Phase::Stopped | Phase::Empty) {
                 return Ok(());
             }
+            is_still_wanted(&status)?;
+            nothing_mounted(&client.place).map_err(|failure| Failure { overtaken: true, ..failure })?;
             let left: Vec<String> = status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();
             progress.waiting(&format!("{name}: waiting for {} to go", left.join(", ")));
         }
@@ -121,6 +200,7 @@ async fn gently(client: &Client, timeout: Duration, progress: &mut Progress) -> 
 
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
 async fn delete_everything(place: &Place) -> Result<(), Failure> {
+    nothing_mounted(place)?;
     // Deleting goes by the directories of the nodes; where the launcher's own note is lost, their addresses do not matter.
     let network = place.remembered().map_or([127, 0, 0], |r| r.network);
     if place.nodes().is_dir() {
@@ -136,10 +216,5 @@ async fn delete_everything(place: &Place) -> Result<(), Failure> {
     }
     // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.
     place.provider(network)?.kill_everything()?;
-    match std::fs::remove_dir_all(&place.directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::failed(format!("cannot remove {}: {error}", place.directory.display())))
-        }
-        _ => Ok(()),
-    }
+    remove_tree(&place.directory).map_err(|error| not_removed(place, &error))
 }

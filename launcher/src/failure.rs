@@ -14,6 +14,8 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Somebody was asked and said no: nothing was changed.
     pub declined: bool,
+    /// Another command changed the cluster meanwhile, so that this one has nothing more to do.
+    pub overtaken: bool,
     /// Diagnostics that are printed before the message.
     pub diagnostics: Vec<InvalidFile>,
 }
@@ -30,7 +32,7 @@ pub const INTERRUPTED: u8 = 130;
 
 impl Failure {
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, declined: false, diagnostics: Vec::new() }
+        Self { code, message: message.into(), hint: None, declined: false, overtaken: false, diagnostics: Vec::new() }
     }
 
     pub fn failed(message: impl Into<String>) -> Self {
@@ -41,6 +43,11 @@ impl Failure {
         let count: usize = diagnostics.iter().map(|d| d.problems.len()).sum();
         let message = format!("{count} problem{} found; nothing was changed", if count == 1 { "" } else { "s" });
         Self { diagnostics, ..Self::new(INVALID, message) }
+    }
+
+    /// Another command changed the cluster while this one waited.
+    pub fn overtaken(message: impl Into<String>) -> Self {
+        Self { overtaken: true, ..Self::new(REFUSED, message) }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Self {
@@ -90,7 +97,7 @@ impl From<Status> for Failure {
 impl From<providers::Error> for Failure {
     fn from(error: providers::Error) -> Self {
         let code = match &error {
-            providers::Error::StockOut(_) | providers::Error::Quota(_) | providers::Error::Throttled { .. } => REFUSED,
+            providers::Error::Undeletable { .. } | providers::Error::StockOut(_) | providers::Error::Quota(_) | providers::Error::Throttled { .. } => REFUSED,
             providers::Error::Permission { .. } => NOT_AUTHORISED,
             providers::Error::NotFound(_) => NOT_FOUND,
             providers::Error::Mismatch(_) | providers::Error::Transient { .. } | providers::Error::Permanent { .. } => FAILED,

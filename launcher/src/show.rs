@@ -11,12 +11,15 @@ use crate::cli::Target;
 use crate::client::{Client, document};
 use crate::clusters;
 use crate::failing::{Failing, Shown, failing};
-use crate::failure::{FAILED, Failure, TIMED_OUT};
+use crate::failure::{Failure, TIMED_OUT};
+use crate::orphans;
 use crate::output::{Printer, ago, columns_of_output, short};
 use crate::terminal::Progress;
 
 /// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long `list` waits for a head.
+const LIST_PATIENCE: Duration = Duration::from_secs(2);
 /// Things that are waited for and shown.
 const SHOWN_WAITS: usize = 3;
 
@@ -26,7 +29,7 @@ pub async fn status(printer: &Printer, cluster: Target<'_>, wait: Option<Duratio
         Some(timeout) => {
             let mut progress = Progress::new();
             progress.phase(&format!("{}: waiting for the cluster", client.place.name));
-            wait_until(&client, timeout, &mut progress, |status| status.ready).await?
+            wait_until(&client, timeout, &mut progress, None, |status| status.ready).await?
         }
         None => client.status().await?,
     };
@@ -52,11 +55,13 @@ pub fn print_whole(printer: &Printer, status: &Status) {
     }
 }
 
-/// Follows the status until it is as it is to be, saying what the cluster waits for.
+/// Follows the status until it is as it is to be, saying what the cluster waits for. With the revision that the caller
+/// waits for, a later one ends the wait: another command gave the cluster another description.
 pub async fn wait_until(
     client: &Client,
     timeout: Duration,
     progress: &mut Progress,
+    own: Option<u64>,
     is_enough: impl Fn(&Status) -> bool,
 ) -> Result<Status, Failure> {
     let (mut last, mut shown, name) = (None, Shown::default(), client.place.name.clone());
@@ -78,11 +83,16 @@ pub async fn wait_until(
                     Ok(None) | Err(_) => break,
                 };
                 let status: Status = document(next)?;
+                if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
+                    return Err(Failure::overtaken(format!("{name} is being taken down by another command")));
+                }
+                if let Some(own) = own.filter(|own| status.revision > *own) {
+                    let now = status.revision;
+                    let message = format!("another command gave {name} another description: it works towards revision {now}, not {own}");
+                    return Err(Failure::overtaken(message).hint(format!("wait for that one with `cloudtik status {name} --wait`")));
+                }
                 if is_enough(&status) {
                     return Ok(status);
-                }
-                if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
-                    return Err(Failure::new(FAILED, format!("{name} is being taken down")));
                 }
                 let news = shown.news(&status);
                 if !news.is_empty() {
@@ -93,7 +103,10 @@ pub async fn wait_until(
                 last = Some(status);
             }
             progress.waiting(&format!("{name}: the head is restarting"));
-            client = client.reconnect().await?;
+            client = client.reconnect().await.map_err(|failure| match client.place.exists() {
+                true => failure,
+                false => Failure::overtaken(format!("{name} was taken down by another command")),
+            })?;
         }
     };
     match tokio::time::timeout(timeout, waiting).await {
@@ -290,12 +303,19 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         head: Option<String>,
         file: String,
     }
+    // All at once: one that hangs holds up no other.
+    let mut asked = tokio::task::JoinSet::new();
+    for (number, place) in clusters::all()?.into_iter().enumerate() {
+        asked.spawn(async move {
+            let asking = async { Client::dial(&place).await?.status().await };
+            let status = tokio::time::timeout(LIST_PATIENCE, asking).await.ok().and_then(Result::ok);
+            (number, place, status)
+        });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(number, _, _)| *number);
     let mut all = Vec::new();
-    for place in clusters::all()? {
-        let status = match Client::dial(&place).await {
-            Ok(client) => client.status().await.ok(),
-            Err(_) => None,
-        };
+    for (_, place, status) in answers {
         all.push(Listed {
             cluster: place.name.to_string(),
             workspace: place.workspace_name(),
@@ -313,6 +333,12 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         .into_iter()
         .map(|l| vec![l.cluster, l.workspace, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file])
         .collect();
+    // Its directory was removed while it ran: it is no cluster any more, and it is not nothing.
+    let mut left: Vec<String> = orphans::find()?.into_iter().filter(|o| !o.place.exists()).map(|o| o.place.name.to_string()).collect();
+    left.dedup();
+    if !left.is_empty() {
+        printer.say(&format!("processes of removed clusters still run: {}; see `cloudtik doctor`", left.join(", ")));
+    }
     printer.table(&["CLUSTER", "WORKSPACE", "PHASE", "NODES", "HEAD", "FILE"], &rows);
     Ok(())
 }

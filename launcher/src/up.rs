@@ -9,6 +9,7 @@ use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::status::{Plan, Status};
 use cloudtik_model::{Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
 use cloudtik_providers::local::{inherited_environment, instance_id};
@@ -19,9 +20,11 @@ use serde::Serialize;
 use crate::cli::Up;
 use crate::client::{Client, document};
 use crate::clusters::{Described, Place, Remembered, describe, home, program};
-use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
+use crate::failure::{Failure, INTERRUPTED, REFUSED, TIMED_OUT};
+use crate::lock::Lock;
 use crate::output::Printer;
 use crate::show;
+use crate::takeover;
 use crate::terminal::Progress;
 
 /// How long a head may take to open its socket.
@@ -49,8 +52,8 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
 
     if arguments.plan {
         let plan = match running(&place).await? {
-            Some(client) => apply(&client, &described, true).await?,
-            None => first_plan(&described),
+            Some(client) => whole_plan(&client, &described, &place).await?,
+            None => first_plan(&described, &place)?,
         };
         show_plan(printer, &described, &plan);
         return Ok(());
@@ -59,8 +62,8 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     // From here on an interrupt is ours to explain.
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    create_private_directory(&home()?.join("workspaces"))?;
     place.workspace.create().await?;
-    let _lock = place.lock()?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,
@@ -120,7 +123,14 @@ async fn bring_up(
     mut mark: Instant,
 ) -> Result<Outcome, Failure> {
     let mut timings = std::mem::take(timings);
+    let mut lock = Lock::take(place).await?;
     let is_made = is_made(place);
+    if !is_made && !takeover::changes(described, place)?.is_empty() {
+        show_plan(printer, described, &first_plan(described, place)?);
+        drop(lock);
+        printer.confirm_async(&format!("Bring {} up?", place.name), arguments.yes).await?;
+        lock = Lock::take(place).await?;
+    }
     let mut progress = Progress::new();
     let client = match running(place).await.ok().flatten() {
         Some(client) => client,
@@ -139,18 +149,27 @@ async fn bring_up(
     install_identity(&client, described, place).await?;
     timings.note("certify the head", &mut mark);
     let mut unchanged = false;
-    if is_made {
-        let plan = apply(&client, described, true).await?;
+    let mut shown = None;
+    while is_made {
+        let plan = whole_plan(&client, described, place).await?;
         unchanged = plan.changes.is_empty();
-        let harmful = plan.changes.iter().any(|c| c.disturbs);
-        if !unchanged {
-            drop(progress);
-            show_plan(printer, described, &plan);
-            if harmful {
-                printer.confirm_async(&format!("Change {} like this?", place.name), arguments.yes).await?;
-            }
-            progress = Progress::new();
+        if unchanged || shown.as_ref() == Some(&plan) {
+            break;
         }
+        drop(progress);
+        show_plan(printer, described, &plan);
+        let harmful = plan.changes.iter().any(|c| c.disturbs);
+        if harmful && !arguments.yes {
+            // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
+            drop(lock);
+            printer.confirm_async(&format!("Change {} like this?", place.name), arguments.yes).await?;
+            lock = Lock::take(place).await?;
+            if !self::is_made(place) {
+                return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
+            }
+        }
+        progress = Progress::new();
+        shown = Some(plan);
     }
     if let Some(remembered) = place.remembered().filter(|r| r.file != described.path) {
         place.remember(&Remembered { file: described.path.clone(), ..remembered })?;
@@ -161,11 +180,14 @@ async fn bring_up(
         let status = client.status().await?;
         return Ok(Outcome { status, waited: Waited::No, timings });
     }
-    let was_ready = is_made && client.status().await?.ready;
+    let status = client.status().await?;
+    // From here on it only waits, and other commands may change the cluster.
+    drop(lock);
+    let was_ready = is_made && status.ready;
     progress.phase(&format!("{}: waiting for the cluster", place.name));
     // What people ask for beyond the file may have to wait for ever.
     let is_enough = |status: &Status| status.ready || status.lacks_only_room;
-    let status = show::wait_until(&client, arguments.timeout, &mut progress, is_enough).await?;
+    let status = show::wait_until(&client, arguments.timeout, &mut progress, Some(status.revision), is_enough).await?;
     timings.note("workers and runtimes", &mut mark);
     let waited = if unchanged && was_ready { Waited::ForNothing } else { Waited::ForReadiness };
     Ok(Outcome { status, waited, timings })
@@ -196,12 +218,20 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
     document(client.admin().apply(request).await?.into_inner())
 }
 
-fn first_plan(described: &Described) -> Plan {
+/// What bringing the file up would change in the cluster and beside it.
+async fn whole_plan(client: &Client, described: &Described, place: &Place) -> Result<Plan, Failure> {
+    let mut plan = apply(client, described, true).await?;
+    plan.changes.splice(0..0, takeover::changes(described, place)?);
+    Ok(plan)
+}
+
+fn first_plan(described: &Described, place: &Place) -> Result<Plan, Failure> {
     let (mut plan, _) = changes::compare(None, &described.planner);
     let head =
         cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new(), disturbs: false };
     plan.changes.insert(0, head);
-    plan
+    plan.changes.splice(0..0, takeover::changes(described, place)?);
+    Ok(plan)
 }
 
 fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
@@ -222,6 +252,7 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
         let sign = match change.action.as_str() {
             "create" => "+",
             "destroy" => "-",
+            "keep" => "=",
             _ => "~",
         };
         let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };
@@ -241,9 +272,14 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         let path = path.display().to_string();
         move |e: std::io::Error| Failure::failed(format!("cannot use {path}: {e}"))
     };
-    cloudtik_protocol::files::create_private_directory(&head_directory).map_err(failed(&head_directory))?;
+    create_private_directory(&place.directory).map_err(failed(&place.directory))?;
+    create_private_directory(&head_directory).map_err(failed(&head_directory))?;
     let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
     let is_made = is_made(place);
+    if is_made && !head_directory.join("head.json").exists() {
+        let message = format!("the head's state in {} was removed: {} cannot go on", head_directory.display(), place.name);
+        return Err(Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name)));
+    }
     let network = match place.remembered() {
         Some(remembered) if is_made => remembered.network,
         _ => free_network(&place.directory)?,
@@ -254,6 +290,10 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     let unpacked = artifacts.join("unpacked");
     let token = pki::hex(&pki::random::<32>());
     let provider = place.provider(network)?;
+    if !is_made && !head_directory.join("head.json").exists() {
+        // What is left of a cluster of this name whose directory was removed while it ran.
+        provider.kill_everything()?;
+    }
     if !is_made {
         let settings = serde_json::json!({
             "cluster": place.name,
@@ -368,7 +408,7 @@ fn head_trouble(place: &Place, failure: Failure) -> Failure {
 
 async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
     // Whoever did not confirm changed nothing.
-    if !place.exists() || failure.declined || failure.code == crate::failure::USAGE {
+    if !place.exists() || failure.declined || failure.overtaken || failure.code == crate::failure::USAGE {
         return failure;
     }
     // It goes on by itself once the head has a description.

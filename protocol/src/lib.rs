@@ -7,11 +7,12 @@
 pub mod clock;
 pub mod convert;
 pub mod exposition;
-pub mod files;
 pub mod logging;
 pub mod pki;
 pub mod tls;
 pub mod transport;
+
+pub use cloudtik_files as files;
 
 /// The generated types of the contract. They stay at the edges of the head, the agent and the launcher.
 #[allow(clippy::all, reason = "generated code")]

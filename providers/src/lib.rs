@@ -31,6 +31,9 @@ pub enum Error {
     /// What is asked for and what exists under that id differ.
     #[error("mismatch: {0}")]
     Mismatch(String),
+    /// Nothing of it was deleted, since something is in the way that only a person can remove.
+    #[error("{what} cannot be deleted")]
+    Undeletable { what: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{operation} failed for now")]
     Transient { operation: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{operation} failed")]
@@ -48,7 +51,7 @@ impl Error {
 
     /// Whether the same call will fail the same way.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Permission { .. } | Self::Mismatch(_) | Self::Permanent { .. })
+        matches!(self, Self::Permission { .. } | Self::Mismatch(_) | Self::Undeletable { .. } | Self::Permanent { .. })
     }
 
     pub fn retry_after(&self) -> Option<Duration> {
@@ -90,7 +93,8 @@ pub struct CreateNode {
 /// - `list` shows every instance of the cluster, and of no other, with the tags that it was created with, at the latest
 ///   `visibility` after its creation.
 /// - `delete` returns when the instance cannot run anything any more; deleting what is gone succeeds; node, generation
-///   and instance must match, else [`Error::Mismatch`] and nothing happens.
+///   and instance must match, else [`Error::Mismatch`] and nothing happens. Data that was brought from elsewhere (a mount)
+///   is never deleted with it: that is [`Error::Undeletable`], and the instance stays.
 /// - Nothing is retried inside; errors say whether repeating helps.
 #[async_trait]
 pub trait NodeProvider: Send + Sync {

@@ -8,20 +8,22 @@
 mod processes;
 mod workspace;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, refuse_mounts, remove_tree};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::{Generation, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
-pub use processes::MARK;
+pub use processes::{MARK, orphans};
 pub use workspace::LocalWorkspace;
 
 use crate::{Capabilities, CreateNode, Error, NodeProvider};
@@ -111,8 +113,10 @@ impl LocalProvider {
 
     fn lock(&self) -> Result<File, Error> {
         let failed = |source| Error::transient("locking the node directory", source);
-        fs::create_dir_all(&self.settings.nodes).map_err(failed)?;
-        let lock = File::create(self.settings.nodes.join(".lock")).map_err(failed)?;
+        // Not its parents: a cluster whose directory was removed does not come back.
+        create_private_directory_in_place(&self.settings.nodes).map_err(failed)?;
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(self.settings.nodes.join(".lock"));
+        let lock = lock.map_err(failed)?;
         lock.lock().map_err(failed)?;
         Ok(lock)
     }
@@ -169,12 +173,11 @@ impl LocalProvider {
     }
 
     fn make_directory(&self, home: &Path, file: &InstanceFile, request: &CreateNode) -> io::Result<()> {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let temporary = self.settings.nodes.join(format!(".{}.new", instance_id(&file.node, file.generation)));
-        let _ = fs::remove_dir_all(&temporary);
-        fs::DirBuilder::new().mode(0o700).create(&temporary)?;
+        remove_tree(&temporary).map_err(io::Error::other)?;
+        fs::DirBuilder::new().mode(PRIVATE).create(&temporary)?;
         let write = |name: &str, content: &[u8]| {
-            let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary.join(name))?;
+            let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary.join(name))?;
             io::Write::write_all(&mut out, content)?;
             out.sync_all()
         };
@@ -191,23 +194,26 @@ impl LocalProvider {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
         let home = self.home(instance);
-        // Its processes first, also if somebody removed its directory; and nothing is started there meanwhile.
-        let _lock = self.lock()?;
+        // Its processes first, also if somebody removed its directory; and nothing is started there meanwhile. Without the
+        // directory of the nodes nothing can be started.
+        let _lock = if self.settings.nodes.exists() { Some(self.lock()?) } else { None };
         processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
         processes::remove_groups(&home);
         if !home.exists() {
             return Ok(());
         }
-        let failed = |e| Error::transient(format!("removing {}", home.display()), e);
+        let failed = |e: io::Error| Error::transient(format!("removing {}", home.display()), e);
+        let not_removed = |error: RemoveError| match error {
+            RemoveError::Mounted(_) => Error::Undeletable { what: instance.to_string(), source: error.into() },
+            RemoveError::Io { source, .. } => failed(source),
+        };
+        refuse_mounts(&home).map_err(not_removed)?;
         // First what makes it an instance: a removal that breaks off leaves files, never half an instance.
         match fs::remove_file(home.join(INSTANCE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        match fs::remove_dir_all(&home) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
-        }
+        remove_tree(&home).map_err(not_removed)
     }
 
     fn restart_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {

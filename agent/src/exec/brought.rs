@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use cloudtik_protocol::files::create_missing_directories;
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +32,7 @@ impl Brought {
         let names = execute.remove.iter().filter(is_name).cloned().collect();
         let own = Self { home: home.clone(), files: Files { directory: execute.directory.clone(), names }, record: home.brought(session) };
         if own.is_something() {
-            fs::create_dir_all(home.all_brought()).context("making the directory of records")?;
+            create_missing_directories(&home.all_brought()).context("making the directory of records")?;
             let text = serde_json::to_vec(&own.files).context("writing the record of the session's files")?;
             fs::write(&own.record, text).with_context(|| format!("writing {}", own.record.display()))?;
         }

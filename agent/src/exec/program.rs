@@ -84,7 +84,12 @@ impl Program {
     pub fn start(home: &Path, execute: &wire::Execute) -> Result<Self, Error> {
         let (program, arguments) = execute.command.split_first().ok_or(Error::NoCommand)?;
         let directory = if execute.directory.is_empty() { home.to_owned() } else { home.join(&execute.directory) };
-        std::fs::create_dir_all(&directory).map_err(|error| Error::WorkingDirectory(directory.clone(), error))?;
+        let unusable = |error| Error::WorkingDirectory(directory.clone(), error);
+        // A node's directory that was deleted does not come back.
+        if !home.is_dir() {
+            return Err(unusable(std::io::ErrorKind::NotFound.into()));
+        }
+        cloudtik_protocol::files::create_missing_directories(&directory).map_err(unusable)?;
         let own_path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let path = execute.environment.get("PATH").map_or_else(|| own_path.clone(), OsString::from);
         find(program, &path, &directory)?;

@@ -1,12 +1,11 @@
 //! The files and directories of a service, written before it starts.
 
-use std::fs;
 use std::io;
 use std::path::{Component, Path};
 
 use anyhow::{Context as _, bail};
 use cloudtik_model::goal;
-use cloudtik_protocol::files::{create_private_directory, write_atomically};
+use cloudtik_protocol::files::{create_missing_directories, create_private_directory, write_atomically};
 
 use crate::shim::{RUN_FILE, Run};
 
@@ -14,7 +13,7 @@ use crate::shim::{RUN_FILE, Run};
 pub(super) fn write(directory: &Path, service: &goal::Service, run: &Run) -> anyhow::Result<()> {
     create_private_directory(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     for path in &service.directories {
-        fs::create_dir_all(path).with_context(|| format!("cannot create {path}"))?;
+        create_missing_directories(Path::new(path)).with_context(|| format!("cannot create {path}"))?;
     }
     for file in &service.files {
         let relative = Path::new(&file.path);
@@ -23,7 +22,7 @@ pub(super) fn write(directory: &Path, service: &goal::Service, run: &Run) -> any
         }
         let path = directory.join(relative);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+            create_missing_directories(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
         write_atomically(&path, file.content.as_bytes(), file.mode).with_context(|| format!("cannot write {}", path.display()))?;
         if let Some(owner) = &file.owner {

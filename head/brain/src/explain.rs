@@ -41,6 +41,8 @@ pub struct NodeView {
     pub services: BTreeMap<ServiceKey, ServiceReport>,
     /// Milliseconds since the agent was last heard; absent if it never was in this head's life.
     pub silent_for: Option<u64>,
+    /// Why it could not be deleted when that was tried last; it is tried again.
+    pub undeletable: Option<String>,
 }
 
 impl Brain {
@@ -69,6 +71,8 @@ impl Brain {
         alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("nothing of type {name} is made for now: {}", pause.reason)));
         alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
+        let undeletable = self.nodes.values().filter_map(|n| Some((&n.record.id, n.undeletable.as_ref()?)));
+        alarms.extend(undeletable.map(|(id, why)| format!("{id} cannot be deleted: {why}")));
         alarms
     }
 
@@ -78,6 +82,7 @@ impl Brain {
             link: node.link,
             facts: node.facts.clone(),
             services: node.services.clone(),
+            undeletable: node.undeletable.clone(),
             silent_for: node.facts.as_ref().map(|_| self.clock.now().saturating_sub(node.watch.last_heard())),
         }
     }
@@ -217,7 +222,8 @@ impl Brain {
                 // What it prepares is said below.
                 NodeState::Ready | NodeState::Preparing => {}
                 life if life.is_leaving() => {
-                    waits.push(format!("{id} to be gone ({})", life.name()));
+                    let why = node.undeletable.as_ref().map(|why| format!("; it cannot be deleted: {why}")).unwrap_or_default();
+                    waits.push(format!("{id} to be gone ({}{why})", life.name()));
                     continue;
                 }
                 // It counts for nothing.

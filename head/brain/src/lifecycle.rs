@@ -486,6 +486,7 @@ impl Brain {
             Err(failure) => {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, &failure);
+                node.undeletable = Some(failure.message.clone());
                 self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
             }
         }
@@ -505,6 +506,7 @@ impl Brain {
         node.record.instance = None;
         node.record.address = None;
         node.record.key = None;
+        node.undeletable = None;
         node.services.clear();
         node.load.clear();
         node.facts = None;

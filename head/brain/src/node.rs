@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) in_flight: bool,
     /// Failed calls in a row.
     pub(crate) failures: u32,
+    /// Why it could not be deleted when that was tried last.
+    pub(crate) undeletable: Option<String>,
     /// Not before this is the next call made.
     pub(crate) not_before: u64,
     /// Not before this is a goal sent.
@@ -76,6 +78,7 @@ impl Node {
             watch: Watch::since(now),
             in_flight: false,
             failures: 0,
+            undeletable: None,
             not_before: 0,
             goal_not_before: 0,
             entered: now,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use cloudtik_protocol::files::remove_tree;
 use tokio::process::Command;
 
 use super::client::{Track, run};
@@ -41,7 +42,7 @@ pub async fn fetch(packages: &[String], known: &[String], work: &Path, tree: &Pa
         new = Vec::new();
         for package in apt.download_known(&needed, say).await? {
             let contents = work.join("contents");
-            let _ = fs::remove_dir_all(&contents);
+            remove_tree(&contents)?;
             fs::create_dir(&contents)?;
             unpack(&package, &contents, say).await?;
             if missing.iter().any(|d| contents.join(&d.target).symlink_metadata().is_ok()) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aws_lc_rs::digest::{Context as Digest, SHA256};
+use cloudtik_protocol::files::{create_missing_directories, create_private_directory};
 use cloudtik_protocol::pki::hex;
 use cloudtik_runtimes::manifest::Part;
 use cloudtik_runtimes::planner::{Resolved, Wanted};
@@ -51,8 +52,8 @@ fn python() -> Command {
 
 async fn pip_sdist(requirement: &str, parts: &[Part], work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let (downloads, temporary) = (work.join("downloads"), work.join("tmp"));
-    fs::create_dir(&downloads)?;
-    fs::create_dir(&temporary)?;
+    create_private_directory(&downloads)?;
+    create_private_directory(&temporary)?;
     let mut pip = python();
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--no-binary", ":all:", "-d"]);
     pip.arg(&downloads).arg(requirement).env("TMPDIR", &temporary).env("PYTHONUNBUFFERED", "1");
@@ -60,14 +61,14 @@ async fn pip_sdist(requirement: &str, parts: &[Part], work: &Path, tree: &Path, 
     let archive = only_file(&downloads)?;
     say(Step::doing("unpacking"));
     let unpacked = work.join("unpacked");
-    fs::create_dir(&unpacked)?;
+    create_private_directory(&unpacked)?;
     let mut tar = Command::new("tar");
     tar.arg("-xzf").arg(&archive).arg("-C").arg(&unpacked).args(["--no-same-owner", "--strip-components=1", "--wildcards"]);
     tar.args(parts.iter().map(|p| format!("*/{}", p.from.trim_end_matches('/'))));
     run(tar, "tar", Track::Doing("unpacking"), say).await?;
     for part in parts {
         let to = tree.join(&part.to);
-        fs::create_dir_all(to.parent().unwrap_or(tree))?;
+        create_missing_directories(to.parent().unwrap_or(tree))?;
         fs::rename(unpacked.join(&part.from), &to).with_context(|| format!("{requirement} has no {}", part.from))?;
     }
     Ok(())
@@ -83,7 +84,7 @@ fn only_file(directory: &Path) -> anyhow::Result<PathBuf> {
 
 async fn pip(requirements: &[String], work: &Path, tree: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let temporary = work.join("tmp");
-    fs::create_dir(&temporary)?;
+    create_private_directory(&temporary)?;
     let mut pip = python();
     pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir", "--no-compile", "--target"]);
     pip.arg(tree).args(requirements).env("TMPDIR", &temporary).env("PYTHONUNBUFFERED", "1");
@@ -113,7 +114,7 @@ async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path
 
 /// Downloads to `path`, going on from what an earlier attempt left there if the server can.
 async fn get(url: &str, path: &Path, say: Say<'_>) -> anyhow::Result<()> {
-    let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(path).await?;
+    let mut file = tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
     let mut have = file.metadata().await?.len();
     let client = reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?;
     let mut request = client.get(url);

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::bail;
+use cloudtik_protocol::files::remove_tree;
 
 /// Links that are named in an error; the rest is counted.
 const MOST_NAMED: usize = 12;
@@ -48,7 +49,7 @@ pub fn make(tree: &Path, at: &Path, to: &Path) -> io::Result<()> {
 /// Removes a file or directory, if there is one: versions differ in what they have.
 pub fn leave_out(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => remove_tree(path).map_err(io::Error::other),
         Ok(_) => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),

@@ -1,8 +1,8 @@
 //! Archives that are the same wherever and whenever they are made: entries in order, without times or owners.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -10,7 +10,7 @@ use cloudtik_protocol::pki::hex;
 
 /// Packs a directory; returns the archive's SHA-256 and its size in bytes.
 pub fn pack(tree: &Path, archive: &Path) -> io::Result<(String, u64)> {
-    let out = Hashing { inner: BufWriter::with_capacity(1 << 20, File::create(archive)?), digest: Context::new(&SHA256), size: 0 };
+    let out = Hashing { inner: BufWriter::with_capacity(1 << 20, OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(archive)?), digest: Context::new(&SHA256), size: 0 };
     let mut builder = tar::Builder::new(out);
     for path in paths(tree)? {
         let relative = path.strip_prefix(tree).expect("found below it");

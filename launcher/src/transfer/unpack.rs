@@ -64,7 +64,7 @@ pub fn unpack(from: impl Read, target: &Path) -> Result<(), Error> {
         if is_part { fs::rename(&part, target).map_err(|error| Error::Write(target.clone(), error)) } else { Ok(()) }
     });
     if unpacked.is_err() {
-        let _ = fs::remove_file(&part).or_else(|_| fs::remove_dir_all(&part));
+        let _ = cloudtik_protocol::files::remove_tree(&part);
     }
     unpacked
 }

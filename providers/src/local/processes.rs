@@ -1,6 +1,7 @@
 //! The processes of a node, found by the mark in their environment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -39,6 +40,38 @@ pub fn kill_below(nodes: &Path, within: Duration) -> io::Result<()> {
     prefix.push(b'/');
     let homes = fs::read_dir(nodes).map(|entries| entries.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
     kill_those(&|mark| mark.starts_with(&prefix), homes.iter().flat_map(|home| led_by_shims(home)).collect(), within)
+}
+
+/// The processes of instances below a directory that have no directory any more, or whose cluster has no head's state, by
+/// the directory of the instance.
+pub fn orphans(below: &Path) -> io::Result<BTreeMap<PathBuf, Vec<i32>>> {
+    let prefix = format!("{MARK}=").into_bytes();
+    let mut homes = BTreeSet::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        if entry.file_name().to_string_lossy().parse::<i32>().is_err() {
+            continue;
+        }
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let mark = environment.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(prefix.as_slice()));
+        homes.extend(mark.map(|home| PathBuf::from(OsStr::from_bytes(home))).filter(|home| home.starts_with(below) && is_orphaned(home)));
+    }
+    let mut orphans = BTreeMap::new();
+    for home in homes {
+        let mut wanted = prefix.clone();
+        wanted.extend_from_slice(home.as_os_str().as_bytes());
+        let processes = find(&|mark| mark == wanted, &mut BTreeSet::new())?;
+        // They may have ended, or the node may have been deleted, since the first look.
+        if !processes.is_empty() && is_orphaned(&home) {
+            orphans.insert(home, processes.into_iter().collect());
+        }
+    }
+    Ok(orphans)
+}
+
+/// An instance is `nodes/INSTANCE` in its cluster's directory, beside `head`.
+fn is_orphaned(home: &Path) -> bool {
+    let cluster = home.parent().and_then(Path::parent);
+    !home.is_dir() || cluster.is_none_or(|cluster| !cluster.join("head").is_dir())
 }
 
 /// The sessions that the shims of a node's services led, also of shims that are gone: their sessions are what is left of

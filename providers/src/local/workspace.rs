@@ -5,11 +5,12 @@ use std::io;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use cloudtik_files::{RemoveError, create_private_directory, remove_tree};
 use cloudtik_model::ClusterName;
 
 use crate::{Error, WorkspaceProvider};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalWorkspace {
     /// The directory of this workspace.
     pub directory: PathBuf,
@@ -29,7 +30,9 @@ impl LocalWorkspace {
 #[async_trait]
 impl WorkspaceProvider for LocalWorkspace {
     async fn create(&self) -> Result<(), Error> {
-        fs::create_dir_all(self.clusters_directory()).map_err(|e| Error::transient(format!("making {}", self.directory.display()), e))
+        let failed = |e| Error::transient(format!("making {}", self.directory.display()), e);
+        create_private_directory(&self.directory).map_err(failed)?;
+        create_private_directory(&self.clusters_directory()).map_err(failed)
     }
 
     async fn exists(&self) -> Result<bool, Error> {
@@ -41,12 +44,10 @@ impl WorkspaceProvider for LocalWorkspace {
         if let Some(cluster) = clusters.first() {
             return Err(Error::Mismatch(format!("cluster {cluster} still lives in it")));
         }
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::transient(format!("removing {}", self.directory.display()), error))
-            }
-            _ => Ok(()),
-        }
+        remove_tree(&self.directory).map_err(|error| match error {
+            RemoveError::Mounted(_) => Error::Undeletable { what: format!("the workspace {}", self.directory.display()), source: error.into() },
+            RemoveError::Io { source, .. } => Error::transient(format!("removing {}", self.directory.display()), source),
+        })
     }
 
     async fn clusters(&self) -> Result<Vec<ClusterName>, Error> {

@@ -1,9 +1,22 @@
-//! Small files that are either the old or the new one, whatever happens in between.
+//! Files and directories as every program of a cluster handles them.
+//!
+//! Owns: small files that are either the old or the new one, whatever happens in between; directories that only their owner
+//! can enter; the removal of trees, which never enters a mount; whether a directory is still there. Must never: know what
+//! the files mean.
 
-use std::fs::{self, File, OpenOptions};
+mod presence;
+mod tree;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+pub use presence::Presence;
+pub use tree::{RemoveError, mounts_below, refuse_mounts, remove_tree};
+
+/// The permission bits of every directory that keeps state.
+pub const PRIVATE: u32 = 0o700;
 
 /// Replaces `path` by a file with `content` and the permission bits `mode`, durably: after a crash there is the old
 /// file or the new one. A failure (a full disk) leaves the old one.
@@ -25,10 +38,26 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()
     written
 }
 
-/// Makes a directory that only its owner can enter, and its parents.
+/// Makes a directory that only its owner can enter, whatever the process's umask. Parents that are missing are made the
+/// same way; those that exist are left as they are.
 pub fn create_private_directory(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    create_missing_directories(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))
+}
+
+/// Makes the directories of a path that are missing, for their owner only; those that exist are left as they are.
+pub fn create_missing_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(path)
+}
+
+/// Makes a directory that only its owner can enter, in a parent that must exist. One that exists is fine, and is closed
+/// to others.
+pub fn create_private_directory_in_place(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(PRIVATE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))
 }
 
 #[cfg(test)]

@@ -1,0 +1,57 @@
+//! Processes of nodes whose cluster's state was removed while it ran: no other command sees them.
+
+use std::path::{Path, PathBuf};
+
+use cloudtik_model::ClusterName;
+use cloudtik_providers::local::{LocalWorkspace, orphans};
+
+use crate::clusters::{Place, home};
+use crate::failure::Failure;
+
+/// What runs of one node that has no directory, or whose cluster has no head's state, any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// The cluster as it was.
+    pub place: Place,
+    /// The directory of the node.
+    pub directory: PathBuf,
+    pub processes: Vec<i32>,
+}
+
+impl Orphan {
+    /// The node and its generation.
+    pub fn node(&self) -> String {
+        self.directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+}
+
+/// The orphans of this user's state directory.
+pub fn find() -> Result<Vec<Orphan>, Failure> {
+    let workspaces = home()?.join("workspaces");
+    let found = orphans(&workspaces)?.into_iter();
+    Ok(found.filter_map(|(directory, processes)| Some(Orphan { place: place_of(&workspaces, &directory)?, directory, processes })).collect())
+}
+
+/// The cluster of a node's directory: `WORKSPACE/clusters/CLUSTER/nodes/INSTANCE` below the workspaces.
+fn place_of(workspaces: &Path, directory: &Path) -> Option<Place> {
+    let below: Vec<_> = directory.strip_prefix(workspaces).ok()?.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    let [workspace, clusters, cluster, nodes, _] = below.as_slice() else { return None };
+    let name = ClusterName::new(cluster.as_ref()).ok().filter(|_| clusters == "clusters" && nodes == "nodes")?;
+    let workspace = LocalWorkspace { directory: workspaces.join(workspace.as_ref()) };
+    let directory = workspace.cluster_directory(&name);
+    Some(Place { name, workspace, directory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_is_told_from_the_directory_of_its_node() {
+        let place = place_of(Path::new("/s/workspaces"), Path::new("/s/workspaces/default/clusters/demo/nodes/w1.2")).expect("one");
+        assert_eq!((place.name.as_str(), place.workspace_name().as_str()), ("demo", "default"));
+        assert_eq!(place.nodes(), Path::new("/s/workspaces/default/clusters/demo/nodes"));
+        assert_eq!(place_of(Path::new("/s/workspaces"), Path::new("/s/workspaces/default/clusters/demo")), None);
+        assert_eq!(place_of(Path::new("/s/workspaces"), Path::new("/elsewhere/default/clusters/demo/nodes/w1.2")), None);
+    }
+}

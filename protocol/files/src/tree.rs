@@ -1,0 +1,190 @@
+//! The removal of directory trees. It never leaves the file system that the tree is on, and never enters a mount.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, unlinkat};
+use rustix::io::Errno;
+
+/// Why a tree was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Something is mounted at or below the tree. If it was there from the beginning, nothing was removed.
+    #[error("{} is mounted; what is mounted is never deleted; unmount it first: umount {}", .0.display(), .0.display())]
+    Mounted(PathBuf),
+    #[error("cannot remove {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// The mount points at or below a directory, as this process sees them, in order.
+pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    // The kernel's list has no symbolic links.
+    let directory = match directory.canonicalize() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found: Vec<PathBuf> = mount_points(&fs::read("/proc/self/mountinfo")?).filter(|point| point.starts_with(&directory)).collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// The fifth field of each line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), where spaces are written as `\040`.
+fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let points = mountinfo.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    points.map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+}
+
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match octal {
+            Some(digits) => {
+                out.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// Fails with the first mount at or below a directory.
+pub fn refuse_mounts(directory: &Path) -> Result<(), RemoveError> {
+    let mounts = mounts_below(directory).map_err(|source| RemoveError::Io { path: directory.to_owned(), source })?;
+    mounts.into_iter().next().map_or(Ok(()), |mount| Err(RemoveError::Mounted(mount)))
+}
+
+/// Removes a directory with all that is in it, or a file or symbolic link. One that is missing is fine.
+///
+/// If anything is mounted at or below the directory, nothing is removed. What is mounted while the removal runs is not
+/// entered: the removal stops there.
+pub fn remove_tree(path: &Path) -> Result<(), RemoveError> {
+    let failed = |source: io::Error| RemoveError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.is_dir() => return missing_is_fine(fs::remove_file(path)).map_err(failed),
+        Ok(_) => {}
+    }
+    refuse_mounts(path)?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
+    let parent = fs::File::open(parent).map_err(failed)?;
+    let name = CString::new(name.as_bytes()).map_err(|e| failed(e.into()))?;
+    let device = fs::symlink_metadata(path).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).map_err(failed)?;
+    remove_directory(parent.as_fd(), &name, path, device)
+}
+
+fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn remove_directory(parent: BorrowedFd<'_>, name: &CString, path: &Path, device: u64) -> Result<(), RemoveError> {
+    let failed = |errno: Errno| RemoveError::Io { path: path.to_owned(), source: errno.into() };
+    let directory = match open_directory(parent, name, device) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::XDEV) => return Err(RemoveError::Mounted(path.to_owned())),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(&directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            entries.push((entry.file_name().to_owned(), entry.file_type()));
+        }
+    }
+    for (entry, kind) in entries {
+        let below = path.join(std::ffi::OsStr::from_bytes(entry.to_bytes()));
+        let is_directory = match kind {
+            FileType::Directory => true,
+            // Not every file system says.
+            FileType::Unknown => fs::symlink_metadata(&below).is_ok_and(|m| m.is_dir()),
+            _ => false,
+        };
+        if is_directory {
+            remove_directory(directory.as_fd(), &entry, &below, device)?;
+            continue;
+        }
+        match unlinkat(&directory, &entry, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(RemoveError::Io { path: below, source: errno.into() }),
+        }
+    }
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Opens a directory without following a symbolic link or crossing a mount, be it of the same file system.
+fn open_directory(parent: BorrowedFd<'_>, name: &CString, device: u64) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV | ResolveFlags::BENEATH) {
+        // Older kernels do not have the call, and some sandboxes forbid it: then another file system can be told.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let directory = openat(parent, name, flags, Mode::empty())?;
+            if fstat(&directory)?.st_dev == device { Ok(directory) } else { Err(Errno::XDEV) }
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_removed_and_what_its_links_lead_to_stays() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (tree, other) = (directory.path().join("tree"), directory.path().join("other"));
+        fs::create_dir_all(tree.join("a/b/c")).expect("makes");
+        fs::create_dir(&other).expect("makes");
+        fs::write(tree.join("a/b/file"), "x").expect("writes");
+        fs::write(other.join("kept"), "x").expect("writes");
+        std::os::unix::fs::symlink(&other, tree.join("a/link")).expect("links");
+        std::os::unix::fs::symlink(&other, directory.path().join("link")).expect("links");
+        remove_tree(&tree).expect("removes");
+        remove_tree(&directory.path().join("link")).expect("removes the link");
+        remove_tree(&tree).expect("what is missing is fine");
+        assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 1);
+        assert!(other.join("kept").exists());
+    }
+
+    #[test]
+    fn mount_points_are_read_with_odd_names() {
+        let mountinfo = b"42 27 254:0 /a /tmp/a\\040b\\134c rw,relatime - ext4 /dev/vda rw\n43 27 0:5 / /proc rw - proc proc rw\n";
+        let points: Vec<PathBuf> = mount_points(mountinfo).collect();
+        assert_eq!(points, [PathBuf::from("/tmp/a b\\c"), PathBuf::from("/proc")]);
+    }
+
+    #[test]
+    fn the_mounts_at_and_below_a_directory_are_found_and_refused() {
+        let found = mounts_below(Path::new("/proc")).expect("reads");
+        assert!(found.contains(&PathBuf::from("/proc")), "{found:?}");
+        assert!(matches!(refuse_mounts(Path::new("/proc")), Err(RemoveError::Mounted(_))));
+        let directory = tempfile::tempdir().expect("temporary directory");
+        assert_eq!(mounts_below(directory.path()).expect("reads"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn another_file_system_is_not_entered_though_the_list_did_not_show_it() {
+        let root = fs::File::open("/").expect("opens");
+        let device = std::os::unix::fs::MetadataExt::dev(&root.metadata().expect("there"));
+        let opened = open_directory(root.as_fd(), &CString::new("proc").expect("a name"), device);
+        assert_eq!(opened.err(), Some(Errno::XDEV));
+    }
+}
