@@ -61,19 +61,21 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         progress.phase(&format!("{name}: asking the head"));
         // Held while the head is asked and while everything is deleted, not while workers go.
         let lock = Lock::take(&place).await?;
-        match Client::dial(&place).await {
-            Ok(client) => match shut_down(&client).await {
-                Ok(()) => {
-                    drop(lock);
-                    match workers_gone(&client, arguments.timeout, &mut progress).await {
-                        Err(failure) if failure.overtaken => return Err(failure),
-                        Err(failure) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
-                        Ok(()) => {}
-                    }
-                }
-                Err(failure) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
-            },
-            Err(_) => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted as they are")),
+        let client = Client::dial(&place).await.ok();
+        let asked = match &client {
+            Some(client) => Some(shut_down(client).await),
+            None => None,
+        };
+        drop(lock);
+        let gone = match (&client, asked) {
+            (Some(client), Some(Ok(()))) => Some(workers_gone(client, arguments.timeout, &mut progress).await),
+            (_, asked) => asked,
+        };
+        match gone {
+            Some(Ok(())) => {}
+            Some(Err(failure)) if failure.overtaken => return Err(failure),
+            Some(Err(failure)) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
+            None => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted as they are")),
         }
         progress.phase(&format!("{name}: deleting what is left"));
         let lock = Lock::take(&place).await?;
