@@ -1,23 +1,31 @@
 //! `logs`: what services and agents say.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cloudtik_model::Generation;
+use cloudtik_model::status::{Node, Phase, Status};
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{transport, wire};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::cli::Logs;
-use crate::client::Client;
+use crate::client::{Client, document};
 use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
-use crate::output::Printer;
+use crate::output::{Printer, talk};
 use crate::session::{Lines, Session};
 
 /// Lines that are looked at again after a restart, so that none is missed.
 const LINES_AGAIN: u32 = 50;
+/// Of a log that appears while logs are followed, everything is news.
+const EVERYTHING: u32 = u32::MAX;
 /// How long a node may take to come back to a head that was restarted.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks at whether it is back.
+const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
 struct Line {
@@ -27,99 +35,231 @@ struct Line {
     line: String,
 }
 
+/// One log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Source {
+    node: String,
+    generation: Generation,
+    /// Empty for the node's agent.
+    service: String,
+}
+
+/// How the following of a log ended.
+enum End {
+    /// Everything that was asked for was printed.
+    Whole,
+    /// There is no such node any more, or it is about to go; with the reason.
+    NodeGone(String),
+    /// The cluster was taken down.
+    ClusterGone,
+}
+
 pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
     let client = Client::connect(&arguments.cluster).await?;
     let status = client.status().await?;
-    let known = |name: &str| status.nodes.iter().any(|n| n.id.as_str() == name);
-    if let Some(node) = arguments.node.as_deref().filter(|n| !known(n)) {
-        return Err(Failure::new(NOT_FOUND, format!("there is no node {node}")).hint(format!("see `cloudtik nodes {}`", client.place.name)));
+    let name = &client.place.name;
+    if let Some(node) = arguments.node.as_deref().filter(|node| status.nodes.iter().all(|n| n.id.as_str() != *node)) {
+        return Err(Failure::new(NOT_FOUND, format!("there is no node {node}")).hint(format!("see `cloudtik nodes {name}`")));
     }
-    let mut wanted: Vec<(String, String)> = Vec::new();
-    match &arguments.runtime {
-        Some(runtime) => {
-            for node in status.nodes.iter().filter(|n| arguments.node.as_deref().is_none_or(|wanted| n.id.as_str() == wanted)) {
-                let services = node.services.iter().filter(|s| s.name.split('/').next() == Some(runtime.as_str()));
-                wanted.extend(services.map(|s| (node.id.to_string(), s.name.clone())));
-            }
-            if wanted.is_empty() {
-                let failure = Failure::new(NOT_FOUND, format!("no service of the runtime {runtime} was found"));
-                return Err(failure.hint(format!("see `cloudtik runtimes {}`", client.place.name)));
-            }
-        }
-        None => match &arguments.node {
-            Some(node) => wanted.push((node.clone(), String::new())),
-            None => wanted.push(("head".to_owned(), "cloudtik/head".to_owned())),
-        },
+    let mut known = sources(&status, arguments);
+    let is_expected = |runtime: &String| arguments.follow && status.runtimes.iter().any(|r| r.name.as_str() == runtime.as_str());
+    if let Some(runtime) = arguments.runtime.as_ref().filter(|runtime| known.is_empty() && !is_expected(runtime)) {
+        let failure = Failure::new(NOT_FOUND, format!("no service of the runtime {runtime} was found"));
+        return Err(failure.hint(format!("see `cloudtik runtimes {name}`")));
     }
-    let prefixed = wanted.len() > 1;
-    let mut running = tokio::task::JoinSet::new();
+    // Others may join while logs of a runtime are followed.
+    let takes_more = arguments.follow && arguments.runtime.is_some();
+    let prefixed = known.len() > 1 || takes_more;
     let (lines, mut printed) = mpsc::channel::<Line>(64);
-    for (node, service) in wanted {
-        let (client, lines) = (client.clone(), lines.clone());
-        let logs = wire::Logs { service: service.clone(), lines: arguments.lines, follow: arguments.follow };
-        running.spawn(async move {
-            let mut session = Session::open(&client, &node, What::Logs(logs.clone())).await?;
-            let (mut parts, mut last, mut again) = (Lines::default(), None::<String>, false);
-            loop {
-                let next = match session.next().await {
-                    // The head or the agent was restarted: what is said from now on is followed again.
-                    Err(failure) if logs.follow && failure.code == TIMED_OUT => {
-                        let client = client.reconnect().await?;
-                        let logs = wire::Logs { lines: LINES_AGAIN, ..logs.clone() };
-                        session = reopen(&client, &node, logs).await?;
-                        (parts, again) = (Lines::default(), true);
-                        continue;
+    let mut running = JoinSet::new();
+    for source in &known {
+        let logs = wire::Logs { service: source.service.clone(), lines: arguments.lines, follow: arguments.follow };
+        running.spawn(follow(client.clone(), source.clone(), logs, lines.clone()));
+    }
+    let mut lines = Some(lines).filter(|_| takes_more);
+    let (news, mut statuses) = mpsc::channel(1);
+    let mut watching = JoinSet::new();
+    if takes_more {
+        watching.spawn(watch(client.clone(), news));
+    }
+    let mut failed = None;
+    loop {
+        tokio::select! {
+            line = printed.recv() => match line {
+                Some(line) => print(printer, prefixed, &line),
+                None => break,
+            },
+            Some(status) = statuses.recv() => match (status, &lines) {
+                (Some(status), Some(lines)) => for source in sources(&status, arguments) {
+                    if known.insert(source.clone()) {
+                        let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true };
+                        running.spawn(follow(client.clone(), source, logs, lines.clone()));
                     }
-                    next => next?,
-                };
-                let (mut found, is_end) = match next {
-                    Frame::Stdout(bytes) => (parts.take(&bytes), false),
-                    Frame::Exit(exit) if exit.code == 0 => (parts.rest().into_iter().collect(), true),
-                    Frame::Exit(_) => {
-                        let what = if service.is_empty() { "its agent".to_owned() } else { service };
-                        return Err(Failure::new(NOT_FOUND, format!("{node} has no log of {what} yet")));
-                    }
-                    _ => continue,
-                };
-                // What was shown before the break is not shown again.
-                if std::mem::take(&mut again)
-                    && let Some(shown) = last.as_ref().and_then(|last| found.iter().rposition(|line| line == last))
-                {
-                    found.drain(..=shown);
-                }
-                last = found.last().cloned().or(last);
-                for line in found {
-                    let _ = lines.send(Line { node: node.clone(), service: service.clone(), line }).await;
-                }
-                if is_end {
-                    return Ok::<(), Failure>(());
+                },
+                // The cluster was taken down: nothing else will come.
+                _ => lines = None,
+            },
+            Some(joined) = running.join_next() => {
+                let (source, result) = joined.map_err(|e| Failure::failed(e.to_string()))?;
+                match result {
+                    Ok(End::Whole) => {}
+                    Ok(End::ClusterGone) => lines = None,
+                    Ok(End::NodeGone(reason)) if takes_more => talk(&format!("{} {}: {reason}", source.node, source.service)),
+                    Ok(End::NodeGone(reason)) => failed = Some(Failure::new(NOT_FOUND, reason)),
+                    Err(failure) if takes_more => talk(&format!("{} {}: {}", source.node, source.service, failure.message)),
+                    Err(failure) => failed = Some(failure),
                 }
             }
-        });
-    }
-    drop(lines);
-    while let Some(line) = printed.recv().await {
-        if printer.is_json() {
-            printer.json_line(&line);
-        } else if prefixed {
-            printer.line(&format!("{} {}  {}", line.node, line.service, line.line));
-        } else {
-            printer.line(&line.line);
         }
+    }
+    if takes_more {
+        talk(&format!("{name} was taken down"));
     }
     while let Some(joined) = running.join_next().await {
-        joined.map_err(|e| Failure::failed(e.to_string()))??;
+        match joined.map_err(|e| Failure::failed(e.to_string()))?.1 {
+            Ok(End::NodeGone(reason)) if !takes_more => failed = Some(Failure::new(NOT_FOUND, reason)),
+            Err(failure) if !takes_more => failed = Some(failure),
+            _ => {}
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-/// Opens a log again once its node is linked to the new head.
-async fn reopen(client: &Client, node: &str, logs: wire::Logs) -> Result<Session, Failure> {
+fn print(printer: &Printer, prefixed: bool, line: &Line) {
+    if printer.is_json() {
+        printer.json_line(line);
+    } else if prefixed {
+        printer.line(&format!("{} {}  {}", line.node, line.service, line.line));
+    } else {
+        printer.line(&line.line);
+    }
+}
+
+/// The logs that are asked for and there are.
+fn sources(status: &Status, arguments: &Logs) -> BTreeSet<Source> {
+    let source = |node: &Node, service: &str| Source { node: node.id.to_string(), generation: node.generation, service: service.to_owned() };
+    let mut found = BTreeSet::new();
+    for node in &status.nodes {
+        let is_named = arguments.node.as_deref().is_none_or(|wanted| node.id.as_str() == wanted);
+        match &arguments.runtime {
+            Some(runtime) if is_named => {
+                let services = node.services.iter().filter(|s| s.name.split('/').next() == Some(runtime.as_str()));
+                found.extend(services.map(|s| source(node, &s.name)));
+            }
+            None if arguments.node.is_some() && is_named => drop(found.insert(source(node, ""))),
+            None if arguments.node.is_none() && node.kind == "head" => drop(found.insert(source(node, "cloudtik/head"))),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Sends every status, and nothing in the end when the cluster was taken down.
+async fn watch(mut client: Client, news: mpsc::Sender<Option<Status>>) {
+    loop {
+        if let Ok(statuses) = client.admin().watch(wire::Empty {}).await {
+            let mut statuses = statuses.into_inner();
+            while let Ok(Some(next)) = statuses.message().await {
+                let Ok(status) = document::<Status>(next) else { continue };
+                if news.send(Some(status)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        match client.reconnect().await {
+            Ok(next) => client = next,
+            Err(_) if !client.place.exists() => break,
+            Err(_) => tokio::time::sleep(REOPEN_PAUSE).await,
+        }
+    }
+    let _ = news.send(None).await;
+}
+
+async fn follow(client: Client, source: Source, logs: wire::Logs, lines: mpsc::Sender<Line>) -> (Source, Result<End, Failure>) {
+    let result = follow_one(client, &source, logs, lines).await;
+    (source, result)
+}
+
+/// Prints one log. While it is followed, restarts of the head and of the node's agent are bridged.
+async fn follow_one(mut client: Client, source: &Source, logs: wire::Logs, lines: mpsc::Sender<Line>) -> Result<End, Failure> {
+    let (node, service) = (&source.node, &source.service);
+    let mut session = Session::open(&client, node, What::Logs(logs.clone())).await?;
+    let (mut parts, mut last, mut again) = (Lines::default(), None::<String>, false);
+    loop {
+        let is_broken = |failure: &Failure| logs.follow && failure.code == TIMED_OUT;
+        let (mut found, is_end) = match session.next().await {
+            Ok(Frame::Stdout(bytes)) => (parts.take(&bytes), false),
+            Ok(Frame::Exit(exit)) if exit.code == 0 && !logs.follow => (parts.rest().into_iter().collect(), true),
+            Ok(Frame::Exit(_)) if !logs.follow => {
+                let what = if service.is_empty() { "its agent" } else { service.as_str() };
+                return Err(Failure::new(NOT_FOUND, format!("{node} has no log of {what} yet")));
+            }
+            Err(failure) if !is_broken(&failure) => return Err(failure),
+            // The head or the agent was restarted, or the node goes.
+            Ok(Frame::Exit(_)) | Err(_) => {
+                match reopen(&client, source, wire::Logs { lines: LINES_AGAIN, ..logs.clone() }).await? {
+                    Ok(reopened) => (client, session) = reopened,
+                    Err(end) => return Ok(end),
+                }
+                (parts, again) = (Lines::default(), true);
+                continue;
+            }
+            Ok(_) => continue,
+        };
+        // What was shown before the break is not shown again.
+        if std::mem::take(&mut again)
+            && let Some(shown) = last.as_ref().and_then(|last| found.iter().rposition(|line| line == last))
+        {
+            found.drain(..=shown);
+        }
+        last = found.last().cloned().or(last);
+        for line in found {
+            let _ = lines.send(Line { node: node.clone(), service: service.clone(), line }).await;
+        }
+        if is_end {
+            return Ok(End::Whole);
+        }
+    }
+}
+
+/// Opens a log again once its node is linked to a head, unless the node goes or the cluster does.
+async fn reopen(client: &Client, source: &Source, logs: wire::Logs) -> Result<Result<(Client, Session), End>, Failure> {
     let deadline = tokio::time::Instant::now() + REOPEN_PATIENCE;
-    transport::retry_until(deadline, Duration::from_millis(100), || async {
-        client.status().await.ok().filter(|s| s.nodes.iter().any(|n| n.id.as_str() == node && n.agent.is_some())).ok_or(())
-    })
-    .await
-    .map_err(|()| Failure::new(TIMED_OUT, format!("{node} is not heard by the head that started")))?;
-    Session::open(client, node, What::Logs(logs)).await
+    let look = || async {
+        let client = match client.reconnect().await {
+            Ok(client) => client,
+            Err(_) if !client.place.exists() => return Ok(Err(End::ClusterGone)),
+            Err(_) => return Err(()),
+        };
+        let status = client.status().await.map_err(drop)?;
+        if let Some(end) = end_of(&status, source) {
+            return Ok(Err(end));
+        }
+        let is_linked = status.nodes.iter().any(|n| n.id.as_str() == source.node && n.agent.is_some());
+        if !is_linked {
+            return Err(());
+        }
+        let opened = Session::open(&client, &source.node, What::Logs(logs.clone())).await;
+        opened.map(|session| Ok((client, session))).map_err(drop)
+    };
+    let reopened = transport::retry_until(deadline, REOPEN_PAUSE, look).await;
+    reopened.map_err(|()| Failure::new(TIMED_OUT, format!("{} has no link to the head", source.node)))
+}
+
+/// Whether a log has come to its end with its node, or with the cluster.
+fn end_of(status: &Status, source: &Source) -> Option<End> {
+    let node = status.nodes.iter().find(|n| n.id.as_str() == source.node);
+    let name = &source.node;
+    match node {
+        _ if matches!(status.phase, Phase::Stopping | Phase::Stopped) => Some(End::ClusterGone),
+        None => Some(End::NodeGone(format!("{name} is gone; `cloudtik why {} {name}` tells why", status.cluster))),
+        Some(node) if node.generation != source.generation => {
+            Some(End::NodeGone(format!("{name} was replaced; `cloudtik why {} {name}` tells why", status.cluster)))
+        }
+        Some(node) if matches!(node.state.as_str(), "terminating" | "failed" | "requested" | "launched") => {
+            let why = node.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            Some(End::NodeGone(format!("{name} goes{why}")))
+        }
+        Some(_) => None,
+    }
 }

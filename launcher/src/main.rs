@@ -21,6 +21,7 @@ mod lock;
 mod logs;
 mod orphans;
 mod output;
+mod reader;
 mod rollout;
 mod runtime;
 mod session;
@@ -45,6 +46,7 @@ use clap::error::ErrorKind;
 use crate::cli::{Arguments, Command, Format, Target};
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
+use crate::reader::while_read;
 
 fn main() -> ExitCode {
     // Answers a shell that asks how a line can go on, and ends; else nothing.
@@ -128,7 +130,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Up(arguments) => up::run(printer, &arguments).await.map(|()| 0),
         Command::Down(arguments) => down::run(printer, &arguments).await.map(|()| 0),
-        Command::Status { cluster, watch: true, .. } => watch::status(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Status { cluster, watch: true, .. } => while_read(watch::status(printer, (&cluster).into())).await.map(|()| 0),
         Command::Status { cluster, wait, timeout, .. } => {
             show::status(printer, (&cluster).into(), wait.then_some(timeout)).await.map(|()| 0)
         }
@@ -136,6 +138,9 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Nodes { cluster } => show::nodes(printer, (&cluster).into()).await.map(|()| 0),
         Command::Runtimes { cluster } => show::runtimes(printer, (&cluster).into()).await.map(|()| 0),
         Command::List => show::list(printer).await.map(|()| 0),
+        Command::Events { cluster, follow: true, node, from } => {
+            while_read(events::events(printer, (&cluster).into(), true, node, from)).await.map(|()| 0)
+        }
         Command::Events { cluster, follow, node, from } => events::events(printer, (&cluster).into(), follow, node, from).await.map(|()| 0),
         Command::Why { cluster, what } => events::why(printer, (&cluster).into(), what).await.map(|()| 0),
         Command::Scale(arguments) => steer::scale(printer, &arguments).await.map(|()| 0),
@@ -153,6 +158,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Exec(arguments) => exec::exec(printer, &arguments).await,
         Command::Attach { cluster, node } => exec::attach(printer, (&cluster).into(), node).await,
         Command::Submit(arguments) => submit::submit(printer, &arguments).await,
+        Command::Logs(arguments) if arguments.follow => while_read(logs::logs(printer, &arguments)).await.map(|()| 0),
         Command::Logs(arguments) => logs::logs(printer, &arguments).await.map(|()| 0),
         Command::Upload { cluster, from, to, node } => transfer::upload(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),
         Command::Download { cluster, from, to, node } => transfer::download(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),

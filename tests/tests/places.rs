@@ -303,3 +303,53 @@ fn heads_that_hang_do_not_hold_up_the_list() {
     assert_eq!(found, [("hang1", "unreachable"), ("hang2", "unreachable"), ("hang3", "unreachable")]);
     drop(hanging);
 }
+
+#[test]
+fn followed_logs_show_nodes_that_join_and_tell_of_those_that_go() {
+    let cluster = Cluster::new("follow", "");
+    let folder = cluster.file.with_file_name("teller");
+    fs::create_dir_all(&folder).expect("makes");
+    let runtime = "[runtime]\nname = \"teller\"\nversion = \"1\"\n[services.one]\nrole = \"workers\"\n\
+                   command = [\"/bin/sh\", \"-c\", \"echo hello from {{ node.id }}; exec sleep 1000\"]\n";
+    fs::write(folder.join("runtime.toml"), runtime).expect("writes");
+    cluster.write(&format!("[workers.default]\nmin = 1\nmax = 3\n[runtimes.teller]\npath = \"{}\"", folder.display()));
+    cluster.up();
+
+    let (out, err) = (cluster.file.with_file_name("out"), cluster.file.with_file_name("err"));
+    let mut command = cluster.command(&["logs", "follow", "-f", "--runtime", "teller"]);
+    command.stdout(fs::File::create(&out).expect("creates")).stderr(fs::File::create(&err).expect("creates"));
+    let mut follower = command.spawn().expect("runs");
+    let said = |path: &Path, text: &str| fs::read_to_string(path).unwrap_or_default().contains(text).then_some(());
+    until("the log that was there", Duration::from_secs(20), || said(&out, "hello from w1"));
+    cluster.run(&["scale", "follow", "--workers", "2"]).ok();
+    until("the log of the node that joined", Duration::from_secs(40), || said(&out, "hello from w2"));
+
+    // One that follows a single node ends with it, at once, and says why.
+    let alone = cluster.command(&["logs", "follow", "-f", "--node", "w2"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut alone = alone.expect("runs");
+    let mut first = [0];
+    std::io::Read::read_exact(alone.stdout.as_mut().expect("piped"), &mut first).expect("it follows");
+    cluster.run(&["kill-node", "follow", "w2", "--yes"]).ok();
+    let killed = Instant::now();
+    let (code, why) = ended(alone);
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+    assert!(code == Some(4) && why.contains("w2") && !why.contains("not heard"), "{code:?} {why}");
+    until("a word on the node that went", Duration::from_secs(20), || said(&err, "w2 teller/one"));
+    cluster.down();
+    until("the end of what follows", Duration::from_secs(20), || follower.try_wait().expect("can be asked"));
+}
+
+#[test]
+fn what_follows_ends_when_its_reader_closes() {
+    let cluster = Cluster::new("closes", "[workers.default]\nmin = 1");
+    cluster.up();
+    for arguments in [vec!["logs", "closes", "-f"], vec!["events", "closes", "-f"], vec!["status", "closes", "-w"]] {
+        let mut child = cluster.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+        let mut out = child.stdout.take().expect("piped");
+        let mut first = [0];
+        std::io::Read::read_exact(&mut out, &mut first).expect("it says something");
+        drop(out);
+        let status = until("its end", Duration::from_secs(10), || child.try_wait().expect("can be asked"));
+        assert_eq!(status.code(), Some(0), "{arguments:?}");
+    }
+}
