@@ -113,7 +113,9 @@ fn left_processes() -> Vec<Finding> {
 fn state_directory(home: &Path) -> Finding {
     let what = "state directory";
     let probe = home.join(".doctor");
-    let written = cloudtik_protocol::files::create_missing_directories(home).and_then(|()| std::fs::write(&probe, b"x")).and_then(|()| std::fs::remove_file(&probe));
+    let written = cloudtik_protocol::files::create_missing_directories(home)
+        .and_then(|()| std::fs::write(&probe, b"x"))
+        .and_then(|()| std::fs::remove_file(&probe));
     if let Err(error) = written {
         return missing(what, format!("{}: {error}", home.display()), "set CLOUDTIK_HOME to a directory that you can write".to_owned());
     }

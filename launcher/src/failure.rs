@@ -97,7 +97,10 @@ impl From<Status> for Failure {
 impl From<providers::Error> for Failure {
     fn from(error: providers::Error) -> Self {
         let code = match &error {
-            providers::Error::Undeletable { .. } | providers::Error::StockOut(_) | providers::Error::Quota(_) | providers::Error::Throttled { .. } => REFUSED,
+            providers::Error::Undeletable { .. }
+            | providers::Error::StockOut(_)
+            | providers::Error::Quota(_)
+            | providers::Error::Throttled { .. } => REFUSED,
             providers::Error::Permission { .. } => NOT_AUTHORISED,
             providers::Error::NotFound(_) => NOT_FOUND,
             providers::Error::Mismatch(_) | providers::Error::Transient { .. } | providers::Error::Permanent { .. } => FAILED,

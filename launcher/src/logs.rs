@@ -137,7 +137,8 @@ fn print(printer: &Printer, prefixed: bool, line: &Line) {
 
 /// The logs that are asked for and there are.
 fn sources(status: &Status, arguments: &Logs) -> BTreeSet<Source> {
-    let source = |node: &Node, service: &str| Source { node: node.id.to_string(), generation: node.generation, service: service.to_owned() };
+    let source =
+        |node: &Node, service: &str| Source { node: node.id.to_string(), generation: node.generation, service: service.to_owned() };
     let mut found = BTreeSet::new();
     for node in &status.nodes {
         let is_named = arguments.node.as_deref().is_none_or(|wanted| node.id.as_str() == wanted);

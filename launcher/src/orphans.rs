@@ -29,7 +29,9 @@ impl Orphan {
 pub fn find() -> Result<Vec<Orphan>, Failure> {
     let workspaces = home()?.join("workspaces");
     let found = orphans(&workspaces)?.into_iter();
-    Ok(found.filter_map(|(directory, processes)| Some(Orphan { place: place_of(&workspaces, &directory)?, directory, processes })).collect())
+    Ok(found
+        .filter_map(|(directory, processes)| Some(Orphan { place: place_of(&workspaces, &directory)?, directory, processes }))
+        .collect())
 }
 
 /// The cluster of a node's directory: `WORKSPACE/clusters/CLUSTER/nodes/INSTANCE` below the workspaces.

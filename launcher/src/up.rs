@@ -278,7 +278,9 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     let is_made = is_made(place);
     if is_made && !head_directory.join("head.json").exists() {
         let message = format!("the head's state in {} was removed: {} cannot go on", head_directory.display(), place.name);
-        return Err(Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name)));
+        return Err(
+            Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name))
+        );
     }
     let network = match place.remembered() {
         Some(remembered) if is_made => remembered.network,

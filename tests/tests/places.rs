@@ -157,9 +157,7 @@ fn an_up_that_waits_locks_out_neither_the_corrected_file_nor_down() {
     let cluster = Cluster::new("waits", "");
     cluster.write(&never_ready(&cluster));
     let first = waiting_up(&cluster);
-    cluster.wait("the service that never gets ready", Duration::from_secs(60), |s| {
-        s.waiting_for.iter().any(|w| w.contains("never/one"))
-    });
+    cluster.wait("the service that never gets ready", Duration::from_secs(60), |s| s.waiting_for.iter().any(|w| w.contains("never/one")));
     cluster.write("[workers.default]\nmin = 1");
     cluster.up();
     let (code, said) = ended(first);

@@ -10,7 +10,11 @@ use cloudtik_protocol::pki::hex;
 
 /// Packs a directory; returns the archive's SHA-256 and its size in bytes.
 pub fn pack(tree: &Path, archive: &Path) -> io::Result<(String, u64)> {
-    let out = Hashing { inner: BufWriter::with_capacity(1 << 20, OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(archive)?), digest: Context::new(&SHA256), size: 0 };
+    let out = Hashing {
+        inner: BufWriter::with_capacity(1 << 20, OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(archive)?),
+        digest: Context::new(&SHA256),
+        size: 0,
+    };
     let mut builder = tar::Builder::new(out);
     for path in paths(tree)? {
         let relative = path.strip_prefix(tree).expect("found below it");

@@ -45,7 +45,9 @@ impl WorkspaceProvider for LocalWorkspace {
             return Err(Error::Mismatch(format!("cluster {cluster} still lives in it")));
         }
         remove_tree(&self.directory).map_err(|error| match error {
-            RemoveError::Mounted(_) => Error::Undeletable { what: format!("the workspace {}", self.directory.display()), source: error.into() },
+            RemoveError::Mounted(_) => {
+                Error::Undeletable { what: format!("the workspace {}", self.directory.display()), source: error.into() }
+            }
             RemoveError::Io { source, .. } => Error::transient(format!("removing {}", self.directory.display()), source),
         })
     }
