@@ -311,3 +311,20 @@ fn heartbeats_that_are_handled_late_are_not_missing() {
     let is_missed = |state: &Option<&str>| matches!(state, Some("suspect" | "down"));
     assert_eq!(states.iter().map(is_missed).collect::<Vec<_>>(), [false, false, false, true], "{states:?}");
 }
+
+#[test]
+fn a_node_that_cannot_be_deleted_is_shown_with_the_reason_until_it_is() {
+    let mut bench = Bench::new(2, &NodeState::Ready);
+    (1..=2).for_each(|n| bench.link(n));
+    bench.tell(Input::Kill { request: Request(1), node: node(1) });
+    let id = InstanceId::new("i-1").expect("valid");
+    let failure = Failure { message: "/data is mounted".to_owned(), retry_after: None, kind: FailureKind::Permanent };
+    bench.tell(Input::Deleted { node: node(1), generation: Generation(1), instance: id.clone(), result: Err(failure) });
+    let shown = |bench: &Bench| bench.brain.node(&node(1)).and_then(|view| view.undeletable);
+    assert_eq!(shown(&bench).as_deref(), Some("/data is mounted"));
+    let snapshot = bench.brain.snapshot();
+    assert!(snapshot.alarms.iter().any(|alarm| alarm == "w1 cannot be deleted: /data is mounted"), "{:?}", snapshot.alarms);
+    bench.tell(Input::Deleted { node: node(1), generation: Generation(1), instance: id, result: Ok(()) });
+    assert_eq!(shown(&bench), None);
+    assert!(bench.brain.snapshot().alarms.iter().all(|alarm| !alarm.contains("cannot be deleted")));
+}
