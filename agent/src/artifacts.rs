@@ -75,8 +75,8 @@ impl Artifacts {
         if have == artifact.size {
             return Ok(());
         }
-        progress.send_replace("waiting for the link to the head".to_owned());
-        tokio::time::timeout(LINK_WAIT, self.linked.clone().wait_for(|linked| *linked)).await.context("no link to the head")??;
+        progress.send_replace("waiting for the connection to the head".to_owned());
+        tokio::time::timeout(LINK_WAIT, self.linked.clone().wait_for(|linked| *linked)).await.context("not connected to the head")??;
         let mut client = ArtifactsClient::new(self.dialer.dial().await?);
         if have > 0 {
             tracing::info!(artifact = artifact.name, "going on from {have} of {} bytes", artifact.size);
@@ -84,7 +84,7 @@ impl Artifacts {
         let request = wire::FetchRequest { digest: artifact.digest.clone(), offset: have };
         let mut chunks = client.fetch(request).await.context("asking the head for it")?.into_inner();
         let mut file = tokio::fs::File::from_std(file);
-        while let Some(chunk) = tokio::time::timeout(STALL, chunks.message()).await.context("the head sends nothing")?? {
+        while let Some(chunk) = tokio::time::timeout(STALL, chunks.message()).await.context("the head sent no data")?? {
             have += chunk.data.len() as u64;
             if have > artifact.size {
                 bail!("the head sends more than {} bytes", artifact.size);
@@ -94,7 +94,7 @@ impl Artifacts {
         }
         file.sync_all().await.context("writing it")?;
         if have < artifact.size {
-            bail!("the head's answer broke off at {have} of {} bytes", artifact.size);
+            bail!("the head's answer was interrupted at {have} of {} bytes", artifact.size);
         }
         Ok(())
     }
@@ -113,7 +113,7 @@ fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow
     }
     if cloudtik_protocol::pki::hex(context.finish().as_ref()) != digest {
         fs::remove_file(part)?;
-        bail!("what arrived is not what was promised: its SHA-256 differs; it will be fetched again");
+        bail!("the SHA-256 of what was received differs; it will be fetched again");
     }
     remove_tree(temporary).context("making room")?;
     create_private_directory(temporary)?;

@@ -76,7 +76,7 @@ impl Link {
                 let text = format!("{error:#}");
                 // The same again and again is one line.
                 if text != last_error {
-                    tracing::warn!("no link: {text}");
+                    tracing::warn!("cannot connect to the head: {text}");
                     last_error = text;
                 }
             }
@@ -193,7 +193,7 @@ impl Link {
                                 tracing::error!("the head refuses to renew the certificate: {}", reply.refusal);
                             }
                         }
-                        Some(HeadTopic::Goodbye(goodbye)) => bail!("the head says goodbye: {}", goodbye.reason),
+                        Some(HeadTopic::Goodbye(goodbye)) => bail!("the head closed the connection: {}", goodbye.reason),
                         // A newer head's topic.
                         None => {}
                     }

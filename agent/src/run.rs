@@ -219,7 +219,7 @@ async fn deserted(mut linked: watch::Receiver<bool>, patience: Option<Duration>)
 /// somebody pays. The goal stays on the disk, for a head that comes back after all.
 async fn end_node(converger: &Converger, reports: &Reports, bootstrap: &Bootstrap) {
     let silent = bootstrap.dead_man_ms.unwrap_or(0) / 1_000;
-    tracing::warn!("no head for {silent} s: this node lets its work go and ends");
+    tracing::warn!("no contact with the head for {silent} s: this node stops its services and ends");
     let longest = converger.stop_all();
     let mut seen = reports.subscribe();
     let stopped = seen.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own()));
@@ -307,7 +307,7 @@ async fn serve_health(
 fn own_address(head: &str) -> anyhow::Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0")).context("opening a socket")?;
     // Connecting a datagram socket sends nothing; it only chooses the way.
-    socket.connect(head).with_context(|| format!("no way to the head, {head}"))?;
+    socket.connect(head).with_context(|| format!("no route to the head, {head}"))?;
     match socket.local_addr()?.ip() {
         IpAddr::V4(address) if address.is_unspecified() => bail!("this machine has no address towards {head}"),
         address => Ok(address.to_string()),

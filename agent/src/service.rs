@@ -4,7 +4,7 @@
 //! Waiting → Fetching → Starting → Ready ⇄ Unhealthy        (held, artifacts, process, readiness, health)
 //!               ↑          └────────┴──→ Backoff ─┐        (the process ended)
 //!               └─────────────────────────────────┘
-//! any → Stopping → Stopped                                 (not in the goal any more, or to be restarted changed)
+//! any → Stopping → Stopped                                 (no longer in the goal, or to be restarted changed)
 //! ```
 
 mod drain;
@@ -145,7 +145,7 @@ impl ServiceTask {
             let Some(service) = desired.service else {
                 if self.running.is_some() {
                     if self.drain().await {
-                        self.stop("not in the goal any more").await;
+                        self.stop("no longer in the goal").await;
                     }
                     // It may be in the goal again by now.
                     continue;

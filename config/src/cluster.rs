@@ -156,12 +156,15 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let head = root.table("head").map(|mut table| {
         let lifetime = table.duration("certificate_lifetime");
         if let Some(lifetime) = lifetime.as_ref().filter(|l| !LIFETIMES.contains(&l.value)) {
-            let help = Some("from \"10s\" to \"30d\"; shorter ones mean more renewals, longer ones are worth more to a thief".to_owned());
+            let help = Some(
+                "from \"10s\" to \"30d\"; shorter ones mean more renewals; a stolen certificate is of use for as long as it lives"
+                    .to_owned(),
+            );
             problems.note(lifetime.span.clone(), "`head.certificate_lifetime` is out of range", help);
         }
         let dead_man = table.duration("dead_man_timer");
         if let Some(timer) = dead_man.as_ref().filter(|timer| timer.value < LEAST_DEAD_MAN) {
-            let help = Some("10s at least: a head that is only started again must not cost its workers".to_owned());
+            let help = Some("at least 10s, so that a restart of the head does not end its workers".to_owned());
             problems.note(timer.span.clone(), "`head.dead_man_timer` is too short", help);
         }
         let head = Head {
@@ -288,7 +291,7 @@ fn read_workers(root: &mut Table<'_>, provider: Option<&Provider>, problems: &Pr
     let names: BTreeSet<&String> = types.values().flat_map(|w| w.resources.keys()).collect();
     if names.len() > MOST_RESOURCES {
         let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
-        all.problem(format!("a cluster names at most {MOST_RESOURCES} resources of its own, not {}", names.join(", ")), None);
+        all.problem(format!("a cluster names at most {MOST_RESOURCES} custom resources, not {}", names.join(", ")), None);
     }
     types
 }
@@ -300,7 +303,7 @@ fn read_resources(table: &mut Table<'_>) -> BTreeMap<String, u32> {
     for name in inner.names::<RuntimeName>() {
         if ["cpus", "memory", "gpus"].contains(&name.value.as_str()) {
             let help = Some(format!("write {} beside `min` and `max`", name.value));
-            inner.problem(format!("`{}` is no resource of one's own", name.value), help);
+            inner.problem(format!("`{}` is not a custom resource", name.value), help);
         }
         if let Some(amount) = inner.integer(name.value.as_str(), 1, 1_000_000) {
             resources.insert(name.value.to_string(), amount.value as u32);
@@ -322,7 +325,7 @@ fn read_offers(table: &mut Table<'_>, key: &str, provider: Option<&Provider>) ->
 
 fn refuse_offer(table: &Table<'_>, key: &str, provider: Option<&Provider>) {
     let kind = provider.map_or("", Provider::kind);
-    table.problem(format!("`{key}`: the provider {kind} has no choice of that kind"), Some("leave it out".to_owned()));
+    table.problem(format!("`{key}`: the provider {kind} does not support it"), Some("leave it out".to_owned()));
 }
 
 fn read_spot(table: &mut Table<'_>, provider: Option<&Provider>) -> Option<Spot> {
@@ -334,7 +337,7 @@ fn read_spot(table: &mut Table<'_>, provider: Option<&Provider>) -> Option<Spot>
     }
     if spot != Some(true) {
         if keys.len() > usize::from(spot.is_some()) {
-            table.problem("`spot_price` and `or_on_demand` say nothing without `spot = true`", None);
+            table.problem("`spot_price` and `or_on_demand` have no effect without `spot = true`", None);
         }
         return None;
     }
@@ -347,7 +350,7 @@ fn read_runtimes(root: &mut Table<'_>) -> Vec<RuntimeUse> {
     for name in all.names::<RuntimeName>() {
         let Some(mut table) = all.table(name.value.as_str()) else { continue };
         if name.value.is_own() {
-            table.problem(format!("no runtime may be called `{}`: that is the cluster itself", name.value), None);
+            table.problem(format!("no runtime may be called `{}`: the name is reserved", name.value), None);
         }
         let mut properties = BTreeMap::new();
         if let Some(mut inner) = table.table("properties") {

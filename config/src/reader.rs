@@ -212,7 +212,7 @@ impl<'t> Table<'t> {
             None => {
                 let help = Some("such as \"500ms\", \"10s\" or \"5m\"".to_owned());
                 let message = match parse_span(&text.value) {
-                    Some(_) => format!("`{}` must be more than nothing", self.named(key)),
+                    Some(_) => format!("`{}` must be greater than zero", self.named(key)),
                     None => format!("{:?} is not a span of time", text.value),
                 };
                 self.problems.note(text.span, message, help);
@@ -260,7 +260,7 @@ impl<'t> Table<'t> {
             _ => None,
         };
         if scalar.is_none() {
-            self.wrong_type(key, value, "text, a number or a truth value");
+            self.wrong_type(key, value, "text, a number or a boolean");
         }
         scalar.map(|scalar| At { value: scalar, span: value.span() })
     }
@@ -385,7 +385,7 @@ fn described(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a whole number",
         DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "a truth value",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",

@@ -137,9 +137,9 @@ fn check_beside(others: &[Scaling], new: &Scaling, bounds: &Bounds<'_>, problems
         let (theirs, ours) = (counts(other), counts(new));
         let nothing = |by: &str, of: &str| format!("{by}: the policy {of} asks for as many at least, whenever it is on");
         let message = if hours.covers(new_hours) && theirs >= ours {
-            nothing("it can change nothing", &other.policy.name)
+            nothing("it has no effect", &other.policy.name)
         } else if new_hours.covers(hours) && ours >= theirs {
-            let by = format!("beside it, the policy {} can change nothing", other.policy.name);
+            let by = format!("beside it, the policy {} has no effect", other.policy.name);
             nothing(&by, &new.policy.name)
         } else {
             continue;
@@ -195,7 +195,7 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
     };
     if workers.min == workers.max {
         let help = Some(format!("raise `max` of [workers.{}], or leave the policy out", node_type.value));
-        let message = format!("it can change nothing: the type {} has from {} to {} workers", node_type.value, workers.min, workers.max);
+        let message = format!("it has no effect: the type {} has from {} to {} workers", node_type.value, workers.min, workers.max);
         problems.note(span.clone(), message, help);
     }
     let (least, most) = (table.integer("min", 0, MOST_WORKERS), table.integer("max", 0, MOST_WORKERS));
@@ -208,8 +208,7 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
     }
     if let Some(most) = most.as_ref().filter(|m| workers.min < workers.max && m.value <= u64::from(workers.min)) {
         let always = workers.min;
-        let message =
-            format!("it can change nothing: `max` is {}, and the type {} always has {always} workers", most.value, node_type.value);
+        let message = format!("it has no effect: `max` is {}, and the type {} always has {always} workers", most.value, node_type.value);
         problems.note(most.span.clone(), message, Some("raise it, or leave the policy out".to_owned()));
     }
     if let Some((most, max)) = bounds.max_workers.zip(most.as_ref()).filter(|(most, max)| max.value > u64::from(*most)) {
@@ -292,7 +291,7 @@ fn read_load(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, probl
         let at = low.or(high).map_or(table.span(), |at| at.span);
         let help = Some(format!("`low` is at most half of `high`, {}", high_share / 2.0));
         let message = format!(
-            "`low` {low_share} and `high` {high_share} contradict each other: a second worker halves the load of the first, and would be let go again"
+            "`low` {low_share} and `high` {high_share} contradict each other: a second worker halves the load of the first, and would be removed again"
         );
         problems.note(at, message, help);
     }
@@ -310,7 +309,9 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
         match DAYS.iter().position(|known| *known == day.value) {
             Some(known) if days.contains(&(known as u8)) => problems.note(day.span, format!("{:?} is there twice", day.value), None),
             Some(known) => days.push(known as u8),
-            None => problems.note(day.span, format!("{:?} is no day", day.value), Some(format!("days: {}", DAYS.join(", ")))),
+            None => {
+                problems.note(day.span, format!("{:?} is not a day of the week", day.value), Some(format!("days: {}", DAYS.join(", "))))
+            }
         }
     }
     if has_days && days.is_empty() {

@@ -38,7 +38,7 @@ struct Start(Timestamp);
 impl FromStr for Start {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let moment: jiff::Timestamp = text.parse().map_err(|_| format!("{text:?} is no moment, such as \"2026-03-02T00:00:00Z\""))?;
+        let moment: jiff::Timestamp = text.parse().map_err(|_| format!("{text:?} is not a time, such as \"2026-03-02T00:00:00Z\""))?;
         let ms = u64::try_from(moment.as_millisecond()).map_err(|_| format!("{text:?} is before 1970"))?;
         Ok(Self(Timestamp(ms)))
     }
@@ -159,7 +159,7 @@ impl Reader<'_> {
         if let Some(at) = at.as_ref().filter(|at| self.length.is_some_and(|length| at.value >= length)) {
             self.problems.note(
                 at.span.clone(),
-                "it would begin when all is over",
+                "it would begin after the end of the simulation",
                 Some("lengthen `length`, or let it begin earlier".to_owned()),
             );
         }
@@ -170,7 +170,7 @@ impl Reader<'_> {
         let (has_random, has_most) = (table.has("random"), table.has("times"));
         let (random, most) = (table.boolean("random").unwrap_or(false), table.integer("times", 1, u64::from(u32::MAX)));
         if every.is_none() && (has_random || has_most) {
-            table.problem("`random` and `times` say nothing without `every`", Some("add every = \"10m\"".to_owned()));
+            table.problem("`random` and `times` have no effect without `every`", Some("add every = \"10m\"".to_owned()));
         }
         Times {
             at_ms: at.map_or(0, |at| ms(at.value)),
@@ -200,8 +200,7 @@ impl Reader<'_> {
         let default = NodeTypeName::new(NodeTypeName::DEFAULT).ok().filter(|name| self.cluster.workers.contains_key(name));
         if default.is_none() && !table.has("workers") {
             let known: Vec<&str> = self.cluster.workers.keys().map(NodeTypeName::as_str).collect();
-            table
-                .problem("it is not said which node type is meant", Some(format!("add workers = \"TYPE\"; there is {}", known.join(", "))));
+            table.problem("the node type is missing", Some(format!("add workers = \"TYPE\"; there is {}", known.join(", "))));
         }
         default
     }

@@ -78,8 +78,10 @@ impl BusService {
         if present.unwrap_or(false) {
             return Ok(node);
         }
-        Err(self
-            .refuse("not-a-member", Status::permission_denied(format!("{node}, generation {generation}, is not of this cluster any more"))))
+        Err(self.refuse(
+            "not-a-member",
+            Status::permission_denied(format!("{node}, generation {generation}, is no longer part of this cluster")),
+        ))
     }
 
     fn check_version(&self, version: u32) -> Result<(), Status> {
@@ -270,7 +272,7 @@ impl wire::bus_server::Bus for BusService {
             return Err(self.refuse("malformed-frame", Status::invalid_argument("the first frame must attach")));
         };
         let Some(outgoing) = self.sessions.attach(&id, &node, frames) else {
-            return Err(self.refuse("foreign-session", Status::not_found("nobody waits for this session")));
+            return Err(self.refuse("foreign-session", Status::not_found("no request waits for this session")));
         };
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing).map(Ok))))
     }

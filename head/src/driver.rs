@@ -167,7 +167,7 @@ impl Driver {
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| {
         let source = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer in {} s", CALL_DEADLINE.as_secs()));
-        Err(Error::transient("waiting for the provider", source))
+        Err(Error::transient("get an answer from the provider", source))
     })
 }
 

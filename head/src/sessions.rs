@@ -60,7 +60,7 @@ impl Sessions {
         let kind = wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute) });
         if !self.hub.send(session, Topic::Command(wire::Command { id: id.clone(), kind: Some(kind) })) {
             self.pending().remove(&id);
-            return Err(Status::unavailable(format!("the link of {node} broke just now")));
+            return Err(Status::unavailable(format!("lost the connection to {node}")));
         }
         let (own, node) = (self.clone(), node.clone());
         self.tasks.spawn(async move {

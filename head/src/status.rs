@@ -89,7 +89,7 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
 /// A node that this head has not heard yet is what the last one knew of it.
 fn not_heard(view: &NodeView) -> Option<String> {
     let is_expected = matches!(view.record.life, NodeState::Preparing | NodeState::Ready);
-    (is_expected && view.link.is_none()).then(|| "not heard since the head started".to_owned())
+    (is_expected && view.link.is_none()).then(|| "no heartbeat since the head started".to_owned())
 }
 
 /// A node that is to go and whose machine stays.

@@ -32,7 +32,7 @@ pub const FILE: &str = "store.redb";
 pub enum Error {
     #[error("{operation} the store failed")]
     Database { operation: &'static str, source: Box<redb::Error> },
-    #[error("{} is gone or empty, and with it what this cluster is: put it back, or take the cluster down", .0.display())]
+    #[error("{} is missing or empty, and the cluster's state with it: restore it, or take the cluster down", .0.display())]
     Lost(PathBuf),
     #[error("the stored {what} is unreadable")]
     Corrupt { what: &'static str, source: serde_json::Error },

@@ -67,7 +67,7 @@ fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
 impl Place {
     pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
         if cluster.provider == Provider::Simulated {
-            let what = format!("{} is for looking only: the provider `simulated` makes no machines", cluster.name);
+            let what = format!("{} can only be simulated: the provider `simulated` creates no machines", cluster.name);
             return Err(Failure::new(INVALID, what).hint("cloudtik simulate CLUSTER.toml --demand SCENARIO.toml"));
         }
         let workspace = workspace(&cluster.workspace)?;
@@ -122,7 +122,7 @@ pub fn program(name: &str) -> Result<PathBuf, Failure> {
     let places = std::env::var_os("CLOUDTIK_BIN").map(PathBuf::from).into_iter().chain(own);
     let found = places.map(|p| p.join(name)).find(|p| p.is_file());
     found.ok_or_else(|| {
-        Failure::failed(format!("the program {name} is not beside cloudtik"))
+        Failure::failed(format!("the program {name} was not found next to cloudtik"))
             .hint("build all of it with `cargo build --release`, or set CLOUDTIK_BIN to the directory of the programs")
     })
 }

@@ -74,8 +74,8 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         match gone {
             Some(Ok(())) => {}
             Some(Err(failure)) if failure.overtaken => return Err(failure),
-            Some(Err(failure)) => progress.keep(&format!("{name}: not gently, because {}", failure.message)),
-            None => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted as they are")),
+            Some(Err(failure)) => progress.keep(&format!("{name}: graceful shutdown failed: {}", failure.message)),
+            None => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted without draining")),
         }
         progress.phase(&format!("{name}: deleting what is left"));
         let lock = Lock::take(&place).await?;
@@ -142,7 +142,7 @@ fn what_stays(software: &Contents) -> String {
     }
 }
 
-/// How long the head may take to hear that the cluster goes down.
+/// How long the head may take to hear that the cluster is being taken down.
 const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Refuses to delete what is mounted from elsewhere, before anything is changed.
@@ -195,9 +195,9 @@ async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progres
             let left: Vec<String> = status.nodes.iter().filter(|n| n.kind == "worker").map(|n| format!("{} ({})", n.id, n.state)).collect();
             progress.waiting(&format!("{name}: waiting for {} to go", left.join(", ")));
         }
-        Err(Failure::failed("the head went away"))
+        Err(Failure::failed("lost the connection to the head"))
     };
-    tokio::time::timeout(timeout, waiting).await.unwrap_or_else(|_| Err(Failure::failed("the workers took too long")))
+    tokio::time::timeout(timeout, waiting).await.unwrap_or_else(|_| Err(Failure::failed("timed out waiting for the workers")))
 }
 
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.

@@ -107,23 +107,26 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
     }
     let outlook = &size.outlook;
     if let Some(held) = &outlook.held {
-        printer
-            .line(&format!("The head is {held}. Nothing is made, replaced or let go; `cloudtik resume {}` ends that.", client.place.name));
+        printer.line(&format!(
+            "The cluster is {held}. No node is created, replaced or removed; `cloudtik resume {}` ends that.",
+            client.place.name
+        ));
     }
     for (name, of_type) in &outlook.types {
-        let for_room = if of_type.for_room > 0 { format!(" by number and {} for room", of_type.for_room) } else { String::new() };
-        printer.line(&format!("{name}: {} there or coming, {} wanted{for_room}", of_type.present, of_type.wanted));
+        let for_room =
+            if of_type.for_room > 0 { format!(" by count and {} for requested capacity", of_type.for_room) } else { String::new() };
+        printer.line(&format!("{name}: {} running or starting, {} desired{for_room}", of_type.present, of_type.wanted));
         for (i, source) in of_type.sources.iter().enumerate() {
             printer.line(&format!("  {} {source}", if i == 0 { "because" } else { "   also" }));
         }
         for blocked in &of_type.blocked {
-            printer.line(&format!("  none more: {blocked}"));
+            printer.line(&format!("  no more: {blocked}"));
         }
         for (node, what) in &of_type.troubles {
             printer.line(&format!("  {node}: {what}"));
         }
         for (node, why) in &of_type.surplus {
-            printer.line(&format!("  {node} is one more than wanted by number: {why}"));
+            printer.line(&format!("  {node} is above the desired count: {why}"));
         }
     }
     for line in failing.iter().flat_map(Failing::lines) {
@@ -136,11 +139,11 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         printer.line(&format!("policy {name}: {says}"));
     }
     if outlook.cost.0 > 0 {
-        printer.line(&format!("everything that may exist costs {}", outlook.cost));
+        printer.line(&format!("every node that may exist costs {} together", outlook.cost));
     }
     let since = match outlook.at.0 {
-        0 => "This has been so since the head started".to_owned(),
-        _ => format!("This has been so for {}", ago(outlook.at)),
+        0 => "Unchanged since the head started".to_owned(),
+        _ => format!("Unchanged for {}", ago(outlook.at)),
     };
     printer.line(&format!("{since}; what led to it: `cloudtik events {}`.", client.place.name));
     Ok(())
@@ -209,7 +212,7 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
     }
     if !afterwards.is_empty() {
         printer.line("");
-        printer.line("What came of it:");
+        printer.line("What followed:");
         for folded in fold(&afterwards) {
             let repeats = folded.repeats().map(|repeats| format!(" ({repeats})")).unwrap_or_default();
             printer.line(&format!("{}{repeats}", describe(&folded.event)));

@@ -83,7 +83,7 @@ impl From<Status> for Failure {
         let is_silent = std::error::Error::source(&status).is_some() && message.contains("http2 error");
         if is_silent {
             let failure = Self::new(TIMED_OUT, "the head does not answer");
-            return failure.hint("it may be paused or starved: it goes on where it was; `cloudtik status CLUSTER` shows when it is back");
+            return failure.hint("it may be paused or overloaded; `cloudtik status CLUSTER` shows when it is back");
         }
         let failure = Self::new(code, message);
         if failure.message.contains("still being set up") {

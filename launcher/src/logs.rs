@@ -244,7 +244,7 @@ async fn reopen(client: &Client, source: &Source, logs: wire::Logs) -> Result<Re
         opened.map(|session| Ok((client, session))).map_err(drop)
     };
     let reopened = transport::retry_until(deadline, REOPEN_PAUSE, look).await;
-    reopened.map_err(|()| Failure::new(TIMED_OUT, format!("{} has no link to the head", source.node)))
+    reopened.map_err(|()| Failure::new(TIMED_OUT, format!("{} has not connected to the head", source.node)))
 }
 
 /// Whether a log has come to its end with its node, or with the cluster.

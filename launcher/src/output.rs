@@ -219,7 +219,9 @@ impl Printer {
             return Ok(());
         }
         if !io::stdin().is_terminal() {
-            return Err(Failure::new(USAGE, format!("{question} Nobody is there to answer.")).hint("add --yes to answer beforehand"));
+            return Err(
+                Failure::new(USAGE, "confirmation required and no terminal: use --yes").hint(format!("the question is: {question}"))
+            );
         }
         let _ = write!(io::stderr(), "{question} [y/N] ");
         let mut answer = String::new();

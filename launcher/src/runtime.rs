@@ -122,7 +122,7 @@ fn render(printer: &Printer, file: &Path, runtime: Option<String>, node: &str) -
         return Ok(());
     }
     if plan.services.is_empty() {
-        printer.say("nothing of it runs on that node");
+        printer.say("it has no service on that node");
     }
     for service in &plan.services {
         printer.line(&printer.bold(&format!("# {}", service.key)));

@@ -87,7 +87,7 @@ impl Session {
                 Some(_) => {}
                 None => {
                     self.is_broken = true;
-                    return Err(Failure::new(TIMED_OUT, "the head went away while the program ran, which ends it"));
+                    return Err(Failure::new(TIMED_OUT, "lost the connection to the head, which ends the program"));
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Session {
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
                 () = &mut give_up, if asked => {
-                    talk("it does not end; leaving, which ends it the hard way");
+                    talk("it does not end; disconnecting, which kills it");
                     return Ok(INTERRUPTED);
                 }
             };
@@ -136,7 +136,7 @@ impl Session {
                 }
                 asked = true;
                 give_up.as_mut().reset(tokio::time::Instant::now() + CANCEL_PATIENCE);
-                talk("cancelling; once more to leave at once");
+                talk("cancelling; press Ctrl-C again to leave at once");
             }
         }
     }

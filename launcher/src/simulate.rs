@@ -254,17 +254,24 @@ fn waits(simulated: &Simulated) -> Vec<(&str, Waits<'_>)> {
     all
 }
 
+/// A number with its digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
 fn tell_mishaps(printer: &Printer, simulated: &Simulated) {
     let mishaps = &simulated.mishaps;
     let all = [
         (mishaps.machines_broke, "machines broke"),
         (mishaps.spot_taken, "spot machines were taken away"),
         (mishaps.calls_failed, "calls failed"),
-        (mishaps.calls_throttled, "calls were too many"),
-        (mishaps.calls_without_stock, "calls found nothing in stock"),
+        (mishaps.calls_throttled, "calls were rate-limited"),
+        (mishaps.calls_without_stock, "calls found no capacity"),
         (mishaps.head_crashes, "times the head crashed"),
     ];
-    let told: Vec<String> = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let told: Vec<String> = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{} {what}", grouped(*count))).collect();
     if !told.is_empty() {
         printer.line(&told.join(", "));
     }

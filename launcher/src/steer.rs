@@ -138,17 +138,17 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
         }
     }
     match (arguments.workers, bundles.is_empty()) {
-        (Some(_), false) => Err(usage("--workers is a number of nodes and the others are room: ask for one of them at a time".to_owned())),
+        (Some(_), false) => Err(usage("--workers asks for nodes and the other options for capacity: use one of them at a time".to_owned())),
         (Some(count), true) => {
             let name =
                 NodeTypeName::new(arguments.node_type.as_deref().unwrap_or(NodeTypeName::DEFAULT)).map_err(|e| usage(e.to_string()))?;
             Ok(Wants::Workers { node_type: name, count })
         }
         (None, true) if is_nothing(arguments) => {
-            let message = "0 is nothing to ask for; `cloudtik revoke` takes back what was asked for".to_owned();
+            let message = "a request for 0 has no effect; `cloudtik revoke` withdraws a request".to_owned();
             Err(Failure::new(USAGE, message).hint("`cloudtik requests CLUSTER` lists it"))
         }
-        (None, true) => Err(usage("say what is wanted: --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
+        (None, true) => Err(usage("nothing is asked for: use --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
         (None, false) => Ok(Wants::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
     }
 }
@@ -170,7 +170,7 @@ pub fn state_of(request: &AskView) -> String {
     let on = if nodes.is_empty() { String::new() } else { format!(" on {}{more}", nodes.join(", ")) };
     match &request.unmet {
         Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
-        Some(unmet) => format!("waits: {unmet}; what has room is{on}"),
+        Some(unmet) => format!("waits: {unmet}; the rest is{on}"),
         None if request.ready => format!("ready{on}"),
         None => format!("coming{on}"),
     }
@@ -184,7 +184,7 @@ pub async fn requests(printer: &Printer, cluster: Target<'_>) -> Result<(), Fail
         return Ok(());
     }
     if size.requests.is_empty() {
-        printer.line("nothing is asked for beyond what the cluster's file says");
+        printer.line("there are no requests beyond the cluster's file");
         return Ok(());
     }
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
@@ -244,7 +244,7 @@ pub async fn kill_node(printer: &Printer, cluster: Target<'_>, node: &str, yes: 
 
 pub async fn drain(printer: &Printer, cluster: Target<'_>, node: &str, yes: bool, wait: Option<Duration>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
-    printer.confirm(&format!("Let {node} of {} go?", client.place.name), yes)?;
+    printer.confirm(&format!("Drain and remove {node} of {}?", client.place.name), yes)?;
     // Its successor has the same name.
     let before = client.status().await?.nodes.into_iter().find(|n| n.id.as_str() == node);
     let answer = client.admin().drain_node(wire::NodeRequest { node: node.to_owned() }).await?;

@@ -82,14 +82,14 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let seconds = begun.elapsed().as_secs_f64();
     let name = &place.name;
     match outcome.waited {
-        Waited::ForNothing => printer.say(&format!("{name} is up and is what the file says; nothing to do ({seconds:.2} s)")),
+        Waited::ForNothing => printer.say(&format!("{name} is up to date; nothing to do ({seconds:.2} s)")),
         Waited::ForReadiness if !outcome.status.ready => {
             let waits = outcome.status.waiting_for.join("\n  ");
-            printer.say(&format!("{name} is what the file says ({seconds:.2} s); what was asked for beside it waits for\n  {waits}"));
-            printer.say(&format!("`cloudtik requests {name}` lists it, and `cloudtik revoke` takes it back"));
+            printer.say(&format!("{name} matches its file ({seconds:.2} s); requests beyond it wait for\n  {waits}"));
+            printer.say(&format!("`cloudtik requests {name}` lists them, and `cloudtik revoke` withdraws one"));
         }
         Waited::ForReadiness => printer.say(&format!("{name} is ready ({seconds:.2} s). Look further with `cloudtik status {name}`")),
-        Waited::No => printer.say(&format!("{name} is on its way. Wait for it with `cloudtik status {name} --wait`")),
+        Waited::No => printer.say(&format!("{name} is starting. Wait for it with `cloudtik status {name} --wait`")),
     }
     if arguments.timings {
         for (phase, took) in &outcome.timings.0 {
@@ -162,7 +162,7 @@ async fn bring_up(
         if harmful && !arguments.yes {
             // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
             drop(lock);
-            printer.confirm_async(&format!("Change {} like this?", place.name), arguments.yes).await?;
+            printer.confirm_async("Apply these changes?", arguments.yes).await?;
             lock = Lock::take(place).await?;
             if !self::is_made(place) {
                 return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
@@ -418,8 +418,7 @@ async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
         Ok(client) => client.status().await.is_ok_and(|status| status.revision > 0),
         Err(_) => false,
     };
-    let state =
-        if described { "what was made is there and goes on by itself:" } else { "what was made is there, and waits to be gone on with:" };
+    let state = if described { "what was created remains and keeps running:" } else { "what was created remains, unfinished:" };
     let (name, file) = (&place.name, file.display());
     let mut lines = vec![(format!("cloudtik up {file}"), "go on from here"), (format!("cloudtik down {name}"), "remove it")];
     if described {

@@ -21,7 +21,7 @@ pub enum Error {
     Root(#[source] rustls::Error),
     #[error("the verifier of clients cannot be made")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
-    #[error("TLS 1.3 cannot be had")]
+    #[error("TLS 1.3 is not available")]
     Version(#[source] rustls::Error),
     #[error("the identity is unusable")]
     Identity(#[source] rustls::Error),

@@ -188,7 +188,7 @@ pub async fn serve_tls<S, B>(
         };
         let (identity, service, refused, stop) = (identity.clone(), service.clone(), refused.clone(), stop.clone());
         let Ok(stranger) = strangers.clone().try_acquire_owned() else {
-            refused(Refused { from: Some(from), reason: "too many have not shown a certificate".to_owned() });
+            refused(Refused { from: Some(from), reason: "too many unauthenticated connections".to_owned() });
             continue;
         };
         tasks.spawn(async move {
@@ -205,7 +205,10 @@ pub async fn serve_tls<S, B>(
                 (Some(peer), _) => Caller::Certified(peer),
                 (None, false) => Caller::Nobody,
                 (None, true) => {
-                    return refused(Refused { from: Some(from), reason: "the certificate names nobody of this cluster".to_owned() });
+                    return refused(Refused {
+                        from: Some(from),
+                        reason: "the certificate's identity is not part of this cluster".to_owned(),
+                    });
                 }
             };
             let is_nobody = caller == Caller::Nobody;

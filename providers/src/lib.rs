@@ -34,9 +34,9 @@ pub enum Error {
     /// Nothing of it was deleted, since something is in the way that only a person can remove.
     #[error("{what} cannot be deleted")]
     Undeletable { what: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{operation} failed for now")]
+    #[error("cannot {operation}")]
     Transient { operation: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{operation} failed")]
+    #[error("cannot {operation}")]
     Permanent { operation: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
 

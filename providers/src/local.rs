@@ -79,7 +79,7 @@ impl LocalProvider {
 
     /// Kills whatever runs for any instance of the cluster, known or not.
     pub fn kill_everything(&self) -> Result<(), Error> {
-        let failed = |e| Error::transient("killing what is left of the cluster", e);
+        let failed = |e| Error::transient("kill what is left of the cluster", e);
         processes::kill_below(&self.settings.nodes, KILL_DEADLINE).map_err(failed)
     }
 
@@ -91,7 +91,7 @@ impl LocalProvider {
     /// Starts the agent of an instance unless it runs.
     pub fn start_agent(&self, instance: &InstanceId) -> Result<(), Error> {
         let home = self.home(instance);
-        let failed = |source: io::Error| Error::transient(format!("starting {}", self.settings.agent.display()), source);
+        let failed = |source: io::Error| Error::transient(format!("start {}", self.settings.agent.display()), source);
         let status = Command::new(&self.settings.agent)
             .args(["run", "--detach", "--home"])
             .arg(&home)
@@ -112,7 +112,7 @@ impl LocalProvider {
     }
 
     fn lock(&self) -> Result<File, Error> {
-        let failed = |source| Error::transient("locking the node directory", source);
+        let failed = |source| Error::transient("lock the node directory", source);
         // Not its parents: a cluster whose directory was removed does not come back.
         create_private_directory_in_place(&self.settings.nodes).map_err(failed)?;
         let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(self.settings.nodes.join(".lock"));
@@ -122,7 +122,7 @@ impl LocalProvider {
     }
 
     fn instances(&self) -> Result<Vec<(InstanceId, InstanceFile)>, Error> {
-        let failed = |source| Error::transient("reading the node directory", source);
+        let failed = |source| Error::transient("read the node directory", source);
         let entries = match fs::read_dir(&self.settings.nodes) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -158,13 +158,13 @@ impl LocalProvider {
         let home = self.home(&id);
         let _lock = self.lock()?;
         let file = match fs::read(home.join(INSTANCE_FILE)) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("reading {id}"), e))?,
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::transient(format!("reading {id}"), error)),
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| Error::permanent(format!("read {id}"), e))?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::transient(format!("read {id}"), error)),
             // It was made, and somebody removed what said so: not ours to make again beside what may still run there.
-            Err(_) if home.exists() => return Err(Error::permanent(format!("making {id}"), io::Error::from(io::ErrorKind::AlreadyExists))),
+            Err(_) if home.exists() => return Err(Error::permanent(format!("create {id}"), io::Error::from(io::ErrorKind::AlreadyExists))),
             Err(_) => {
                 let file = InstanceFile { node: node.clone(), generation, address: Some(self.free_address(node)?) };
-                self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("making {}", home.display()), e))?;
+                self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("create {}", home.display()), e))?;
                 file
             }
         };
@@ -197,12 +197,12 @@ impl LocalProvider {
         // Its processes first, also if somebody removed its directory; and nothing is started there meanwhile. Without the
         // directory of the nodes nothing can be started.
         let _lock = if self.settings.nodes.exists() { Some(self.lock()?) } else { None };
-        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("killing the processes of {instance}"), e))?;
+        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("kill the processes of {instance}"), e))?;
         processes::remove_groups(&home);
         if !home.exists() {
             return Ok(());
         }
-        let failed = |e: io::Error| Error::transient(format!("removing {}", home.display()), e);
+        let failed = |e: io::Error| Error::transient(format!("remove {}", home.display()), e);
         let not_removed = |error: RemoveError| match error {
             RemoveError::Mounted(_) => Error::Undeletable { what: instance.to_string(), source: error.into() },
             RemoveError::Io { source, .. } => failed(source),
@@ -221,7 +221,7 @@ impl LocalProvider {
             return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
         }
         let home = self.home(instance);
-        let failed = |e| Error::transient(format!("ending the agent of {instance}"), e);
+        let failed = |e| Error::transient(format!("end the agent of {instance}"), e);
         if !force {
             // It may just be ending: then there is nobody in a moment.
             let patience = Instant::now() + ENDING;
@@ -262,7 +262,7 @@ impl LocalProvider {
         if !home.join(INSTANCE_FILE).exists() {
             return Err(Error::NotFound(instance.to_string()));
         }
-        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("ending the processes of {instance}"), e))?;
+        processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("end the processes of {instance}"), e))?;
         self.start_agent(instance)
     }
 }
@@ -352,5 +352,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&LocalProvider) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let provider = provider.clone();
-    tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("running a local operation", e))?
+    tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("run a local operation", e))?
 }

@@ -139,7 +139,7 @@ fn a_spark_job_under_load_gets_workers_and_loses_one() {
     // And back in, when there is nothing to do any more.
     let status = cluster.wait("one worker", Duration::from_secs(90), |s| s.ready && workers(s).len() == 1);
     assert_eq!(ready(&status), 1);
-    assert!(cluster.events().iter().any(|e| e.contains("go: not needed any more")), "{:#?}", cluster.events());
+    assert!(cluster.events().iter().any(|e| e.contains("go: no longer needed")), "{:#?}", cluster.events());
     cluster.down();
     cluster.assert_nothing_left();
 }

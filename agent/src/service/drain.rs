@@ -18,7 +18,7 @@ impl ServiceTask {
         let Some((service, drain)) = self.last.clone().and_then(|s| s.drain.clone().map(|d| (s, d))) else { return true };
         let Some(running) = self.running.as_ref().filter(|r| r.ready) else { return true };
         let (shim, process) = (running.state.shim, running.state.process);
-        self.report(ServiceState::Stopping, "letting its work go");
+        self.report(ServiceState::Stopping, "draining");
         tracing::info!(service = %self.key, "draining");
         let environment = self.environment(&service);
         let work = service.gauges.iter().find(|g| g.name == goal::Gauge::WORK).cloned();
@@ -53,12 +53,12 @@ impl ServiceTask {
         tokio::select! {
             result = letting_go => if let Err(error) = result {
                 tracing::warn!(service = %self.key, "cannot drain it: {error}");
-                self.left_work = format!("it could not be told to let its work go: {error}");
+                self.left_work = format!("it could not be told to drain: {error}");
             },
             _ = shim.ended() => {}
             () = tokio::time::sleep(Duration::from_millis(drain.timeout_ms)) => {
-                tracing::warn!(service = %self.key, "it has not let its work go in {} ms", drain.timeout_ms);
-                self.left_work = format!("it had not let its work go after {} s", drain.timeout_ms / 1_000);
+                tracing::warn!(service = %self.key, "it has not drained within {} ms", drain.timeout_ms);
+                self.left_work = format!("it had not drained after {} s", drain.timeout_ms / 1_000);
             }
             changed = self.desired.changed() => return changed.is_ok() && self.desired.borrow().service.is_none(),
         }

@@ -63,12 +63,15 @@ impl Brain {
     fn alarms(&self) -> Vec<String> {
         let mut alarms = Vec::new();
         if self.is_braking() {
-            alarms.push("many workers are silent together; terminations are held".to_owned());
+            alarms.push("many workers stopped sending heartbeats at once; terminations are on hold".to_owned());
         }
         alarms.extend(
-            self.cluster.held.as_ref().map(|hold| format!("{}; nothing is made, replaced or let go until `cloudtik resume`", hold.reason)),
+            self.cluster
+                .held
+                .as_ref()
+                .map(|hold| format!("{}; no node is created, replaced or removed until `cloudtik resume`", hold.reason)),
         );
-        alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("nothing of type {name} is made for now: {}", pause.reason)));
+        alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("creation of node type {name} is paused: {}", pause.reason)));
         alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
         let undeletable = self.nodes.values().filter_map(|n| Some((&n.record.id, n.undeletable.as_ref()?)));
@@ -101,13 +104,13 @@ impl Brain {
         let is_of_type = |ask: &&Ask| ask.wants.node_type().is_none_or(|name| spec.workers.contains_key(name));
         let (stay, end): (Vec<&Ask>, Vec<&Ask>) = self.asks.iter().partition(is_of_type);
         let mut odds: Vec<(String, String)> =
-            end.into_iter().map(|ask| (ask.name.clone(), "ends: its node type is gone".to_owned())).collect();
+            end.into_iter().map(|ask| (ask.name.clone(), "ends: its node type was removed".to_owned())).collect();
         // What another head would say that knows nothing else.
         let cluster = ClusterRecord { spec: Some(spec.clone()), learned: self.cluster.learned.clone(), ..ClusterRecord::default() };
         let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
         let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
         let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
-        let misfit = |ask: &&Ask| Some((ask.name.clone(), format!("has no room any more: {}", other.misfit(spec, ask)?)));
+        let misfit = |ask: &&Ask| Some((ask.name.clone(), format!("no longer fits: {}", other.misfit(spec, ask)?)));
         odds.extend(stay.iter().filter_map(misfit));
         odds.extend(other.beyond_types(spec));
         odds.extend(other.too_many(spec));
@@ -193,7 +196,7 @@ impl Brain {
                 let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
                 let blocked = self.outlook().types.get(name).and_then(|t| t.blocked.first());
                 let why = match blocked {
-                    _ if self.is_held() => " (the head is held: `cloudtik resume`)".to_owned(),
+                    _ if self.is_held() => " (the cluster is on hold: `cloudtik resume`)".to_owned(),
                     _ if leaving > 0 => format!(" ({leaving} still leaving)"),
                     Some(why) => format!(" ({why})"),
                     None => String::new(),
@@ -205,7 +208,7 @@ impl Brain {
         for node in self.nodes.values().filter(|n| n.is_worker() && n.record.life.is_counted()) {
             if !spec.workers.contains_key(&node.record.node_type) {
                 let why = self.may_be_spared(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
-                waits.push(format!("{} to go, whose type is gone{why}", node.record.id));
+                waits.push(format!("removal of {}, whose node type was removed{why}", node.record.id));
             }
         }
         if !self.cluster.stopping {
@@ -218,7 +221,7 @@ impl Brain {
             match &node.record.life {
                 NodeState::Gone => continue,
                 // The store says so; it has not been seen since the head started.
-                NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("{id} to be heard again")),
+                NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("a heartbeat from {id}")),
                 // What it prepares is said below.
                 NodeState::Ready | NodeState::Preparing => {}
                 life if life.is_leaving() => {
@@ -247,10 +250,10 @@ impl Brain {
                 let held = self.is_rollout_held().then(|| "its roll-out is held".to_owned());
                 let why = held.or_else(|| self.may_restart(id).err().filter(|_| spec.rolling));
                 let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-                waits.push(format!("{id} to take revision {}{why}", spec.revision));
+                waits.push(format!("{id} to apply revision {}{why}", spec.revision));
             }
             if node.record.life == NodeState::Preparing && waits.len() == before {
-                waits.push(format!("{id} to take its goal"));
+                waits.push(format!("{id} to apply its goal"));
             }
         }
         (waits, beyond)

@@ -67,7 +67,7 @@ impl Brain {
         said.burst += 1;
         let more = std::mem::take(&mut said.since);
         (said.at, said.message) = (Some(now), message.clone());
-        let message = if more > 0 { format!("{message} ({more} such since the last)") } else { message };
+        let message = if more > 0 { format!("{message} ({more} more like it since the last event)") } else { message };
         self.event(node, kind, message);
     }
 

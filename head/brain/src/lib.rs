@@ -220,7 +220,7 @@ impl Brain {
         brain.scaling.launched = launched;
         for node in brain.nodes.values() {
             if let NodeState::Quarantined { reason } = &node.record.life {
-                brain.troubled.insert(node.record.id.clone(), format!("set aside: {reason}"));
+                brain.troubled.insert(node.record.id.clone(), format!("quarantined: {reason}"));
             }
         }
         brain.count_anew();

@@ -45,7 +45,7 @@ impl Brain {
                     let reason = reason.clone();
                     let node_type = node.record.node_type.clone();
                     self.note_failed(&node_type, &reason);
-                    self.enter(id, NodeState::Terminating { reason }, "removing what there is of it");
+                    self.enter(id, NodeState::Terminating { reason }, "removing what exists of it");
                 }
                 NodeState::Terminating { .. } => self.drive_terminating(id),
                 NodeState::Quarantined { .. } => self.update_goal(id),
@@ -171,7 +171,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() {
-            return self.enter(id, NodeState::Preparing, "its link is up");
+            return self.enter(id, NodeState::Preparing, "its agent connected");
         }
         let due = node.entered + deadline;
         let nudge = node.entered + JOIN_NUDGE;
@@ -179,7 +179,7 @@ impl Brain {
             if now < nudge {
                 return self.wake_at(id, nudge.min(due));
             }
-            self.restart_agent(id, "it has not linked", false);
+            self.restart_agent(id, "its agent has not connected", false);
         }
         let Some(node) = self.nodes.get(id) else { return };
         if now < due {
@@ -193,7 +193,7 @@ impl Brain {
             return self.wake_at(id, now + JOIN_NUDGE);
         }
         if node.is_worker() {
-            let reason = format!("no link within {} s of its launch", deadline / 1000);
+            let reason = format!("its agent did not connect within {} s of launch", deadline / 1000);
             self.note_gangs_without(id);
             self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
         }
@@ -216,7 +216,7 @@ impl Brain {
         let refusal = match self.nodes.get(&id) {
             None => Some("no such node in this cluster".to_owned()),
             Some(n) if n.record.generation != generation => {
-                Some(format!("generation {generation} of {id} is not the present one, {}", n.record.generation))
+                Some(format!("generation {generation} of {id} is not the current one, {}", n.record.generation))
             }
             Some(n) if n.record.life.is_leaving() => Some(format!("{id} is {}", n.record.life.name())),
             Some(n) => match &n.record.key {
@@ -229,7 +229,7 @@ impl Brain {
             },
         };
         if let Some(reason) = refusal {
-            self.refuse(&id, format!("refused to let {id} (generation {generation}, from {address}) join: {reason}"));
+            self.refuse(&id, format!("refused the join of {id} (generation {generation}, from {address}): {reason}"));
             self.reply(request, Err(reason.into()));
             return None;
         }
@@ -242,7 +242,7 @@ impl Brain {
         if node.record.key.is_none() {
             node.record.key = Some(key);
             if matches!(node.record.life, NodeState::Requested | NodeState::Launched) {
-                self.enter(&id, NodeState::Joined, "its token is right");
+                self.enter(&id, NodeState::Joined, "its join token is valid");
             } else {
                 self.store_node(&id);
             }
@@ -254,14 +254,14 @@ impl Brain {
     pub(crate) fn take_link(&mut self, session: Session, id: NodeId, generation: Generation, facts: Facts) -> Option<NodeId> {
         let refusal = match self.nodes.get(&id) {
             None => Some("no such node in this cluster".to_owned()),
-            Some(n) if n.record.generation != generation => Some(format!("generation {generation} is not the present one")),
+            Some(n) if n.record.generation != generation => Some(format!("generation {generation} is not the current one")),
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone | NodeState::Failed { .. }) => {
                 Some(format!("the node is {}", n.record.life.name()))
             }
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            self.refuse(&id, format!("refused the link of {id} (generation {generation}): {reason}"));
+            self.refuse(&id, format!("refused the connection of {id} (generation {generation}): {reason}"));
             self.act(Action::CloseLink { session, reason });
             return None;
         }
@@ -287,14 +287,14 @@ impl Brain {
         }
         if is_news {
             let how = if offset < 0 { "ahead of" } else { "behind" };
-            let message = format!("its clock is {} s {how} the head's; the cluster copes, what runs on it may not", offset.abs());
+            let message = format!("its clock is {} s {how} the head's; the cluster tolerates this, but its services may not", offset.abs());
             self.event(Some(&id), EventKind::Alarm, message);
         }
         if let Some(older) = older {
-            self.act(Action::CloseLink { session: older, reason: "the agent opened a newer link".to_owned() });
+            self.act(Action::CloseLink { session: older, reason: "the agent opened a newer connection".to_owned() });
         }
         if matches!(self.nodes[&id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined) {
-            self.enter(&id, NodeState::Preparing, "its link is up");
+            self.enter(&id, NodeState::Preparing, "its agent connected");
         }
         Some(id)
     }
@@ -335,7 +335,7 @@ impl Brain {
         self.update_goal(id);
         if self.has_what_it_is_to_run(id) {
             self.note_success(id);
-            self.enter(id, NodeState::Ready, "everything on it is ready");
+            self.enter(id, NodeState::Ready, "all its services are ready");
             self.services_changed = true;
         } else {
             self.watch_presence(id);
@@ -408,11 +408,11 @@ impl Brain {
         let why = if drained {
             left.unwrap_or_else(|| "drained".to_owned())
         } else if never_ran {
-            "it never ran anything".to_owned()
+            "it never ran a service".to_owned()
         } else if now >= due {
             "its services did not stop in time".to_owned()
         } else if is_alone {
-            "it has no link to drain over".to_owned()
+            "it is not connected, so it cannot drain".to_owned()
         } else {
             return self.wake_at(id, due.min(now + self.config.suspect_after));
         };
@@ -487,7 +487,7 @@ impl Brain {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, &failure);
                 node.undeletable = Some(failure.message.clone());
-                self.complain(Some(&id), EventKind::Alarm, format!("delete failed, will be repeated: {}", failure.message));
+                self.complain(Some(&id), EventKind::Alarm, format!("delete failed and will be retried: {}", failure.message));
             }
         }
         Some(id)
@@ -497,7 +497,7 @@ impl Brain {
     pub(crate) fn take_throttling(&mut self, failure: &Failure) {
         let now = self.clock.now();
         self.pace().throttled(now, failure.wait());
-        self.complain(None, EventKind::Alarm, format!("the provider is called too often; calls go on slower: {}", failure.message));
+        self.complain(None, EventKind::Alarm, format!("the provider throttles calls; slowing down: {}", failure.message));
     }
 
     /// No instance of the node exists any more.

@@ -109,7 +109,7 @@ impl Brain {
             return self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
         if lost && silent >= RETURN {
-            self.restart_agent(id, "it has not come back since the head started", false);
+            self.restart_agent(id, "it has not reconnected since the head started", false);
         }
         self.wake_at(id, if lost { at.max(now + REDIAL_EVERY / 2) } else { at });
     }
@@ -143,14 +143,14 @@ impl Brain {
         }
         // Seconds, so that lags that are much alike are one complaint.
         let seconds = by_ms.div_ceil(1_000);
-        self.complain(None, EventKind::Head, format!("the head was late by up to {seconds} s; every deadline is stretched by that"));
+        self.complain(None, EventKind::Head, format!("the head was delayed by up to {seconds} s; all deadlines are extended by that"));
     }
 
     pub(crate) fn drive_suspect(&mut self, id: &NodeId) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
-            return self.welcome_back(id, "it is heard again");
+            return self.welcome_back(id, "heartbeats resumed");
         }
         self.dial(id);
         let Some(node) = self.nodes.get(id) else { return };
@@ -161,7 +161,7 @@ impl Brain {
         let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
             // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
-            self.restart_agent(id, "the machine answers and its agent does not", false);
+            self.restart_agent(id, "the machine answers but its agent does not", false);
         }
         let limit = if answered {
             self.config.deaf_after
@@ -192,7 +192,7 @@ impl Brain {
         node.watch.condemned = Some(now);
         let details = Self::evidence_details(&evidence);
         self.event_with(Some(id), EventKind::Verdict, "the node is down".to_owned(), details);
-        self.enter(id, NodeState::Down { evidence }, "nothing is heard of it");
+        self.enter(id, NodeState::Down { evidence }, "it sends no heartbeats");
         self.update_brake();
         self.listing.wanted_now = true;
     }
@@ -201,7 +201,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
-            return self.welcome_back(id, "it is heard again");
+            return self.welcome_back(id, "heartbeats resumed");
         }
         self.dial(id);
         self.wake_at(id, now + REDIAL_EVERY);
@@ -220,15 +220,15 @@ impl Brain {
         let kept = if self.config.machines_are_owned { Some(None) } else { self.may_be_replaced(id).err().map(Some) };
         if let Some(why) = kept {
             if let Some(why) = why {
-                self.complain(Some(id), EventKind::Refusal, format!("it is not replaced now: {why}"));
+                self.complain(Some(id), EventKind::Refusal, format!("it is not being replaced: {why}"));
             }
             if self.config.can_restart_agent {
                 self.restart_agent(id, "the node is down", true);
             }
             return;
         }
-        self.event(Some(id), EventKind::Decision, "replace: gentler ways did not bring it back".to_owned());
-        self.enter(id, NodeState::Terminating { reason: "down, and not brought back".to_owned() }, "to be replaced");
+        self.event(Some(id), EventKind::Decision, "replace: milder recovery steps failed".to_owned());
+        self.enter(id, NodeState::Terminating { reason: "down and not recovered".to_owned() }, "to be replaced");
     }
 
     /// Until when a worker that is down is helped by nothing that interrupts what may run on it.
@@ -380,7 +380,7 @@ impl Brain {
             return self.complain(
                 Some(id),
                 EventKind::Refusal,
-                format!("it is kept while the head is held, but the provider says: {says}"),
+                format!("it is kept while the cluster is on hold, but the provider reports: {says}"),
             );
         }
         let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
@@ -391,7 +391,7 @@ impl Brain {
         }
         if let Some(node) = self.nodes.get(id).filter(|n| !n.record.was_ready) {
             let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
-            let message = format!("the provider says: {says}");
+            let message = format!("the provider reports: {says}");
             if offer.market == Market::Spot {
                 // It was taken away: a word about the offer, and none about the type.
                 let failure = Failure { message, retry_after: None, kind: FailureKind::StockOut };
@@ -400,7 +400,7 @@ impl Brain {
                 self.note_failed(&node_type, &message);
             }
         }
-        self.enter(id, NodeState::Terminating { reason: format!("the provider says: {says}") }, "its instance is lost");
+        self.enter(id, NodeState::Terminating { reason: format!("the provider reports: {says}") }, "its instance is lost");
         self.update_brake();
     }
 
@@ -427,10 +427,12 @@ impl Brain {
         }
         self.brake = brake;
         if brake {
-            let message = format!("{silent} of {all} workers are silent together: no node is terminated for silence until that ends");
+            let message = format!(
+                "{silent} of {all} workers stopped sending heartbeats at once: no node is terminated for missed heartbeats until that ends"
+            );
             self.event(None, EventKind::Alarm, message);
         } else {
-            self.event(None, EventKind::Decision, "the brake is released: too few workers are silent for a common cause".to_owned());
+            self.event(None, EventKind::Decision, "the brake is released: too few workers miss heartbeats for a common cause".to_owned());
             // Verdicts made under the brake get their full time again.
             for node in self.nodes.values_mut() {
                 node.watch.condemned = None;

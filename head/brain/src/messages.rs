@@ -446,7 +446,7 @@ pub struct PolicyWant {
     /// When it last changed its mind, and whether it then wanted more.
     #[serde(default)]
     pub changed: Option<(Timestamp, bool)>,
-    /// How many times longer than it says it waits before it turns round, because it flaps; 0 is 1.
+    /// How many times longer than it says it waits before it changes direction, because it flaps; 0 is 1.
     #[serde(default)]
     pub factor: u64,
 }

@@ -93,7 +93,7 @@ impl Brain {
             Some(refusal) => {
                 node.sent = None;
                 node.goal_not_before = self.clock.now() + GOAL_PAUSE;
-                self.complain(Some(&id), EventKind::Alarm, format!("its goal was refused, and will be sent again: {refusal}"));
+                self.complain(Some(&id), EventKind::Alarm, format!("the agent refused its goal, which will be sent again: {refusal}"));
             }
         }
         Some(id)
@@ -197,7 +197,7 @@ impl Brain {
             self.store_node(id);
             let life = self.nodes[id].record.life.clone();
             if life == NodeState::Ready {
-                self.enter(id, NodeState::Preparing, &format!("taking revision {newest}"));
+                self.enter(id, NodeState::Preparing, &format!("applying revision {newest}"));
             }
         }
         behind

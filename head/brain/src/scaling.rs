@@ -295,7 +295,7 @@ impl Brain {
             self.store_cluster();
             self.event(None, EventKind::Request, "down".to_owned());
         }
-        self.reply(request, Ok(Reply::Done { message: "every worker is being let go".to_owned() }));
+        self.reply(request, Ok(Reply::Done { message: "all workers are being terminated".to_owned() }));
         self.reconsider_scale();
     }
 

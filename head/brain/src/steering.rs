@@ -11,14 +11,14 @@ impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
         let reason = on_one_line(&reason);
         if let (true, Some(hold)) = (reason.is_empty(), &self.cluster.held) {
-            let message = format!("it is held already ({}), until `cloudtik resume`", hold.reason);
+            let message = format!("the cluster is already on hold ({}); `cloudtik resume` ends that", hold.reason);
             return self.reply(request, Ok(Reply::Done { message }));
         }
-        let reason = if reason.is_empty() { "held by hand".to_owned() } else { format!("held by hand: {reason}") };
+        let reason = if reason.is_empty() { "held on request".to_owned() } else { format!("held on request: {reason}") };
         self.event(None, EventKind::Request, format!("hold: {reason}"));
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
         self.store_cluster();
-        let message = "nothing is made, replaced or let go until `cloudtik resume`".to_owned();
+        let message = "no node is created, replaced or removed until `cloudtik resume`".to_owned();
         self.reply(request, Ok(Reply::Done { message }));
         self.reconsider_scale();
     }
@@ -27,7 +27,7 @@ impl Brain {
         let was_held = self.cluster.held.take().is_some();
         let paused = std::mem::take(&mut self.cluster.paused);
         if !was_held && paused.is_empty() {
-            return self.reply(request, Ok(Reply::Done { message: "nothing was held".to_owned() }));
+            return self.reply(request, Ok(Reply::Done { message: "the cluster was not on hold".to_owned() }));
         }
         self.store_cluster();
         self.event(None, EventKind::Request, "resume".to_owned());
@@ -35,8 +35,8 @@ impl Brain {
         self.listing.wanted_now = true;
         self.scaling.launching.forget_failures();
         let types: Vec<&str> = paused.keys().map(cloudtik_model::NodeTypeName::as_str).collect();
-        let types = if types.is_empty() { String::new() } else { format!("; {} is tried again", types.join(", ")) };
-        self.reply(request, Ok(Reply::Done { message: format!("the head decides again{types}") }));
+        let types = if types.is_empty() { String::new() } else { format!("; retrying {}", types.join(", ")) };
+        self.reply(request, Ok(Reply::Done { message: format!("resumed{types}") }));
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.wake_at(&id, self.clock.now());
         }
@@ -56,23 +56,23 @@ impl Brain {
         let is_made = self.nodes.get(&id).is_some_and(|n| n.record.instance.is_some());
         if !is_made || self.nodes[&id].record.life.is_leaving() {
             let life = self.nodes[&id].record.life.name();
-            let refusal = format!("{id} is {life}: there is nothing to set aside");
+            let refusal = format!("{id} is {life} and cannot be quarantined");
             self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
         }
         let reason = on_one_line(&reason);
         if let (true, NodeState::Quarantined { reason: known }) = (reason.is_empty(), &self.nodes[&id].record.life) {
-            let message = format!("{id} is set aside already ({known}), until `cloudtik release`");
+            let message = format!("{id} is already quarantined ({known}); `cloudtik release` ends that");
             self.reply(request, Ok(Reply::Done { message }));
             return None;
         }
-        let reason = if reason.is_empty() { "set aside by hand".to_owned() } else { reason };
+        let reason = if reason.is_empty() { "quarantined on request".to_owned() } else { reason };
         self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
-        self.note_trouble(&id, format!("set aside: {reason}"));
+        self.note_trouble(&id, format!("quarantined: {reason}"));
         let message = format!(
-            "{id} is set aside: it runs on and is left alone, and counts for money and maxima only; `cloudtik release` takes it back"
+            "{id} is quarantined: it keeps running, is not managed, and counts only towards maxima and budget; `cloudtik release` ends that"
         );
         self.reply(request, Ok(Reply::Done { message }));
         Some(id)
@@ -82,8 +82,8 @@ impl Brain {
         let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
             let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
             let aside: Vec<&str> = self.nodes.values().filter(is_aside).map(|n| n.record.id.as_str()).collect();
-            let those = if aside.is_empty() { "no node is".to_owned() } else { format!("those that are: {}", aside.join(", ")) };
-            let refusal = format!("{id} is not set aside; {those}");
+            let those = if aside.is_empty() { "no node is quarantined".to_owned() } else { format!("quarantined: {}", aside.join(", ")) };
+            let refusal = format!("{id} is not quarantined; {those}");
             self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
@@ -95,7 +95,7 @@ impl Brain {
         self.enter(&id, life, "released");
         // What it is to run may have changed while it was aside.
         self.services_changed = true;
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is one of the cluster's workers again") }));
+        self.reply(request, Ok(Reply::Done { message: format!("{id} is a regular worker again") }));
         Some(id)
     }
 
@@ -126,15 +126,15 @@ impl Brain {
             let node = self.nodes.get_mut(&id).expect("looked up above");
             node.record.life = NodeState::Draining { reason: ON_REQUEST.to_owned() };
             self.store_node(&id);
-            self.reply(request, Ok(Reply::Done { message: format!("{id} goes although the head is held") }));
+            self.reply(request, Ok(Reply::Done { message: format!("{id} is removed although the cluster is on hold") }));
             return Some(id);
         }
         if self.nodes[&id].record.life.is_leaving() {
-            self.reply(request, Ok(Reply::Done { message: format!("{id} is {} already", self.nodes[&id].record.life.name()) }));
+            self.reply(request, Ok(Reply::Done { message: format!("{id} is already {}", self.nodes[&id].record.life.name()) }));
             return None;
         }
         if let Err(why) = self.may_leave(&id) {
-            let refusal = format!("{id} cannot be drained now: {why}; `kill-node` takes it all the same");
+            let refusal = format!("{id} cannot be drained now: {why}; `kill-node` removes it regardless");
             self.refuse(&id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
@@ -148,12 +148,12 @@ impl Brain {
         let lowered = if is_surplus { Vec::new() } else { self.lower_target(&node_type) };
         self.enter(&id, NodeState::Draining { reason: ON_REQUEST.to_owned() }, ON_REQUEST);
         let then = match (is_surplus, lowered.is_empty()) {
-            (true, _) => "no number asks for it, and it will not be replaced for one".to_owned(),
-            (false, false) => format!("the cluster shrinks by one, and {} asks for one fewer", lowered.join(", ")),
+            (true, _) => "it is above the desired count and will not be replaced".to_owned(),
+            (false, false) => format!("the desired count drops by one, and {} asks for one fewer", lowered.join(", ")),
             (false, true) if self.is_held() => {
-                "it will be replaced after `cloudtik resume`, because so many of its type are wanted".to_owned()
+                "it will be replaced after `cloudtik resume`, to keep the desired count of its type".to_owned()
             }
-            (false, true) => "it will be replaced, because so many of its type are wanted".to_owned(),
+            (false, true) => "it will be replaced, to keep the desired count of its type".to_owned(),
         };
         self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
         Some(id)
@@ -161,12 +161,10 @@ impl Brain {
 
     fn may_let_go(&self, id: &NodeId) -> Result<(), Refusal> {
         match self.nodes.get(id) {
-            None => Err(Refusal::Unknown(format!("there is no node {id}; `cloudtik nodes` lists those that there are"))),
-            Some(_) if id.is_head() => {
-                Err("that is the head's own node, without which there is no cluster: `down` ends all of it".to_owned().into())
-            }
+            None => Err(Refusal::Unknown(format!("there is no node {id}; `cloudtik nodes` lists the nodes"))),
+            Some(_) if id.is_head() => Err("that is the head's node: `cloudtik down` takes the whole cluster down".to_owned().into()),
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
-                Err(format!("{id} is {} already", n.record.life.name()).into())
+                Err(format!("{id} is already {}", n.record.life.name()).into())
             }
             Some(_) => Ok(()),
         }

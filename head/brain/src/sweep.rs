@@ -78,7 +78,7 @@ impl Brain {
             Ok(instances) => instances,
             Err(failure) => {
                 // Unknown is not gone: nothing follows from a list that failed.
-                self.complain(None, EventKind::Node, format!("the provider's list failed: {}", failure.message));
+                self.complain(None, EventKind::Node, format!("listing instances failed: {}", failure.message));
                 return;
             }
         };
@@ -168,7 +168,7 @@ impl Brain {
                 self.complain(
                     None,
                     EventKind::Alarm,
-                    format!("delete of the orphan {instance} failed, will be repeated: {}", failure.message),
+                    format!("delete of the orphan {instance} failed and will be retried: {}", failure.message),
                 );
             }
         }
@@ -200,7 +200,7 @@ impl Brain {
                 }
                 // A machine that only stands still has its disks.
                 if let Err(why) = self.may_be_replaced(id) {
-                    let message = format!("the provider says: {}; it is not replaced now: {why}", state.name());
+                    let message = format!("the provider reports: {}; it is not being replaced: {why}", state.name());
                     return self.complain(Some(id), EventKind::Refusal, message);
                 }
                 self.provider_says_lost(id, state.name());

@@ -90,7 +90,7 @@ impl Brain {
         for placement in self.wholes_of(id) {
             let leaving = self.census.whole(&placement.key).into_iter().flat_map(|whole| &whole.leaving);
             if let Some(other) = leaving.into_iter().find(|other| *other != id) {
-                return Err(format!("{} loses {other} just now, and its members go one at a time", placement.key));
+                return Err(format!("{} is losing {other}, and its members leave one at a time", placement.key));
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ impl Told {
         let of = &mut known.1;
         of.decision |= event.kind == EventKind::Decision;
         of.draining |= event.message.contains("→ draining");
-        of.not_needed |= event.message.contains("not needed any more");
+        of.not_needed |= event.message.contains("no longer needed");
         of.terminating |= event.message.contains("→ terminating");
     }
 

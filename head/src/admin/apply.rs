@@ -96,9 +96,9 @@ impl Head {
         let change = |(requests, name, present, wanted): (Vec<String>, NodeTypeName, usize, usize)| {
             let going = present - wanted;
             let workers = if going == 1 { "worker" } else { "workers" };
-            let mut detail = format!("{present} are there, {wanted} are wanted");
+            let mut detail = format!("{present} running or starting, {wanted} desired");
             if !requests.is_empty() {
-                detail.push_str(&format!("; what {} has on them is planned on others, new ones if need be", requests.join(", ")));
+                detail.push_str(&format!("; the placements of {} move to other nodes, new ones if needed", requests.join(", ")));
             }
             Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail, disturbs: true }
         };

@@ -32,7 +32,7 @@ impl Head {
         let wanted = node.clone();
         let view = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
-        let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} has no link just now")))?;
+        let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} is not connected")))?;
         self.sessions.open(session, node, execute)
     }
 
@@ -74,7 +74,7 @@ impl Head {
         let wanted = node.clone();
         let found = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         let view = found.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
-        view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not linked yet")))
+        view.facts.map(|f| f.home).ok_or_else(|| Status::unavailable(format!("{node} has not connected yet")))
     }
 
     /// Starts a job as one program, which first takes the job's files from its input: whatever ends it, the agent removes the
@@ -88,10 +88,10 @@ impl Head {
             return Err(Status::resource_exhausted(format!("a job's files may have at most {} MiB together", MAX_JOB >> 20)));
         }
         let runtime = if submit.runtime.is_empty() { None } else { Some(parse::<RuntimeName>("runtime", &submit.runtime)?) };
-        let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs nothing yet"))?;
+        let (_, _, planner) = self.revisions.latest().ok_or_else(|| Status::failed_precondition("the cluster runs no runtime yet"))?;
         let head = self.brain.query(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
         let head = head.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
-        let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not linked yet"))?;
+        let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not connected yet"))?;
         let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));
         let available = |wanted: &_| self.artifacts.availability(wanted);
         let workers = self.brain.query(|brain| status::workers(&brain.snapshot())).await.map_err(stopped)?;

@@ -100,7 +100,7 @@ async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path
     let path = work.join("download");
     fs::rename(kept, &path)?;
     if got != sha256 {
-        bail!("{url} has the SHA-256 {got}, not {sha256}: it is not what the runtime's author meant");
+        bail!("{url} has the SHA-256 {got}, not {sha256}: it is not the file that the runtime names");
     }
     let is_archive = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst"].iter().any(|suffix| name.ends_with(suffix));
     if !is_archive {
@@ -134,7 +134,7 @@ async fn get(url: &str, path: &Path, say: Say<'_>) -> anyhow::Result<()> {
     let total = answer.content_length().map(|rest| have + rest);
     let mut body = answer.bytes_stream();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.with_context(|| format!("the download broke off at {have} bytes and will go on from there"))?;
+        let chunk = chunk.with_context(|| format!("the download was interrupted at {have} bytes and will resume from there"))?;
         file.write_all(&chunk).await.context("writing the download")?;
         have += chunk.len() as u64;
         say(Step::Downloading { what: String::new(), done: have, total });

@@ -105,8 +105,8 @@ impl fmt::Display for EvidenceKind {
             Self::HeartbeatsMissed { for_ms } => write!(f, "no heartbeat for {for_ms} ms"),
             Self::StreamClosed { cause } => write!(f, "lost connection to the agent: {cause}"),
             Self::DialBack { outcome } => write!(f, "dial-back: {outcome}"),
-            Self::Provider { says } => write!(f, "the provider says: {says}"),
-            Self::HeadLag { by_ms } => write!(f, "the head was late by {by_ms} ms and stretched its deadlines"),
+            Self::Provider { says } => write!(f, "the provider reports: {says}"),
+            Self::HeadLag { by_ms } => write!(f, "the head was delayed by {by_ms} ms and extended its deadlines"),
         }
     }
 }
@@ -127,7 +127,7 @@ impl fmt::Display for DialOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Answered => "the agent answered",
-            Self::Refused => "refused, nothing listens there",
+            Self::Refused => "connection refused",
             Self::TimedOut => "no answer in time",
         })
     }

@@ -30,7 +30,7 @@ impl LocalWorkspace {
 #[async_trait]
 impl WorkspaceProvider for LocalWorkspace {
     async fn create(&self) -> Result<(), Error> {
-        let failed = |e| Error::transient(format!("making {}", self.directory.display()), e);
+        let failed = |e| Error::transient(format!("create {}", self.directory.display()), e);
         create_private_directory(&self.directory).map_err(failed)?;
         create_private_directory(&self.clusters_directory()).map_err(failed)
     }
@@ -48,7 +48,7 @@ impl WorkspaceProvider for LocalWorkspace {
             RemoveError::Mounted(_) => {
                 Error::Undeletable { what: format!("the workspace {}", self.directory.display()), source: error.into() }
             }
-            RemoveError::Io { source, .. } => Error::transient(format!("removing {}", self.directory.display()), source),
+            RemoveError::Io { source, .. } => Error::transient(format!("remove {}", self.directory.display()), source),
         })
     }
 
@@ -56,7 +56,7 @@ impl WorkspaceProvider for LocalWorkspace {
         let entries = match fs::read_dir(self.clusters_directory()) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::transient("reading the workspace", error)),
+            Err(error) => return Err(Error::transient("read the workspace", error)),
         };
         let mut names: Vec<ClusterName> =
             entries.flatten().filter_map(|e| ClusterName::new(e.file_name().to_string_lossy()).ok()).collect();

@@ -59,7 +59,7 @@ impl Brain {
         for (request, name, mut message) in std::mem::take(&mut self.granted) {
             let waits = self.asks.get(&name).and_then(|ask| self.unmet(ask));
             if let (Some(hold), true) = (&self.cluster.held, waits.is_some()) {
-                message.push_str(&format!("; nothing is made for it until `cloudtik resume` ({})", hold.reason));
+                message.push_str(&format!("; no node is created for it until `cloudtik resume` ({})", hold.reason));
             } else if let Some(waits) = waits {
                 message.push_str(&format!("; it waits: {waits}"));
             }
@@ -74,7 +74,7 @@ impl Brain {
         }
         let wall = self.clock.wall();
         if wish.until.is_some_and(|until| until <= wall) {
-            return Err(Refusal::Malformed("it would be over before it begins".to_owned()));
+            return Err(Refusal::Malformed("it would end before it starts".to_owned()));
         }
         let mut wants = wish.wants;
         // Beside the others, a number of workers is a number of further ones.
@@ -88,13 +88,13 @@ impl Brain {
             (None, false, Wants::Bundles { .. }) => "room".to_owned(),
         };
         if name.is_empty() || name.len() > 63 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            let message = format!("{name:?} is no name for a request: letters, digits, '-', '_' and '.', at most 63");
+            let message = format!("{name:?} is not a valid request name: use letters, digits, '-', '_' and '.', at most 63");
             return Err(Refusal::Malformed(message));
         }
         self.check_shape(&spec, &wants)?;
         let replaced = self.asks.replaced_by(&name, &wants, wish.additive);
         if self.asks.len() - replaced.len() >= MOST_ASKS {
-            return Err(format!("{MOST_ASKS} requests stand already; revoke some").into());
+            return Err(format!("{MOST_ASKS} requests exist already; revoke some").into());
         }
         let before = self.numbers(&spec);
         // What is asked for again keeps its place and what it has; how long it stands, and why, may be new.
@@ -107,9 +107,9 @@ impl Brain {
             self.step.records.push(Record::Ask(ask.clone()));
             let mut message = self.granted(&ask, &[], &before, &before);
             message.push_str(match (was_until, ask.until) {
-                (Some(_), None) => "; it stands until it is revoked now",
-                (was, is) if was != is => "; it ends at another time now",
-                _ => "; it stood already",
+                (Some(_), None) => "; it now lasts until it is revoked",
+                (was, is) if was != is => "; its end was changed",
+                _ => "; the same request existed already",
             });
             return Ok((ask.name, message));
         }
@@ -172,7 +172,7 @@ impl Brain {
     /// What was granted, in words.
     fn granted(&self, ask: &Ask, gone: &[Ask], before: &Numbers, after: &Numbers) -> String {
         let others: Vec<&str> = gone.iter().map(|old| old.name.as_str()).filter(|name| *name != ask.name).collect();
-        let mut in_place = if others.is_empty() { String::new() } else { format!(", in the place of {}", others.join(", ")) };
+        let mut in_place = if others.is_empty() { String::new() } else { format!(", replacing {}", others.join(", ")) };
         if let Some(old) = gone.iter().find(|old| old.name == ask.name && old.wants != ask.wants) {
             in_place.push_str(&format!(", instead of {}", old.wants));
         }
@@ -238,14 +238,14 @@ impl Brain {
             Wants::More { node_type, count } => {
                 // Whether it is within the maximum shows beside the others.
                 spec.workers.get(node_type).map(|_| ()).ok_or_else(|| no_type(node_type)).and_then(|()| match count {
-                    0 => Err(Refusal::Malformed("0 more workers are none".to_owned())),
+                    0 => Err(Refusal::Malformed("a request for 0 more workers has no effect".to_owned())),
                     _ => Ok(()),
                 })
             }
             Wants::Bundles { bundles, spread, .. } => {
                 let total: u64 = bundles.iter().map(|b| u64::from(b.count)).sum();
                 if total == 0 || bundles.iter().any(|b| b.bundle.is_nothing() || b.count == 0) {
-                    return Err(Refusal::Malformed("a request for room needs bundles that ask for something".to_owned()));
+                    return Err(Refusal::Malformed("a request for capacity needs at least one bundle that is not empty".to_owned()));
                 }
                 if total > MOST_BUNDLES {
                     return Err(Refusal::Malformed(format!("{total} bundles are more than {MOST_BUNDLES}")));
@@ -258,7 +258,11 @@ impl Brain {
                 for counted in bundles {
                     if let Some(unknown) = counted.bundle.resources.keys().find(|name| !self.scaling.custom.contains(name)) {
                         let known = self.scaling.custom.join(", ");
-                        let known = if known.is_empty() { "none offers any of its own".to_owned() } else { format!("there is {known}") };
+                        let known = if known.is_empty() {
+                            "no node type declares custom resources".to_owned()
+                        } else {
+                            format!("there is {known}")
+                        };
                         return Err(Refusal::Unknown(format!("no node type offers the resource {unknown}; {known}")));
                     }
                     let need = self.amounts_of(&counted.bundle);
@@ -352,11 +356,11 @@ impl Brain {
         let (wanted, there) = (self.base(spec, of), self.scaling.tally.counted(of));
         let (raw, most) = (self.raw_base(spec, of), spec.workers.get(of).map_or(0, |kind| kind.max));
         if raw > most {
-            return Some(format!("{} of {raw} are there or coming: workers.{of}.max is {most}", there.min(most)));
+            return Some(format!("{} of {raw} running or starting: workers.{of}.max is {most}", there.min(most)));
         }
         let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
         let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
-        (there < wanted).then(|| format!("{there} of {wanted} are there or coming{why}"))
+        (there < wanted).then(|| format!("{there} of {wanted} running or starting{why}"))
     }
 
     /// Whether everything that a request wants is there, on nodes that are ready. False if there is no such request.
@@ -380,13 +384,13 @@ impl Brain {
         let before = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         let Some(ask) = self.asks.remove(&name) else {
             let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
-            let known = if known.is_empty() { "nothing is asked for".to_owned() } else { format!("there is {}", known.join(", ")) };
+            let known = if known.is_empty() { "there are no requests".to_owned() } else { format!("there is {}", known.join(", ")) };
             let refusal = format!("there is no request {name}; {known}");
             self.complain(None, EventKind::Refusal, format!("revoke: {refusal}"));
             return self.reply(request, Err(Refusal::Unknown(refusal)));
         };
         self.step.records.push(Record::AskGone { name });
-        let message = format!("{} is not asked for any more ({})", ask.wants, ask.name);
+        let message = format!("{} was revoked ({})", ask.wants, ask.name);
         let details = self.details_of(&ask);
         self.event_with(None, EventKind::Request, format!("revoke: {message}"), details);
         self.reply(request, Ok(Reply::Done { message }));
@@ -413,7 +417,7 @@ impl Brain {
         let over: Vec<String> = self.asks.ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
         for name in over {
             let Some(ask) = self.asks.remove(&name) else { continue };
-            self.event(None, EventKind::Decision, format!("the request {name} is over: {}", ask.wants));
+            self.event(None, EventKind::Decision, format!("the request {name} ended: {}", ask.wants));
             self.unplace_ask(&ask);
             if let Some(of) = ask.wants.node_type() {
                 self.scaling.released.insert(of.clone(), self.clock.now());
@@ -432,7 +436,7 @@ impl Brain {
         let over: Vec<String> = self.asks.iter().filter(missing).map(|a| a.name.clone()).collect();
         for name in over {
             self.asks.remove(&name);
-            self.event(None, EventKind::Decision, format!("the request {name} is over: its node type is gone"));
+            self.event(None, EventKind::Decision, format!("the request {name} ended: its node type was removed"));
             self.step.records.push(Record::AskGone { name });
         }
     }

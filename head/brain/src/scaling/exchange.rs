@@ -42,7 +42,7 @@ impl Brain {
         for Exchange { node, work } in exchanges {
             let whose: BTreeSet<&str> = work.iter().filter_map(|(id, ..)| self.scaling.groups.get(id)).map(String::as_str).collect();
             let whose = whose.into_iter().take(5).collect::<Vec<_>>().join(", ");
-            let message = format!("what {whose} has on {node} is planned elsewhere: others need what only such nodes have");
+            let message = format!("placements of {whose} on {node} move to other nodes: other requests need what only this type has");
             self.event(Some(&node), EventKind::Decision, message);
         }
         other

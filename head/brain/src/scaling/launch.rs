@@ -55,7 +55,7 @@ impl Brain {
                     }
                 };
                 let by = wanted.sources.first().cloned().unwrap_or_default();
-                let why = format!("{missing} more of type {name} wanted");
+                let why = format!("{missing} more of type {name} desired");
                 let details = BTreeMap::from([("wanted by".to_owned(), by), ("offer".to_owned(), offer.to_string())]);
                 if self.request(spec, Order { name, offer, price, why, details }, None).is_none() {
                     break;
@@ -192,7 +192,7 @@ impl Brain {
         let (mut candidates, mut blocked) = (Vec::new(), BTreeMap::new());
         for (name, kind) in &spec.workers {
             let Some(capacity) = self.capacity_of(name) else {
-                blocked.insert(name.clone(), "what it offers is not known before one is there".to_owned());
+                blocked.insert(name.clone(), "its resources are not known until a first node has joined".to_owned());
                 continue;
             };
             match self.may_launch(spec, name, kind) {
@@ -232,7 +232,7 @@ impl Brain {
         if tally.exist_of(name) >= kind.max {
             let counted = tally.counted(name);
             let leaving = tally.exist_of(name).saturating_sub(counted);
-            let leaving = if leaving > 0 { format!(", {leaving} of them still leaving or set aside") } else { String::new() };
+            let leaving = if leaving > 0 { format!(", {leaving} of them terminating or quarantined") } else { String::new() };
             return Err(format!("its maximum of {} is reached{leaving}", kind.max));
         }
         if tally.exist() >= spec.max_workers {
@@ -258,9 +258,9 @@ impl Brain {
         }
         if retry < u64::MAX {
             self.decide_at(retry);
-            return Err(format!("none to be had ({})", short.join("; ")));
+            return Err(format!("not available ({})", short.join("; ")));
         }
-        Err(dear.unwrap_or_else(|| "it is offered nowhere".to_owned()))
+        Err(dear.unwrap_or_else(|| "it is not available in any zone or market".to_owned()))
     }
 
     /// Stores that a machine is wanted, and asks for it.

@@ -178,7 +178,7 @@ impl Brain {
             self.rank(&plan, &order) < self.rank(fleet, &order)
         };
         if is_better {
-            let message = "everything is planned anew where it lies: so nodes can go, or what waits has room";
+            let message = "placements were replanned: nodes become free, or waiting requests fit";
             self.event(None, EventKind::Decision, message.to_owned());
             self.take_plan(plan);
             self.scaling.is_laid_out = true;
@@ -238,7 +238,7 @@ impl Brain {
             }
         }
         if helps {
-            let message = "everything is planned anew where it lies: only so all of it has room";
+            let message = "placements were replanned: otherwise not all of them would fit";
             self.event(None, EventKind::Decision, message.to_owned());
             if needs_machines {
                 // It needs machines that are not there yet: without them all stays as it was.

@@ -92,7 +92,7 @@ impl Brain {
         let times = self.scaling.launching.shortages.get(&key).map_or(0, |s| s.times) + 1;
         let pause = doubling(SHORTAGE, times, LONGEST_SHORTAGE);
         let what = if failure.kind == FailureKind::Quota { "quota" } else { "no capacity" };
-        let message = format!("{name}, {offer}: {what} ({}); left alone for {} s", failure.message, pause / 1_000);
+        let message = format!("{name}, {offer}: {what} ({}); not tried for {} s", failure.message, pause / 1_000);
         let launched = self.scaling.launched;
         if let Some(shortage) = self.scaling.launching.shortages.get_mut(&key).filter(|s| s.until > now) {
             shortage.launched = launched;
@@ -138,7 +138,10 @@ impl Brain {
         let until = Timestamp(self.clock.wall().0.saturating_add(pause));
         self.cluster.paused.insert(name.clone(), Pause { until, reason: reason.to_owned(), times });
         self.store_cluster();
-        let message = format!("nothing of type {name} is made for {} s: {in_a_row} in a row failed, the last: {reason}", pause / 1_000);
+        let message = format!(
+            "creation of node type {name} is paused for {} s: {in_a_row} attempts in a row failed, the last: {reason}",
+            pause / 1_000
+        );
         self.event(None, EventKind::Alarm, message);
         self.scaling_changed();
     }
@@ -201,7 +204,7 @@ impl Brain {
             |price: Option<MoneyPerHour>| spec.budget.is_none_or(|budget| others.saturating_add(price.unwrap_or_default().0) <= budget.0);
         let found = offers.into_iter().find(|(offer, price)| !is_short(offer) && is_affordable(*price));
         let Some((offer, price)) = found else {
-            self.forget(id, "what it was to be is not to be had any more");
+            self.forget(id, "its offer is no longer available");
             return false;
         };
         if let Some(node) = self.nodes.get_mut(id) {

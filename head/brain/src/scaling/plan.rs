@@ -138,7 +138,7 @@ impl Brain {
     /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
     pub(super) fn give_up_hope(&mut self) {
         let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
-        let message = "machines that were counted on are not to be had: what had room before them is planned there again";
+        let message = "expected machines are not available: placements return to where they were";
         self.event(None, EventKind::Decision, message.to_owned());
         let fleet = &mut self.scaling.fleet;
         let mut groups: BTreeSet<GroupId> = hope.plan.values().flatten().map(|planned| GroupId(planned.request)).collect();

@@ -141,7 +141,7 @@ impl Brain {
             let runs = |n: &&crate::Node| n.services.values().any(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
             let (told, is_deaf) = match self.nodes.values().find(runs) {
                 Some(node) => (format!("the agent's log says why (`cloudtik logs CLUSTER --node {}`)", node.record.id), true),
-                None => (format!("nothing of {runtime} is ready"), false),
+                None => (format!("no service of {runtime} is ready"), false),
             };
             let says = format!("{signal} is not known: {told}");
             let now = self.clock.now();
@@ -225,7 +225,7 @@ impl Brain {
         if now < due {
             self.decide_at(due);
             // The seconds that pass are not said: that would be news each time.
-            let why = if factor > 1 { "it flaps, so its" } else { "it turned the other way just now, so its" };
+            let why = if factor > 1 { "it flaps, so its" } else { "it changed direction just now, so its" };
             let until = time_of_day(Timestamp(wall.0 + (due - now)));
             return (Some(before), format!("{says}; {why} {raw} waits until {until}"));
         }
@@ -254,7 +254,7 @@ impl Brain {
         self.event_with(None, EventKind::Decision, message, details);
         if let Some(factor) = flaps {
             let seconds = damped.saturating_mul(factor) / 1_000;
-            let message = format!("policy {} flaps: it now waits {seconds} s before it turns round", policy.name);
+            let message = format!("policy {} flaps: it now waits {seconds} s before it changes direction", policy.name);
             self.event(None, EventKind::Alarm, message);
         }
         (Some(raw), says)
@@ -270,10 +270,10 @@ impl Brain {
             let calm_at = state.last_turn.saturating_add(span.saturating_mul(state.factor) as i64);
             if state.factor > 1 && now <= calm_at {
                 let seconds = policy.pause_ms.max(FLAP_PAUSE).saturating_mul(state.factor) / 1_000;
-                alarms.push(format!("policy {} flaps: it waits {seconds} s before it turns round", policy.name));
+                alarms.push(format!("policy {} flaps: it waits {seconds} s before it changes direction", policy.name));
             }
             let deaf = state.deaf.as_ref().filter(|(since, _)| now.saturating_sub(*since as i64) >= DEAF);
-            alarms.extend(deaf.map(|(_, says)| format!("policy {} has nothing to follow: {says}", policy.name)));
+            alarms.extend(deaf.map(|(_, says)| format!("policy {} cannot read its signal: {says}", policy.name)));
         }
         alarms
     }

@@ -67,22 +67,26 @@ impl Brain {
                             Some(budget) => format!("max_workers {} and the budget {budget}", spec.max_workers),
                             None => format!("max_workers {}", spec.max_workers),
                         };
-                        format!("what is usually preferred does not fit within {limits}")
+                        format!("the preferred choice does not fit within {limits}")
                     } else if other.priority < of.priority {
                         format!("its priority is lower ({} against {})", other.priority, of.priority)
                     } else if other.capacity.0[GPUS] > 0 && !sum.wants_gpus() {
                         "it has GPUs, which this work does not need".to_owned()
                     } else if bought.bins.iter().filter(|(of, _)| candidates[*of].name == *name).count() as u32 >= other.most {
-                        format!("its maximum of {} leaves no more of it", spec.workers[name].max)
+                        format!("its maximum of {} is reached", spec.workers[name].max)
                     } else {
                         let nodes = 1.0f64.max(sum.dominant_share(&other.capacity)).ceil() as u64;
                         let (theirs, ours) = (other.weight.saturating_mul(nodes), of.weight);
                         if theirs == ours {
                             "it costs the same".to_owned()
                         } else if theirs > ours {
-                            format!("dearer for this: {nodes} at {} against {}", MoneyPerHour(other.weight), MoneyPerHour(of.weight))
+                            format!(
+                                "more expensive for this: {nodes} at {} against {}",
+                                MoneyPerHour(other.weight),
+                                MoneyPerHour(of.weight)
+                            )
                         } else {
-                            "all of the demand together is cheaper so".to_owned()
+                            "this is cheaper for all demands together".to_owned()
                         }
                     }
                 }
@@ -149,14 +153,14 @@ impl Brain {
         let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
         let aside: Vec<&str> = self.workers().filter(is_aside).map(|n| n.record.id.as_str()).collect();
         if !aside.is_empty() {
-            limits.push(format!("nothing is planned on what is set aside ({}; `cloudtik release` takes it back)", aside.join(", ")));
+            limits.push(format!("quarantined nodes take no work ({}; `cloudtik release` ends that)", aside.join(", ")));
         } else if self.is_in_its_own_way(spec, &limits) {
-            let would = "machines of other types would hold all of it, and what is in use is not exchanged";
+            let would = "machines of other types would hold all of it, but machines in use are not exchanged";
             limits.push(format!("{would}: `cloudtik drain` those that can go, or revoke it and ask again"));
         }
         let names: Vec<&str> = candidates.iter().map(|of| of.name.as_str()).collect();
         let rest = match (limits.is_empty(), candidates.is_empty()) {
-            (true, _) => Some("what may be bought cannot hold it".to_owned()),
+            (true, _) => Some("no node type that is available can hold it".to_owned()),
             (false, false) => Some(format!("{} cannot hold all of it", names.join(", "))),
             (false, true) => None,
         };
@@ -176,7 +180,7 @@ impl Brain {
             let own = (number < MOST_EXPLAINED).then(|| self.short_of(spec, id, candidates, &left)).flatten();
             let pause = self.scaling.gangs.get(&id).filter(|pause| pause.is_parked);
             let own =
-                pause.map(|pause| format!("{} times too few of its machines were to be had: it is tried again later", pause.times)).or(own);
+                pause.map(|pause| format!("{} times too few of its machines were available: it is retried later", pause.times)).or(own);
             let why: Vec<String> = own.or_else(|| rest.clone()).into_iter().chain(limits.iter().cloned()).collect();
             outlook.unmet.push(Unmet { source, what: what.join(", "), why: why.join("; ") });
         }

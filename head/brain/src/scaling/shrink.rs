@@ -22,9 +22,8 @@ const IDLE_LOAD: u32 = 100;
 
 /// Why one is let go and not another, where limits were lowered, and where less is wanted.
 const BEYOND_LIMITS: &str =
-    "what nobody wants first, then what is planned on for room, then what is wanted by number, then minima; of each the dearest";
-const NOT_NEEDED: &str =
-    "of those on which nothing is planned: what is not ready first, then what is idle, then the dearest, then the youngest";
+    "first what is not desired, then nodes with placements, then nodes desired by count, then minima; the most expensive first";
+const NOT_NEEDED: &str = "of nodes without placements: not ready first, then idle, then the most expensive, then the newest";
 
 /// So many gangs are looked at that wait for what is leaving.
 const MOST_GANGS: usize = 8;
@@ -156,7 +155,7 @@ impl Brain {
     pub(super) fn let_everything_go(&mut self) {
         let all: Vec<NodeId> = self.workers().filter(|n| !n.record.life.is_leaving()).map(|n| n.record.id.clone()).collect();
         for id in all {
-            self.let_go(&id, "the cluster goes down", "all of them go");
+            self.let_go(&id, "the cluster is being taken down", "all workers are removed");
         }
     }
 
@@ -307,23 +306,23 @@ impl Brain {
             let why_not = if let Err(why) = self.may_be_spared(&id) {
                 Some(why)
             } else if is_missed && !at_once {
-                Some("not heard just now: what becomes of it is decided for that".to_owned())
+                Some("it misses heartbeats, which is decided on its own".to_owned())
             } else if let Some(why) = self.kept_for_rollout(&id).filter(|_| !at_once) {
                 Some(why)
             } else if !at_once && self.scaling.hope.as_ref().is_some_and(|hope| hope.may_need(&id)) {
-                Some("what lay on it is planned on machines that are still to come: it stays until they are there".to_owned())
+                Some("its placements move to machines that are still starting: it stays until they are ready".to_owned())
             } else if awaited.contains(&id) && !at_once {
-                Some("a request waits for others that are leaving, and will lie on it too".to_owned())
+                Some("a request waits for other nodes that are terminating, and will be placed on it too".to_owned())
             } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
                 let due = since.max(self.free_since(&id)).saturating_add(spec.idle_after_ms);
                 (now < due).then(|| {
                     self.decide_at(due);
-                    format!("idle, and let go after {} s of that", spec.idle_after_ms / 1_000)
+                    format!("idle; removed after {} s of that", spec.idle_after_ms / 1_000)
                 })
             } else {
-                Some(if self.is_busy(node) { "busy" } else { "what it does is not known yet" }.to_owned())
+                Some(if self.is_busy(node) { "busy" } else { "its load is not known yet" }.to_owned())
             };
             match why_not {
                 Some(why) => {
@@ -335,8 +334,9 @@ impl Brain {
                         *n = n.saturating_sub(1);
                         is_told = false;
                     }
-                    let choice = if spec.workers.contains_key(&name) { NOT_NEEDED } else { "its type is gone: all of it go" };
-                    self.let_go(&id, "not needed any more", choice);
+                    let choice =
+                        if spec.workers.contains_key(&name) { NOT_NEEDED } else { "its node type was removed, and all its nodes with it" };
+                    self.let_go(&id, "no longer needed", choice);
                 }
             }
         }
@@ -415,16 +415,16 @@ impl Brain {
         if let Some(node) = self.nodes.get(id) {
             let name = &node.record.node_type;
             let (there, wanted) = (self.counted(name), self.wanted_of(name));
-            details.insert("of its type".to_owned(), format!("{there} there or coming, {wanted} wanted by number"));
+            details.insert("of its type".to_owned(), format!("{there} running or starting, {wanted} desired by count"));
             let does = match node.idle_since {
                 _ if node.is_on_its_way() => "it was not ready yet".to_owned(),
                 Some(since) => format!("idle for {} s", self.clock.now().saturating_sub(since) / 1_000),
-                None => "busy, or what it does is not known".to_owned(),
+                None => "busy, or its load is not known".to_owned(),
             };
             details.insert("what it does".to_owned(), does);
             details.insert("why this one".to_owned(), choice.to_owned());
         }
-        self.event_with(Some(id), EventKind::Decision, format!("let {id} go: {reason}"), details);
+        self.event_with(Some(id), EventKind::Decision, format!("scale in {id}: {reason}"), details);
         self.enter(id, NodeState::Draining { reason: reason.to_owned() }, reason);
         self.drive(id);
     }

@@ -193,7 +193,7 @@ fn a_restart_of_the_head_cuts_no_drain_off() {
     let mut world = World::new(of);
     world.pass(5_000);
     let mut record = world.nodes[&id("w2")].clone();
-    record.life = NodeState::Draining { reason: "not needed any more".to_owned() };
+    record.life = NodeState::Draining { reason: "no longer needed".to_owned() };
     world.nodes.insert(id("w2"), record);
     let links = std::mem::take(&mut world.links);
     world.restart();

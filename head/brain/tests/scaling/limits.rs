@@ -199,7 +199,7 @@ fn what_is_in_its_own_way_is_told() {
     assert_eq!(world.machines("small"), 3);
     (1..=3).for_each(|n| world.busy(&format!("small-{n}"), 900));
     let answer = world.wish(bundles(&[(20, 1, 0)])).expect("three large ones would do");
-    let told = "machines of other types would hold all of it, and what is in use is not exchanged: `cloudtik drain` those that can go";
+    let told = "machines of other types would hold all of it, but machines in use are not exchanged: `cloudtik drain` those that can go";
     assert!(answer.contains("it waits: ") && answer.contains(told), "{answer}");
     for n in 1..=3 {
         world.ask(|request| Input::Drain { request, node: id(&format!("small-{n}")) }).expect("a person may");

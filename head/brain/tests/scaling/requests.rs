@@ -100,7 +100,7 @@ fn asking_again_changes_how_long_it_stands() {
     world.pass(10_000);
     let silent = Wish { reason: String::new(), ..add(bundles(&[(1, 4, 0)]), "job", None) };
     let said = world.ask(|request| Input::Scale { request, wish: silent }).expect("it stands");
-    assert!(said.ends_with("; it stands until it is revoked now"), "{said}");
+    assert!(said.ends_with("; it now lasts until it is revoked"), "{said}");
     let ask = world.brain.asks().remove(0).ask;
     assert_eq!((ask.at, ask.until, ask.reason.as_str()), (came, None, "two lines"));
 }
@@ -360,7 +360,7 @@ fn the_answer_says_what_waits() {
     assert_eq!(world.wish(gang(2, 4)).as_deref(), Ok("room: room for 2 × 4 cpus, all or nothing"));
     world.ask(|request| Input::Hold { request, reason: "the network moves".to_owned() }).expect("held");
     let answer = world.workers(3).expect("within the bounds");
-    assert!(answer.ends_with("nothing is made for it until `cloudtik resume` (held by hand: the network moves)"), "{answer}");
+    assert!(answer.ends_with("nothing is made for it until `cloudtik resume` (held on request: the network moves)"), "{answer}");
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.failing.insert(default_offer(), FailureKind::StockOut);
     world.workers(4).expect("within the bounds");
@@ -387,7 +387,7 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     of.workers.remove(&name("large"));
     let odds = world.brain.requests_at_odds(&of);
     let no_room = "has no room any more: no node type has 16 cpus: default has only 4 cpus";
-    assert_eq!(odds, [("two-large", "ends: its node type is gone"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    assert_eq!(odds, [("two-large", "ends: its node type was removed"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
 /// A request that no node can serve any more is in nobody's way.

@@ -40,7 +40,7 @@ fn read_number(table: &mut Table<'_>, checked: &Checked<'_>) -> Option<Gauge> {
         }
     };
     if has_labels && matches!(read, Read::Json { .. }) {
-        table.problem("`labels` say nothing without `metric`", None);
+        table.problem("`labels` have no effect without `metric`", None);
     }
     Some(Gauge { url: url?, read, interval, timeout })
 }
