@@ -62,7 +62,7 @@ mod tests {
         let is_setting = |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let written = written();
         let uncommented: Vec<&str> =
-            written.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(&rest)).unwrap_or(line)).collect();
+            written.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
         let text = uncommented.join("\n");
         assert!(text.lines().filter(|line| !line.starts_with('#')).count() > 25, "{text}");
         let cluster = Cluster::read("cluster.toml", &text).unwrap_or_else(|e| panic!("{}\n{text}", e.render(false, 80)));

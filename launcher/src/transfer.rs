@@ -190,8 +190,11 @@ pub async fn download(printer: &Printer, cluster: Target<'_>, from: &str, to: &P
 async fn receive(session: &mut Session, blocks: &mpsc::Sender<Bytes>, complaint: &mut String) -> Result<Option<wire::Exit>, Failure> {
     loop {
         match session.next().await? {
-            Frame::Stdout(bytes) if bytes.is_empty() => {}
             Frame::Stdout(bytes) => {
+                // An empty block would say that the archive ends.
+                if bytes.is_empty() {
+                    continue;
+                }
                 if blocks.send(bytes).await.is_err() {
                     return Ok(None);
                 }

@@ -150,26 +150,28 @@ async fn bring_up(
     timings.note("certify the head", &mut mark);
     let mut unchanged = false;
     let mut shown = None;
-    while is_made {
-        let plan = whole_plan(&client, described, place).await?;
-        unchanged = plan.changes.is_empty();
-        if unchanged || shown.as_ref() == Some(&plan) {
-            break;
-        }
-        drop(progress);
-        show_plan(printer, described, &plan);
-        let harmful = plan.changes.iter().any(|c| c.disturbs);
-        if harmful && !arguments.yes {
-            // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
-            drop(lock);
-            printer.confirm_async("Apply these changes?", arguments.yes).await?;
-            lock = Lock::take(place).await?;
-            if !self::is_made(place) {
-                return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
+    if is_made {
+        loop {
+            let plan = whole_plan(&client, described, place).await?;
+            unchanged = plan.changes.is_empty();
+            if unchanged || shown.as_ref() == Some(&plan) {
+                break;
             }
+            drop(progress);
+            show_plan(printer, described, &plan);
+            let harmful = plan.changes.iter().any(|c| c.disturbs);
+            if harmful && !arguments.yes {
+                // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
+                drop(lock);
+                printer.confirm_async("Apply these changes?", arguments.yes).await?;
+                lock = Lock::take(place).await?;
+                if !self::is_made(place) {
+                    return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
+                }
+            }
+            progress = Progress::new();
+            shown = Some(plan);
         }
-        progress = Progress::new();
-        shown = Some(plan);
     }
     if let Some(remembered) = place.remembered().filter(|r| r.file != described.path) {
         place.remember(&Remembered { file: described.path.clone(), ..remembered })?;

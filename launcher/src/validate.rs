@@ -1,6 +1,6 @@
 //! `cloudtik validate`: reads and checks cluster files; nothing is created.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -52,7 +52,7 @@ fn together(first: Option<Failure>, second: Failure) -> Failure {
     }
 }
 
-fn document<'a>(file: &PathBuf, described: &'a Described) -> Valid<'a> {
+fn document<'a>(file: &Path, described: &'a Described) -> Valid<'a> {
     let cluster = &described.cluster;
     Valid {
         file: file.display().to_string(),

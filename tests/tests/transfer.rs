@@ -163,9 +163,9 @@ fn an_entry_that_cannot_be_read_is_named_at_once_and_nothing_is_copied() {
     fs::create_dir(here.join("inner")).expect("makes");
     fs::write(here.join("inner/a-large"), vec![7; 8 << 20]).expect("writes");
     fs::write(here.join("inner/secret"), "secret").expect("writes");
-    fs::set_permissions(here.join("inner/secret"), fs::Permissions::from_mode(0)).expect("sets");
+    fs::set_permissions(here.join("inner/secret"), fs::Permissions::from_mode(0o000)).expect("sets");
     fs::create_dir(here.join("closed")).expect("makes");
-    fs::set_permissions(here.join("closed"), fs::Permissions::from_mode(0)).expect("sets");
+    fs::set_permissions(here.join("closed"), fs::Permissions::from_mode(0o000)).expect("sets");
     for command in ["upload", "download"] {
         for (from, named) in [("inner", "secret"), ("inner/secret", "secret"), ("closed", "closed")] {
             let begun = Instant::now();

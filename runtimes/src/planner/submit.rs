@@ -185,7 +185,7 @@ fn check_options(manifest: &Manifest, submit: &Submit, request: &JobRequest) -> 
             let (file, endings) = (name(&request.file).to_owned(), dotted(known.files.iter()));
             return Err(JobRefused::OptionOfOthers { option: option.clone(), file, endings });
         }
-        if known.environment && !value.split_once('=').is_some_and(|(name, _)| !name.is_empty()) {
+        if known.environment && value.split_once('=').is_none_or(|(name, _)| name.is_empty()) {
             return Err(JobRefused::NoAssignment { option: option.clone(), value: value.clone() });
         }
     }
