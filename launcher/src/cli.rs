@@ -8,12 +8,13 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
 pub use self::submit::Submit;
 use crate::completion;
+use crate::output::has_colour;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
@@ -22,6 +23,14 @@ pub enum Format {
     Text,
     /// For programs: stable and documented.
     Json,
+}
+
+/// Reads the command line. Help and errors carry codes only where both streams take them; clap alone also goes by whether
+/// `CI` is set.
+pub fn parse() -> Result<Arguments, clap::Error> {
+    let takes_codes = has_colour(&std::io::stdout()) && has_colour(&std::io::stderr());
+    let colour = if takes_codes { ColorChoice::Auto } else { ColorChoice::Never };
+    Arguments::from_arg_matches(&Arguments::command().color(colour).try_get_matches()?)
 }
 
 /// Create and run self-recovering clusters of analytics and AI services

@@ -40,10 +40,9 @@ mod watch;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::{Arguments, Command, Format, Target};
+use crate::cli::{Command, Format, Target};
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
 use crate::reader::while_read;
@@ -51,7 +50,7 @@ use crate::reader::while_read;
 fn main() -> ExitCode {
     // Answers a shell that asks how a line can go on, and ends; else nothing.
     clap_complete::CompleteEnv::with_factory(completion::command).complete();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match cli::parse() {
         Ok(arguments) => arguments,
         Err(error)
             if error.use_stderr()

@@ -265,7 +265,7 @@ fn narrow(columns: Option<usize>, header: &mut Vec<&str>, rows: &mut [Vec<String
 }
 
 /// Whether codes for colours may be written to a stream.
-fn has_colour(stream: &impl IsTerminal) -> bool {
+pub fn has_colour(stream: &impl IsTerminal) -> bool {
     takes_codes(stream) && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 

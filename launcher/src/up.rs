@@ -62,7 +62,8 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     // From here on an interrupt is ours to explain.
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    create_private_directory(&home()?.join("workspaces"))?;
+    let workspaces = home()?.join("workspaces");
+    create_private_directory(&workspaces).map_err(|e| Failure::failed(format!("cannot create {}: {}", workspaces.display(), e)))?;
     place.workspace.create().await?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {

@@ -161,7 +161,7 @@ fn a_store_that_is_lost_or_old_deletes_nobody() {
     fs::write(&store, "").expect("empties");
     kill_head();
     // Start after start, which its agent tries again and again.
-    until("a clear word each time", Duration::from_secs(20), || (log().matches("gone or empty").count() >= 6).then_some(()));
+    until("a clear word each time", Duration::from_secs(20), || (log().matches("missing or empty").count() >= 6).then_some(()));
     assert_eq!(nodes(), before, "its nodes are no strangers");
     let refused = cluster.run(&["status", "store"]);
     assert_eq!(refused.code, 6, "{refused:?}");

@@ -109,7 +109,7 @@ fn work_is_let_go_as_each_service_says_and_nobody_waits_for_ever() {
     assert!(at("help begins") < at("help ends") && at("help ends") < at("helped stops"), "{said}");
     assert!(at("signal\n") < at("signalled ends"));
     let events = cluster.events();
-    let told = "draining → terminating: drained, but workshop/deaf: it had not let its work go after 3 s";
+    let told = "draining → terminating: drained, but workshop/deaf: it had not drained after 3 s";
     assert!(events.iter().any(|e| e.contains(told)), "{events:#?}");
     assert!(took >= Duration::from_secs(3), "one that hears nothing has its time: {took:?}");
     cluster.down();

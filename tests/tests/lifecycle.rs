@@ -87,7 +87,7 @@ fn a_runtime_of_ones_own_runs_and_rolls() {
     // Node by node: w1 was ready again before w2 took the change.
     let events = cluster.events();
     let position = |text: &str| events.iter().rposition(|e| e.contains(text)).unwrap_or_else(|| panic!("no {text}: {events:#?}"));
-    assert!(position("w1 preparing → ready") < position("w2 ready → preparing: taking revision 2"), "{events:#?}");
+    assert!(position("w1 preparing → ready") < position("w2 ready → preparing: applying revision 2"), "{events:#?}");
 
     // A process that dies is started again by its agent.
     let pid = after[0].expect("it runs") as i32;

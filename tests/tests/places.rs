@@ -331,7 +331,7 @@ fn followed_logs_show_nodes_that_join_and_tell_of_those_that_go() {
     let killed = Instant::now();
     let (code, why) = ended(alone);
     assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
-    assert!(code == Some(4) && why.contains("w2") && !why.contains("not heard"), "{code:?} {why}");
+    assert!(code == Some(4) && why.contains("w2") && !why.contains("no heartbeat"), "{code:?} {why}");
     until("a word on the node that went", Duration::from_secs(20), || said(&err, "w2 teller/one"));
     cluster.down();
     until("the end of what follows", Duration::from_secs(20), || follower.try_wait().expect("can be asked"));

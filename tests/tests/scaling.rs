@@ -86,7 +86,7 @@ fn people_ask_for_room_and_steer_the_head() {
     let plan = cluster.run(&["up", &file, "--plan"]).ok().out;
     assert!(plan.contains("~ change request room: there is no room for all of it"), "{plan}");
     let up = cluster.run(&["up", &file, "--yes"]).ok();
-    assert!(up.err.contains("what was asked for beside it waits for\n  room for 2 × 1 cpu"), "{up:?}");
+    assert!(up.err.contains("requests beyond it wait for\n  room for 2 × 1 cpu"), "{up:?}");
     assert!(run(&["status"]).ok().out.contains("waiting for room for 2 × 1 cpu"));
     run(&["revoke", "room"]).ok();
     cluster.wait_ready();
@@ -97,7 +97,7 @@ fn people_ask_for_room_and_steer_the_head() {
     cluster.wait("three workers", Duration::from_secs(20), |s| s.ready && ready(s) == 3);
     cluster.write(&format!("budget = \"0.50/h\"\n{shape}"));
     let up = cluster.run(&["up", &file, "--yes"]).ok();
-    assert!(up.err.contains("what was asked for beside it waits for\n  1 more worker of type default"), "{up:?}");
+    assert!(up.err.contains("requests beyond it wait for\n  1 more worker of type default"), "{up:?}");
     cluster.down();
     cluster.assert_nothing_left();
 }
@@ -139,7 +139,7 @@ fn a_spark_job_under_load_gets_workers_and_loses_one() {
     // And back in, when there is nothing to do any more.
     let status = cluster.wait("one worker", Duration::from_secs(90), |s| s.ready && workers(s).len() == 1);
     assert_eq!(ready(&status), 1);
-    assert!(cluster.events().iter().any(|e| e.contains("go: no longer needed")), "{:#?}", cluster.events());
+    assert!(cluster.events().iter().any(|e| e.contains("scale in w") && e.contains("no longer needed")), "{:#?}", cluster.events());
     cluster.down();
     cluster.assert_nothing_left();
 }

@@ -94,7 +94,7 @@ fn a_recording_is_decided_the_same_again() {
     let replay = |text: &str| cluster.run(&["simulate", "--replay", &written(&cluster, "recording.jsonl", text)]);
     let recorded =
         |epoch: u64| fs::read_to_string(cluster.directory().join(format!("head/record-{epoch:010}.jsonl"))).expect("the head recorded");
-    for (epoch, told) in [(1, "request w3 (generation 1)"), (2, "let w3 go")] {
+    for (epoch, told) in [(1, "request w3 (generation 1)"), (2, "scale in w3")] {
         let said = replay(&recorded(epoch)).ok().out;
         assert!(said.contains("every decision is identical") && said.contains(told), "{said}");
     }

@@ -124,7 +124,7 @@ fn a_download_goes_on_where_it_broke_off_and_is_verified_twice() {
         });
         let agent = fs::read_to_string(cluster.node_home("w1").join("agent.log")).expect("reads");
         assert!(agent.contains("going on from"), "{agent}");
-        assert_eq!(agent.contains("SHA-256 differs"), breaks, "{agent}");
+        assert_eq!(agent.contains("SHA-256 of what was received differs"), breaks, "{agent}");
         until("the file on the worker", Duration::from_secs(10), || log().contains(&sum).then_some(()));
     }
 }

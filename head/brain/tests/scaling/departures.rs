@@ -59,7 +59,7 @@ fn members_of_a_whole_go_one_at_a_time() {
     };
     world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
     let draining = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").count();
-    assert_eq!(draining, 1, "members go one at a time");
+    assert_eq!(draining, 1, "members leave one at a time");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn who_is_idle_goes_before_who_works() {
     world.workers(2).expect("less");
     world.pass(2_000);
     assert_eq!(world.machines("default"), 5);
-    assert_eq!(world.said(EventKind::Decision, "let w4 go"), 1, "{:?}", decisions(&world));
+    assert_eq!(world.said(EventKind::Decision, "scale in w4"), 1, "{:?}", decisions(&world));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
         world.tell(Input::LinkClosed { session, node, cause: "cut".to_owned() });
     }
     world.pass(8_000);
-    assert!(world.brain.snapshot().alarms.iter().any(|a| a.contains("terminations are held")), "the brake is on");
+    assert!(world.brain.snapshot().alarms.iter().any(|a| a.contains("terminations are on hold")), "the brake is on");
     let ended: Vec<String> = world
         .events
         .iter()
@@ -363,7 +363,7 @@ fn a_drain_waits_until_services_have_stopped() {
     assert_eq!(world.machines("default"), 1);
 }
 
-/// Whoever is not heard just now is judged for that, and not for being one too many.
+/// Whoever is it misses heartbeats is judged for that, and not for being one too many.
 #[test]
 fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     let mut of = spec(&[("default", kind(1, 3, 4, 100))]);
@@ -375,11 +375,11 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     let session = world.links.remove(&id("w3")).expect("it is linked");
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
     world.pass(3_000);
-    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
-    assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")].contains("not heard just now"));
+    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 0);
+    assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")].contains("it misses heartbeats"));
     world.link(&id("w3"));
     world.pass(1_000);
-    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 1, "it is heard, and was idle for long enough since its request ended");
+    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 1, "it is heard, and was idle for long enough since its request ended");
 }
 
 /// A request that cannot be served just now makes every idle machine go at once, of types that do not help it too: what short

@@ -221,7 +221,7 @@ fn why_one_goes_is_told_as_it_was_chosen() {
     world.tell(Input::Specified { spec: of });
     world.pass(10_000);
     let event = world.events.iter().find(|e| e.message.contains("above the budget")).expect("one goes");
-    assert!(event.details["why this one"].starts_with("what nobody wants first, then what is planned on for room"), "{event:?}");
+    assert!(event.details["why this one"].starts_with("first what is not desired, then nodes with placements"), "{event:?}");
 }
 
 /// Before a description is taken it is told how many go, those too that are not up yet and of which nobody knows what they have.
@@ -262,7 +262,7 @@ fn a_request_that_a_lowered_maximum_clips_waits() {
     world.tell(Input::Specified { spec: of });
     world.pass(60_000);
     let ask = &world.brain.asks()[0];
-    assert!(!ask.ready && ask.unmet.as_deref() == Some("1 of 3 are there or coming: workers.default.max is 1"), "{ask:?}");
+    assert!(!ask.ready && ask.unmet.as_deref() == Some("1 of 3 running or starting: workers.default.max is 1"), "{ask:?}");
 }
 
 /// What is slow to be deleted may still run and cost: nothing is made in its place beyond the cluster's maximum or the budget.

@@ -25,7 +25,7 @@ fn load_makes_more_and_lets_idle_ones_go() {
     world.pass(400_000);
     assert_eq!(world.nodes[&id("w3")].life, NodeState::Ready, "what works stays");
     assert_eq!(world.machines("default"), 1);
-    assert_eq!(world.said(EventKind::Decision, "let w3 go"), 0);
+    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 0);
 }
 
 /// Nodes whose load is not known yet are not too many while the others have too much to do.
@@ -337,7 +337,7 @@ fn a_policy_that_has_nothing_to_follow_says_so() {
     world.report(&id("w1"));
     let alarms = world.brain.snapshot().alarms;
     assert_eq!(alarms.len(), 1, "{alarms:?}");
-    assert!(alarms[0].starts_with("policy run has nothing to follow: run.cores is not known"), "{alarms:?}");
+    assert!(alarms[0].starts_with("policy run cannot read its signal: run.cores is not known"), "{alarms:?}");
     world.gauges.insert(id("w1"), BTreeMap::from([("cores".to_owned(), Quantity(9_000))]));
     world.report(&id("w1"));
     assert!(world.brain.snapshot().alarms.is_empty(), "{:?}", world.brain.snapshot().alarms);

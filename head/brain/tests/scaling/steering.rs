@@ -114,7 +114,7 @@ fn what_a_person_looks_at_is_not_deleted_when_it_stops() {
     stop(&mut world, "w2");
     world.pass(120_000);
     assert_eq!(world.machines("default"), 3, "nothing is let go while the head is held");
-    assert!(world.said(EventKind::Refusal, "it is kept while the head is held") > 0);
+    assert!(world.said(EventKind::Refusal, "it is kept while the cluster is on hold") > 0);
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(60_000);
     assert!(world.nodes[&id("w2")].life == NodeState::Gone && world.machines("default") == 3, "now it is replaced");
@@ -174,9 +174,9 @@ fn what_is_taken_back_from_aside_serves_who_waits() {
     world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("it is there");
     world.pass(1_000);
     let unmet = world.brain.asks()[0].unmet.clone().expect("two are too few");
-    assert!(unmet.contains("nothing is planned on what is set aside (w1; `cloudtik release` takes it back)"), "{unmet}");
+    assert!(unmet.contains("quarantined nodes take no work (w1; `cloudtik release` ends that)"), "{unmet}");
     let refusal = world.ask(|request| Input::Release { request, node: id("w2") }).expect_err("it is not");
-    assert_eq!(refusal, "w2 is not set aside; those that are: w1");
+    assert_eq!(refusal, "w2 is not quarantined; quarantined: w1");
     world.pass(4_000);
     world.ask(|request| Input::Release { request, node: id("w1") }).expect("it is set aside");
     world.pass(10_000);

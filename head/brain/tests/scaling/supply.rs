@@ -20,7 +20,7 @@ fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
     expected.push("other on-demand".to_owned());
     assert_eq!(tried, expected);
     assert_eq!((world.machines("default"), world.machines("other")), (0, 1));
-    assert_eq!(world.said(EventKind::Decision, "left alone for 60 s"), 4);
+    assert_eq!(world.said(EventKind::Decision, "not tried for 60 s"), 4);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     world.pass(200_000);
     let calls = world.calls.len();
     assert!(calls <= 6, "{calls} calls");
-    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for 300 s"), 1);
+    assert_eq!(world.said(EventKind::Alarm, "creation of node type default is paused for 300 s"), 1);
     assert!(world.brain.snapshot().alarms[0].contains("default"), "it is shown");
     world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
     assert_eq!(world.machines("other"), 1, "others go on");
@@ -55,7 +55,11 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(1_000);
     assert_eq!(world.machines("default"), 4);
-    assert_eq!(world.said(EventKind::Alarm, "nothing of type default is made for"), 1, "what was under way meanwhile says nothing new");
+    assert_eq!(
+        world.said(EventKind::Alarm, "creation of node type default is paused for"),
+        1,
+        "what was under way meanwhile says nothing new"
+    );
 }
 
 #[test]

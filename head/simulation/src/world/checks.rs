@@ -97,7 +97,7 @@ impl World {
         let (node, generation) = (&record.id, record.generation);
         let Some(instance) = &record.instance else { return Ok(()) };
         let wanted = self.asked_to_go.contains(&(node.clone(), generation))
-            || ["not needed", "goes down", "above the"].iter().any(|why| reason.contains(why));
+            || ["no longer needed", "being taken down", "above the"].iter().any(|why| reason.contains(why));
         if wanted || self.provider.get(instance).is_none_or(|machine| machine.broken) {
             return Ok(());
         }
@@ -131,16 +131,14 @@ impl World {
         let (what, may_be_only_one) = match &record.life {
             NodeState::Draining { reason } if !before.life.is_leaving() => (reason.as_str(), false),
             // What a person kills is that person's choice, and what the provider lost is gone already.
-            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not brought back") => {
-                (reason.as_str(), false)
-            }
+            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not recovered") => (reason.as_str(), false),
             // Two members cannot do without either: a new description must be taken all the same.
             _ if before.revision < self.rolled && self.rolled <= record.revision && before.life == NodeState::Ready => {
                 ("a new revision", true)
             }
             _ => return Ok(()),
         };
-        if what.contains("goes down") {
+        if what.contains("being taken down") {
             return Ok(());
         }
         let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
@@ -162,7 +160,7 @@ impl World {
         }
         let NodeState::Draining { reason } = &record.life else { return Ok(()) };
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation && !b.life.is_leaving());
-        let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("not needed");
+        let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("no longer needed");
         self.stats.judged_idle += u64::from(is_new);
         let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
         let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
@@ -182,7 +180,7 @@ impl World {
         let newest = self.stored.cluster.spec.as_ref().map_or(0, |spec| spec.revision);
         let is_taken = before.revision < record.revision;
         if let (NodeState::Draining { reason }, false) = (&record.life, before.life.is_leaving())
-            && reason.contains("not needed")
+            && reason.contains("no longer needed")
             && before.was_ready
             && !self.stored.cluster.taken_back.contains_key(&record.node_type)
             && self.stored.cluster.spec.as_ref().is_some_and(|spec| spec.workers.contains_key(&record.node_type))
@@ -258,11 +256,11 @@ impl World {
         // Room that was promised may have become impossible, by what nodes there were to be had meanwhile; then it is said so.
         // Requests may also hold what a minimum needs, when what was set aside came back.
         let is_told = |w: &String| {
-            let is_at_a_limit = ["is reached", "is spent", " leaves ", "cannot hold it"].iter().any(|why| w.contains(why));
+            let is_at_a_limit = ["is reached", "is spent", " leaves ", "can hold it"].iter().any(|why| w.contains(why));
             let were_limits_changed = self.stored.specs.len() > 1;
             let is_limited = is_at_a_limit && (!self.stored.asks.is_empty() || were_limits_changed);
             // A quorum outlives its type.
-            let is_needed = w.contains("whose type is gone") && w.contains("members up without it");
+            let is_needed = w.contains("whose node type was removed") && w.contains("members up without it");
             ((w.starts_with("room for") || w.contains("more worker")) && is_limited) || is_needed
         };
         let waits_for_room = !snapshot.waiting_for.is_empty() && snapshot.waiting_for.iter().all(is_told);
