@@ -251,6 +251,10 @@ impl BrainHandle {
         let (sender, receiver) = oneshot::channel();
         let request = {
             let mut waiting = self.shared.waiting.lock().expect("nothing panics while holding the lock");
+            // Nobody would answer what comes after the store has failed.
+            if self.shared.failure.get().is_some() {
+                return Err(self.stopped());
+            }
             waiting.next += 1;
             let request = Request(waiting.next);
             waiting.answers.insert(request, sender);

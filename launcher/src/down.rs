@@ -32,7 +32,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
             }
         };
         if let Some(orphan) = orphans::find()?.into_iter().find(of_this) {
-            return end_orphans(printer, &orphan.place, arguments.yes);
+            return end_orphans(printer, &orphan.place, arguments.yes).await;
         }
     }
     let place = match known {
@@ -108,9 +108,15 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
 }
 
 /// Ends what runs of a cluster that has no directory any more.
-fn end_orphans(printer: &Printer, place: &Place, yes: bool) -> Result<(), Failure> {
+async fn end_orphans(printer: &Printer, place: &Place, yes: bool) -> Result<(), Failure> {
     let name = &place.name;
     printer.confirm(&format!("The directory of {name} was removed while it ran. End its processes?"), yes)?;
+    // While a person answered, the cluster may have been brought up anew, with processes that carry the same directories.
+    let may_be_locked = place.directory.parent().is_some_and(std::path::Path::is_dir);
+    let _lock = if may_be_locked { Some(Lock::take(place).await?) } else { None };
+    if place.exists() {
+        return Err(Failure::overtaken(format!("{name} was brought up by another command; it stays")));
+    }
     // Ending goes by the directories that the processes carry, not by their addresses.
     place.provider([127, 0, 0])?.kill_everything()?;
     if printer.is_json() {

@@ -125,12 +125,14 @@ async fn bring_up(
 ) -> Result<Outcome, Failure> {
     let mut timings = std::mem::take(timings);
     let mut lock = Lock::take(place).await?;
-    let is_made = is_made(place);
+    let mut is_made = is_made(place);
     if !is_made && !takeover::changes(described, place)?.is_empty() {
         show_plan(printer, described, &first_plan(described, place)?);
         drop(lock);
         printer.confirm_async(&format!("Bring {} up?", place.name), arguments.yes).await?;
         lock = Lock::take(place).await?;
+        // Another command may have brought it up meanwhile: then this is a change of that, with a plan of its own.
+        is_made = self::is_made(place);
     }
     let mut progress = Progress::new();
     let client = match running(place).await.ok().flatten() {
