@@ -67,6 +67,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
             None => None,
         };
         drop(lock);
+        let was_stopping = matches!(asked, Some(Ok(())));
         let gone = match (&client, asked) {
             (Some(client), Some(Ok(()))) => Some(workers_gone(client, arguments.timeout, &mut progress).await),
             (_, asked) => asked,
@@ -79,7 +80,9 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         }
         progress.phase(&format!("{name}: deleting what is left"));
         let lock = Lock::take(&place).await?;
-        if let Ok(client) = Client::dial(&place).await
+        // A head that never heard of the shutdown is as it was, which says nothing about another command.
+        if was_stopping
+            && let Ok(client) = Client::dial(&place).await
             && let Ok(Ok(status)) = tokio::time::timeout(ASKED_WITHIN, client.status()).await
         {
             is_still_wanted(&status)?;
