@@ -67,8 +67,8 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
         let failure = Failure::new(NOT_FOUND, format!("no service of the runtime {runtime} was found"));
         return Err(failure.hint(format!("see `cloudtik runtimes {name}`")));
     }
-    // Others may join while logs of a runtime are followed.
-    let takes_more = arguments.follow && arguments.runtime.is_some();
+    // Others may join while logs of a runtime are followed; one node that is named ends what follows it.
+    let takes_more = arguments.follow && arguments.runtime.is_some() && (arguments.node.is_none() || known.is_empty());
     let prefixed = known.len() > 1 || takes_more;
     let (lines, mut printed) = mpsc::channel::<Line>(64);
     let mut running = JoinSet::new();

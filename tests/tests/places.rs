@@ -322,16 +322,21 @@ fn followed_logs_show_nodes_that_join_and_tell_of_those_that_go() {
     cluster.run(&["scale", "follow", "--workers", "2"]).ok();
     until("the log of the node that joined", Duration::from_secs(40), || said(&out, "hello from w2"));
 
-    // One that follows a single node ends with it, at once, and says why.
-    let alone = cluster.command(&["logs", "follow", "-f", "--node", "w2"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut alone = alone.expect("runs");
-    let mut first = [0];
-    std::io::Read::read_exact(alone.stdout.as_mut().expect("piped"), &mut first).expect("it follows");
+    // One that follows a single node ends with it, at once, and says why: whatever of the node it follows.
+    let of_node = ["logs", "follow", "-f", "--node", "w2"];
+    let followers = [of_node.to_vec(), [&of_node[..], &["--runtime", "teller"]].concat()].map(|arguments| {
+        let mut alone = cluster.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        let mut first = [0];
+        std::io::Read::read_exact(alone.stdout.as_mut().expect("piped"), &mut first).expect("it follows");
+        alone
+    });
     cluster.run(&["kill-node", "follow", "w2", "--yes"]).ok();
     let killed = Instant::now();
-    let (code, why) = ended(alone);
-    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
-    assert!(code == Some(4) && why.contains("w2") && !why.contains("no heartbeat"), "{code:?} {why}");
+    for alone in followers {
+        let (code, why) = ended(alone);
+        assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+        assert!(code == Some(4) && why.contains("w2") && !why.contains("no heartbeat"), "{code:?} {why}");
+    }
     until("a word on the node that went", Duration::from_secs(20), || said(&err, "w2 teller/one"));
     cluster.down();
     until("the end of what follows", Duration::from_secs(20), || follower.try_wait().expect("can be asked"));
