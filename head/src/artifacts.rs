@@ -17,6 +17,7 @@ mod progress;
 mod truststore;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -166,11 +167,11 @@ impl ArtifactStore {
     /// Begins to fetch what is missing and not being fetched.
     pub fn fetch(&self, wanted: &Wanted) {
         let key = key(wanted);
-        if self.state().contains_key(&key) {
+        match self.state().entry(key.clone()) {
             // It is here, on its way, or its own task tries again.
-            return;
+            Entry::Occupied(_) => return,
+            Entry::Vacant(vacant) => drop(vacant.insert(State::Fetching(Progress::new(&wanted.name)))),
         }
-        self.state().insert(key.clone(), State::Fetching(Progress::new(&wanted.name)));
         let (own, wanted) = (self.clone(), wanted.clone());
         self.tasks.spawn(async move { own.fetch_until_here(&key, &wanted).await });
     }

@@ -51,8 +51,10 @@ struct Wanted {
     sent: Vec<u8>,
     lacks_software: bool,
     is_planning: bool,
-    /// Something changed while it was planned.
+    /// It is to be planned, or planned again.
     is_stale: bool,
+    /// Its connection has ended: it is forgotten unless the brain orders anew for the next one.
+    is_over: bool,
 }
 
 /// What planning came to.
@@ -79,7 +81,7 @@ impl Goals {
     pub fn set(&self, id: NodeId, order: GoalOrder, node: Box<NodeView>) {
         let mut wanted = self.wanted();
         let is_planning = wanted.get(&id).is_some_and(|known| known.is_planning);
-        let new = Wanted { order, node: node.into(), sent: Vec::new(), lacks_software: false, is_planning, is_stale: true };
+        let new = Wanted { order, node: node.into(), sent: Vec::new(), lacks_software: false, is_planning, is_stale: true, is_over: false };
         wanted.insert(id.clone(), new);
         drop(wanted);
         self.plan(id);
@@ -130,6 +132,10 @@ impl Goals {
     fn next_order(&self, id: &NodeId) -> Option<(GoalOrder, Arc<NodeView>)> {
         let mut all = self.wanted();
         let wanted = all.get_mut(id)?;
+        if wanted.is_over {
+            all.remove(id);
+            return None;
+        }
         if std::mem::take(&mut wanted.is_stale) {
             return Some((wanted.order.clone(), wanted.node.clone()));
         }
@@ -149,10 +155,7 @@ impl Goals {
                     if text != wanted.sent {
                         wanted.sent.clone_from(&text);
                         let goal = Topic::Goal(GoalDocument { version: order.version, document: text.into() });
-                        if !self.sources.hub.send(order.session, goal) {
-                            // The brain orders anew for the next connection.
-                            all.remove(id);
-                        }
+                        wanted.is_over = !self.sources.hub.send(order.session, goal);
                     }
                     None
                 }

@@ -181,6 +181,8 @@ impl BrainRunner {
             Message::Input(at, _) => Some(*at),
             Message::Query(_) => None,
         });
+        // Heartbeats and time passing are not shown.
+        batch.is_notable = first.is_some();
         if !received.is_empty() {
             // Before the inputs, at the moment of the first of them: time must not pass a heartbeat that has arrived.
             self.handle_input(brain, first.unwrap_or(until), Input::Heartbeats { received }, &mut batch);
@@ -189,10 +191,7 @@ impl BrainRunner {
         }
         for message in messages {
             match message {
-                Message::Input(at, input) => {
-                    batch.is_notable |= !matches!(*input, Input::Tick);
-                    self.handle_input(brain, at, *input, &mut batch);
-                }
+                Message::Input(at, input) => self.handle_input(brain, at, *input, &mut batch),
                 Message::Query(query) => batch.queries.push(query),
             }
         }
@@ -230,7 +229,7 @@ struct Batch {
     records: Vec<Record>,
     actions: Vec<Action>,
     queries: Vec<Query>,
-    /// Somebody may see a difference although nothing is stored.
+    /// The status may differ although nothing is stored.
     is_notable: bool,
 }
 
@@ -251,7 +250,7 @@ impl BrainHandle {
         let (sender, receiver) = oneshot::channel();
         let request = {
             let mut waiting = self.shared.waiting.lock().expect("nothing panics while holding the lock");
-            // Nobody would answer what comes after the store has failed.
+            // After the store has failed there is no answer.
             if self.shared.failure.get().is_some() {
                 return Err(self.stopped());
             }

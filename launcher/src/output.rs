@@ -292,6 +292,15 @@ pub fn ago(at: Timestamp) -> String {
     short(Duration::from_millis(now.saturating_sub(at.0)))
 }
 
+/// The first of some names, and how many more there are: `w1, w2 and 3 more`.
+pub fn first_of(names: &[impl ToString], most: usize) -> String {
+    let named: Vec<String> = names.iter().take(most).map(ToString::to_string).collect();
+    match names.len().saturating_sub(most) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 /// A span of time in its two largest units.
 pub fn short(span: Duration) -> String {
     match span.as_secs() {

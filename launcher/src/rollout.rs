@@ -1,16 +1,15 @@
 //! `cloudtik rollout`: how far a new revision has come, going on with it, going back.
 
-use cloudtik_model::NodeId;
 use cloudtik_model::status::{Rollout, RolloutAnswer, RolloutState};
 use cloudtik_protocol::wire;
 
 use crate::cli::{RolloutCommand, Target};
 use crate::client::{Client, document};
 use crate::failure::Failure;
-use crate::output::{Printer, ago};
+use crate::output::{Printer, ago, first_of};
 
-/// Of so many nodes it is said which they are.
-const MOST_NODES: usize = 8;
+/// Nodes that are named, at most.
+const MAX_NODES: usize = 8;
 
 pub async fn run(printer: &Printer, command: RolloutCommand) -> Result<(), Failure> {
     match command {
@@ -59,10 +58,7 @@ fn describe(rollout: &Rollout, cluster: &str) -> Vec<String> {
     }
     lines.push(format!("  nodes   {updated} of {nodes} have it, {ready} are ready with it"));
     if !outdated.is_empty() {
-        let named: Vec<&str> = outdated.iter().take(MOST_NODES).map(NodeId::as_str).collect();
-        let more = outdated.len().saturating_sub(MOST_NODES);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        lines.push(format!("  without {}{more}", named.join(", ")));
+        lines.push(format!("  without {}", first_of(outdated, MAX_NODES)));
     }
     if let Some(from) = from {
         lines.push(format!("  before  revision {from}"));
@@ -90,7 +86,7 @@ async fn undo(printer: &Printer, cluster: Target<'_>, yes: bool) -> Result<(), F
 #[cfg(test)]
 mod tests {
     use cloudtik_model::status::RolloutFailure;
-    use cloudtik_model::{Generation, Timestamp};
+    use cloudtik_model::{Generation, NodeId, Timestamp};
 
     use super::*;
 

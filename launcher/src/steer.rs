@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloudtik_model::demand::{AskView, Bundle, Counted, Quantity, Wants};
-use cloudtik_model::{Bytes, NodeId, NodeTypeName};
+use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -14,7 +14,7 @@ use crate::cli::{Scale, Target};
 use crate::client::{Client, document};
 use crate::clusters::read_text;
 use crate::failure::{Failure, USAGE};
-use crate::output::{Printer, ago, short};
+use crate::output::{Printer, ago, first_of, short};
 use crate::waits;
 
 #[derive(Serialize, Deserialize)]
@@ -159,15 +159,12 @@ fn is_nothing(arguments: &Scale) -> bool {
     cpus.is_some() || gpus.is_some() || memory.is_some() || !resources.is_empty() || bundles.is_some()
 }
 
-/// Of so many nodes on which a request lies it is said which they are.
-const MOST_NODES: usize = 4;
+/// Nodes of a request that are named, at most.
+const MAX_NODES: usize = 4;
 
 /// What has become of a request, in words.
 pub fn state_of(request: &AskView) -> String {
-    let nodes: Vec<&str> = request.nodes.iter().take(MOST_NODES).map(NodeId::as_str).collect();
-    let more = request.nodes.len().saturating_sub(MOST_NODES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let on = if nodes.is_empty() { String::new() } else { format!(" on {}{more}", nodes.join(", ")) };
+    let on = if request.nodes.is_empty() { String::new() } else { format!(" on {}", first_of(&request.nodes, MAX_NODES)) };
     match &request.unmet {
         Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
         Some(unmet) => format!("waits: {unmet}; the rest is{on}"),

@@ -22,7 +22,7 @@ enum Look {
     Done,
     Waiting(String),
     /// It will never be done, for this reason.
-    Hopeless(String),
+    Failed(String),
 }
 
 /// Looks until it is done, through restarts of the head. `what` names what is waited for.
@@ -44,7 +44,7 @@ async fn until(
                 progress.waiting(&format!("{name}: {state}"));
                 last = state;
             }
-            Ok(Look::Hopeless(why)) => return Err(Failure::failed(why)),
+            Ok(Look::Failed(why)) => return Err(Failure::failed(why)),
             // The head was restarted.
             Err(failure) if failure.code == TIMED_OUT || failure.code == FAILED => client = client.reconnect().await?,
             Err(failure) => return Err(failure),
@@ -65,7 +65,7 @@ pub async fn for_request(client: &Client, wants: &Wants, name: Option<&str>, tim
         let size = client.outlook().await?;
         let same = |request: &&AskView| request.ask.wants == *wants && name.is_none_or(|name| request.ask.name == name);
         let Some(request) = size.requests.iter().filter(same).max_by_key(|request| request.ask.number) else {
-            return Ok(Look::Hopeless("the request was withdrawn, or its time is over".to_owned()));
+            return Ok(Look::Failed("the request was withdrawn, or its time is over".to_owned()));
         };
         if !request.ready {
             return Ok(Look::Waiting(format!("request {} {}", request.ask.name, state_of(request))));

@@ -139,6 +139,14 @@ impl Cluster {
         fs::write(&self.file, text).expect("writes");
     }
 
+    /// Writes the folder of a runtime beside the cluster's file: `path = "./NAME"` there.
+    pub fn write_runtime(&self, name: &str, manifest: &str) -> PathBuf {
+        let folder = self.file.with_file_name(name);
+        fs::create_dir_all(&folder).expect("makes the folder");
+        fs::write(folder.join("runtime.toml"), manifest).expect("writes");
+        folder
+    }
+
     /// The user's state directory.
     pub fn state(&self) -> PathBuf {
         self.home.path().join(&self.state)

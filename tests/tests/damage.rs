@@ -46,9 +46,7 @@ fn sleepers(seconds: u32) -> Vec<i32> {
 
 fn cluster(name: &str, base: u32, min: u32) -> Cluster {
     let cluster = Cluster::new(name, &format!("[workers.default]\nmin = {min}\nmax = 4\n[runtimes.nasty]\npath = \"./nasty\""));
-    let folder = cluster.file.parent().expect("it lies in a directory").join("nasty");
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), manifest(base)).expect("writes");
+    cluster.write_runtime("nasty", &manifest(base));
     cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
     until("the services", Duration::from_secs(20), || [0, 1, 2, 4].iter().all(|n| sleepers(base + n).len() == min as usize).then_some(()));
     cluster

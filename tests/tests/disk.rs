@@ -79,10 +79,8 @@ fn a_full_disk_is_said_and_survived() {
 #[test]
 fn a_service_that_a_full_disk_keeps_from_starting_says_so() {
     let cluster = Cluster::new("cramped", "[workers.default]\nmin = 1\n[runtimes.queue]\npath = \"./queue\"");
-    let folder = cluster.file.parent().expect("it lies in a directory").join("queue");
-    fs::create_dir_all(&folder).expect("makes");
     let manifest = "[runtime]\nname = \"queue\"\nversion = \"1\"\n[services.q]\nrole = \"workers\"\ncommand = [\"/bin/sleep\", \"1000\"]";
-    fs::write(folder.join("runtime.toml"), manifest).expect("writes");
+    cluster.write_runtime("queue", manifest);
     cluster.up();
     let service = |s: &cloudtik_model::status::Status| s.nodes.iter().flat_map(|n| n.services.clone()).find(|s| s.name == "queue/q");
     let pid = service(&cluster.status()).and_then(|q| q.pid).expect("it runs");

@@ -34,9 +34,7 @@ readiness = { http = "http://{{ node.address }}:18998/state.json", pointer = "/m
 
 fn cluster(name: &str) -> Cluster {
     let cluster = Cluster::new(name, "[workers.default]\nmin = 1\n[runtimes.queue]\npath = \"./queue\"");
-    let folder = cluster.file.parent().expect("it lies in a directory").join("queue");
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), MANIFEST).expect("writes");
+    let folder = cluster.write_runtime("queue", MANIFEST);
     fs::write(folder.join("state.json"), "{\"master\": \"\"}").expect("writes");
     cluster
 }
@@ -92,8 +90,6 @@ fn what_fails_is_shown_with_the_end_of_its_log_and_what_starts_does_not_look_bro
 #[test]
 fn jobs_that_fit_on_no_worker_are_refused_and_a_lost_worker_s_replacement_is_named() {
     let cluster = Cluster::new("large", "[workers.default]\nmin = 1\n[runtimes.batch]\npath = \"./batch\"");
-    let folder = cluster.file.parent().expect("it lies in a directory").join("batch");
-    fs::create_dir_all(&folder).expect("makes");
     let manifest = |cores: u32| {
         format!(
             r#"
@@ -113,7 +109,7 @@ part = {{ name = "task", cpus = {cores}, memory = "1m", advice = "ask for fewer 
 "#
         )
     };
-    fs::write(folder.join("runtime.toml"), manifest(10_000)).expect("writes");
+    let folder = cluster.write_runtime("batch", &manifest(10_000));
     cluster.up();
     let job = folder.join("job.sh");
     fs::write(&job, "echo ran").expect("writes");
@@ -125,7 +121,7 @@ part = {{ name = "task", cpus = {cores}, memory = "1m", advice = "ask for fewer 
     assert!(cluster.run(&["why", "large"]).ok().out.contains(misfit));
     let why: serde_json::Value = serde_json::from_str(&cluster.run(&["why", "large", "-o", "json"]).ok().out).expect("JSON");
     assert!(why["alarms"][0].as_str().is_some_and(|alarm| alarm.starts_with(misfit)), "{why}");
-    fs::write(folder.join("runtime.toml"), manifest(1)).expect("writes");
+    cluster.write_runtime("batch", &manifest(1));
     cluster.up();
     let ran = submit().ok();
     assert_eq!(ran.out, "ran\n");

@@ -24,9 +24,7 @@ command = ["/bin/sh", "{{ job.file }}"]
 /// A cluster that runs shell scripts as jobs.
 fn batch(name: &str) -> Cluster {
     let cluster = Cluster::new(name, "[workers.default]\nmin = 0\n[runtimes.batch]\npath = \"./batch\"");
-    let folder = cluster.file.parent().expect("it lies in a directory").join("batch");
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), MANIFEST).expect("writes");
+    cluster.write_runtime("batch", MANIFEST);
     cluster.up();
     cluster
 }

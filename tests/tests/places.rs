@@ -136,9 +136,7 @@ readiness = { tcp = "{{ node.address }}:18997", interval = "50ms" }
 
 /// A description that never becomes ready: its service never does.
 fn never_ready(cluster: &Cluster) -> String {
-    let folder = cluster.file.with_file_name("never");
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), NEVER_READY).expect("writes");
+    let folder = cluster.write_runtime("never", NEVER_READY);
     format!("[workers.default]\nmin = 1\n[runtimes.never]\npath = \"{}\"", folder.display())
 }
 
@@ -305,11 +303,9 @@ fn heads_that_hang_do_not_hold_up_the_list() {
 #[test]
 fn followed_logs_show_nodes_that_join_and_tell_of_those_that_go() {
     let cluster = Cluster::new("follow", "");
-    let folder = cluster.file.with_file_name("teller");
-    fs::create_dir_all(&folder).expect("makes");
     let runtime = "[runtime]\nname = \"teller\"\nversion = \"1\"\n[services.one]\nrole = \"workers\"\n\
                    command = [\"/bin/sh\", \"-c\", \"echo hello from {{ node.id }}; exec sleep 1000\"]\n";
-    fs::write(folder.join("runtime.toml"), runtime).expect("writes");
+    let folder = cluster.write_runtime("teller", runtime);
     cluster.write(&format!("[workers.default]\nmin = 1\nmax = 3\n[runtimes.teller]\npath = \"{}\"", folder.display()));
     cluster.up();
 

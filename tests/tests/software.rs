@@ -75,9 +75,7 @@ fn content() -> Vec<u8> {
 }
 
 fn runtime(cluster: &Cluster, name: &str, manifest: &str) {
-    let folder = cluster.file.parent().expect("it lies in a directory").join(name);
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), format!("[runtime]\nname = \"{name}\"\nversion = \"1\"\n{manifest}")).expect("writes");
+    cluster.write_runtime(name, &format!("[runtime]\nname = \"{name}\"\nversion = \"1\"\n{manifest}"));
 }
 
 fn with_url(address: &str, sha256: &str) -> String {

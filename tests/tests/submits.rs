@@ -49,8 +49,7 @@ impl Jobs {
         let cluster = Cluster::new(name, "[runtimes.batch]\npath = \"./batch\"\n[runtimes.plain]\npath = \"./plain\"");
         let folder = cluster.file.parent().expect("it lies in a directory").to_owned();
         for (runtime, manifest) in [("batch", MANIFEST), ("plain", PLAIN)] {
-            fs::create_dir_all(folder.join(runtime)).expect("makes");
-            fs::write(folder.join(runtime).join("runtime.toml"), manifest).expect("writes");
+            cluster.write_runtime(runtime, manifest);
         }
         Self { cluster, folder }
     }

@@ -37,9 +37,7 @@ fn service<'a>(status: &'a Status, name: &str) -> &'a Service {
 
 fn cluster(name: &str) -> Cluster {
     let cluster = Cluster::new(name, "[workers.default]\nmin = 1\n[runtimes.probe]\npath = \"./probe\"");
-    let folder = cluster.file.parent().expect("it lies in a directory").join("probe");
-    fs::create_dir_all(&folder).expect("makes");
-    fs::write(folder.join("runtime.toml"), MANIFEST).expect("writes");
+    cluster.write_runtime("probe", MANIFEST);
     cluster
 }
 

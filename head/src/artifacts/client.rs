@@ -15,9 +15,9 @@ use super::progress::Step;
 /// Between two looks at how far a client is.
 const LOOK: Duration = Duration::from_millis(500);
 /// Characters of a client's complaint that are passed on.
-const MOST_SAID: usize = 300;
+const MAX_COMPLAINT_CHARACTERS: usize = 300;
 /// Lines of a client's complaint that are passed on.
-const COMPLAINT: usize = 6;
+const MAX_COMPLAINT_LINES: usize = 6;
 
 /// How a client's progress is known.
 pub enum Track {
@@ -125,9 +125,9 @@ pub async fn run(mut command: Command, name: &str, mut track: Track, say: Say<'_
     }
     let complaint = if complaint.is_empty() { printed } else { String::from_utf8_lossy(&complaint).into_owned() };
     let lines: Vec<&str> = complaint.lines().filter(|l| !l.trim().is_empty()).collect();
-    let mut last = lines[lines.len().saturating_sub(COMPLAINT)..].join("; ");
+    let mut last = lines[lines.len().saturating_sub(MAX_COMPLAINT_LINES)..].join("; ");
     // Clients list everything that there is instead; the end of a complaint says what is wrong.
-    if let Some((at, _)) = last.char_indices().rev().nth(MOST_SAID) {
+    if let Some((at, _)) = last.char_indices().rev().nth(MAX_COMPLAINT_CHARACTERS) {
         last = format!("…{}", &last[at..]);
     }
     bail!("{name} ended with {status}: {last}")

@@ -8,7 +8,7 @@ use anyhow::bail;
 use cloudtik_protocol::files::remove_tree;
 
 /// Links that are named in an error; the rest is counted.
-const MOST_NAMED: usize = 12;
+const MAX_NAMED: usize = 12;
 /// What every machine has for itself.
 const OF_EVERY_MACHINE: [&str; 4] = ["dev", "proc", "run", "sys"];
 
@@ -84,9 +84,9 @@ pub fn check(tree: &Path, complete: bool, known: &[String]) -> anyhow::Result<()
         return Ok(());
     }
     let mut named: Vec<String> =
-        unknown.iter().take(MOST_NAMED).map(|d| format!("{} -> {}", d.link.display(), d.target.display())).collect();
-    if unknown.len() > MOST_NAMED {
-        named.push(format!("{} more", unknown.len() - MOST_NAMED));
+        unknown.iter().take(MAX_NAMED).map(|d| format!("{} -> {}", d.link.display(), d.target.display())).collect();
+    if unknown.len() > MAX_NAMED {
+        named.push(format!("{} more", unknown.len() - MAX_NAMED));
     }
     let what = if unknown.len() == 1 { "a link leads".to_owned() } else { format!("{} links lead", unknown.len()) };
     let remedy = if complete { "add the packages that have the targets to `apt`, or " } else { "" };
