@@ -10,6 +10,7 @@ use cloudtik_model::printed::Printed;
 use cloudtik_protocol::VERSION;
 use cloudtik_protocol::logging::{is_full_disk, plain};
 use jiff::tz::TimeZone;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -66,16 +67,16 @@ fn write_all(mut to: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(None) => return Ok(()),
             Ok(Some(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(Some(written)) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(to.as_fd())?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_until(to.as_fd(), PollFlags::POLLOUT)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-fn wait_for_room(to: BorrowedFd<'_>) -> io::Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    match poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], PollTimeout::NONE) {
+/// Waits until a stream that does not block can go on.
+pub fn wait_until(stream: BorrowedFd<'_>, can: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(stream, can)], PollTimeout::NONE) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

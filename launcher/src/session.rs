@@ -1,13 +1,15 @@
 //! A program that runs on a node for us: its streams, its exit status, and how it is cancelled from here.
 
-use std::io::Read;
-use std::sync::Arc;
+use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{STDIN_WINDOW, wire};
+use nix::poll::PollFlags;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,12 +17,13 @@ use tonic::{Code, Streaming};
 
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
-use crate::output::talk;
+use crate::output::{talk, wait_until};
 
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
 const SIGTERM: i32 = 15;
 const SIGPIPE: i32 = 13;
+const EIO: i32 = 5;
 /// From the first interrupt until the program is left to be killed by its agent.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,8 @@ pub struct Session {
 pub struct Input {
     frames: mpsc::Sender<wire::SessionFrame>,
     room: Arc<Semaphore>,
+    /// Why the input could not be read to its end.
+    failure: Arc<OnceLock<String>>,
 }
 
 impl Input {
@@ -52,6 +57,12 @@ impl Input {
         true
     }
 
+    /// Ends the input where it could not be read further: a program that ends well has not got all of it.
+    async fn fail(&self, why: String) -> bool {
+        let _ = self.failure.set(why);
+        self.tell(Frame::EndOfInput(true)).await
+    }
+
     /// Says something that needs no room; false if the stream is closed.
     pub async fn tell(&self, what: Frame) -> bool {
         self.frames.send(frame(what)).await.is_ok()
@@ -65,7 +76,7 @@ fn frame(frame: Frame) -> wire::SessionFrame {
 impl Session {
     pub async fn open(client: &Client, node: &str, what: What) -> Result<Self, Failure> {
         let (sender, frames) = mpsc::channel(QUEUE);
-        let input = Input { frames: sender, room: Arc::new(Semaphore::new(STDIN_WINDOW)) };
+        let input = Input { frames: sender, room: Arc::new(Semaphore::new(STDIN_WINDOW)), failure: Arc::default() };
         input.tell(Frame::Open(wire::OpenRequest { node: node.to_owned(), what: Some(what) })).await;
         let output = client.admin().session(ReceiverStream::new(frames)).await?.into_inner();
         Ok(Self { input, output, is_broken: false })
@@ -113,7 +124,11 @@ impl Session {
                             return Ok(INTERRUPTED);
                         }
                         Frame::Exit(exit) if !closed.is_empty() && exit.code == 128 + SIGPIPE => return Ok(0),
-                        Frame::Exit(exit) => return exit_status(exit),
+                        Frame::Exit(exit) => {
+                            let status = exit_status(exit)?;
+                            let why = self.input.failure.get().filter(|_| status == 0);
+                            return why.map_or(Ok(status), |why| Err(Failure::failed(why.clone())));
+                        }
                         _ => continue,
                     };
                     if !closed.contains(&stream) && show(stream, &bytes) == Reading::Ended {
@@ -187,17 +202,37 @@ pub fn forward_input(mut to: Vec<Input>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; BLOCK];
         loop {
-            let read = std::io::stdin().read(&mut buffer).unwrap_or(0);
-            let bytes = Bytes::copy_from_slice(&buffer[..read]);
-            // Whoever ended needs no more.
+            let read = read_input(&mut buffer).map(|read| Bytes::copy_from_slice(&buffer[..read]));
+            let is_end = read.as_ref().map_or(true, Bytes::is_empty);
+            // Programs that ended need no more.
             to.retain(|to| {
-                runtime.block_on(async { if read > 0 { to.send(bytes.clone()).await } else { to.tell(Frame::EndOfInput(true)).await } })
+                runtime.block_on(async {
+                    match &read {
+                        Ok(bytes) if bytes.is_empty() => to.tell(Frame::EndOfInput(true)).await,
+                        Ok(bytes) => to.send(bytes.clone()).await,
+                        Err(error) => to.fail(format!("cannot read the input: {error}")).await,
+                    }
+                })
             });
-            if read == 0 || to.is_empty() {
+            if is_end || to.is_empty() {
                 return;
             }
         }
     });
+}
+
+/// Reads from standard input; nothing at its end.
+fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
+    let mut input = io::stdin();
+    loop {
+        match input.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_until(input.as_fd(), PollFlags::POLLIN)?,
+            // A terminal that is gone has ended.
+            Err(error) if error.raw_os_error() == Some(EIO) && input.is_terminal() => return Ok(0),
+            result => return result,
+        }
+    }
 }
 
 /// Puts bytes together to lines.

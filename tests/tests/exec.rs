@@ -1,13 +1,13 @@
 //! `exec`: what goes on in the background, and what a command that cannot run is told.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use cloudtik_tests::{Cluster, send, until};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use cloudtik_tests::{Cluster, send, skipped, until};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -109,6 +109,52 @@ fn a_command_that_cannot_run_says_why_and_what_to_type() {
 }
 
 #[test]
+fn input_that_cannot_be_read_is_no_end_of_it() {
+    let cluster = Cluster::new("input", "[workers.default]\nmin = 0");
+    cluster.up();
+    let copy = cluster.state().join("copy");
+    let script = format!("cat > {}", copy.display());
+    let exec = ["exec", "input", "--", "sh", "-c", &script];
+    // It does not block and has nothing yet.
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).expect("a pipe");
+    let mut child = cluster.command(&exec).stdin(Stdio::from(reader)).spawn().expect("runs");
+    until("the program", Duration::from_secs(10), || copy.exists().then_some(()));
+    fs::File::from(writer).write_all(b"all of it").expect("writes");
+    assert!(child.wait().expect("ends").success());
+    assert_eq!(fs::read(&copy).expect("copied"), b"all of it");
+    // A folder cannot be read.
+    let folder = fs::File::open(cluster.state()).expect("opens");
+    let ran = cluster.command(&exec).stdin(Stdio::from(folder)).output().expect("runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(1) && said.contains("cannot read the input: Is a directory"), "{ran:?}");
+}
+
+/// A process that holds terminals of an instance of its own, as a container does: with the names of this machine's.
+fn holder_of_other_terminals() -> Option<Child> {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("terminals of containers: an instance of devpts needs root");
+        return None;
+    }
+    const HOLD: &str = r#"
+import fcntl, os, struct, time
+for n in range(100):
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK: unlock
+    os.open(f"/dev/pts/{n}", os.O_RDWR | os.O_NOCTTY)
+print("holds", flush=True)
+time.sleep(1000)
+"#;
+    let script = "mount -t devpts -o newinstance,ptmxmode=0666 none /dev/pts && exec python3 -c \"$1\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", HOLD]).stdout(Stdio::piped());
+    let mut holder = command.spawn().expect("unshare runs");
+    let mut said = String::new();
+    BufReader::new(holder.stdout.as_mut().expect("piped")).read_line(&mut said).expect("reads");
+    assert_eq!(said, "holds\n");
+    Some(holder)
+}
+
+#[test]
 fn a_command_with_a_terminal_keeps_its_status_and_the_same_rule() {
     let cluster = Cluster::new("terminal", "[workers.default]\nmin = 0");
     cluster.up();
@@ -131,6 +177,7 @@ fn a_command_with_a_terminal_keeps_its_status_and_the_same_rule() {
     assert!(code == Some(7) && said.contains("/dev/pts/"), "{code:?} {said}");
     let program = format!("sh -c 'echo $$ > {}; exec sleep 4712'", file.display());
     let wait = format!("until [ -s {} ]; do sleep 0.01; done", file.display());
+    let mut stranger = holder_of_other_terminals();
     for (script, goes_on) in [
         (format!("setsid {program} </dev/null >/dev/null 2>&1 &\n{wait}"), true),
         (format!("nohup {program} </dev/null >/dev/null 2>&1 &\n{wait}"), false),
@@ -142,6 +189,11 @@ fn a_command_with_a_terminal_keeps_its_status_and_the_same_rule() {
         let pid = pid_in(&file);
         assert_eq!(is_running(pid), goes_on, "{script}");
         send(pid, Signal::SIGKILL);
+    }
+    if let Some(stranger) = &mut stranger {
+        assert_eq!(stranger.try_wait().expect("can be asked"), None, "terminals of a container have the same names and are others");
+        stranger.kill().expect("ends");
+        stranger.wait().expect("ended");
     }
     // Its output is a full disk, and its input a terminal: it ends as where a terminal is gone.
     let pty = nix::pty::openpty(None, None).expect("a terminal");

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,17 +26,36 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone)]
 pub struct Family {
     session: i32,
-    /// The output's pipes, or its terminal, as `/proc` names them.
-    outputs: Vec<PathBuf>,
+    /// The output's pipes, or its terminal.
+    outputs: Vec<Output>,
 }
 
-/// How `/proc` names what a descriptor is of.
-pub fn name_of(descriptor: &impl AsFd) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd())).ok()
+/// A pipe or a terminal. Its name is what is compared first, since that touches no file; but each container has a
+/// `/dev/pts/0` of its own, so that only device and inode tell which one it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    name: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Output {
+    /// What a descriptor of this process is of.
+    pub fn of(descriptor: &impl AsFd) -> Option<Self> {
+        let link = PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()));
+        let (name, file) = (fs::read_link(&link).ok()?, fs::metadata(&link).ok()?);
+        Some(Self { name, device: file.dev(), inode: file.ino() })
+    }
+
+    /// Whether a descriptor, as `/proc` has it, is of this.
+    fn is_at(&self, link: &Path) -> bool {
+        fs::read_link(link).is_ok_and(|name| name == self.name)
+            && fs::metadata(link).is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode))
+    }
 }
 
 impl Family {
-    pub fn new(session: i32, outputs: impl IntoIterator<Item = Option<PathBuf>>) -> Self {
+    pub fn new(session: i32, outputs: impl IntoIterator<Item = Option<Output>>) -> Self {
         Self { session, outputs: outputs.into_iter().flatten().collect() }
     }
 
@@ -95,7 +115,7 @@ impl Family {
 
     fn is_held_by(&self, process: &Path) -> bool {
         let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
-        descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|name| self.outputs.contains(&name)))
+        descriptors.flatten().any(|entry| self.outputs.iter().any(|output| output.is_at(&entry.path())))
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::GRACE;
-use super::family::{Family, name_of};
+use super::family::{Family, Output};
 use crate::pty::Master;
 
 /// Where programs are looked for when no PATH is set, as the C library does.
@@ -109,7 +109,7 @@ impl Program {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = command.spawn().map_err(cannot_start)?;
             let leader = child.id().ok_or_else(ended_at_once)? as i32;
-            let family = Family::new(leader, [child.stdout.as_ref().and_then(name_of), child.stderr.as_ref().and_then(name_of)]);
+            let family = Family::new(leader, [child.stdout.as_ref().and_then(Output::of), child.stderr.as_ref().and_then(Output::of)]);
             let input = child.stdin.take().map(|s| Box::new(s) as Box<_>);
             let mut outputs: Vec<(bool, Box<dyn AsyncRead + Send + Unpin>)> = Vec::new();
             outputs.extend(child.stdout.take().map(|s| (false, Box::new(s) as Box<_>)));
@@ -123,7 +123,7 @@ impl Program {
         for end in [&pty.master, &pty.slave] {
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).map_err(|error| Error::Terminal(error.into()))?;
         }
-        let terminal = name_of(&pty.slave);
+        let terminal = Output::of(&pty.slave);
         let again = |end: &OwnedFd| end.try_clone().map_err(Error::Terminal);
         command.env("TERM", execute.environment.get("TERM").map_or("xterm-256color", String::as_str));
         command.stdin(again(&pty.slave)?).stdout(again(&pty.slave)?).stderr(pty.slave);
