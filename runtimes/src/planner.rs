@@ -44,10 +44,14 @@ pub enum Error {
     TooSmall { runtime: RuntimeName, least: Bytes, node_type: NodeTypeName, has: Bytes },
     #[error("no Java {0} is known to fetch")]
     NoJava(u32),
+    #[error("this cluster has no runtime {0}")]
+    NoRuntime(RuntimeName),
     #[error("the runtime {0} takes no jobs")]
-    NoSubmit(RuntimeName),
-    #[error("{0}")]
-    Ambiguous(String),
+    TakesNoJobs(RuntimeName),
+    #[error("no runtime of this cluster takes jobs")]
+    NoneTakesJobs,
+    #[error("{0} and {1} both take jobs: say which with --runtime")]
+    SeveralTakeJobs(RuntimeName, RuntimeName),
     #[error(transparent)]
     Refused(#[from] JobRefused),
 }

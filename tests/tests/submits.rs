@@ -112,6 +112,8 @@ fn what_a_runtime_cannot_run_is_refused_before_it_is_sent() {
         let ran = jobs.cluster.run(&["submit", "refused", "--runtime", "batch", wrong[0], wrong[1], &script]);
         assert!(ran.code == 2 && ran.err.contains("not NAME=VALUE"), "{ran:?}");
     }
+    let unknown = jobs.cluster.run(&["submit", "refused", "--runtime", "flink", &script]);
+    assert!(unknown.code == 5 && unknown.err.contains("error: this cluster has no runtime flink"), "{unknown:?}");
     let missing = jobs.cluster.run(&["submit", "refused", "--runtime", "batch", "--py-files", "/no/such.py", &script]);
     assert!(missing.code == 4 && missing.err.contains("cannot read /no/such.py"), "{missing:?}");
     assert!(!jobs.cluster.node_home("head").join("jobs").exists(), "nothing was sent");

@@ -65,10 +65,11 @@ impl Planner {
         let (used, manifest) = match (takers.next(), takers.next(), runtime) {
             (Some(only), None, _) => only,
             (Some((a, _)), Some((b, _)), _) => {
-                return Err(Error::Ambiguous(format!("{} and {} both take jobs: say which with --runtime", a.name, b.name)));
+                return Err(Error::SeveralTakeJobs(a.name.clone(), b.name.clone()));
             }
-            (None, _, Some(name)) => return Err(Error::NoSubmit(name.clone())),
-            (None, _, None) => return Err(Error::Ambiguous("no runtime of this cluster takes jobs".to_owned())),
+            (None, _, Some(name)) if self.used().all(|(used, _)| used.name != *name) => return Err(Error::NoRuntime(name.clone())),
+            (None, _, Some(name)) => return Err(Error::TakesNoJobs(name.clone())),
+            (None, _, None) => return Err(Error::NoneTakesJobs),
         };
         let submit = manifest.submit.as_ref().expect("filtered above");
         self.job_of(used, manifest, submit, request, (view, head, workers), available)
