@@ -57,7 +57,7 @@ pub struct Head {
     pub settings: Arc<Settings>,
     pub started: Timestamp,
     pub brain: BrainHandle,
-    pub store: Arc<Store>,
+    pub store: Arc<dyn Store>,
     pub revisions: Revisions,
     pub artifacts: ArtifactStore,
     pub sessions: Sessions,

@@ -8,7 +8,7 @@
 //! | `runner` | the thread on which the brain runs: inputs in, one commit, effects out |
 //! | `goals` | plans what each node is to run, and sends it |
 //! | `driver` | executes effects: provider calls, dial-backs |
-//! | `store` | records, events and revisions in one embedded database |
+//! | `store` | records, events and revisions: the seam, and one embedded database behind it |
 //! | `hub` | the agents' links |
 //! | `bus` | the gRPC services for agents: join, bus, artifacts |
 //! | `admin` | the gRPC services for people: setup, administration |

@@ -80,7 +80,7 @@ pub struct Revisions {
 }
 
 impl Revisions {
-    pub fn load(store: &Store, secret: &[u8]) -> anyhow::Result<Self> {
+    pub fn load(store: &dyn Store, secret: &[u8]) -> anyhow::Result<Self> {
         let (mut all, mut highest) = (BTreeMap::new(), 0);
         for (revision, document) in store.revisions()? {
             highest = highest.max(revision);

@@ -7,7 +7,7 @@
 pub mod effects;
 mod heartbeats;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,9 @@ use heartbeats::HeartbeatLane;
 /// Inputs that wait. Beyond this, senders wait.
 const QUEUE: usize = 8192;
 /// Inputs that are handled in one commit, at most.
-const BATCH: usize = 512;
+const MAX_BATCH: usize = 512;
+/// A commit that has so many records takes no further input: what a full inbox leads to is not one huge transaction.
+const MAX_RECORDS: usize = 256;
 
 type Query = Box<dyn FnOnce(&Brain) + Send>;
 /// The head's clock.
@@ -83,12 +85,14 @@ pub fn system_clock() -> Clock {
 
 /// Runs one brain on a thread of its own.
 pub struct BrainRunner {
-    store: Arc<Store>,
+    store: Arc<dyn Store>,
     recorder: Option<Recorder>,
     effects: EffectQueue,
     telemetry: Telemetry,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Message>,
+    /// Taken from the inbox for a commit that had no room for them.
+    deferred: VecDeque<Message>,
 }
 
 impl BrainRunner {
@@ -96,7 +100,7 @@ impl BrainRunner {
     pub fn start(
         make: impl FnOnce(Moment, Option<&mut Recorder>) -> Brain + Send + 'static,
         recorder: Option<Recorder>,
-        store: Arc<Store>,
+        store: Arc<dyn Store>,
         effects: EffectQueue,
         telemetry: Telemetry,
         clock: Clock,
@@ -111,7 +115,7 @@ impl BrainRunner {
             events: watch::Sender::new(0),
             failure: OnceLock::new(),
         });
-        let runner = Self { store, recorder, effects, telemetry, shared: shared.clone(), inbox };
+        let runner = Self { store, recorder, effects, telemetry, shared: shared.clone(), inbox, deferred: VecDeque::new() };
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("brain".to_owned())
@@ -135,23 +139,26 @@ impl BrainRunner {
         let mut brain = make((shared.clock)(), self.recorder.as_mut());
         loop {
             let pause = Duration::from_millis(brain.next_wake().saturating_sub((shared.clock)().mono));
-            let first = runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    message = self.inbox.recv() => message.map(Some),
-                    () = shared.heartbeats.due() => Some(None),
-                    () = tokio::time::sleep(pause) => Some(None),
-                }
-            });
-            let Some(first) = first else { return Ok(()) };
+            if self.deferred.is_empty() {
+                let first = runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        message = self.inbox.recv() => message.map(Some),
+                        () = shared.heartbeats.due() => Some(None),
+                        () = tokio::time::sleep(pause) => Some(None),
+                    }
+                });
+                let Some(first) = first else { return Ok(()) };
+                self.deferred.extend(first);
+            }
             let begun = Instant::now();
-            let mut messages: Vec<Message> = first.into_iter().collect();
+            let mut messages = std::mem::take(&mut self.deferred);
             // Whatever arrived by then is handled before time passes it.
             let until = (shared.clock)();
-            while messages.len() < BATCH
+            while messages.len() < MAX_BATCH
                 && let Ok(message) = self.inbox.try_recv()
             {
-                messages.push(message);
+                messages.push_back(message);
             }
             let batch = self.handle_batch(&mut brain, messages, until);
             let stored = !batch.records.is_empty();
@@ -174,7 +181,7 @@ impl BrainRunner {
         }
     }
 
-    fn handle_batch(&mut self, brain: &mut Brain, messages: Vec<Message>, until: Moment) -> Batch {
+    fn handle_batch(&mut self, brain: &mut Brain, mut messages: VecDeque<Message>, until: Moment) -> Batch {
         let mut batch = Batch::default();
         let received = self.shared.heartbeats.take();
         let first = messages.iter().find_map(|message| match message {
@@ -189,12 +196,15 @@ impl BrainRunner {
         } else if messages.is_empty() {
             self.handle_input(brain, until, Input::Tick, &mut batch);
         }
-        for message in messages {
+        while batch.records.len() < MAX_RECORDS
+            && let Some(message) = messages.pop_front()
+        {
             match message {
                 Message::Input(at, input) => self.handle_input(brain, at, *input, &mut batch),
                 Message::Query(query) => batch.queries.push(query),
             }
         }
+        self.deferred = messages;
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();
         }

@@ -41,7 +41,7 @@ use crate::runner::effects::EffectQueue;
 use crate::runner::{BrainHandle, BrainRunner, system_clock};
 use crate::sessions::Sessions;
 use crate::settings::{Provider, Settings};
-use crate::store::{self, Store};
+use crate::store::{self, EmbeddedDatabase, Leadership};
 use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
@@ -59,9 +59,9 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let root = pki::parse_chain(settings.ca.as_bytes())?.into_iter().next().context("head.json has no root certificate")?;
     let keys = Arc::new(Keys::open(state, &settings.cluster, &root)?);
     let is_new = keys.expires_at().is_none();
-    let store = Arc::new(Store::open(&state.join(store::FILE), is_new).context("opening the store")?);
+    let leadership = EmbeddedDatabase::open(&state.join(store::FILE), is_new).context("opening the store")?;
     let (supersession, seen) = Supersession::check(state)?;
-    let remembered = store.begin(&pki::random::<32>(), seen)?;
+    let (remembered, store) = leadership.begin(&pki::random::<32>(), seen)?;
     supersession.settled()?;
     let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
 
@@ -80,7 +80,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         () = gone.cancelled() => return abandon(&settings).await,
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
-    let revisions = Revisions::load(&store, &remembered.join_secret)?;
+    let revisions = Revisions::load(&*store, &remembered.join_secret)?;
     let own = authority.own(address, revisions.certificate_lifetime())?;
     let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);

@@ -7,6 +7,7 @@ use cloudtik_model::report::Facts;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeTypeName};
 
 use super::*;
+use crate::store::{EmbeddedDatabase, Leadership};
 
 /// A bound for what must come; far above what it takes.
 const BOUND: Duration = Duration::from_secs(30);
@@ -25,8 +26,9 @@ fn node(n: u32) -> NodeId {
 /// A brain with so many ready workers, on a clock that the test moves.
 fn bench(workers: u32) -> Bench {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let store = Arc::new(Store::open(&directory.path().join("store"), true).expect("opens"));
-    let epoch = store.begin(b"secret", Epoch(0)).expect("begins").epoch;
+    let database = EmbeddedDatabase::open(&directory.path().join("store"), true).expect("opens");
+    let (remembered, store) = database.begin(b"secret", Epoch(0)).expect("begins");
+    let epoch = remembered.epoch;
     let nodes = (1..=workers).map(|n| {
         let mut record = NodeRecord::requested(node(n), Generation(1), NodeTypeName::new("default").expect("valid"), Timestamp(0));
         record.life = NodeState::Ready;
@@ -132,4 +134,65 @@ async fn of_several_goals_for_a_node_the_last_is_kept_in_its_place() {
         order.push((node, of.version));
     }
     assert_eq!(order, [(node(1), 2), (node(2), 1)]);
+}
+
+/// A store that only notes what each commit consists of.
+#[derive(Debug, Default)]
+struct Commits(Mutex<Vec<Vec<Record>>>);
+
+impl Store for Commits {
+    fn commit(&self, records: &[Record]) -> Result<u64, crate::store::Error> {
+        self.0.lock().expect("not poisoned").push(records.to_vec());
+        Ok(0)
+    }
+
+    fn events(&self, _: u64, _: usize, _: Option<&NodeId>) -> Result<Vec<cloudtik_model::event::Event>, crate::store::Error> {
+        Ok(Vec::new())
+    }
+
+    fn put_revision(&self, _: u64, _: &[u8]) -> Result<(), crate::store::Error> {
+        Ok(())
+    }
+
+    fn forget_revisions_before(&self, _: u64) -> Result<(), crate::store::Error> {
+        Ok(())
+    }
+
+    fn revisions(&self) -> Result<Vec<(u64, Vec<u8>)>, crate::store::Error> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
+    let commits = Arc::new(Commits::default());
+    let make = |moment, _: Option<&mut Recorder>| Brain::restore(Config::default(), Epoch(1), Memory::default(), moment);
+    let effects = EffectQueue::default();
+    let (brain, _failure) = BrainRunner::start(make, None, commits.clone(), effects, Telemetry::default(), system_clock());
+    let (entered, is_busy) = oneshot::channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let busy = brain.clone();
+    let query = tokio::spawn(async move {
+        busy.query(move |_| {
+            let _ = entered.send(());
+            let _ = held.recv();
+        })
+        .await
+    });
+    is_busy.await.expect("the query runs");
+    // Each is an event.
+    for n in 0..2_000 {
+        brain.send(Input::Noted { node: NodeId::head(), what: format!("note {n}") }).await;
+    }
+    go_on.send(()).expect("the query waits");
+    answered("the busy query", async { query.await.expect("it does not panic") }).await;
+    answered("the backlog", brain.query(|_| ())).await;
+    let commits = commits.0.lock().expect("not poisoned").clone();
+    let sizes: Vec<_> = commits.iter().map(Vec::len).collect();
+    assert!(sizes.iter().all(|size| *size <= MAX_RECORDS), "{sizes:?}");
+    let notes = commits.into_iter().flatten().filter_map(|record| match record {
+        Record::Event(event) if event.message.starts_with("note ") => Some(event.message),
+        _ => None,
+    });
+    assert_eq!(notes.collect::<Vec<_>>(), (0..2_000).map(|n| format!("note {n}")).collect::<Vec<_>>());
 }

@@ -1,0 +1,276 @@
+//! The records in one embedded database beside the head.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cloudtik_brain::{ClusterRecord, Memory, Record};
+use cloudtik_model::event::Event;
+use cloudtik_model::outlook::Outlook;
+use cloudtik_model::{Epoch, NodeId};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use serde::de::DeserializeOwned;
+
+use super::{Error, FORMAT, KEPT_EVENTS, Leadership, Remembered, Store};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
+const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
+/// By node, what is planned on it.
+const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
+
+/// The store in the head's directory.
+pub const FILE: &str = "store.redb";
+
+fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::Database { operation, source: Box::new(source.into()) }
+}
+
+/// The database in a head's directory. It can be opened by one process at a time.
+#[derive(Debug)]
+pub struct EmbeddedDatabase {
+    database: Arc<Database>,
+}
+
+/// The database as the holder of a leadership writes to it.
+#[derive(Debug)]
+struct EmbeddedStore {
+    database: Arc<Database>,
+    epoch: Epoch,
+}
+
+impl EmbeddedDatabase {
+    /// Opens the store; makes it if this head `is_new`. A head that was set up once must not begin again with nothing: it
+    /// would take its own nodes for strangers.
+    pub fn open(path: &Path, is_new: bool) -> Result<Self, Error> {
+        let is_empty = std::fs::metadata(path).map_or(true, |m| m.len() == 0);
+        if is_empty && !is_new {
+            return Err(Error::Lost(path.to_owned()));
+        }
+        if is_empty {
+            Self::make(path)?;
+        }
+        let database = Database::open(path).map_err(failed("opening"))?;
+        Ok(Self { database: Arc::new(database) })
+    }
+
+    /// Makes an empty store beside its place, and moves it there when it is whole: a head that is killed meanwhile leaves
+    /// nothing that the next one could not read.
+    fn make(path: &Path) -> Result<(), Error> {
+        let io = |source| Error::Database { operation: "making", source: Box::new(redb::Error::Io(source)) };
+        let draft = path.with_extension("new");
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+        drop(Database::create(&draft).map_err(failed("making"))?);
+        file.sync_all().map_err(io)?;
+        std::fs::rename(&draft, path).map_err(io)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+    }
+}
+
+impl Leadership for EmbeddedDatabase {
+    fn begin(&self, join_secret: &[u8], seen: Epoch) -> Result<(Remembered, Arc<dyn Store>), Error> {
+        let operation = "starting";
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        let remembered = {
+            let mut meta = write.open_table(META).map_err(failed(operation))?;
+            let format = meta.get("format").map_err(failed(operation))?.map_or(FORMAT, |v| number(v.value()));
+            if format > FORMAT {
+                return Err(Error::Newer(format));
+            }
+            let before = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())).max(seen.0);
+            let epoch = before.checked_add(1).ok_or(Error::EpochsExhausted(Epoch(before)))?;
+            let known = meta.get("join-secret").map_err(failed(operation))?.map(|v| v.value().to_vec());
+            let join_secret = known.unwrap_or_else(|| join_secret.to_vec());
+            meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(failed(operation))?;
+            meta.insert("epoch", epoch.to_be_bytes().as_slice()).map_err(failed(operation))?;
+            meta.insert("join-secret", join_secret.as_slice()).map_err(failed(operation))?;
+            let cluster = match meta.get("cluster").map_err(failed(operation))? {
+                Some(value) => parse("cluster record", value.value())?,
+                None => ClusterRecord::default(),
+            };
+            let outlook = match meta.get("outlook").map_err(failed(operation))? {
+                Some(value) => parse("outlook", value.value())?,
+                None => Outlook::default(),
+            };
+            let table = write.open_table(NODES).map_err(failed(operation))?;
+            let mut nodes = Vec::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (_, value) = entry.map_err(failed(operation))?;
+                nodes.push(parse("node record", value.value())?);
+            }
+            let table = write.open_table(ASKS).map_err(failed(operation))?;
+            let mut asks = Vec::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (_, value) = entry.map_err(failed(operation))?;
+                asks.push(parse("request", value.value())?);
+            }
+            let table = write.open_table(PLAN).map_err(failed(operation))?;
+            let mut plan = BTreeMap::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (node, holds) = entry.map_err(failed(operation))?;
+                if let Ok(node) = NodeId::new(node.value()) {
+                    plan.insert(node, parse("plan", holds.value())?);
+                }
+            }
+            write.open_table(EVENTS).map_err(failed(operation))?;
+            write.open_table(REVISIONS).map_err(failed(operation))?;
+            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes, plan }, join_secret }
+        };
+        write.commit().map_err(failed(operation))?;
+        let store = EmbeddedStore { database: self.database.clone(), epoch: remembered.epoch };
+        Ok((remembered, Arc::new(store)))
+    }
+}
+
+impl EmbeddedStore {
+    /// A transaction that no later leadership has preceded.
+    fn begin_write(&self, operation: &'static str) -> Result<WriteTransaction, Error> {
+        let write = self.database.begin_write().map_err(failed(operation))?;
+        let meta = write.open_table(META).map_err(failed(operation))?;
+        let by = Epoch(meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())));
+        drop(meta);
+        if by > self.epoch { Err(Error::Superseded { own: self.epoch, by }) } else { Ok(write) }
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn commit(&self, records: &[Record]) -> Result<u64, Error> {
+        let operation = "writing to";
+        let write = self.begin_write(operation)?;
+        let last = {
+            let mut meta = write.open_table(META).map_err(failed(operation))?;
+            let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
+            let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
+            let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
+            let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
+            let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
+            for record in records {
+                match record {
+                    Record::Node(node) => {
+                        nodes.insert(node.id.as_str(), text(node).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Cluster(cluster) => {
+                        meta.insert("cluster", text(cluster).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Ask(ask) => {
+                        asks.insert(ask.name.as_str(), text(ask).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::AskGone { name } => {
+                        asks.remove(name.as_str()).map_err(failed(operation))?;
+                    }
+                    Record::Plan { node, holds } if holds.is_empty() => {
+                        plan.remove(node.as_str()).map_err(failed(operation))?;
+                    }
+                    Record::Plan { node, holds } => {
+                        plan.insert(node.as_str(), text(holds).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Outlook(outlook) => {
+                        meta.insert("outlook", text(outlook).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::Event(event) => {
+                        last += 1;
+                        let event = Event { position: last, ..event.clone() };
+                        events.insert(last, text(&event).as_slice()).map_err(failed(operation))?;
+                    }
+                }
+            }
+            while events.len().map_err(failed(operation))? > KEPT_EVENTS {
+                events.pop_first().map_err(failed(operation))?;
+            }
+            last
+        };
+        write.commit().map_err(failed(operation))?;
+        Ok(last)
+    }
+
+    fn events(&self, from: u64, limit: usize, node: Option<&NodeId>) -> Result<Vec<Event>, Error> {
+        let operation = "reading";
+        let read = self.database.begin_read().map_err(failed(operation))?;
+        let table = read.open_table(EVENTS).map_err(failed(operation))?;
+        let mut events = Vec::new();
+        for entry in table.range(from..).map_err(failed(operation))? {
+            let (_, value) = entry.map_err(failed(operation))?;
+            let event: Event = parse("event", value.value())?;
+            if node.is_none_or(|node| event.node.as_ref() == Some(node)) {
+                events.push(event);
+                if events.len() == limit {
+                    break;
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    fn put_revision(&self, revision: u64, document: &[u8]) -> Result<(), Error> {
+        let operation = "writing to";
+        let write = self.begin_write(operation)?;
+        write.open_table(REVISIONS).map_err(failed(operation))?.insert(revision, document).map_err(failed(operation))?;
+        write.commit().map_err(failed(operation))
+    }
+
+    fn forget_revisions_before(&self, revision: u64) -> Result<(), Error> {
+        let operation = "forgetting descriptions";
+        let write = self.begin_write(operation)?;
+        write.open_table(REVISIONS).map_err(failed(operation))?.retain_in(..revision, |_, _| false).map_err(failed(operation))?;
+        write.commit().map_err(failed(operation))
+    }
+
+    fn revisions(&self) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let operation = "reading";
+        let read = self.database.begin_read().map_err(failed(operation))?;
+        let table = read.open_table(REVISIONS).map_err(failed(operation))?;
+        let mut all = Vec::new();
+        for entry in table.iter().map_err(failed(operation))? {
+            let (revision, document) = entry.map_err(failed(operation))?;
+            all.push((revision.value(), document.value().to_vec()));
+        }
+        Ok(all)
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
+}
+
+fn text(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records become JSON")
+}
+
+fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Corrupt { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance;
+    use super::*;
+
+    #[test]
+    fn the_embedded_database_keeps_the_contract() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join(FILE);
+        let mut is_new = true;
+        conformance::check(|| Arc::new(EmbeddedDatabase::open(&path, std::mem::take(&mut is_new)).expect("opens")));
+    }
+
+    #[test]
+    fn a_store_whose_making_was_cut_off_is_made_anew() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("store.redb");
+        std::fs::write(directory.path().join("store.new"), [0; 4096]).expect("half a store");
+        let store = EmbeddedDatabase::open(&path, true).expect("opens");
+        assert_eq!(store.begin(b"secret", Epoch(0)).expect("begins").0.epoch, Epoch(1));
+        drop(store);
+        let names: Vec<_> = std::fs::read_dir(directory.path()).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["store.redb"], "nothing is left of the making");
+        EmbeddedDatabase::open(&path, false).expect("it is one that a head was set up with");
+    }
+}
