@@ -4,6 +4,7 @@
 
 pub mod brought;
 mod family;
+mod interpreter;
 mod program;
 
 use std::process::ExitStatus;

@@ -26,7 +26,11 @@ use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Remembered {
+    /// The cluster's file, as it was named.
     pub file: PathBuf,
+    /// The file that this was, if it was a symbolic link: the link may lead elsewhere by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<PathBuf>,
     pub network: [u8; 3],
 }
 

@@ -162,11 +162,8 @@ fn nothing_mounted(place: &Place) -> Result<(), Failure> {
 fn not_removed(place: &Place, error: &RemoveError) -> Failure {
     let name = &place.name;
     match error {
-        RemoveError::Mounted(mount) => {
-            let mount = mount.display();
-            Failure::new(REFUSED, format!("{mount} is mounted below the directory of {name}; nothing was deleted"))
-                .hint(format!("`umount {mount}`, then `cloudtik down {name}`; what is mounted is never deleted"))
-        }
+        RemoveError::Mounted(mounts) => Failure::new(REFUSED, format!("{mounts} below the directory of {name}; nothing was deleted"))
+            .hint(format!("`{}`, then `cloudtik down {name}`; what is mounted is never deleted", mounts.unmount())),
         RemoveError::Io { .. } => Failure::failed(chain(error)),
     }
 }
@@ -225,7 +222,12 @@ async fn delete_everything(place: &Place) -> Result<(), Failure> {
             }
         }
     }
-    // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.
-    place.provider(network)?.kill_everything()?;
-    remove_tree(&place.directory).map_err(|error| not_removed(place, &error))
+    let (provider, own) = (place.provider(network)?, place.clone());
+    // On a thread of its own, so that an interrupt is heard meanwhile.
+    let deletion = tokio::task::spawn_blocking(move || {
+        // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.
+        provider.kill_everything()?;
+        remove_tree(&own.directory).map_err(|error| not_removed(&own, &error))
+    });
+    deletion.await.map_err(|e| Failure::failed(e.to_string()))?
 }

@@ -28,6 +28,7 @@ mod session;
 mod show;
 mod simulate;
 mod steer;
+mod streams;
 mod submit;
 mod takeover;
 mod terminal;
@@ -37,6 +38,7 @@ mod validate;
 mod waits;
 mod watch;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -56,12 +58,12 @@ fn main() -> ExitCode {
             if error.use_stderr()
                 && let Some(failure) = missing_separator(&error) =>
         {
-            let format = if wants_json(std::env::args()) { Format::Json } else { Format::Text };
+            let format = if wants_json(std::env::args_os()) { Format::Json } else { Format::Text };
             Printer::new(format).failure(&failure);
             return ExitCode::from(failure.code);
         }
         // Programs are told in their own way what is wrong with a line.
-        Err(error) if error.use_stderr() && wants_json(std::env::args()) => {
+        Err(error) if error.use_stderr() && wants_json(std::env::args_os()) => {
             let text = error.to_string();
             let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
             let (message, hint) = message.split_once("\n\n").map_or((message, None), |(first, rest)| (first, Some(rest.trim())));
@@ -118,8 +120,8 @@ fn missing_separator(error: &clap::Error) -> Option<Failure> {
 }
 
 /// Whether a line that cannot be read asks for JSON.
-fn wants_json(arguments: impl Iterator<Item = String>) -> bool {
-    let all: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
+fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let all: Vec<String> = arguments.take_while(|argument| argument != "--").map(|a| a.to_string_lossy().into_owned()).collect();
     let joined = all.iter().any(|argument| ["-ojson", "-o=json", "--output=json"].contains(&argument.as_str()));
     joined || all.windows(2).any(|pair| ["-o", "--output"].contains(&pair[0].as_str()) && pair[1] == "json")
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::failure::{FAILED, Failure, USAGE};
 use crate::session::{Reading, Stream};
+use crate::streams::output_was_closed;
 use crate::terminal::takes_codes;
 
 #[derive(Clone)]
@@ -74,6 +75,10 @@ fn write_all(mut to: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+fn closed() -> io::Error {
+    io::Error::other("standard output is closed")
+}
+
 /// Waits until a stream that does not block can go on.
 pub fn wait_until(stream: BorrowedFd<'_>, can: PollFlags) -> io::Result<()> {
     match poll(&mut [PollFd::new(stream, can)], PollTimeout::NONE) {
@@ -102,6 +107,7 @@ impl Printer {
             return Reading::Ended;
         }
         let written = match stream {
+            Stream::Out if output_was_closed() => Err(closed()),
             Stream::Out => write_all(io::stdout().lock(), bytes),
             Stream::Error => write_all(io::stderr().lock(), bytes),
         };
@@ -110,6 +116,7 @@ impl Printer {
 
     /// Notes how data was written by others.
     pub fn wrote(&self, written: io::Result<()>) {
+        let written = if output_was_closed() { Err(closed()) } else { written };
         let _ = self.output.record(Stream::Out, written);
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use cloudtik_protocol::{MAX_JOB, wire};
 use crate::cli::Submit;
 use crate::client::Client;
 use crate::exec::Outcome;
-use crate::failure::{Failure, NOT_FOUND, REFUSED, TIMED_OUT, USAGE};
+use crate::failure::{Failure, REFUSED, TIMED_OUT, USAGE};
 use crate::output::Printer;
 use crate::session::Session;
 
@@ -23,13 +23,14 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
     let main = content(file, MAX_JOB)?;
     let size = main.len() as u64;
     let mut contents = vec![main];
+    let options = options(arguments, &mut contents)?;
     let client = Client::connect(&arguments.cluster).await?;
     let submit = wire::Submit {
         runtime: arguments.runtime.clone().unwrap_or_default(),
         file_name: name_of(file)?,
         arguments: arguments.arguments().iter().map(|argument| text_of(argument)).collect::<Result<_, _>>()?,
         size: Some(size),
-        options: options(arguments, &mut contents)?,
+        options,
     };
     printer.say(&format!("submitting {} to {}; its driver starts on the head", submit.file_name, client.place.name));
     let mut session = Session::open(&client, "", What::Submit(submit)).await?;
@@ -68,7 +69,19 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
 /// What a job's file holds, of which at most `room` bytes are taken; it is not read at all if it is too large. It may be a pipe, of
 /// which the length is not known.
 fn content(file: &Path, room: u64) -> Result<Vec<u8>, Failure> {
-    let unreadable = |e| Failure::new(NOT_FOUND, format!("cannot read {}: {e}", file.display()));
+    let unreadable = |error: io::Error| {
+        let path = file.display();
+        let failure = |why: String| Failure::new(USAGE, format!("cannot submit {path}: {why}"));
+        match error.kind() {
+            ErrorKind::NotFound if file.is_symlink() => failure("it is a symbolic link to a file that does not exist".to_owned()),
+            ErrorKind::NotFound => failure("there is no such file on this machine".to_owned())
+                .hint("name a file of this machine: it is uploaded; data that is on the cluster is an argument after it"),
+            ErrorKind::IsADirectory => failure("it is a folder, not a file".to_owned())
+                .hint("name the file that starts the job; `--py-files` takes the files that it needs"),
+            ErrorKind::PermissionDenied => failure("this user may not read it".to_owned()).hint(format!("see `ls -l {path}`")),
+            _ => failure(error.to_string()),
+        }
+    };
     let too_large = || {
         let message = if room == MAX_JOB {
             format!("{} is larger than {} MiB, the limit of a job's file", file.display(), MAX_JOB >> 20)
@@ -79,7 +92,11 @@ fn content(file: &Path, room: u64) -> Result<Vec<u8>, Failure> {
             .hint("put data where the job can read it, such as with `cloudtik upload`, and submit only the program")
     };
     let mut opened = File::open(file).map_err(unreadable)?;
-    if opened.metadata().map_err(unreadable)?.len() > room {
+    let metadata = opened.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(unreadable(ErrorKind::IsADirectory.into()));
+    }
+    if metadata.len() > room {
         return Err(too_large());
     }
     let mut content = Vec::new();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cloudtik_model::status::Change;
 
-use crate::clusters::{self, Described, Place, is_standard_input};
+use crate::clusters::{self, Described, Place, Remembered, is_standard_input};
 use crate::failure::Failure;
 
 /// The changes, beside those of the cluster itself, that bringing a file up means.
@@ -14,19 +14,36 @@ pub fn changes(described: &Described, place: &Place) -> Result<Vec<Change>, Fail
         return Ok(Vec::new());
     }
     if place.exists() {
-        return Ok(place.remembered().and_then(|known| another_file(&known.file, described)).into_iter().collect());
+        return Ok(place.remembered().and_then(|known| another_file(&known, described)).into_iter().collect());
     }
-    let renamed = clusters::all()?.into_iter().filter(|other| {
-        other.directory != place.directory && other.remembered().is_some_and(|known| is_same(&known.file, &described.path))
-    });
+    let renamed = clusters::all()?
+        .into_iter()
+        .filter(|other| other.directory != place.directory && other.remembered().is_some_and(|known| is_same(&known, &described.path)));
     Ok(renamed.map(|other| renamed_from(&other, place)).collect())
 }
 
+/// What is remembered of a cluster that comes up from a file.
+pub fn remembered(described: &Described, network: [u8; 3]) -> Remembered {
+    let real = described.path.canonicalize().ok().filter(|real| *real != described.path);
+    Remembered { file: described.path.clone(), real, network }
+}
+
+/// Notes that another file is the cluster's by now. Another name of the same file, or standard input, changes nothing.
+pub fn note(described: &Described, place: &Place) -> Result<(), Failure> {
+    match place.remembered() {
+        Some(known) if !is_standard_input(&described.path) && !is_same(&known, &described.path) => {
+            place.remember(&remembered(described, known.network))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The cluster was brought up from another file.
-fn another_file(known: &Path, described: &Described) -> Option<Change> {
-    if is_standard_input(known) || is_same(known, &described.path) {
+fn another_file(known: &Remembered, described: &Described) -> Option<Change> {
+    if is_standard_input(&known.file) || is_same(known, &described.path) {
         return None;
     }
+    let known = known.real.as_ref().unwrap_or(&known.file);
     Some(Change {
         action: "change".to_owned(),
         what: "the cluster's file".to_owned(),
@@ -36,20 +53,31 @@ fn another_file(known: &Path, described: &Described) -> Option<Change> {
     })
 }
 
-/// The file names another cluster by now.
+/// The file names another cluster by now, or another workspace.
 fn renamed_from(other: &Place, place: &Place) -> Change {
+    let (before, now) = (other.workspace_name(), place.workspace_name());
+    let is_moved = before != now;
+    let in_workspace = |workspace: &str| if is_moved { format!(" in the workspace {workspace}") } else { String::new() };
+    let what = if other.name == place.name { "workspace" } else { "cluster" };
+    // The name alone may mean either.
+    let option = if is_moved { format!(" --workspace {before}") } else { String::new() };
     Change {
         action: "keep".to_owned(),
-        what: format!("cluster {}", other.name),
+        what: format!("cluster {}{}", other.name, in_workspace(&before)),
         detail: format!(
-            "brought up from this file, which names another cluster now; {} stays up beside {} until `cloudtik down {}`",
-            other.name, place.name, other.name
+            "brought up from this file, which names another {what} now; {} stays up beside {}{} until `cloudtik down {}{option}`",
+            other.name,
+            place.name,
+            in_workspace(&now),
+            other.name
         ),
         disturbs: true,
     }
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Whether a path is the file that a cluster was brought up from.
+fn is_same(known: &Remembered, path: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
-    real(one) == real(other)
+    let known = known.real.clone().unwrap_or_else(|| real(&known.file));
+    known == real(path)
 }

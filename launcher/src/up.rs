@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, Remembered, describe, home, program};
+use crate::clusters::{Described, Place, describe, home, program};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, TIMED_OUT};
 use crate::lock::Lock;
 use crate::output::Printer;
@@ -176,9 +176,7 @@ async fn bring_up(
             shown = Some(plan);
         }
     }
-    if let Some(remembered) = place.remembered().filter(|r| r.file != described.path) {
-        place.remember(&Remembered { file: described.path.clone(), ..remembered })?;
-    }
+    takeover::note(described, place)?;
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
     if arguments.no_wait {
@@ -288,10 +286,14 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         );
     }
     let network = match place.remembered() {
+        // Another file is noted once the head has it.
         Some(remembered) if is_made => remembered.network,
-        _ => free_network(&place.directory)?,
+        _ => {
+            let network = free_network(&place.directory)?;
+            place.remember(&takeover::remembered(described, network))?;
+            network
+        }
     };
-    place.remember(&Remembered { file: described.path.clone(), network })?;
     let address = Ipv4Addr::new(network[0], network[1], network[2], 1).to_string();
     let artifacts = home()?.join("artifacts");
     let unpacked = artifacts.join("unpacked");

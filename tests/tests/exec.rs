@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -71,6 +72,10 @@ fn a_command_that_cannot_run_says_why_and_what_to_type() {
     cluster.up();
     let plain = cluster.state().join("plain");
     fs::write(&plain, "echo ran").expect("writes");
+    let script = cluster.state().join("script");
+    fs::write(&script, "#!/no/such/python\nprint(1)\n").expect("writes");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("sets");
+    let script = script.display().to_string();
     let (plain, folder) = (plain.display().to_string(), cluster.state().display().to_string());
     let no_such = "cannot run echo a > f: there is no such program in the PATH of the node";
     let cases = [
@@ -79,6 +84,9 @@ fn a_command_that_cannot_run_says_why_and_what_to_type() {
         (vec!["cd", "/tmp"], 127, "cannot run cd".to_owned(), "`cloudtik exec typed -- sh -c 'cd /tmp'`".to_owned()),
         (vec![&plain], 126, "it is not executable".to_owned(), format!("`cloudtik exec typed -- sh {plain}`")),
         (vec![&folder], 126, "it is a directory".to_owned(), String::new()),
+        (vec![&script], 127, format!("cannot run {script}: its first line names the interpreter /no/such/python"), String::new()),
+        (vec![""], 127, "the first word of the command is empty".to_owned(), "`cloudtik exec typed -- PROGRAM`".to_owned()),
+        (vec!["FOO=1", "env"], 127, "cannot run FOO=1".to_owned(), "`cloudtik exec typed -- env 'FOO=1' env`".to_owned()),
     ];
     for (command, code, why, hint) in cases {
         let arguments: Vec<&str> = ["exec", "typed", "--"].into_iter().chain(command).collect();
@@ -97,6 +105,7 @@ fn a_command_that_cannot_run_says_why_and_what_to_type() {
     for (line, right) in [
         (vec!["exec", "typed", "ls", "-l"], "`cloudtik exec typed -- ls -l`"),
         (vec!["exec", "typed", "--node", "w1", "ls"], "`cloudtik exec typed --node w1 -- ls`"),
+        (vec!["exec", "typed", "echo", "hi", "--", "x"], "`cloudtik exec typed -- echo hi -- x`"),
         (vec!["exec", "typed", "echo a > f"], "`cloudtik exec typed -- sh -c 'echo a > f'`"),
     ] {
         let ran = cluster.run(&line);

@@ -55,12 +55,20 @@ fn what_is_mounted_below_a_node_is_never_deleted() {
     let status = cluster.wait("both to be shown as not deletable", Duration::from_secs(30), |s| {
         not_deletable(s, "w1", &bound) && not_deletable(s, "w2", &scratch)
     });
-    assert!(status.alarms.iter().any(|a| a.contains("w1 cannot be deleted") && a.contains("is mounted")), "{:?}", status.alarms);
+    assert!(status.alarms.iter().any(|a| a.contains("w1 cannot be deleted")), "{:?}", status.alarms);
+    let shown = cluster.run(&["status", "mounts"]).ok().out;
+    let unmount = |mount: &Path| format!("umount {}", shlex::try_quote(&mount.display().to_string()).expect("no NUL"));
+    for mount in [&bound, &scratch] {
+        assert_eq!(shown.matches(&unmount(mount)).count(), 1, "what to do is said once: {shown}");
+    }
     assert!(data.join("deep/precious").exists() && scratch.join("precious").exists());
     assert!(bound.parent().expect("has one").parent().expect("has one").join("bootstrap.json").exists(), "nothing at all is deleted");
 
     let refused = cluster.run(&["down", "mounts", "--yes"]);
     assert!(refused.code == 5 && refused.err.contains(&bound.display().to_string()), "{refused:?}");
+    assert!(refused.err.contains(&scratch.display().to_string()), "every mount is named: {refused:?}");
+    let command = refused.err.split('`').nth(1).expect("a command to type").to_owned();
+    assert_eq!(shlex::split(&command).expect("words"), ["umount".to_owned(), scratch.display().to_string(), bound.display().to_string()]);
     assert!(cluster.node_home("head").exists() && data.join("deep/precious").exists(), "a refused `down` deletes nothing");
     let document: serde_json::Value =
         serde_json::from_str(&cluster.run(&["down", "mounts", "--yes", "-o", "json"]).err).expect("an error document");
@@ -71,6 +79,28 @@ fn what_is_mounted_below_a_node_is_never_deleted() {
     drop(second);
     cluster.wait("their replacement", Duration::from_secs(60), |s| s.ready && s.nodes.len() == 3);
     assert_eq!(fs::read(data.join("deep/precious")).expect("it is there"), b"data");
+    cluster.down();
+    cluster.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_is_heard_while_a_cluster_is_deleted() {
+    let cluster = Cluster::new("interrupted", "[workers.default]\nmin = 0");
+    cluster.up();
+    // Much to delete, beside the nodes.
+    let junk = cluster.directory().join("junk");
+    fs::create_dir(&junk).expect("makes");
+    fs::write(junk.join("first"), "").expect("writes");
+    for n in 0..60_000 {
+        fs::hard_link(junk.join("first"), junk.join(n.to_string())).expect("links");
+    }
+    let head = cluster.node_home("head");
+    let mut command = cluster.command(&["down", "interrupted", "--yes"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    until("the deletion of what is left", Duration::from_secs(30), || (!head.exists()).then_some(()));
+    cloudtik_tests::send(child.id() as i32, nix::sys::signal::Signal::SIGINT);
+    let (code, said) = ended(child);
+    assert!(code == Some(130) && said.contains("`cloudtik down interrupted`"), "{code:?} {said}");
     cluster.down();
     cluster.assert_nothing_left();
 }
@@ -260,6 +290,49 @@ fn another_file_for_a_cluster_is_said_and_asked() {
     cluster.run(&["up", &other, "--yes"]).ok();
     assert!(cluster.run(&["list"]).ok().out.contains(&other));
     assert!(cluster.run(&["up", &other]).ok().err.contains("nothing to do"), "it is asked once");
+}
+
+#[test]
+fn a_cluster_file_that_is_a_link_means_the_file_that_it_led_to() {
+    let cluster = Cluster::new("linked", "[workers.default]\nmin = 0");
+    let (link, other) = (cluster.file.with_file_name("link.toml"), cluster.file.with_file_name("other.toml"));
+    fs::copy(&cluster.file, &other).expect("copies");
+    let link_to = |target: &Path| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).expect("links");
+    };
+    link_to(&cluster.file);
+    let (file, linked, other_text) = (cluster.file.display().to_string(), link.display().to_string(), other.display().to_string());
+    cluster.run(&["up", &linked, "--yes"]).ok();
+    // Another name of the same file is no other file, and does not become the cluster's.
+    assert!(cluster.run(&["up", &file]).ok().err.contains("nothing to do"));
+    assert!(cluster.run(&["list"]).ok().out.contains(&linked), "it is still known as it was named");
+    link_to(&other);
+    let plan = cluster.run(&["up", &linked, "--plan"]).ok();
+    assert!(plan.out.contains("the cluster's file") && plan.out.contains(&file) && plan.out.contains(&linked), "{plan:?}");
+    assert_eq!(cluster.run(&["up", &linked]).code, 2, "it is asked");
+    assert!(cluster.run(&["up", &file]).ok().err.contains("nothing to do"), "the file is the one that the link led to");
+    cluster.run(&["up", &linked, "--yes"]).ok();
+    assert!(cluster.run(&["up", &other_text]).ok().err.contains("nothing to do"));
+    assert_eq!(cluster.run(&["up", &file]).code, 2);
+    // What is piped in has no file, and takes none away.
+    let text = fs::File::open(&other).expect("opens");
+    assert!(cluster.command(&["up", "-", "--yes"]).stdin(text).output().expect("runs").status.success());
+    assert_eq!(cluster.run(&["up", &file]).code, 2);
+}
+
+#[test]
+fn a_cluster_whose_workspace_was_changed_in_its_file_is_said_and_asked() {
+    let cluster = Cluster::new("moves", "[workers.default]\nmin = 0");
+    cluster.up();
+    cluster.write("workspace = \"other\"\n[workers.default]\nmin = 0");
+    let file = cluster.file.display().to_string();
+    let plan = cluster.run(&["up", &file, "--plan"]).ok();
+    let said = ["keep cluster moves in the workspace default", "names another workspace now", "`cloudtik down moves --workspace default`"];
+    assert!(said.iter().all(|said| plan.out.contains(said)), "{plan:?}");
+    assert_eq!(cluster.run(&["up", &file]).code, 2, "it is asked");
+    cluster.run(&["up", &file, "--yes"]).ok();
+    cluster.run(&["down", "moves", "--workspace", "other", "--yes"]).ok();
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `submit`: what belongs to cloudtik and what to the job, options that a runtime declares, and files that it cannot run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use cloudtik_tests::Cluster;
 
@@ -58,6 +60,41 @@ impl Jobs {
         let path = self.folder.join(name);
         fs::write(&path, content).expect("writes");
         path.display().to_string()
+    }
+}
+
+/// As a user who may not read what is another's, even if root runs the test.
+fn as_ordinary(command: &Command) -> Command {
+    let mut ordinary = Command::new("setpriv");
+    if nix::unistd::geteuid().is_root() {
+        ordinary.arg("--bounding-set=-dac_override,-dac_read_search");
+    }
+    ordinary.arg(command.get_program()).args(command.get_args());
+    ordinary.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    ordinary
+}
+
+#[test]
+fn a_job_that_is_no_file_of_this_machine_is_a_mistake_of_the_line() {
+    let jobs = Jobs::new("nofile");
+    let secret = jobs.file("secret.sh", "secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).expect("sets");
+    let missing = jobs.folder.join("missing.sh").display().to_string();
+    let dangling = jobs.folder.join("dangling.sh");
+    std::os::unix::fs::symlink("nowhere", &dangling).expect("links");
+    let (folder, dangling) = (jobs.folder.display().to_string(), dangling.display().to_string());
+    let job = jobs.file("job.sh", "");
+    for (file, why) in [
+        (&folder, "it is a folder, not a file"),
+        (&secret, "this user may not read it"),
+        (&missing, "there is no such file on this machine"),
+        (&dangling, "it is a symbolic link to a file that does not exist"),
+    ] {
+        for arguments in [vec!["submit", "nofile", file], vec!["submit", "--py-files", file, "nofile", &job]] {
+            let ran = as_ordinary(&jobs.cluster.command(&arguments)).output().expect("runs");
+            let said = String::from_utf8_lossy(&ran.stderr);
+            assert!(ran.status.code() == Some(2) && said.contains(&format!("cannot submit {file}: {why}")), "{arguments:?}: {said}");
+        }
     }
 }
 

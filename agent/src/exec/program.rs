@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::GRACE;
 use super::family::{Family, Output};
+use super::interpreter::{self, Missing};
 use crate::pty::Master;
 
 /// Where programs are looked for when no PATH is set, as the C library does.
@@ -30,6 +31,8 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub enum Error {
     #[error("no command was given")]
     NoCommand,
+    #[error("the first word of the command is empty: it is to name a program")]
+    NoName,
     #[error("cannot run {0}: there is no such program in the PATH of the node")]
     NotFound(String),
     #[error("cannot run {0}: there is no such file on the node")]
@@ -38,6 +41,8 @@ pub enum Error {
     Directory(String),
     #[error("cannot run {0}: it is not executable")]
     NotExecutable(String),
+    #[error("cannot run {0}: {1}")]
+    Interpreter(String, Missing),
     #[error("cannot create {}", .0.display())]
     WorkingDirectory(PathBuf, #[source] io::Error),
     #[error("cannot open a terminal")]
@@ -50,7 +55,7 @@ impl Error {
     /// As shells have it: 127 for what is not there, 126 for what is no program.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::NoCommand | Self::NotFound(_) | Self::NoFile(_) => 127,
+            Self::NoCommand | Self::NoName | Self::NotFound(_) | Self::NoFile(_) | Self::Interpreter(..) => 127,
             Self::Directory(_) | Self::NotExecutable(_) | Self::WorkingDirectory(..) | Self::Terminal(_) | Self::Start(..) => 126,
         }
     }
@@ -92,7 +97,10 @@ impl Program {
         cloudtik_protocol::files::create_missing_directories(&directory).map_err(unusable)?;
         let own_path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let path = execute.environment.get("PATH").map_or_else(|| own_path.clone(), OsString::from);
-        find(program, &path, &directory)?;
+        let file = find(program, &path, &directory)?;
+        if let Some(missing) = interpreter::missing(&file, &directory) {
+            return Err(Error::Interpreter(program.clone(), missing));
+        }
         // It makes the program the leader of a session, and becomes it. It must not lead a group before: it would fork.
         let mut command = Command::new(find("setsid", &own_path, &directory)?);
         if execute.terminal {
@@ -177,6 +185,9 @@ impl Program {
 
 /// The file of a program, as `execvp` finds it: in the PATH if it is a mere name.
 fn find(program: &str, path: &OsStr, directory: &Path) -> Result<PathBuf, Error> {
+    if program.is_empty() {
+        return Err(Error::NoName);
+    }
     let is_name = !program.contains('/');
     let candidates: Vec<PathBuf> = match is_name {
         true => env::split_paths(path).map(|folder| directory.join(folder).join(program)).collect(),
@@ -213,6 +224,7 @@ mod tests {
         };
         assert!(try_one("ls").is_ok(), "a folder in the PATH does not hide a program");
         let failures = [
+            ("", 127, "the first word of the command is empty: it is to name a program"),
             ("no-such", 127, "cannot run no-such: there is no such program in the PATH of the node"),
             ("./no-such", 127, "cannot run ./no-such: there is no such file on the node"),
             ("bin/ls", 126, "cannot run bin/ls: it is a directory"),

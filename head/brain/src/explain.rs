@@ -74,8 +74,9 @@ impl Brain {
         alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("creation of node type {name} is paused: {}", pause.reason)));
         alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
-        let undeletable = self.nodes.values().filter_map(|n| Some((&n.record.id, n.undeletable.as_ref()?)));
-        alarms.extend(undeletable.map(|(id, why)| format!("{id} cannot be deleted: {why}")));
+        // Why, and what to do, is said once: with the node.
+        let undeletable = self.nodes.values().filter(|node| node.undeletable.is_some()).map(|node| &node.record.id);
+        alarms.extend(undeletable.map(|id| format!("{id} cannot be deleted; `cloudtik nodes` says why")));
         alarms
     }
 
@@ -225,7 +226,7 @@ impl Brain {
                 // What it prepares is said below.
                 NodeState::Ready | NodeState::Preparing => {}
                 life if life.is_leaving() => {
-                    let why = node.undeletable.as_ref().map(|why| format!("; it cannot be deleted: {why}")).unwrap_or_default();
+                    let why = if node.undeletable.is_some() { "; it cannot be deleted" } else { "" };
                     waits.push(format!("{id} to be gone ({}{why})", life.name()));
                     continue;
                 }

@@ -1,6 +1,7 @@
 //! The removal of directory trees. It never leaves the file system that the tree is on, and never enters a mount.
 
 use std::ffi::{CString, OsString};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,10 +15,43 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
     /// Something is mounted at or below the tree. If it was there from the beginning, nothing was removed.
-    #[error("{} is mounted; what is mounted is never deleted; unmount it first: umount {}", .0.display(), .0.display())]
-    Mounted(PathBuf),
+    #[error("{0}; what is mounted is never deleted; unmount it first: {unmount}", unmount = .0.unmount())]
+    Mounted(Mounts),
     #[error("cannot remove {}", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// One mount point or more, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounts(Vec<PathBuf>);
+
+impl Mounts {
+    /// The command for a shell that unmounts all of them, those below others first.
+    pub fn unmount(&self) -> String {
+        let quoted = |path: &PathBuf| {
+            let text = path.to_string_lossy();
+            shlex::try_quote(&text).map_or_else(|_| text.to_string(), Into::into)
+        };
+        let paths: Vec<String> = self.0.iter().rev().map(quoted).collect();
+        format!("umount {}", paths.join(" "))
+    }
+}
+
+/// Which ones are mounted, as a sentence without its end.
+impl fmt::Display for Mounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, path) in self.0.iter().enumerate() {
+            let before = if n == 0 {
+                ""
+            } else if n + 1 == self.0.len() {
+                " and "
+            } else {
+                ", "
+            };
+            write!(f, "{before}{}", path.display())?;
+        }
+        f.write_str(if self.0.len() == 1 { " is mounted" } else { " are mounted" })
+    }
 }
 
 /// The mount points at or below a directory, as this process sees them, in order.
@@ -58,10 +92,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Fails with the first mount at or below a directory.
+/// Fails with the mounts at or below a directory, if there are any.
 pub fn refuse_mounts(directory: &Path) -> Result<(), RemoveError> {
     let mounts = mounts_below(directory).map_err(|source| RemoveError::Io { path: directory.to_owned(), source })?;
-    mounts.into_iter().next().map_or(Ok(()), |mount| Err(RemoveError::Mounted(mount)))
+    if mounts.is_empty() { Ok(()) } else { Err(RemoveError::Mounted(Mounts(mounts))) }
 }
 
 /// Removes a directory with all that is in it, or a file or symbolic link. One that is missing is fine.
@@ -97,7 +131,7 @@ fn remove_directory(parent: BorrowedFd<'_>, name: &CString, path: &Path, device:
     let directory = match open_directory(parent, name, device) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::XDEV) => return Err(RemoveError::Mounted(path.to_owned())),
+        Err(Errno::XDEV) => return Err(RemoveError::Mounted(Mounts(vec![path.to_owned()]))),
         Err(errno) => return Err(failed(errno)),
     };
     let mut entries = Vec::new();
@@ -178,6 +212,15 @@ mod tests {
         assert!(matches!(refuse_mounts(Path::new("/proc")), Err(RemoveError::Mounted(_))));
         let directory = tempfile::tempdir().expect("temporary directory");
         assert_eq!(mounts_below(directory.path()).expect("reads"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn all_mounts_are_named_and_unmounted_from_within_whatever_their_names() {
+        let one = RemoveError::Mounted(Mounts(vec!["/n/a b".into()]));
+        assert_eq!(one.to_string(), "/n/a b is mounted; what is mounted is never deleted; unmount it first: umount '/n/a b'");
+        let mounts = Mounts(vec!["/n/a".into(), "/n/a/it's".into(), "/n/c".into()]);
+        assert_eq!(mounts.to_string(), "/n/a, /n/a/it's and /n/c are mounted");
+        assert_eq!(mounts.unmount(), "umount /n/c \"/n/a/it's\" /n/a");
     }
 
     #[test]
