@@ -44,18 +44,21 @@ impl Artifacts {
             bail!("{:?} is no digest", artifact.digest);
         }
         let target = self.directory.join(&artifact.digest);
-        if target.exists() {
+        if is_there(&target).await {
             return Ok(());
         }
-        create_private_directory(&self.directory).with_context(|| format!("making {}", self.directory.display()))?;
-        let lock = self.directory.join(format!(".{}.lock", artifact.digest));
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock).context("locking the artifact")?;
+        let (directory, lock) = (self.directory.clone(), self.directory.join(format!(".{}.lock", artifact.digest)));
+        let opening = move || -> anyhow::Result<File> {
+            create_private_directory(&directory).with_context(|| format!("making {}", directory.display()))?;
+            OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock).context("locking the artifact")
+        };
+        let lock = tokio::task::spawn_blocking(opening).await??;
         // Asked again and again rather than waited for on a thread, which would outlive a change of the goal.
         while lock.try_lock().is_err() {
             progress.send_replace("fetched for another service or node of this machine".to_owned());
             tokio::time::sleep(LOCK_PAUSE).await;
         }
-        if target.exists() {
+        if is_there(&target).await {
             return Ok(());
         }
         let part = self.directory.join(format!(".{}.part", artifact.digest));
@@ -66,10 +69,11 @@ impl Artifacts {
     }
 
     async fn fetch(&self, artifact: &Artifact, part: &Path, progress: &watch::Sender<String>) -> anyhow::Result<()> {
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(part).context("opening the partial file")?;
-        let mut have = file.seek(io::SeekFrom::End(0))?;
+        let mut file =
+            tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(part).await.context("opening the partial file")?;
+        let mut have = file.metadata().await?.len();
         if have > artifact.size {
-            file.set_len(0)?;
+            file.set_len(0).await?;
             have = 0;
         }
         if have == artifact.size {
@@ -83,7 +87,6 @@ impl Artifacts {
         }
         let request = wire::FetchRequest { digest: artifact.digest.clone(), offset: have };
         let mut chunks = client.fetch(request).await.context("asking the head for it")?.into_inner();
-        let mut file = tokio::fs::File::from_std(file);
         while let Some(chunk) = tokio::time::timeout(STALL, chunks.message()).await.context("the head sent no data")?? {
             have += chunk.data.len() as u64;
             if have > artifact.size {
@@ -98,6 +101,10 @@ impl Artifacts {
         }
         Ok(())
     }
+}
+
+async fn is_there(path: &Path) -> bool {
+    tokio::fs::try_exists(path).await.unwrap_or(false)
 }
 
 fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow::Result<()> {

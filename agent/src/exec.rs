@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::brought::Brought;
 use self::program::Program;
@@ -38,19 +39,28 @@ const BLOCK: usize = 32 << 10;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Opens the session that a command asked for, and runs the program in it.
-pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Execute) -> anyhow::Result<()> {
+///
+/// If it is cancelled, the program and its family are killed by a task of `tasks`.
+pub async fn serve(home: &Home, dialer: &Dialer, tasks: &TaskTracker, id: String, execute: wire::Execute) -> anyhow::Result<()> {
     let (outgoing, frames) = mpsc::channel(OUTGOING);
     outgoing.send(frame(Frame::Attach(id.clone()))).await?;
     let mut incoming =
         BusClient::new(dialer.dial().await?).session(ReceiverStream::new(frames)).await.context("opening the session")?.into_inner();
-    let brought = Brought::record(home, &id, &execute)?;
-    let mut program = match Program::start(home.path(), &execute) {
+    let execute = Arc::new(execute);
+    // On a thread that may block: the node's directory, the PATH and the program may be on a file system that hangs.
+    let (own, asked, tracker) = (home.clone(), execute.clone(), tasks.clone());
+    let starting = tokio::task::spawn_blocking(move || {
+        let brought = Brought::record(&own, &id, &asked)?;
+        anyhow::Ok((brought, Program::start(own.path(), &asked, &tracker)))
+    });
+    let (brought, started) = starting.await??;
+    let mut program = match started {
         Ok(program) => program,
         Err(error) => {
             let exit = wire::Exit { code: error.exit_code(), error: chain(&error) };
             outgoing.send(frame(Frame::Exit(exit))).await?;
             drop(outgoing);
-            brought.remove();
+            tokio::task::spawn_blocking(|| brought.remove()).await?;
             until_closed(&mut incoming).await;
             return Ok(());
         }
@@ -111,7 +121,7 @@ pub async fn serve(home: &Home, dialer: &Dialer, id: String, execute: wire::Exec
     ended.cancel();
     while copies.join_next().await.is_some() {}
     drop(input);
-    brought.remove();
+    tokio::task::spawn_blocking(|| brought.remove()).await?;
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
     drop(outgoing);
     until_closed(&mut incoming).await;

@@ -18,12 +18,14 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::load::Meter;
+use crate::load::{DiskProbe, Meter};
 use crate::metrics;
 use crate::reports::Reports;
 
 /// The load is measured at most this often.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
+/// A disk that has not answered for so long has no figure any more.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a look at the machine may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change of the load below this share of the whole is not worth a message.
@@ -41,11 +43,45 @@ struct Inner {
     clock: ClusterClock,
     /// Held while the machine is looked at for `/metrics`.
     looking: Arc<tokio::sync::Mutex<()>>,
-    load: Mutex<(Option<Instant>, Meter, wire::Load)>,
+    load: Mutex<Latest>,
+    meter: Arc<Mutex<Meter>>,
+    disk: Arc<DiskProbe>,
+}
+
+/// What the last looks saw. Looks run on threads of their own: one that does not come back holds up nothing, and its figure
+/// gets old and then absent.
+#[derive(Default)]
+struct Latest {
+    load: wire::Load,
+    /// When the last look at processes began, and whether it is under way.
+    processes: Look,
+    disk: Look,
+}
+
+#[derive(Default)]
+struct Look {
+    begun: Option<Instant>,
+    is_under_way: bool,
+}
+
+impl Look {
+    /// Whether a look is due; notes that it begins.
+    fn begin(&mut self) -> bool {
+        let is_due = !self.is_under_way && self.begun.is_none_or(|at| at.elapsed() >= LOAD_EVERY);
+        if is_due {
+            (self.begun, self.is_under_way) = (Some(Instant::now()), true);
+        }
+        is_due
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.is_under_way && self.begun.is_some_and(|at| at.elapsed() >= DISK_PATIENCE)
+    }
 }
 
 impl Health {
-    pub fn new(home: &Path, clock: ClusterClock, meter: Meter) -> Self {
+    /// `disk` says how much room there is; it may block.
+    pub fn new(home: &Path, clock: ClusterClock, meter: Meter, disk: Arc<DiskProbe>) -> Self {
         Self(Arc::new(Inner {
             home: home.to_owned(),
             started: Instant::now(),
@@ -53,7 +89,9 @@ impl Health {
             refused: AtomicU64::new(0),
             clock,
             looking: Arc::default(),
-            load: Mutex::new((None, meter, wire::Load::default())),
+            load: Mutex::default(),
+            meter: Arc::new(Mutex::new(meter)),
+            disk,
         }))
     }
 
@@ -66,28 +104,63 @@ impl Health {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The load, if it differs noticeably from `last`.
+    /// The load as it was last seen, if it differs noticeably from `last`. Never blocks; begins another look where one is due.
     pub fn load_if_changed(&self, reports: &Reports, last: &mut Option<wire::Load>) -> Option<wire::Load> {
-        let mut guard = self.0.load.lock().expect("nothing panics while holding the lock");
-        let (measured, meter, load) = &mut *guard;
-        if measured.is_none_or(|at| at.elapsed() >= LOAD_EVERY) {
-            *measured = Some(Instant::now());
-            // What people run on the node is below the agent itself.
-            let own = std::process::id() as i32;
-            let roots = reports.latest().into_values().filter_map(|r| r.pid).map(|pid| pid as i32);
-            *load = meter.measure(&self.0.home, roots.chain([own]));
-        }
+        let load = {
+            let mut latest = self.latest();
+            if latest.processes.begin() {
+                self.look_at_processes(reports);
+            }
+            if latest.disk.begin() {
+                self.look_at_disk();
+            }
+            if latest.disk.is_overdue() {
+                latest.load.disk_free = None;
+            }
+            // Until the first look has come back there is nothing to say.
+            (latest.load != wire::Load::default()).then_some(latest.load)?
+        };
         let differs = |a: u64, b: u64, whole: u64| a.abs_diff(b) * NOTICEABLE > whole;
         let news = last.as_ref().is_none_or(|last| {
             differs(last.cpu_permille.into(), load.cpu_permille.into(), 1000)
                 || differs(last.gpu_permille.unwrap_or(0).into(), load.gpu_permille.unwrap_or(0).into(), 1000)
                 || differs(last.memory_used, load.memory_used, load.memory_total)
-                || differs(last.disk_free, load.disk_free, last.disk_free.max(1))
+                || match (last.disk_free, load.disk_free) {
+                    (Some(before), Some(now)) => differs(before, now, before.max(1)),
+                    (before, now) => before != now,
+                }
         });
         news.then(|| {
-            *last = Some(*load);
-            *load
+            *last = Some(load);
+            load
         })
+    }
+
+    fn latest(&self) -> std::sync::MutexGuard<'_, Latest> {
+        self.0.load.lock().expect("nothing panics while holding the lock")
+    }
+
+    fn look_at_processes(&self, reports: &Reports) {
+        let (own, meter) = (self.clone(), self.0.meter.clone());
+        // What people run on the node is below the agent itself.
+        let agent = std::process::id() as i32;
+        let roots: Vec<i32> = reports.latest().into_values().filter_map(|r| r.pid).map(|pid| pid as i32).chain([agent]).collect();
+        tokio::task::spawn_blocking(move || {
+            let load = meter.lock().expect("nothing panics while holding the lock").measure(roots.into_iter());
+            let mut latest = own.latest();
+            latest.load = wire::Load { disk_free: latest.load.disk_free, ..load };
+            latest.processes.is_under_way = false;
+        });
+    }
+
+    fn look_at_disk(&self) {
+        let (own, disk) = (self.clone(), self.0.disk.clone());
+        tokio::task::spawn_blocking(move || {
+            let free = disk(&own.0.home);
+            let mut latest = own.latest();
+            latest.load.disk_free = free;
+            latest.disk.is_under_way = false;
+        });
     }
 
     /// Serves `/healthz` and `/metrics` to whoever has a certificate of the cluster.
@@ -148,4 +221,41 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Gpus;
+
+    /// A health whose disk answers what comes through the sender, and hangs until then.
+    fn with_hanging_disk() -> (Health, std::sync::mpsc::Sender<Option<u64>>) {
+        let (answer, answers) = std::sync::mpsc::channel();
+        let answers = Mutex::new(answers);
+        let disk = move |_: &Path| answers.lock().expect("no panic").recv().ok().flatten();
+        (Health::new(Path::new("/"), ClusterClock::default(), Meter::new(None, Gpus::new()), Arc::new(disk)), answer)
+    }
+
+    async fn next_load(health: &Health, last: &mut Option<wire::Load>) -> wire::Load {
+        let reports = Reports::new();
+        let look = async {
+            loop {
+                if let Some(load) = health.load_if_changed(&reports, last) {
+                    return load;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), look).await.expect("a load within 20 s")
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_nothing_else_from_being_told() {
+        let (health, answer) = with_hanging_disk();
+        let mut last = None;
+        let load = next_load(&health, &mut last).await;
+        assert!(load.memory_total > 0 && load.disk_free.is_none(), "{load:?}");
+        answer.send(Some(7 << 30)).expect("the disk is asked");
+        assert_eq!(next_load(&health, &mut last).await.disk_free, Some(7 << 30));
+    }
 }

@@ -238,9 +238,10 @@ impl Link {
             return;
         };
         let (home, dialer, stop, outgoing) = (self.home.clone(), self.dialer.clone(), self.stop.clone(), outgoing.clone());
+        let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                result = exec::serve(&home, &dialer, command.id.clone(), execute) => {
+                result = exec::serve(&home, &dialer, &tasks, command.id.clone(), execute) => {
                     if let Err(error) = result {
                         tracing::warn!("session: {error:#}");
                         // Whoever asked need not wait for an end that never opened.

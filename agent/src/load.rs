@@ -20,6 +20,14 @@ const GPU_TIMEOUT: Duration = Duration::from_secs(5);
 /// No GPU has said anything.
 const UNKNOWN: u32 = u32::MAX;
 
+/// How many bytes may still be written below a directory; none if that is not known.
+pub type DiskProbe = dyn Fn(&Path) -> Option<u64> + Send + Sync;
+
+/// What the file system of a directory says. Blocks for as long as the file system does not answer.
+pub fn disk_free(directory: &Path) -> Option<u64> {
+    nix::sys::statvfs::statvfs(directory).ok().map(|s| s.blocks_available() * s.fragment_size())
+}
+
 /// Measures from one look to the next.
 pub struct Meter {
     /// What this node may use of the machine, if that is not all.
@@ -35,10 +43,9 @@ impl Meter {
         Self { share, system: System::new().expect("a Linux system can be looked at"), last: None, gpus }
     }
 
-    /// Looks; `roots` are the processes that the node runs, with everything below them.
-    pub fn measure(&mut self, home: &Path, roots: impl Iterator<Item = i32>) -> wire::Load {
-        let disk_free = nix::sys::statvfs::statvfs(home).map_or(0, |s| s.blocks_available() * s.fragment_size());
-        let gpu_permille = self.gpus.busy();
+    /// Looks; `roots` are the processes that the node runs, with everything below them. Blocks. Says nothing about disks.
+    pub fn measure(&mut self, roots: impl Iterator<Item = i32>) -> wire::Load {
+        let (disk_free, gpu_permille) = (None, self.gpus.busy());
         let Some(share) = self.share else {
             self.system.refresh_cpu_usage();
             self.system.refresh_memory();
@@ -85,8 +92,11 @@ impl Gpus {
             return;
         }
         loop {
-            let mut shares: Vec<u32> =
-                amd().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok()).map(|percent| percent * 10).collect();
+            let looking = tokio::task::spawn_blocking(|| {
+                let busy = amd().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok());
+                busy.map(|percent| percent * 10).collect::<Vec<u32>>()
+            });
+            let mut shares = looking.await.unwrap_or_default();
             shares.extend(nvidia().await);
             let average = shares.iter().sum::<u32>().checked_div(shares.len() as u32).unwrap_or(UNKNOWN);
             self.0.store(average, Ordering::Relaxed);
@@ -124,7 +134,7 @@ mod tests {
         let mut most = 0;
         // A machine that is busy with other things gives it less than a core: any noticeable share will do.
         for _ in 0..50 {
-            most = most.max(meter.measure(Path::new("/"), [child.id() as i32].into_iter()).cpu_permille);
+            most = most.max(meter.measure([child.id() as i32].into_iter()).cpu_permille);
             if most > 100 {
                 break;
             }

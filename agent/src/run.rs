@@ -31,7 +31,7 @@ use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
 use crate::link::Link;
-use crate::load::{Gpus, Meter};
+use crate::load::{Gpus, Meter, disk_free};
 use crate::process::end_marked;
 use crate::reports::Reports;
 use crate::service::Surroundings;
@@ -123,7 +123,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
     let gpus = Gpus::new();
-    let health = Health::new(home.path(), identity.clock().clone(), Meter::new(bootstrap.resources, gpus.clone()));
+    let health = Health::new(home.path(), identity.clock().clone(), Meter::new(bootstrap.resources, gpus.clone()), Arc::new(disk_free));
     let reports = Reports::new();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let linked = watch::Sender::new(false);

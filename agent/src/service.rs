@@ -12,10 +12,9 @@ mod files;
 mod tail;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +37,8 @@ use crate::cgroup::{self, Groups};
 use crate::gauge;
 use crate::home::Home;
 use crate::probe::{Unmet, probe};
-use crate::process::{Process, end_session};
 use crate::reports::Reports;
-use crate::shim::{EXIT_FILE, Exit, LOCK_FILE, OCCUPIED, Run, STARTED, STATE_FILE, State};
+use crate::shim::{OCCUPIED, Run, STARTED, State};
 
 /// How long a shim may take to say that the process runs.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,7 +136,7 @@ impl ServiceTask {
     /// Runs until the service is not to run any more and does not, or until its sender is gone (the agent ends), which
     /// leaves the process as it is.
     pub async fn run(mut self) {
-        self.adopt();
+        self.adopt().await;
         loop {
             let desired = self.desired.borrow_and_update().clone();
             self.version = desired.version;
@@ -174,25 +172,11 @@ impl ServiceTask {
     }
 
     /// Takes over the process that an earlier agent started.
-    fn adopt(&mut self) {
-        let Some(state) = read_state(&self.directory) else {
-            // Whose it is was lost: a shim that nobody can speak to ends with what it keeps, for a clean start.
-            if let Some(shim) = shim_by_lock(&self.directory) {
-                tracing::warn!(service = %self.key, pid = shim.pid, "its state is unreadable; it is started afresh");
-                let _ = shim.signal(Signal::SIGKILL);
-                end_session(shim.pid);
-            }
-            return;
-        };
-        if state.shim.is_alive() {
+    async fn adopt(&mut self) {
+        let (directory, key) = (self.directory.clone(), self.key.clone());
+        if let Ok(Some(state)) = tokio::task::spawn_blocking(move || files::adopt(&directory, &key)).await {
             self.starts = state.starts;
             self.running = Some(Running { state, started: Instant::now(), ready: false, failed_probes: 0, log_from: 0 });
-            return;
-        }
-        // Its shim was killed: nobody would reap what it kept or see its end. Better a clean start than ghosts, and a
-        // shim's session is everything that it kept, whatever became of the leader.
-        if Process::of(state.shim.pid).is_none() && end_session(state.shim.pid) > 0 {
-            tracing::warn!(service = %self.key, pid = state.process.pid, "processes without their shim are ended");
         }
     }
 
@@ -240,8 +224,8 @@ impl ServiceTask {
 
     async fn start(&mut self, service: &goal::Service) -> anyhow::Result<()> {
         // A node's directory that was deleted does not come back.
-        let home = self.around.home.path();
-        if !home.is_dir() {
+        let home = self.around.home.path().to_owned();
+        if !tokio::fs::metadata(&home).await.is_ok_and(|m| m.is_dir()) {
             bail!("the node's directory {} is gone", home.display());
         }
         let (directory, goal) = (self.directory.clone(), service.clone());
@@ -258,8 +242,8 @@ impl ServiceTask {
             starts: self.starts + 1,
             identity: identity(service),
         };
-        tokio::task::spawn_blocking(move || files::write(&directory, &goal, &run)).await??;
-        let log_from = tail::length(&self.directory);
+        let writing = move || files::write(&directory, &goal, &run).map(|()| tail::length(&directory));
+        let log_from = tokio::task::spawn_blocking(writing).await??;
         // By the running program, not by its path: an upgrade in place may be replacing that just now.
         let mut shim = std::process::Command::new("/proc/self/exe");
         shim.arg0("cloudtik-agent").arg("shim").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -275,8 +259,9 @@ impl ServiceTask {
             STARTED | OCCUPIED => {}
             problem => bail!("{problem}"),
         }
-        let Some(state) = read_state(&self.directory) else {
-            self.adopt();
+        let directory = self.directory.clone();
+        let Some(state) = tokio::task::spawn_blocking(move || files::read_state(&directory)).await? else {
+            self.adopt().await;
             bail!("the shim's state is unreadable");
         };
         self.starts += 1;
@@ -361,7 +346,7 @@ impl ServiceTask {
                 result = look => {
                     let current = current.expect("a probe was made");
                     next = Instant::now() + Duration::from_millis(current.interval_ms);
-                    if self.judge(result, current, service) {
+                    if self.judge(result, current, service).await {
                         self.stop("its health checks failed for too long").await;
                         return Ok(());
                     }
@@ -371,7 +356,7 @@ impl ServiceTask {
     }
 
     /// Takes a probe's result in; true if the service is to be restarted for it.
-    fn judge(&mut self, result: Result<(), Unmet>, probe: &goal::Probe, service: &goal::Service) -> bool {
+    async fn judge(&mut self, result: Result<(), Unmet>, probe: &goal::Probe, service: &goal::Service) -> bool {
         let Some(running) = &mut self.running else { return false };
         let patience = probe.failures;
         match result {
@@ -389,7 +374,7 @@ impl ServiceTask {
                 let (started, log_from) = (running.started, running.log_from);
                 let is_due = self.log.1.is_none_or(|at| at.elapsed() >= LOG_LOOK);
                 if started.elapsed() >= SLOW_START && is_due {
-                    self.read_log(log_from, service);
+                    self.read_log(log_from, service).await;
                 }
                 self.report(ServiceState::Starting, &unmet.waiting(&probe.waiting));
             }
@@ -398,14 +383,14 @@ impl ServiceTask {
                 let (failed, log_from, seen) = (running.failed_probes, running.log_from, unmet.to_string());
                 if failed >= patience {
                     if self.state != ServiceState::Unhealthy {
-                        self.read_log(log_from, service);
+                        self.read_log(log_from, service).await;
                     }
                     self.report(ServiceState::Unhealthy, &seen);
                 }
                 if failed < patience.saturating_mul(UNHEALTHY_PATIENCE) {
                     return false;
                 }
-                self.read_log(log_from, service);
+                self.read_log(log_from, service).await;
                 self.failure = Some(ServiceFailure { cause: FailureCause::Unhealthy { seen }, at: now(), restart_in_ms: 0 });
                 return true;
             }
@@ -415,26 +400,23 @@ impl ServiceTask {
 
     async fn ended(&mut self, service: &goal::Service) -> Result<(), Ended> {
         let Some(running) = self.running.take() else { return Ok(()) };
-        let exit = fs::read(self.directory.join(EXIT_FILE)).ok().and_then(|text| serde_json::from_slice::<Exit>(&text).ok());
-        let cause = match exit {
-            Some(exit) => FailureCause::Crashed { exit_code: exit.code, how: exit.to_string() },
-            None => {
-                if Process::of(running.state.shim.pid).is_none() {
-                    end_session(running.state.shim.pid);
-                }
-                FailureCause::Crashed { exit_code: None, how: "its shim was killed, which ends it".to_owned() }
-            }
+        let (directory, shim) = (self.directory.clone(), running.state.shim);
+        let cause = match tokio::task::spawn_blocking(move || files::exit(&directory, shim)).await {
+            Ok(Some(exit)) => FailureCause::Crashed { exit_code: exit.code, how: exit.to_string() },
+            _ => FailureCause::Crashed { exit_code: None, how: "its shim was killed, which ends it".to_owned() },
         };
         if running.started.elapsed() >= Duration::from_millis(service.restart.settled_ms) {
             self.failures = 0;
         }
         tracing::warn!(service = %self.key, "{cause}");
-        self.read_log(running.log_from, service);
+        self.read_log(running.log_from, service).await;
         self.back_off(service, cause).await
     }
 
-    fn read_log(&mut self, from: u64, service: &goal::Service) {
-        self.log = (tail::last_lines(&self.directory, from, service), Some(Instant::now()));
+    async fn read_log(&mut self, from: u64, service: &goal::Service) {
+        let (directory, service) = (self.directory.clone(), service.clone());
+        let reading = tokio::task::spawn_blocking(move || tail::last_lines(&directory, from, &service));
+        self.log = (reading.await.unwrap_or_default(), Some(Instant::now()));
     }
 
     /// Waits before the next start, longer each time in a row.
@@ -487,20 +469,6 @@ impl ServiceTask {
             log: self.log.0.clone(),
         });
     }
-}
-
-fn read_state(directory: &Path) -> Option<State> {
-    serde_json::from_slice(&fs::read(directory.join(STATE_FILE)).ok()?).ok()
-}
-
-/// The shim that holds a service's lock.
-fn shim_by_lock(directory: &Path) -> Option<Process> {
-    let path = directory.join(LOCK_FILE);
-    let lock = fs::File::open(&path).ok()?;
-    if lock.try_lock_shared().is_ok() {
-        return None;
-    }
-    Process::of(fs::read_to_string(path).ok()?.trim().parse().ok()?)
 }
 
 /// The agent ends; the service goes on without it.

@@ -28,7 +28,7 @@ use anyhow::Context;
 use cloudtik_model::goal::Artifact;
 use cloudtik_model::software::{Fetch, IndexEntry};
 use cloudtik_protocol::files::{create_private_directory, remove_tree, write_atomically};
-use cloudtik_protocol::logging::{chain, plain};
+use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
 use cloudtik_runtimes::planner::{Availability, Resolved, Trimming, Wanted};
 use tokio::sync::watch;
@@ -227,46 +227,62 @@ impl ArtifactStore {
     }
 
     async fn fetch_once(&self, key: &str, wanted: &Wanted) -> anyhow::Result<Artifact> {
-        let lock_path = self.directory.join(format!(".fetch-{key}.lock"));
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(lock_path).context("locking the fetch")?;
-        let _lock = match lock.try_lock() {
-            Ok(()) => lock,
-            Err(_) => {
-                self.say(key, &wanted.name, Step::doing("waiting for another cluster that fetches it"));
-                let waiting = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
-                waiting.await?.context("locking the fetch")?
-            }
-        };
-        if let Some(artifact) = self.indexed(key) {
+        let (own, waited_for, name) = (self.clone(), key.to_owned(), wanted.name.clone());
+        // Held until the fetch has ended.
+        let _lock = blocking(move || own.lock(&waited_for, &name)).await?;
+        let (own, looked_for) = (self.clone(), key.to_owned());
+        if let Some(artifact) = blocking(move || Ok(own.indexed(&looked_for))).await? {
             return Ok(artifact);
         }
         let work = self.directory.join(format!(".fetch-{key}"));
-        remove_tree(&work).context("removing what an earlier fetch left")?;
-        create_private_directory(&work).with_context(|| format!("making {}", work.display()))?;
         let tree = work.join("tree");
-        create_private_directory(&tree)?;
+        let made = tree.clone();
+        blocking(move || make_room(&made)).await?;
         let said = |step: Step| self.say(key, &wanted.name, step);
         let result = fetch::fetch(wanted, &self.directory.join(format!(".part-{key}")), &work, &tree, &said).await;
         if let Err(error) = result {
-            if let Err(left) = remove_tree(&work) {
-                tracing::warn!("{}", chain(&left));
+            if let Err(left) = blocking(move || Ok(remove_tree(&work)?)).await {
+                tracing::warn!("{left:#}");
             }
             return Err(error);
         }
         said(Step::doing("packing"));
-        let (directory, name, work_path) = (self.directory.clone(), wanted.name.clone(), work.clone());
-        let artifact = tokio::task::spawn_blocking(move || -> anyhow::Result<Artifact> {
-            let archive = work_path.join("archive.tar");
+        let (own, key, name, source) = (self.clone(), key.to_owned(), wanted.name.clone(), describe(&wanted.source));
+        blocking(move || {
+            let archive = work.join("archive.tar");
             let (digest, size) = pack::pack(&tree, &archive).context("packing")?;
-            fs::rename(&archive, directory.join(format!("{digest}.tar")))?;
-            remove_tree(&work_path)?;
-            Ok(Artifact { name, digest, size })
+            fs::rename(&archive, own.directory.join(format!("{digest}.tar")))?;
+            remove_tree(&work)?;
+            let entry = IndexEntry { artifact: Artifact { name, digest, size }, source };
+            write_atomically(&own.index(&key), &serde_json::to_vec(&entry)?, 0o600).context("writing the index")?;
+            Ok(entry.artifact)
         })
-        .await??;
-        let entry = IndexEntry { artifact, source: describe(&wanted.source) };
-        write_atomically(&self.index(key), &serde_json::to_vec(&entry)?, 0o600).context("writing the index")?;
-        Ok(entry.artifact)
+        .await
     }
+
+    /// Waits until no other head of this user fetches the same. Blocks.
+    fn lock(&self, key: &str, name: &str) -> anyhow::Result<fs::File> {
+        let path = self.directory.join(format!(".fetch-{key}.lock"));
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path).context("locking the fetch")?;
+        if lock.try_lock().is_err() {
+            self.say(key, name, Step::doing("waiting for another cluster that fetches it"));
+            lock.lock().context("locking the fetch")?;
+        }
+        Ok(lock)
+    }
+}
+
+/// Makes the empty directory that software is fetched into, and its parent, in place of what an earlier fetch left.
+fn make_room(tree: &Path) -> anyhow::Result<()> {
+    let work = tree.parent().context("it has a parent")?;
+    remove_tree(work).context("removing what an earlier fetch left")?;
+    create_private_directory(work).with_context(|| format!("making {}", work.display()))?;
+    Ok(create_private_directory(tree)?)
+}
+
+/// Does work on files, which may block, on a thread where it holds up nothing.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("working on files")?
 }
 
 fn here(artifact: &Artifact, wanted: &Wanted) -> State {

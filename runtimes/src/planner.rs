@@ -18,7 +18,7 @@ use minijinja::{Value, context};
 
 use crate::catalog::Catalog;
 use crate::manifest::{Manifest, Probe, Service, Source};
-use crate::template;
+use crate::template::{self, Templates};
 use fill::{gauges, limits, render_drain, render_probe};
 pub use jobs::{Misfit, PartNeeds, Room};
 pub use submit::{JobRefused, JobRequest};
@@ -139,6 +139,7 @@ pub struct Planner {
     cluster: Cluster,
     catalog: Catalog,
     secrets: BTreeMap<RuntimeName, String>,
+    templates: Templates,
 }
 
 /// Stands for a runtime's secret where there is no cluster that has one.
@@ -146,7 +147,7 @@ const NO_SECRET: &str = "SECRET";
 
 impl Planner {
     pub fn new(cluster: Cluster, catalog: Catalog) -> Self {
-        Self { cluster, catalog, secrets: BTreeMap::new() }
+        Self { cluster, catalog, secrets: BTreeMap::new(), templates: Templates::default() }
     }
 
     /// Gives every runtime the secret that its processes know each other by: `{{ secret }}` in its templates.
@@ -157,6 +158,11 @@ impl Planner {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The templates of its runtimes, as far as they are compiled.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
     }
 
     pub fn catalog(&self) -> &Catalog {
@@ -275,7 +281,7 @@ impl Planner {
         let mut software = Software::default();
         let values = context! { version => version(used, manifest) };
         for (name, artifact) in &manifest.artifacts {
-            let source = resolve(&artifact.source, &values).map_err(|source| Error::Template {
+            let source = self.resolve(&artifact.source, &values).map_err(|source| Error::Template {
                 service: ServiceKey::new(manifest.name.clone(), manifest.services[0].name.clone()),
                 what: "an artifact's source",
                 source,
@@ -297,6 +303,17 @@ impl Planner {
             }
         }
         Ok(software)
+    }
+
+    fn resolve(&self, source: &Source, values: &Value) -> Result<Resolved, template::Error> {
+        let fill = |text: &String| self.templates.render("artifacts", text, values);
+        let fill_all = |texts: &[String]| texts.iter().map(fill).collect::<Result<Vec<_>, _>>();
+        Ok(match source {
+            Source::PipSdist { requirement, parts } => Resolved::PipSdist { requirement: fill(requirement)?, parts: parts.clone() },
+            Source::Pip { requirements } => Resolved::Pip { requirements: fill_all(requirements)? },
+            Source::Apt { packages } => Resolved::Apt { packages: fill_all(packages)? },
+            Source::Url { url, sha256 } => Resolved::Url { url: fill(url)?, sha256: fill(sha256)?.to_ascii_lowercase() },
+        })
     }
 
     fn values(
@@ -351,7 +368,7 @@ impl Planner {
         let key = manifest.key(service);
         let values = self.values(used, manifest, service, view, node, software);
         let fill = |what: &'static str, text: &str| {
-            template::render(what, text, &values).map_err(|source| Error::Template { service: key.clone(), what, source })
+            self.templates.render(what, text, &values).map_err(|source| Error::Template { service: key.clone(), what, source })
         };
         let fill_all = |what, texts: &[String]| texts.iter().map(|t| fill(what, t)).collect::<Result<Vec<_>, _>>();
         let mut environment = BTreeMap::new();
@@ -361,7 +378,7 @@ impl Planner {
         let mut files = Vec::new();
         for (path, template) in &service.files {
             let text = manifest.templates.get(template).map_or("", String::as_str);
-            let content = template::render(template, text, &values).map_err(|source| Error::Template {
+            let content = self.templates.render(template, text, &values).map_err(|source| Error::Template {
                 service: key.clone(),
                 what: "a file",
                 source,
@@ -397,7 +414,7 @@ impl Planner {
             let Some(console) = &service.console else { continue };
             for node in nodes.iter().filter(|n| service.role.covers(&n.node_type)) {
                 let values = self.values(used, manifest, service, view, node, &Software::default());
-                if let Ok(url) = template::render("console", &console.url, &values) {
+                if let Ok(url) = self.templates.render("console", &console.url, &values) {
                     let title =
                         if service.role == Role::Head { console.title.clone() } else { format!("{} on {}", console.title, node.id) };
                     endpoints.push(Endpoint { name: title, url });
@@ -479,15 +496,4 @@ fn scalar(value: &Scalar) -> Value {
         Scalar::Float(number) => Value::from(*number),
         Scalar::Boolean(truth) => Value::from(*truth),
     }
-}
-
-fn resolve(source: &Source, values: &Value) -> Result<Resolved, template::Error> {
-    let fill = |text: &String| template::render("artifacts", text, values);
-    let fill_all = |texts: &[String]| texts.iter().map(fill).collect::<Result<Vec<_>, _>>();
-    Ok(match source {
-        Source::PipSdist { requirement, parts } => Resolved::PipSdist { requirement: fill(requirement)?, parts: parts.clone() },
-        Source::Pip { requirements } => Resolved::Pip { requirements: fill_all(requirements)? },
-        Source::Apt { packages } => Resolved::Apt { packages: fill_all(packages)? },
-        Source::Url { url, sha256 } => Resolved::Url { url: fill(url)?, sha256: fill(sha256)?.to_ascii_lowercase() },
-    })
 }

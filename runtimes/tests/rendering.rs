@@ -160,3 +160,28 @@ fn every_value_in_a_shipped_file_goes_through_a_filter() {
         assert_eq!(bare, Vec::<String>::new(), "{path}");
     }
 }
+
+#[test]
+fn a_template_is_compiled_once_however_often_it_is_filled_in() {
+    let cluster = Cluster::read("c.toml", ALL).expect("valid");
+    let folders = BTreeMap::from([("webserver".parse().expect("valid"), own_folder())]);
+    let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, "c.toml", ALL).expect("valid");
+    let planner = Planner::new(cluster, catalog);
+    let here = |wanted: &Wanted| Availability::Here(goal::Artifact { name: wanted.name.clone(), digest: "d".to_owned(), size: 0 });
+    let plan = |node: &str| {
+        let context = NodeContext {
+            id: node.parse().expect("valid"),
+            node_type: if node == "head" { NodeTypeName::head() } else { NodeTypeName::new("default").expect("valid") },
+            address: "127.0.0.2".to_owned(),
+            resources: Resources { cpus: 2, memory: Bytes(2 << 30), gpus: 0 },
+            home: format!("/home/{node}"),
+            artifacts: "/artifacts".to_owned(),
+            javas: Vec::new(),
+        };
+        planner.plan(&View::default(), &context, &BTreeSet::new(), &here).expect("renders");
+        planner.templates().compiled()
+    };
+    let first = plan("head").max(plan("w1"));
+    assert!(first > 10, "{first}");
+    assert_eq!((plan("head"), plan("w2")), (first, first));
+}

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::GRACE;
 use super::family::{Family, Output};
@@ -74,19 +75,22 @@ pub struct Program {
     pub kill_at: Option<Instant>,
     /// Whether all that was to end with it has.
     is_over: bool,
+    tasks: TaskTracker,
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Not its leader alone, which is what dropping the child kills.
+        // Not its leader alone, which is what dropping the child kills. Every process of the machine is looked at for that,
+        // which takes a while and may hang with a mount.
         if !self.is_over {
-            self.family.signal(true, Signal::SIGKILL);
+            let family = self.family.clone();
+            self.tasks.spawn_blocking(move || family.signal(true, Signal::SIGKILL));
         }
     }
 }
 
 impl Program {
-    pub fn start(home: &Path, execute: &wire::Execute) -> Result<Self, Error> {
+    pub fn start(home: &Path, execute: &wire::Execute, tasks: &TaskTracker) -> Result<Self, Error> {
         let (program, arguments) = execute.command.split_first().ok_or(Error::NoCommand)?;
         let directory = if execute.directory.is_empty() { home.to_owned() } else { home.join(&execute.directory) };
         let unusable = |error| Error::WorkingDirectory(directory.clone(), error);
@@ -123,7 +127,7 @@ impl Program {
             outputs.extend(child.stdout.take().map(|s| (false, Box::new(s) as Box<_>)));
             outputs.extend(child.stderr.take().map(|s| (true, Box::new(s) as Box<_>)));
             let leader = Pid::from_raw(leader);
-            return Ok(Self { child, leader, family, input, outputs, terminal: None, kill_at: None, is_over: false });
+            return Ok(Self { child, leader, family, input, outputs, terminal: None, kill_at: None, is_over: false, tasks: tasks.clone() });
         }
         let size = execute.size.map(|s| Winsize { ws_row: s.rows as u16, ws_col: s.columns as u16, ws_xpixel: 0, ws_ypixel: 0 });
         let pty = openpty(size.as_ref(), None).map_err(|error| Error::Terminal(error.into()))?;
@@ -149,6 +153,7 @@ impl Program {
             terminal: Some(pty.master),
             kill_at: None,
             is_over: false,
+            tasks: tasks.clone(),
         })
     }
 
@@ -234,5 +239,29 @@ mod tests {
         for (program, code, message) in failures {
             assert_eq!(try_one(program), Err((code, message.to_owned())));
         }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_program_is_killed_with_its_family_beside_the_agents_thread() {
+        let folder = tempfile::tempdir().expect("makes");
+        let tasks = TaskTracker::new();
+        // Its child leaves the session but holds the output.
+        let command = ["sh", "-c", "setsid sleep 600 & echo $!; sleep 600"].map(str::to_owned).to_vec();
+        let mut program = Program::start(folder.path(), &wire::Execute { command, ..Default::default() }, &tasks).expect("starts");
+        let (_, mut out) = program.outputs.remove(0);
+        let mut said = [0; 16];
+        let n = tokio::io::AsyncReadExt::read(&mut out, &mut said).await.expect("reads");
+        let child: i32 = std::str::from_utf8(&said[..n]).expect("text").trim().parse().expect("a number");
+        let family = program.family.clone();
+        drop(program);
+        assert_eq!(tasks.len(), 1, "a task of the tracker looks for them, not the dropping thread");
+        tasks.close();
+        tasks.wait().await;
+        let ended = async {
+            while !family.members(true).is_empty() || crate::process::Process::of(child).is_some() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.expect("all of them end");
     }
 }

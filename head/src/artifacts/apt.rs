@@ -11,7 +11,7 @@ use tokio::process::Command;
 use super::client::{Track, run};
 use super::fetch::Say;
 use super::progress::Step;
-use super::{links, truststore};
+use super::{blocking, links, truststore};
 
 /// Unpacks packages into `tree`. Links of theirs may lead into packages that they depend on: those are unpacked too, and what
 /// they link to, but no others: a package's libraries are taken from the machine.
@@ -24,9 +24,7 @@ pub async fn fetch(packages: &[String], known: &[String], work: &Path, tree: &Pa
         unpack(package, tree, say).await?;
     }
     loop {
-        links::relink(tree)?;
-        let mut missing = links::dangling(tree, true)?;
-        missing.retain(|d| !links::is_known(&d.link, known));
+        let missing = dangling(tree, known).await?;
         if missing.iter().any(|d| d.target == Path::new(truststore::JAVA)) {
             // No package has it: it is made when one is installed.
             make_trust_store(&mut apt, tree, say).await?;
@@ -42,10 +40,15 @@ pub async fn fetch(packages: &[String], known: &[String], work: &Path, tree: &Pa
         new = Vec::new();
         for package in apt.download_known(&needed, say).await? {
             let contents = work.join("contents");
-            remove_tree(&contents)?;
-            fs::create_dir(&contents)?;
+            let emptied = contents.clone();
+            blocking(move || {
+                remove_tree(&emptied)?;
+                Ok(fs::create_dir(&emptied)?)
+            })
+            .await?;
             unpack(&package, &contents, say).await?;
-            if missing.iter().any(|d| contents.join(&d.target).symlink_metadata().is_ok()) {
+            let targets: Vec<PathBuf> = missing.iter().map(|d| contents.join(&d.target)).collect();
+            if blocking(move || Ok(targets.iter().any(|target| target.symlink_metadata().is_ok()))).await? {
                 unpack(&package, tree, say).await?;
                 new.push(package);
             }
@@ -65,9 +68,23 @@ async fn make_trust_store(apt: &mut Apt<'_>, tree: &Path, say: Say<'_>) -> anyho
         unpack(&package, &certificates, say).await?;
     }
     let path = tree.join(truststore::JAVA);
-    fs::create_dir_all(path.parent().context("it is in a directory")?)?;
-    fs::write(path, truststore::of_directory(&certificates.join("usr/share/ca-certificates/mozilla"))?)?;
-    Ok(())
+    blocking(move || {
+        fs::create_dir_all(path.parent().context("it is in a directory")?)?;
+        Ok(fs::write(path, truststore::of_directory(&certificates.join("usr/share/ca-certificates/mozilla"))?)?)
+    })
+    .await
+}
+
+/// The links of a tree that lead to nothing, but for those that are known to, once the others are made relative.
+pub(super) async fn dangling(tree: &Path, known: &[String]) -> anyhow::Result<Vec<links::Dangling>> {
+    let (tree, known) = (tree.to_owned(), known.to_vec());
+    blocking(move || {
+        links::relink(&tree)?;
+        let mut missing = links::dangling(&tree, true)?;
+        missing.retain(|d| !links::is_known(&d.link, &known));
+        Ok(missing)
+    })
+    .await
 }
 
 struct Apt<'a> {

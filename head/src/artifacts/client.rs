@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::fetch::Say;
 use super::progress::Step;
@@ -20,6 +22,7 @@ const MAX_COMPLAINT_CHARACTERS: usize = 300;
 const MAX_COMPLAINT_LINES: usize = 6;
 
 /// How a client's progress is known.
+#[derive(Debug, Clone)]
 pub enum Track {
     /// It is not.
     Doing(&'static str),
@@ -48,7 +51,18 @@ impl Track {
         }
     }
 
-    fn step(&self) -> Step {
+    /// The step, where it is known without a look at files.
+    fn known(&self) -> Option<Step> {
+        match self {
+            Self::Doing(what) => Some(Step::doing(what)),
+            Self::Pip { step: Some(what), .. } => Some(Step::doing(what)),
+            Self::Pip { file: None, .. } => Some(Step::doing("looking for a version")),
+            Self::Pip { .. } | Self::Files { .. } => None,
+        }
+    }
+
+    /// The step by a look at what the client has written. Blocks: there may be many files.
+    fn look(&self) -> Step {
         match self {
             Self::Doing(what) => Step::doing(what),
             Self::Pip { step: Some(what), .. } => Step::doing(what),
@@ -102,6 +116,11 @@ pub async fn run(mut command: Command, name: &str, mut track: Track, say: Say<'_
     {
         tokio::pin!(complaining);
         let (mut is_printing, mut is_complaining) = (true, true);
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // At most one look at a time, on a thread that may block.
+        let mut looking = JoinSet::new();
+        let mut last_known = None;
         while is_printing || is_complaining {
             tokio::select! {
                 line = lines.next_segment(), if is_printing => match line {
@@ -110,12 +129,20 @@ pub async fn run(mut command: Command, name: &str, mut track: Track, say: Say<'_
                         track.line(&line);
                         printed.push_str(&line);
                         printed.push('\n');
-                        say(track.step());
                     }
                     Ok(None) | Err(_) => is_printing = false,
                 },
                 () = &mut complaining, if is_complaining => is_complaining = false,
-                () = tokio::time::sleep(LOOK) => say(track.step()),
+                Some(Ok(step)) = looking.join_next(), if !looking.is_empty() => say(step),
+                _ = ticks.tick() => if track.known().is_none() && looking.is_empty() {
+                    let track = track.clone();
+                    looking.spawn_blocking(move || track.look());
+                },
+            }
+            let known = track.known();
+            if known != last_known {
+                known.clone().into_iter().for_each(say);
+                last_known = known;
             }
         }
     }
@@ -179,7 +206,7 @@ mod tests {
     fn a_file_that_pip_copies_is_counted_once() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut track = Track::pip(directory.path(), true);
-        assert_eq!(track.step(), Step::doing("looking for a version"));
+        assert_eq!(track.look(), Step::doing("looking for a version"));
         track.line("  Downloading big-1.tar.gz (2.0 MB)");
         for place in ["tmp/pip-unpack-x", "downloads"] {
             let place = directory.path().join(place);
@@ -187,9 +214,9 @@ mod tests {
             fs::write(place.join("big-1.tar.gz"), vec![0; 2_000_000]).expect("writes");
             fs::write(place.join("unpacked"), vec![0; 500]).expect("writes");
         }
-        assert_eq!(track.step(), Step::Downloading { what: String::new(), done: 2_000_000, total: Some(2_000_000) });
+        assert_eq!(track.look(), Step::Downloading { what: String::new(), done: 2_000_000, total: Some(2_000_000) });
         track.line("  Preparing metadata (setup.py): started");
-        assert_eq!(track.step(), Step::doing("preparing"));
+        assert_eq!(track.look(), Step::doing("preparing"));
     }
 
     #[tokio::test]
@@ -201,5 +228,20 @@ mod tests {
         let error = run(shell, "the client", Track::Doing("working"), &say).await.expect_err("it fails");
         assert_eq!(error.to_string(), "the client ended with exit status: 3: one; two");
         assert_eq!(*said.lock().expect("no panic"), [Step::doing("working")]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_prints_much_is_not_looked_at_for_each_line() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let said = Mutex::new(0_u32);
+        let say = |_: Step| *said.lock().expect("no panic") += 1;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "seq 3000"]);
+        let begun = std::time::Instant::now();
+        let track = Track::Files { directory: directory.path().to_owned(), total: None };
+        assert_eq!(run(shell, "the client", track, &say).await.expect("it ends").lines().count(), 3_000);
+        let most = 1 + begun.elapsed().as_millis() / LOOK.as_millis();
+        let said = *said.lock().expect("no panic");
+        assert!(u128::from(said) <= most, "{said} looks, {most} at most");
     }
 }

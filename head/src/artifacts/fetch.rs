@@ -10,14 +10,14 @@ use aws_lc_rs::digest::{Context as Digest, SHA256};
 use cloudtik_protocol::files::{create_missing_directories, create_private_directory};
 use cloudtik_protocol::pki::hex;
 use cloudtik_runtimes::manifest::Part;
-use cloudtik_runtimes::planner::{Resolved, Wanted};
+use cloudtik_runtimes::planner::{Resolved, Trimming, Wanted};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio_stream::StreamExt;
 
 use super::client::{Track, run};
 use super::progress::Step;
-use super::{apt, links};
+use super::{apt, blocking, links};
 
 /// Nothing of a download for this long: it is given up, to be tried again.
 const STALL: Duration = Duration::from_secs(60);
@@ -33,14 +33,23 @@ pub async fn fetch(wanted: &Wanted, kept: &Path, work: &Path, tree: &Path, say: 
         Resolved::Apt { packages } => apt::fetch(packages, &wanted.trimming.dangling, work, tree, say).await?,
         Resolved::Url { url, sha256 } => download(url, sha256, kept, work, tree, say).await?,
     }
-    for link in &wanted.trimming.links {
+    finish(wanted, tree).await
+}
+
+async fn finish(wanted: &Wanted, tree: &Path) -> anyhow::Result<()> {
+    let (trimming, is_complete, tree) = (wanted.trimming.clone(), matches!(wanted.source, Resolved::Apt { .. }), tree.to_owned());
+    blocking(move || trim(&trimming, is_complete, &tree)).await
+}
+
+/// Changes about unpacked software what the runtime says, and checks its links.
+fn trim(trimming: &Trimming, is_complete: bool, tree: &Path) -> anyhow::Result<()> {
+    for link in &trimming.links {
         links::make(tree, Path::new(&link.at), Path::new(&link.to)).with_context(|| format!("linking {}", link.at))?;
     }
-    for path in &wanted.trimming.exclude {
+    for path in &trimming.exclude {
         links::leave_out(&tree.join(path)).with_context(|| format!("leaving {path} out"))?;
     }
-    let is_complete = matches!(wanted.source, Resolved::Apt { .. });
-    links::check(tree, is_complete, &wanted.trimming.dangling)
+    links::check(tree, is_complete, &trimming.dangling)
 }
 
 /// Debian's own Python, whatever else is first on the path.
@@ -66,12 +75,16 @@ async fn pip_sdist(requirement: &str, parts: &[Part], work: &Path, tree: &Path, 
     tar.arg("-xzf").arg(&archive).arg("-C").arg(&unpacked).args(["--no-same-owner", "--strip-components=1", "--wildcards"]);
     tar.args(parts.iter().map(|p| format!("*/{}", p.from.trim_end_matches('/'))));
     run(tar, "tar", Track::Doing("unpacking"), say).await?;
-    for part in parts {
-        let to = tree.join(&part.to);
-        create_missing_directories(to.parent().unwrap_or(tree))?;
-        fs::rename(unpacked.join(&part.from), &to).with_context(|| format!("{requirement} has no {}", part.from))?;
-    }
-    Ok(())
+    let (parts, tree, requirement) = (parts.to_vec(), tree.to_owned(), requirement.to_owned());
+    blocking(move || {
+        for part in parts {
+            let to = tree.join(&part.to);
+            create_missing_directories(to.parent().unwrap_or(&tree))?;
+            fs::rename(unpacked.join(&part.from), &to).with_context(|| format!("{requirement} has no {}", part.from))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn only_file(directory: &Path) -> anyhow::Result<PathBuf> {
@@ -96,7 +109,7 @@ async fn download(url: &str, sha256: &str, kept: &Path, work: &Path, tree: &Path
     get(url, kept, say).await?;
     say(Step::doing("verifying"));
     let path = kept.to_owned();
-    let got = tokio::task::spawn_blocking(move || digest(&path)).await??;
+    let got = blocking(move || digest(&path)).await?;
     let path = work.join("download");
     fs::rename(kept, &path)?;
     if got != sha256 {
@@ -149,5 +162,39 @@ fn digest(path: &Path) -> anyhow::Result<String> {
             0 => return Ok(hex(digest.finish().as_ref())),
             n => digest.update(&buffer[..n]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    /// Polls once.
+    async fn is_ready_at_once(work: impl Future) -> bool {
+        tokio::select! {
+            biased;
+            _ = work => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tree_of_software_is_looked_through_beside_the_async_threads() {
+        let tree = tempfile::tempdir().expect("temporary directory");
+        fs::write(tree.path().join("file"), "x").expect("writes");
+        for n in 0..2_000 {
+            std::os::unix::fs::symlink("file", tree.path().join(format!("link-{n}"))).expect("links");
+        }
+        let source = Resolved::Apt { packages: vec!["p".to_owned()] };
+        let wanted = Wanted { name: "p".to_owned(), source, trimming: Trimming::default() };
+        // What computes in its first poll would hold up everything else on the thread.
+        let mut finishing = pin!(finish(&wanted, tree.path()));
+        assert!(!is_ready_at_once(finishing.as_mut()).await);
+        finishing.await.expect("all links lead to something");
+        let mut looking = pin!(apt::dangling(tree.path(), &[]));
+        assert!(!is_ready_at_once(looking.as_mut()).await);
+        assert_eq!(looking.await.expect("looks"), []);
     }
 }

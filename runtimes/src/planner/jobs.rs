@@ -11,7 +11,6 @@ use minijinja::Value;
 use super::{DEFAULT_MEMORY_SHARE, Error, NodeContext, Planner, Software, View};
 use crate::manifest::properties::parse_size;
 use crate::manifest::{Manifest, parse_cpus};
-use crate::template;
 
 /// What one part of a job needs of one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl Planner {
         let key = manifest.key(service);
         let fill = |text: &Option<String>| -> Result<Option<String>, Error> {
             let render = |text| {
-                template::render("submit.part", text, &values as &Value).map_err(|source| Error::Template {
+                self.templates.render("submit.part", text, &values as &Value).map_err(|source| Error::Template {
                     service: key.clone(),
                     what: "what a job needs",
                     source,

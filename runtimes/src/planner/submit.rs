@@ -8,7 +8,7 @@ use minijinja::{Value, context};
 
 use super::{Availability, Error, Job, NodeContext, Planner, View, Wanted};
 use crate::manifest::{Manifest, Submit, SubmitOption};
-use crate::template;
+use crate::template::Templates;
 
 /// A job as somebody asks for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Planner {
         let values = self.values(used, manifest, service, view, head, &software);
         let cluster = context! { name => self.cluster().name.as_str(), cpus => self.cpus_for_jobs(manifest, workers) };
         let values = context! { job => context! { file => request.file }, cluster => cluster, ..values };
-        let filler = Filler { key: &key, values: &values };
+        let filler = Filler { templates: &self.templates, key: &key, values: &values };
         let mut environment = BTreeMap::new();
         for (name, text) in &submit.environment {
             environment.insert(name.clone(), filler.fill("the submit environment", text)?);
@@ -194,6 +194,7 @@ fn check_options(manifest: &Manifest, submit: &Submit, request: &JobRequest) -> 
 }
 
 struct Filler<'a> {
+    templates: &'a Templates,
     key: &'a ServiceKey,
     values: &'a Value,
 }
@@ -204,7 +205,7 @@ impl Filler<'_> {
     }
 
     fn fill_with(&self, what: &'static str, text: &str, values: &Value) -> Result<String, Error> {
-        template::render(what, text, values).map_err(|source| Error::Template { service: self.key.clone(), what, source })
+        self.templates.render(what, text, values).map_err(|source| Error::Template { service: self.key.clone(), what, source })
     }
 
     /// The arguments that options become; variables go into `environment`.

@@ -130,10 +130,10 @@ fn json(value: &Value) -> Result<String, Error> {
 mod tests {
     use minijinja::context;
 
-    use super::super::render;
+    use super::super::Templates;
 
     fn filled(filter: &str, value: &str) -> String {
-        render("t", &format!("{{{{ v | {filter} }}}}"), &context! { v => value }).expect("renders")
+        Templates::default().render("t", &format!("{{{{ v | {filter} }}}}"), &context! { v => value }).expect("renders")
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(filled("properties_key", "a b:c=d#e!"), "a\\ b\\:c\\=d\\#e\\!");
         assert_eq!(filled("properties", "😀"), "\\uD83D\\uDE00");
         assert_eq!(
-            render("t", "{{ 2 | json }} {{ true | yaml }} {{ [1, 'x'] | json }}", &context! {}).expect("renders"),
+            Templates::default().render("t", "{{ 2 | json }} {{ true | yaml }} {{ [1, 'x'] | json }}", &context! {}).expect("renders"),
             "2 true [1,\"x\"]"
         );
     }
@@ -159,7 +159,7 @@ mod tests {
         for text in
             ["{{ '\u{1}' | xml }}", "{{ [1] | uri }}", "{{ {'a': 1} | properties }}", "{{ nothing | json }}", "{{ nothing | shell }}"]
         {
-            assert!(render("t", text, &context! {}).is_err(), "{text}");
+            assert!(Templates::default().render("t", text, &context! {}).is_err(), "{text}");
         }
     }
 
