@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
+use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Caller, serve_tls};
 use cloudtik_protocol::wire;
@@ -181,9 +182,10 @@ impl Health {
     }
 
     async fn answer(&self, request: &Request<Incoming>, reports: &Reports) -> Response<Full<Bytes>> {
-        if !matches!(request.extensions().get::<Caller>(), Some(Caller::Certified(_))) {
+        // Not administrators: only the head knows whether a person's certificate still counts.
+        if !matches!(request.extensions().get::<Caller>(), Some(Caller::Certified(Peer::Head | Peer::Node { .. }))) {
             self.count_refused();
-            return plain(StatusCode::FORBIDDEN, "a certificate of this cluster is needed\n");
+            return plain(StatusCode::FORBIDDEN, "a certificate of a node of this cluster is needed\n");
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/healthz") => plain(StatusCode::OK, "ok\n"),

@@ -1,8 +1,11 @@
 //! The services for people: setting a head up, and administration.
 
+mod access;
 mod apply;
+mod authorize;
 mod explain;
 mod programs;
+mod roles;
 mod rollout;
 mod setup;
 
@@ -17,8 +20,6 @@ use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
 use cloudtik_model::{NodeId, Timestamp};
-use cloudtik_protocol::pki::Peer;
-use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_runtimes::View;
@@ -29,7 +30,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use self::access::status as access_status;
+pub use self::authorize::authorize;
+use self::authorize::{User, needs};
 pub use self::setup::SetupService;
+use crate::access::Access;
 use crate::artifacts::ArtifactStore;
 use crate::identity::Keys;
 use crate::revisions::{Description, Revisions};
@@ -66,6 +71,9 @@ pub struct Head {
     pub tasks: TaskTracker,
     /// One description is taken at a time.
     pub applying: Arc<Mutex<()>>,
+    pub access: Access,
+    /// SHA-256 of the cluster's root certificate, in hexadecimal.
+    pub root_digest: String,
 }
 
 impl Head {
@@ -117,13 +125,8 @@ pub struct AdminService {
 
 impl AdminService {
     async fn head<T>(&self, request: &Request<T>) -> Result<Head, Status> {
-        match request.extensions().get::<Caller>() {
-            Some(Caller::LocalUser | Caller::Certified(Peer::Admin { .. })) => {}
-            _ => {
-                self.telemetry.refuse("not-an-administrator");
-                return Err(Status::permission_denied("an administrator's certificate is needed"));
-            }
-        }
+        // Whether the role suffices was checked before the request came here.
+        user(request)?;
         if self.keys.expires_at().is_none() {
             // Nothing will come of waiting: whoever holds the root must go on.
             return Err(Status::unavailable("the head is still being set up"));
@@ -133,6 +136,12 @@ impl AdminService {
         let ready = ready.map_err(|_| Status::unavailable("the head is still being set up"))?;
         ready.map_err(|_| Status::unavailable("the head is stopping"))?.clone().ok_or_else(|| Status::unavailable("the head is stopping"))
     }
+}
+
+/// Who asks.
+fn user<T>(request: &Request<T>) -> Result<User, Status> {
+    let user = request.extensions().get::<User>().cloned();
+    user.ok_or_else(|| Status::permission_denied("an administrator's certificate is needed"))
 }
 
 type Documents = Pin<Box<dyn Stream<Item = Result<wire::Document, Status>> + Send>>;
@@ -358,12 +367,30 @@ impl wire::admin_server::Admin for AdminService {
         }))
     }
 
+    async fn access_list(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.access.list())
+    }
+
+    async fn access_grant(&self, request: Request<wire::AccessGrantRequest>) -> Result<Response<wire::Document>, Status> {
+        let (head, user) = (self.head(&request).await?, user(&request)?);
+        document(&head.grant(user, request.into_inner()).await?)
+    }
+
+    async fn access_revoke(&self, request: Request<wire::AccessRevokeRequest>) -> Result<Response<wire::Document>, Status> {
+        let (head, user) = (self.head(&request).await?, user(&request)?);
+        document(&head.revoke(user, request.into_inner()).await?)
+    }
+
     async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {
-        let head = self.head(&request).await?;
+        let (head, user) = (self.head(&request).await?, user(&request)?);
         let mut frames = request.into_inner();
         let Some(wire::SessionFrame { frame: Some(Frame::Open(open)) }) = frames.message().await? else {
             return Err(Status::invalid_argument("the first frame must open something"));
         };
+        if let Some(what) = &open.what {
+            let (name, least) = roles::of_session(what);
+            needs(&user, name, least).inspect_err(|_| self.telemetry.refuse("role"))?;
+        }
         let (sender, receiver) = mpsc::channel(32);
         let tasks = head.tasks.clone();
         tasks.spawn(async move {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use cloudtik_model::{ClusterName, Generation, NodeId};
+use cloudtik_brain::access::GrantRecord;
+use cloudtik_model::{ClusterName, Generation, NodeId, Timestamp};
 use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::pki::{self, Identity, Intermediate};
 use cloudtik_protocol::tls;
@@ -59,7 +60,7 @@ impl Keys {
     pub async fn authority(&self) -> anyhow::Result<Authority> {
         let mut certificate = self.certificate.subscribe();
         certificate.wait_for(Option::is_some).await?;
-        Ok(Authority { cluster: self.cluster.clone(), key: self.key.clone(), certificate })
+        Ok(Authority { cluster: self.cluster.clone(), root: self.root.clone(), key: self.key.clone(), certificate })
     }
 }
 
@@ -67,6 +68,7 @@ impl Keys {
 #[derive(Clone)]
 pub struct Authority {
     cluster: ClusterName,
+    root: CertificateDer<'static>,
     key: String,
     certificate: watch::Receiver<Option<CertificateDer<'static>>>,
 }
@@ -84,9 +86,32 @@ impl Authority {
         }
     }
 
-    /// The head's own serving identity.
+    /// The head's own serving identity. The root goes along for those who know nothing of it but its digest.
     pub fn own(&self, address: IpAddr, lifetime: Duration) -> anyhow::Result<Identity> {
-        Ok(self.intermediate()?.head(&[address], lifetime)?)
+        let mut own = self.intermediate()?.head(&[address], lifetime)?;
+        own.chain.push(self.root.clone());
+        Ok(own)
+    }
+
+    /// SHA-256 of the root certificate, in hexadecimal.
+    pub fn root_digest(&self) -> String {
+        pki::sha256_hex(&self.root)
+    }
+
+    /// Certifies an administrator's key, until then at the latest: not for longer than the intermediate is good. Also gives
+    /// when the certificate ends.
+    pub fn certify_administrator(
+        &self,
+        request: &[u8],
+        grant: &GrantRecord,
+        now: Timestamp,
+    ) -> anyhow::Result<(Vec<CertificateDer<'static>>, Timestamp)> {
+        let Some(intermediate) = self.certificate.borrow().clone() else { bail!("the head has no certificate") };
+        let own_end = u64::try_from(pki::validity(&intermediate)?.1).unwrap_or(0).saturating_mul(1_000);
+        let lifetime = Duration::from_millis(grant.expires.0.min(own_end).saturating_sub(now.0));
+        let chain = self.intermediate()?.sign_administrator(request, &grant.name, grant.role, grant.number, lifetime)?;
+        let ends = chain.first().map(pki::validity).transpose()?.map_or(0, |(_, ends)| ends);
+        Ok((chain, Timestamp(u64::try_from(ends).unwrap_or(0).saturating_mul(1_000))))
     }
 
     pub fn certify(

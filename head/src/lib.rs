@@ -11,6 +11,7 @@
 //! | `store` | records, events and revisions: the seam, and one embedded database behind it |
 //! | `hub` | the agents' links |
 //! | `bus` | the gRPC services for agents: join, bus, artifacts |
+//! | `access` | who may use the cluster: grants, and what becomes of them |
 //! | `admin` | the gRPC services for people: setup, administration |
 //! | `sessions` | programs run on nodes for somebody |
 //! | `place` | the head's socket and directory, watched while it serves |
@@ -23,6 +24,7 @@
 pub mod settings;
 pub mod simulate;
 
+mod access;
 mod admin;
 mod artifacts;
 mod bus;

@@ -165,7 +165,7 @@ impl BrainRunner {
             if stored {
                 // The same node may have changed several times in the batch: only how it is now is stored.
                 let last = self.store.commit(&latest(batch.records)).inspect_err(|error| shared.fail(error))?;
-                shared.events.send_if_modified(|position| std::mem::replace(position, last) != last);
+                shared.stored_event(last);
                 self.telemetry.committed();
             }
             self.telemetry.stepped(begun.elapsed());
@@ -294,6 +294,11 @@ impl BrainHandle {
         self.shared.changes.subscribe()
     }
 
+    /// Announces that an event was stored by somebody else than the runner, at this position.
+    pub fn stored_event(&self, position: u64) {
+        self.shared.stored_event(position);
+    }
+
     pub fn events(&self) -> watch::Receiver<u64> {
         self.shared.events.subscribe()
     }
@@ -313,6 +318,15 @@ impl Shared {
         }
     }
 
+    /// Commits of others may be announced in another order than they were made.
+    fn stored_event(&self, last: u64) {
+        self.events.send_if_modified(|position| {
+            let is_later = last > *position;
+            *position = last.max(*position);
+            is_later
+        });
+    }
+
     /// Announces that something changed that people may look at.
     fn changed(&self) {
         self.changes.send_modify(|n| *n += 1);
@@ -330,7 +344,7 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             // The last word on an ask is what counts, and both are cheap.
             Record::Plan { node, .. } => plans.insert(node.clone()),
-            Record::Ask(_) | Record::AskGone { .. } | Record::Event(_) => true,
+            Record::Ask(_) | Record::AskGone { .. } | Record::Event(_) | Record::Grant(_) | Record::GrantGone { .. } => true,
         };
         if keep {
             kept.push(record);

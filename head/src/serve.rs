@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::middleware;
 use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
@@ -13,7 +14,7 @@ use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Refused, serve_tls};
-use cloudtik_protocol::wire::{admin_server, artifacts_server, bus_server, join_server, setup_server};
+use cloudtik_protocol::wire::{access_server, admin_server, artifacts_server, bus_server, join_server, setup_server};
 use cloudtik_protocol::{BUS_PORT, MAX_FRAME, pki};
 use cloudtik_providers::NodeProvider;
 use cloudtik_providers::local::{LocalProvider, instance_id};
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::admin::{AdminService, Head, SetupService};
+use crate::access::{Access, AccessService};
+use crate::admin::{AdminService, Head, SetupService, authorize};
 use crate::artifacts::ArtifactStore;
 use crate::bus::BusService;
 use crate::driver::{self, Driver};
@@ -65,12 +67,14 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     supersession.settled()?;
     let (stop, tasks, telemetry) = (CancellationToken::new(), TaskTracker::new(), Telemetry::default());
 
+    let access = Access::open(store.clone(), telemetry.clone())?;
     let ready = watch::Sender::new(None);
     let admin = AdminService { keys: keys.clone(), head: ready.subscribe(), telemetry: telemetry.clone() };
     let setup = SetupService { keys: keys.clone() };
     let local = Routes::new(admin_server::AdminServer::new(admin.clone()).max_decoding_message_size(MAX_FRAME))
         .add_service(setup_server::SetupServer::new(setup));
-    let gone = Place::serve(state, local.into_axum_router(), &tasks, &stop)?;
+    let local = local.into_axum_router().layer(middleware::from_fn_with_state(access.clone(), authorize));
+    let gone = Place::serve(state, local, &tasks, &stop)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let authority = tokio::select! {
@@ -110,6 +114,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         Brain::restore(config, epoch, memory, now)
     };
     let (brain, mut failed) = BrainRunner::start(begin, recorder, store.clone(), effects.clone(), telemetry.clone(), system_clock());
+    access.announce_to(brain.clone());
     let goals = Goals::new(GoalSources {
         epoch,
         brain: brain.clone(),
@@ -150,6 +155,15 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         view,
         tasks: tasks.clone(),
         applying: Arc::new(Mutex::new(())),
+        access: access.clone(),
+        root_digest: authority.root_digest(),
+    };
+    let accepting = AccessService {
+        access: access.clone(),
+        authority: authority.clone(),
+        cluster: settings.cluster.clone(),
+        revisions: revisions.clone(),
+        telemetry: telemetry.clone(),
     };
     let watched_brain = brain.clone();
     let bus = BusService {
@@ -169,8 +183,9 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let routes = Routes::new(bus_server::BusServer::new(bus.clone()).max_decoding_message_size(MAX_FRAME))
         .add_service(join_server::JoinServer::new(bus.clone()))
         .add_service(artifacts_server::ArtifactsServer::new(bus))
+        .add_service(access_server::AccessServer::new(accepting))
         .add_service(admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_FRAME));
-    let router = routes.into_axum_router().merge(http::router(head.clone()));
+    let router = routes.into_axum_router().merge(http::router(head.clone())).layer(middleware::from_fn_with_state(access, authorize));
     let lines = Arc::new(Seldom::default());
     let refused = move |refused: Refused| {
         telemetry.refuse("handshake");

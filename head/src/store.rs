@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cloudtik_brain::access::GrantRecord;
 use cloudtik_brain::{Memory, Record};
 use cloudtik_model::event::Event;
 use cloudtik_model::{Epoch, NodeId};
@@ -70,6 +71,9 @@ pub trait Store: Send + Sync + Debug {
     /// Events from a position on in their order, at most `limit`, of one node if it is given. At least the last
     /// [`KEPT_EVENTS`] are there.
     fn events(&self, from: u64, limit: usize, node: Option<&NodeId>) -> Result<Vec<Event>, Error>;
+
+    /// The grants of access that are kept, by number.
+    fn grants(&self) -> Result<Vec<GrantRecord>, Error>;
 
     /// Keeps a description of the cluster under its revision.
     fn put_revision(&self, revision: u64, document: &[u8]) -> Result<(), Error>;

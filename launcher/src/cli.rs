@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod access;
 mod cluster;
 mod examples;
 mod submit;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
+pub use self::access::Access;
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
 pub use self::submit::Submit;
 use crate::completion;
@@ -266,6 +268,12 @@ pub enum Command {
         /// Workspace of the cluster, if several have one of that name
         #[arg(long, requires = "cluster", add = ArgValueCompleter::new(completion::workspaces()))]
         workspace: Option<String>,
+    },
+    /// Grant others access to a cluster, or accept access to theirs
+    #[command(after_help = examples::ACCESS)]
+    Access {
+        #[command(subcommand)]
+        command: Access,
     },
     /// Print everything that the head knows as JSON, without secrets
     #[command(after_help = examples::DUMP)]

@@ -8,16 +8,18 @@ use cloudtik_model::status::Status;
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::{MAX_FRAME, transport, wire};
 use serde::de::DeserializeOwned;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::cli::Target;
 use crate::clusters::{Place, find};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
+use crate::remote::Remote;
 
 /// How long a head that is being restarted by its agent is waited for.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A head, by its Unix socket.
+/// A head: by its Unix socket, or over mutual TLS where this user was given access to somebody's cluster.
 #[derive(Clone)]
 pub struct Client {
     pub place: Place,
@@ -43,6 +45,9 @@ impl Client {
         let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
         let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
         dialled.map_err(|error| {
+            if let Ok(Some(remote)) = Remote::of(&place) {
+                return remote.unreachable(&place, error);
+            }
             if error.code == NOT_AUTHORISED {
                 return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
                     .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
@@ -54,6 +59,10 @@ impl Client {
     }
 
     pub async fn dial(place: &Place) -> Result<Self, Failure> {
+        if let Some(remote) = Remote::of(place)? {
+            let channel = remote.dial(place).await?;
+            return Ok(Self { place: place.clone(), channel });
+        }
         let channel = transport::dial_unix(&place.socket()).await.map_err(|e| {
             let code = if is_denied(&e) { NOT_AUTHORISED } else { FAILED };
             Failure::new(code, innermost(&e))
@@ -81,8 +90,13 @@ fn is_denied(error: &dyn std::error::Error) -> bool {
     std::iter::successors(Some(error), |e| e.source()).any(denied)
 }
 
+/// Whether the head refuses whoever asks, so that asking again does not help.
+pub fn is_refused(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+}
+
 /// Why a head cannot be dialled. Transport errors repeat what they are about at every layer: the innermost says it.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = || std::iter::successors(Some(error), |e| e.source());
     match causes().find_map(io_kind) {
         Some(ErrorKind::ConnectionRefused) => "no process listens on its socket".to_owned(),

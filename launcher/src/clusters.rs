@@ -8,6 +8,7 @@
 //!     ca/                                       the cluster's root, which stays with the user
 //!     head/                                     the head's state; its Unix socket
 //!     nodes/INSTANCE/                           one directory per node
+//!   remote/WORKSPACE/clusters/CLUSTER/          access to a cluster of somebody else: `remote.rs`
 //! ```
 
 use std::fs;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Target;
 use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
+use crate::remote;
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -253,11 +255,11 @@ pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
     Err(Failure::new(USAGE, message).hint(format!("add --workspace {}", workspaces[0])))
 }
 
-/// Every cluster of this user on this machine.
+/// Every cluster of this user on this machine, and those that the user was given access to.
 pub fn all() -> Result<Vec<Place>, Failure> {
     let mut places = Vec::new();
-    let Ok(workspaces) = fs::read_dir(home()?.join("workspaces")) else { return Ok(places) };
-    for entry in workspaces.flatten() {
+    let roots = ["workspaces", remote::DIRECTORY].map(|root| home().map(|home| fs::read_dir(home.join(root))));
+    for entry in roots.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().flatten() {
         let workspace = LocalWorkspace { directory: entry.path() };
         let Ok(clusters) = fs::read_dir(entry.path().join("clusters")) else { continue };
         for cluster in clusters.flatten() {

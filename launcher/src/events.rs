@@ -8,7 +8,7 @@ use cloudtik_protocol::wire;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Target;
-use crate::client::{Client, document};
+use crate::client::{Client, document, is_refused};
 use crate::failing::{Failing, failing, is_failing, log_lines};
 use crate::failure::{Failure, NOT_FOUND};
 use crate::fold::{Folded, fold};
@@ -28,6 +28,7 @@ pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: 
         loop {
             let event: Event = match events.message().await {
                 Ok(Some(next)) => document(next)?,
+                Err(status) if is_refused(&status) => return Err(status.into()),
                 // The head was restarted: the log goes on where it was left.
                 Ok(None) | Err(_) if follow => break,
                 Ok(None) => return Ok(()),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cli::Logs;
-use crate::client::{Client, document};
+use crate::client::{Client, document, is_refused};
 use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
 use crate::output::{Printer, talk};
 use crate::session::{Lines, Session};
@@ -90,7 +90,8 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
                 None => break,
             },
             Some(status) = statuses.recv() => match (status, &lines) {
-                (Some(status), Some(lines)) => for source in sources(&status, arguments) {
+                (Err(failure), _) => return Err(failure),
+                (Ok(Some(status)), Some(lines)) => for source in sources(&status, arguments) {
                     if known.insert(source.clone()) {
                         let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true };
                         running.spawn(follow(client.clone(), source, logs, lines.clone()));
@@ -155,17 +156,30 @@ fn sources(status: &Status, arguments: &Logs) -> BTreeSet<Source> {
     found
 }
 
-/// Sends every status, and nothing in the end when the cluster was taken down.
-async fn watch(mut client: Client, news: mpsc::Sender<Option<Status>>) {
+/// Sends every status, and nothing in the end when the cluster was taken down; or why the head says no more.
+async fn watch(mut client: Client, news: mpsc::Sender<Result<Option<Status>, Failure>>) {
     loop {
-        if let Ok(statuses) = client.admin().watch(wire::Empty {}).await {
-            let mut statuses = statuses.into_inner();
-            while let Ok(Some(next)) = statuses.message().await {
-                let Ok(status) = document::<Status>(next) else { continue };
-                if news.send(Some(status)).await.is_err() {
-                    return;
+        let refused = match client.admin().watch(wire::Empty {}).await {
+            Ok(statuses) => {
+                let mut statuses = statuses.into_inner();
+                loop {
+                    match statuses.message().await {
+                        Ok(Some(next)) => {
+                            let Ok(status) = document::<Status>(next) else { continue };
+                            if news.send(Ok(Some(status))).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => break None,
+                        Err(status) => break Some(status),
+                    }
                 }
             }
+            Err(status) => Some(status),
+        };
+        if let Some(status) = refused.filter(is_refused) {
+            let _ = news.send(Err(status.into())).await;
+            return;
         }
         match client.reconnect().await {
             Ok(next) => client = next,
@@ -173,7 +187,7 @@ async fn watch(mut client: Client, news: mpsc::Sender<Option<Status>>) {
             Err(_) => tokio::time::sleep(REOPEN_PAUSE).await,
         }
     }
-    let _ = news.send(None).await;
+    let _ = news.send(Ok(None)).await;
 }
 
 async fn follow(client: Client, source: Source, logs: wire::Logs, lines: mpsc::Sender<Line>) -> (Source, Result<End, Failure>) {

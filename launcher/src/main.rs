@@ -3,6 +3,7 @@
 //! Owns: what a person types and sees, making a workspace and a head, and talking to the head as any other client does.
 //! Must never: decide what a cluster does, or do what the head can do.
 
+mod access;
 mod cache;
 mod chart;
 mod cli;
@@ -22,6 +23,7 @@ mod logs;
 mod orphans;
 mod output;
 mod reader;
+mod remote;
 mod rollout;
 mod runtime;
 mod session;
@@ -167,6 +169,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
             let target = cluster.as_deref().map(|cluster| Target { cluster: Some(cluster), workspace: workspace.as_deref() });
             doctor::run(printer, target).await
         }
+        Command::Access { command } => access::run(printer, command).await.map(|()| 0),
         Command::Dump { cluster } => show::dump(printer, (&cluster).into()).await.map(|()| 0),
         Command::Completions { .. }
         | Command::Version

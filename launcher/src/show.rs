@@ -8,12 +8,13 @@ use cloudtik_protocol::wire;
 use serde::Serialize;
 
 use crate::cli::Target;
-use crate::client::{Client, document};
+use crate::client::{Client, document, is_refused};
 use crate::clusters;
 use crate::failing::{Failing, Shown, failing};
 use crate::failure::{Failure, TIMED_OUT};
 use crate::orphans;
-use crate::output::{Printer, ago, columns_of_output, short};
+use crate::output::{Printer, ago, clock, columns_of_output, short};
+use crate::remote::Remote;
 use crate::terminal::Progress;
 
 /// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
@@ -79,6 +80,7 @@ pub async fn wait_until(
                 };
                 let next = match next {
                     Ok(Some(next)) => next,
+                    Err(status) if is_refused(&status) => return Err(status.into()),
                     // The head was restarted: look again.
                     Ok(None) | Err(_) => break,
                 };
@@ -223,6 +225,7 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
     let client = Client::connect(cluster).await?;
     let status = client.status().await?;
     let place = &client.place;
+    let remote = Remote::of(place)?;
     let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
     if printer.is_json() {
         #[derive(Serialize)]
@@ -230,7 +233,12 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             cluster: &'a str,
             file: &'a str,
             directory: String,
-            socket: String,
+            /// Absent where the cluster is reached over the network.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            socket: Option<String>,
+            /// How it is reached otherwise.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            access: Option<&'a Remote>,
             head: &'a cloudtik_model::status::Head,
             runtimes: &'a [cloudtik_model::status::Runtime],
         }
@@ -238,14 +246,18 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             cluster: place.name.as_str(),
             file: &file,
             directory: place.directory.display().to_string(),
-            socket: place.socket().display().to_string(),
+            socket: remote.is_none().then(|| place.socket().display().to_string()),
+            access: remote.as_ref(),
             head: &status.head,
             runtimes: &status.runtimes,
         });
         return Ok(());
     }
     printer.line(&format!("cluster    {}", place.name));
-    printer.line(&format!("file       {file}"));
+    match &remote {
+        Some(remote) => printer.line(&format!("access     {}, {}, until {}", remote.name, remote.role, clock(remote.expires))),
+        None => printer.line(&format!("file       {file}")),
+    }
     printer.line(&format!("directory  {}", place.directory.display()));
     printer.line(&format!("head       {} (version {}, process {})", status.head.address, status.head.version, status.head.pid));
     for runtime in &status.runtimes {

@@ -7,7 +7,7 @@ use cloudtik_model::status::Status;
 use cloudtik_protocol::wire;
 
 use crate::cli::Target;
-use crate::client::{Client, document};
+use crate::client::{Client, document, is_refused};
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::show::print_whole;
@@ -37,12 +37,16 @@ pub async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failur
 
 /// Shows statuses until the head's stream of them ends.
 async fn follow(client: &Client, view: &mut View<'_>) -> Result<(), Failure> {
-    let Ok(statuses) = client.admin().watch(wire::Empty {}).await else { return Ok(()) };
-    let mut statuses = statuses.into_inner();
+    let mut statuses = match client.admin().watch(wire::Empty {}).await {
+        Ok(statuses) => statuses.into_inner(),
+        Err(status) if is_refused(&status) => return Err(status.into()),
+        Err(_) => return Ok(()),
+    };
     loop {
         let status = tokio::select! {
             next = statuses.message() => match next {
                 Ok(Some(next)) => document(next)?,
+                Err(status) if is_refused(&status) => return Err(status.into()),
                 Ok(None) | Err(_) => return Ok(()),
             },
             () = tokio::time::sleep(REDRAW), if view.redraws => match client.status().await {

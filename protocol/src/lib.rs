@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod convert;
+pub mod ending;
 pub mod exposition;
 pub mod logging;
 pub mod pki;
@@ -18,6 +19,22 @@ pub use cloudtik_files as files;
 #[allow(clippy::all, reason = "generated code")]
 pub mod wire {
     tonic::include_proto!("cloudtik.v1");
+}
+
+mod admin_methods {
+    include!(concat!(env!("OUT_DIR"), "/admin_methods.rs"));
+}
+pub use admin_methods::AdminMethod;
+
+impl AdminMethod {
+    /// The method that a request's path names.
+    pub fn of_path(path: &str) -> Option<Self> {
+        let name = path.strip_prefix(Self::PREFIX)?;
+        Self::ALL.iter().copied().find(|method| method.name() == name)
+    }
+
+    /// What the paths of all methods begin with.
+    pub const PREFIX: &str = "/cloudtik.v1.Admin/";
 }
 
 /// Peers of another version than this refuse each other with a word on which of them to upgrade.

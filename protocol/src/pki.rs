@@ -3,12 +3,17 @@
 //!
 //! A node's certificate names it by the SPIFFE id `spiffe://<cluster>/node/<id>` and by its generation (as the subject's
 //! organisational unit), so that what an older generation kept is worth nothing.
+//!
+//! An administrator's certificate names a person by `spiffe://<cluster>/admin/<name>`; the organisational unit carries the role
+//! and the number of the grant (`role operator, grant 7`), by which the head knows whether it still holds. One that the root
+//! signed itself needs no grant: whoever has the root's key can do everything.
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_model::{ClusterName, Generation, NodeId, RuntimeName};
+use cloudtik_model::access::Role;
+use cloudtik_model::{AdministratorName, ClusterName, Generation, NodeId, RuntimeName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -59,7 +64,18 @@ impl Clone for Identity {
 pub enum Peer {
     Head,
     Node { id: NodeId, generation: Generation },
-    Admin { name: String },
+    Admin(Administrator),
+}
+
+/// A person, as a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Administrator {
+    pub name: AdministratorName,
+    pub role: Role,
+    /// The grant that it was made for; absent if the root signed it.
+    pub grant: Option<u64>,
+    /// When the certificate ceases to be valid, in seconds since the Unix epoch.
+    pub ends: i64,
 }
 
 /// The DNS name in a head's certificate: agents check it whatever address they dialled.
@@ -79,6 +95,32 @@ fn subject(name: &str, unit: Option<String>) -> DistinguishedName {
         subject.push(DnType::OrganizationalUnitName, unit);
     }
     subject
+}
+
+/// A subject has one value of a kind, so role and grant share theirs.
+fn administrator_unit(role: Role, grant: Option<u64>) -> String {
+    grant.map_or_else(|| format!("role {role}"), |grant| format!("role {role}, grant {grant}"))
+}
+
+fn read_administrator_unit(unit: &str) -> Option<(Role, Option<u64>)> {
+    let rest = unit.strip_prefix("role ")?;
+    match rest.split_once(", grant ") {
+        Some((role, grant)) => Some((role.parse().ok()?, Some(grant.parse().ok()?))),
+        None => Some((rest.parse().ok()?, None)),
+    }
+}
+
+fn administrator_params(
+    cluster: &ClusterName,
+    name: &AdministratorName,
+    unit: String,
+    lifetime: Duration,
+) -> Result<CertificateParams, Error> {
+    let names = vec![uri(&format!("spiffe://{cluster}/admin/{name}"))?];
+    let mut params = leaf_params(subject(name.as_str(), Some(unit)), names, lifetime);
+    // A person serves nothing.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 fn dated(mut params: CertificateParams, backdate: Duration, lifetime: Duration) -> CertificateParams {
@@ -169,10 +211,10 @@ impl Root {
         Ok(certificate.der().clone())
     }
 
-    /// Makes an administrator's identity, for use over mutual TLS.
-    pub fn admin(&self, name: &str, lifetime: Duration) -> Result<Identity, Error> {
+    /// Makes the identity of an administrator who needs no grant, for use over mutual TLS.
+    pub fn admin(&self, name: &AdministratorName, lifetime: Duration) -> Result<Identity, Error> {
         let key = KeyPair::generate().map_err(Error::Generate)?;
-        let params = leaf_params(subject(name, None), vec![uri(&format!("spiffe://{}/admin/{name}", self.cluster))?], lifetime);
+        let params = administrator_params(&self.cluster, name, administrator_unit(Role::Admin, None), lifetime)?;
         let certificate = params.signed_by(&key, &self.issuer()?).map_err(Error::Generate)?;
         Ok(Identity { chain: vec![certificate.der().clone()], key: private_key(&key) })
     }
@@ -207,6 +249,21 @@ impl Intermediate {
         let mut names = vec![uri(&format!("spiffe://{}/node/{node}", self.cluster))?, dns(&node_name(&self.cluster, node))?];
         names.extend(address.map(SanType::IpAddress));
         let params = leaf_params(subject(node.as_str(), Some(format!("generation {generation}"))), names, lifetime);
+        let certificate = params.signed_by(&request.public_key, &self.issuer()?).map_err(Error::Generate)?;
+        Ok(vec![certificate.der().clone(), self.certificate.clone()])
+    }
+
+    /// Certifies an administrator's key for a grant. What the request says of names is ignored.
+    pub fn sign_administrator(
+        &self,
+        request: &[u8],
+        name: &AdministratorName,
+        role: Role,
+        grant: u64,
+        lifetime: Duration,
+    ) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let request = parse_request(request)?;
+        let params = administrator_params(&self.cluster, name, administrator_unit(role, Some(grant)), lifetime)?;
         let certificate = params.signed_by(&request.public_key, &self.issuer()?).map_err(Error::Generate)?;
         Ok(vec![certificate.der().clone(), self.certificate.clone()])
     }
@@ -284,11 +341,15 @@ pub fn peer(cluster: &ClusterName, chain: &[CertificateDer<'_>]) -> Option<Peer>
     if path == "head" {
         return Some(Peer::Head);
     }
+    let unit = certificate.subject().iter_organizational_unit().next()?.as_str().ok()?;
     if let Some(name) = path.strip_prefix("admin/") {
-        return Some(Peer::Admin { name: name.to_owned() });
+        let (role, grant) = read_administrator_unit(unit)?;
+        // Without a grant nothing but the root may vouch for it: a chain of one is signed by the root.
+        let is_vouched_for = grant.is_some() || chain.len() == 1;
+        let (name, ends) = (name.parse().ok()?, certificate.validity().not_after.timestamp());
+        return is_vouched_for.then_some(Peer::Admin(Administrator { name, role, grant, ends }));
     }
     let id = path.strip_prefix("node/")?.parse().ok()?;
-    let unit = certificate.subject().iter_organizational_unit().next()?.as_str().ok()?;
     let generation = Generation(unit.strip_prefix("generation ")?.parse().ok()?);
     Some(Peer::Node { id, generation })
 }
@@ -370,6 +431,39 @@ mod tests {
         let chain = intermediate(&root).sign_node(&request, &node, Generation(3), None, Duration::from_secs(3600)).expect("signs");
         assert_eq!(peer(&cluster(), &chain), Some(Peer::Node { id: node, generation: Generation(3) }));
         assert_eq!(peer(&ClusterName::new("demo2").expect("valid"), &chain), None, "a name of another cluster is no name");
+    }
+
+    #[test]
+    fn an_administrator_certificate_names_person_role_and_grant() {
+        let root = Root::generate(&cluster()).expect("root");
+        let name = AdministratorName::new("ada@example.org").expect("valid");
+        let key = KeyPair::generate().expect("key");
+        let request = certificate_request(&key).expect("request");
+        for role in Role::ALL {
+            let chain = intermediate(&root).sign_administrator(&request, &name, role, 7, Duration::from_secs(3600)).expect("signs");
+            let ends = validity(&chain[0]).expect("parses").1;
+            assert_eq!(peer(&cluster(), &chain), Some(Peer::Admin(Administrator { name: name.clone(), role, grant: Some(7), ends })));
+            assert_eq!(peer(&ClusterName::new("other").expect("valid"), &chain), None, "it is good for one cluster");
+        }
+    }
+
+    #[test]
+    fn only_the_root_vouches_for_an_administrator_without_a_grant() {
+        let root = Root::generate(&cluster()).expect("root");
+        let name = AdministratorName::new("ada").expect("valid");
+        let own = root.admin(&name, Duration::from_secs(3600)).expect("makes");
+        let ends = validity(&own.chain[0]).expect("parses").1;
+        assert_eq!(peer(&cluster(), &own.chain), Some(Peer::Admin(Administrator { name, role: Role::Admin, grant: None, ends })));
+        let longer: Vec<_> = own.chain.into_iter().chain([intermediate(&root).certificate]).collect();
+        assert_eq!(peer(&cluster(), &longer), None);
+    }
+
+    #[test]
+    fn a_unit_that_is_not_exactly_a_role_is_none() {
+        assert_eq!(read_administrator_unit("role admin, grant 3"), Some((Role::Admin, Some(3))));
+        for bad in ["", "admin", "role root", "role admin, grant", "role admin, grant x", "role admin,grant 3", "generation 3"] {
+            assert_eq!(read_administrator_unit(bad), None, "{bad}");
+        }
     }
 
     #[test]

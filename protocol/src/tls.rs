@@ -1,11 +1,11 @@
 //! Mutual TLS of a cluster: TLS 1.3 only, one trusted root, identities that can be replaced while serving.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cloudtik_model::ClusterName;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
@@ -66,6 +66,65 @@ pub fn server_config(
 /// For a client of the cluster, with its certificate or, to join, without.
 pub fn client_config(root: &CertificateDer<'static>, identity: Option<&Identity>) -> Result<Arc<rustls::ClientConfig>, Error> {
     client(WebPkiServerVerifier::builder(roots(root)?).build().map_err(Error::Verifier)?, identity, &ClusterClock::default())
+}
+
+/// For a client that knows nothing of the cluster but the digest of its root: the head sends the root along, and everything
+/// else is verified as usual. The second value tells the root after the handshake.
+pub fn pinned_client_config(digest: &str) -> Result<(Arc<rustls::ClientConfig>, Arc<OnceLock<CertificateDer<'static>>>), Error> {
+    let root = Arc::new(OnceLock::new());
+    let verifier = PinnedVerifier { digest: digest.to_owned(), root: root.clone(), crypto: crypto() };
+    Ok((client(Arc::new(verifier), None, &ClusterClock::default())?, root))
+}
+
+/// Verifies by the one root that has a known digest, which the server has to send.
+#[derive(Debug)]
+struct PinnedVerifier {
+    /// SHA-256 in hexadecimal.
+    digest: String,
+    root: Arc<OnceLock<CertificateDer<'static>>>,
+    crypto: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let is_pinned = |certificate: &&CertificateDer<'_>| pki::secrets_match(&pki::sha256_hex(certificate), &self.digest);
+        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let root = intermediates.iter().find(is_pinned).ok_or_else(unknown)?.clone().into_owned();
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots(&root).map_err(|_| unknown())?, self.crypto.clone());
+        let verifier = verifier.build().map_err(|_| unknown())?;
+        let verified = verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let _ = self.root.set(root);
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.crypto.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.crypto.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.crypto.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// For a node towards its head: where only the dates of the head's chain do not fit, the machine's clock is taken to be
@@ -231,6 +290,32 @@ mod tests {
         let verdict = verifier.verify_server_cert(leaf, others, &server_name(name), &[], now).map(drop);
         clock.set(clock.now());
         (verdict, clock)
+    }
+
+    #[test]
+    fn a_pinned_root_is_found_in_the_chain_and_no_other_is() {
+        install_crypto();
+        let cluster = ClusterName::new("demo").expect("valid");
+        let (root, other) = (Root::generate(&cluster).expect("makes"), Root::generate(&cluster).expect("makes"));
+        let head = |signer: &Root| {
+            let key = rcgen::KeyPair::generate().expect("key");
+            let request = pki::certificate_request(&key).expect("request");
+            let certificate = signer.sign_intermediate(&request, Duration::from_secs(3_600)).expect("signs");
+            Intermediate::new(&cluster, key, certificate).head(&[], Duration::from_secs(3_600)).expect("makes").chain
+        };
+        let verify = |mut chain: Vec<CertificateDer<'static>>, sent: Option<&Root>, pin: &Root, name: &str| {
+            chain.extend(sent.map(|root| root.certificate().clone()));
+            let root = Arc::new(OnceLock::new());
+            let verifier = PinnedVerifier { digest: pki::sha256_hex(pin.certificate()), root: root.clone(), crypto: crypto() };
+            let verified = verifier.verify_server_cert(&chain[0], &chain[1..], &server_name(name), &[], UnixTime::now());
+            verified.map(|_| root.get().cloned().expect("it tells the root"))
+        };
+        let name = pki::head_name(&cluster);
+        assert_eq!(verify(head(&root), Some(&root), &root, &name).as_ref(), Ok(root.certificate()));
+        assert!(verify(head(&root), None, &root, &name).is_err(), "the root was not sent");
+        assert!(verify(head(&root), Some(&root), &other, &name).is_err(), "another root is pinned");
+        assert!(verify(head(&other), Some(&root), &root, &name).is_err(), "the pinned root is sent by somebody it did not certify");
+        assert!(verify(head(&root), Some(&root), &root, "w1.demo.cloudtik.internal").is_err(), "a node is no head");
     }
 
     #[test]

@@ -143,6 +143,10 @@ pub enum Caller {
     Nobody,
 }
 
+/// Where a caller over TLS called from, as an extension of each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin(pub SocketAddr);
+
 /// Why a connection came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -212,7 +216,7 @@ pub async fn serve_tls<S, B>(
                 }
             };
             let is_nobody = caller == Caller::Nobody;
-            let serving = serve_connection(TokioIo::new(stream), service, caller, stop);
+            let serving = serve_connection(TokioIo::new(stream), service, caller, Some(Origin(from)), stop);
             if is_nobody {
                 // Long enough to join; whoever stays longer only takes room.
                 let _ = tokio::time::timeout(NOBODY_STAYS, serving).await;
@@ -246,7 +250,7 @@ where
                 }
             },
         };
-        tasks.spawn(serve_connection(TokioIo::new(stream), service.clone(), Caller::LocalUser, stop.clone()));
+        tasks.spawn(serve_connection(TokioIo::new(stream), service.clone(), Caller::LocalUser, None, stop.clone()));
     }
     drain(tasks).await;
 }
@@ -259,7 +263,7 @@ async fn drain(tasks: TaskTracker) {
     let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
 }
 
-async fn serve_connection<I, S, B>(io: I, service: S, caller: Caller, stop: CancellationToken)
+async fn serve_connection<I, S, B>(io: I, service: S, caller: Caller, origin: Option<Origin>, stop: CancellationToken)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible> + Clone + Send + 'static,
@@ -270,6 +274,9 @@ where
 {
     let with_caller = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
+        if let Some(origin) = origin {
+            request.extensions_mut().insert(origin);
+        }
         let mut service = service.clone();
         async move {
             std::future::poll_fn(|context| service.poll_ready(context)).await?;

@@ -4,7 +4,7 @@ use std::fs;
 
 use std::time::Duration;
 
-use cloudtik_model::{ClusterName, Generation, NodeId};
+use cloudtik_model::{AdministratorName, ClusterName, Generation, NodeId};
 use cloudtik_protocol::pki::{self, Identity, Intermediate, Root};
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::agent_frame::Topic;
@@ -141,7 +141,7 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
 
     // A certificate of another cluster's root, and one that has run out.
     let other = Root::generate(&stranger.name).expect("root");
-    let foreign = other.admin("impostor", hour).expect("makes");
+    let foreign = other.admin(&AdministratorName::new("impostor").expect("valid"), hour).expect("makes");
     let expired = stranger.node("w1", 1, Duration::ZERO);
     let handshakes = refused(&stranger, &cluster, "handshake").await;
     until("the end of its validity", Duration::from_secs(5), || {

@@ -21,8 +21,10 @@
 //! | `wholes` | which members of a quorum can be done without |
 //! | `node`, `journal` | nothing: what is known of a node, and what a step stores |
 //! | `messages` | nothing: what the brain hears, and what it wants done and stored |
+//! | `access` | who may use the cluster, and whose certificate still counts |
 //! | `explain` | what the cluster is, for people and for the planner |
 
+pub mod access;
 mod census;
 mod clock;
 mod explain;

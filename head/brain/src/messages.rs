@@ -11,6 +11,8 @@ use cloudtik_model::spec::{Offer, Spec};
 use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::access::GrantRecord;
+
 /// The number of one bus connection, unique within a head's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -362,6 +364,12 @@ pub enum Record {
     },
     Outlook(Outlook),
     Event(Event),
+    /// Access that somebody has, had or was offered.
+    Grant(GrantRecord),
+    /// A grant that is not kept any longer, by number.
+    GrantGone {
+        number: u64,
+    },
 }
 
 /// What a node is to have room for, of one request.

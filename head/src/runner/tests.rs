@@ -158,6 +158,10 @@ impl Store for Commits {
         Ok(())
     }
 
+    fn grants(&self) -> Result<Vec<cloudtik_brain::access::GrantRecord>, crate::store::Error> {
+        Ok(Vec::new())
+    }
+
     fn revisions(&self) -> Result<Vec<(u64, Vec<u8>)>, crate::store::Error> {
         Ok(Vec::new())
     }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cloudtik_brain::access::{Acceptance, GrantRecord};
 use cloudtik_brain::{ClusterRecord, Planned, Record};
+use cloudtik_model::access::Role;
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::NodeRecord;
-use cloudtik_model::{Epoch, Generation, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{AdministratorName, Epoch, Generation, NodeId, NodeTypeName, Timestamp};
 
 use super::{Error, KEPT_EVENTS, Leadership, Store};
 
@@ -19,6 +21,7 @@ pub fn check(mut open: impl FnMut() -> Arc<dyn Leadership>) {
     a_leadership_that_ended_writes_nothing(&mut open);
     old_events_go_and_positions_stay(&mut open);
     revisions_are_kept_until_they_are_forgotten(&mut open);
+    grants_are_kept_until_they_are_forgotten(&mut open);
 }
 
 fn worker() -> NodeId {
@@ -123,6 +126,32 @@ fn old_events_go_and_positions_stay(open: &mut impl FnMut() -> Arc<dyn Leadershi
     assert_eq!((kept.len() as u64, kept[0].position), (KEPT_EVENTS, last + 1 - KEPT_EVENTS));
     let all = store.events(0, usize::MAX, None).expect("reads");
     assert!((all.len() as u64) < KEPT_EVENTS * 2, "{} events are kept", all.len());
+}
+
+fn grants_are_kept_until_they_are_forgotten(open: &mut impl FnMut() -> Arc<dyn Leadership>) {
+    let grant = |number, accepted| GrantRecord {
+        number,
+        name: AdministratorName::new("ada").expect("valid"),
+        role: Role::Operator,
+        granted_at: Timestamp(1),
+        granted_by: None,
+        expires: Timestamp(9),
+        token: "digest".to_owned(),
+        accept_by: Timestamp(5),
+        accepted,
+        revoked: None,
+    };
+    let accepted = Acceptance { at: Timestamp(2), key: "key".to_owned(), from: "127.0.0.1".to_owned() };
+    {
+        let leadership = open();
+        let (_, store) = begin(&*leadership);
+        assert_eq!(store.grants().expect("reads"), []);
+        store.commit(&[Record::Grant(grant(1, None)), Record::Grant(grant(2, None)), event(&worker())]).expect("commits");
+        store.commit(&[Record::GrantGone { number: 1 }, Record::Grant(grant(2, Some(accepted.clone())))]).expect("commits");
+    }
+    let leadership = open();
+    let (_, store) = begin(&*leadership);
+    assert_eq!(store.grants().expect("reads"), [grant(2, Some(accepted))]);
 }
 
 fn revisions_are_kept_until_they_are_forgotten(open: &mut impl FnMut() -> Arc<dyn Leadership>) {

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use cloudtik_brain::access::GrantRecord;
 use cloudtik_brain::{ClusterRecord, Memory, Record};
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Outlook;
@@ -20,6 +21,8 @@ const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
 /// By node, what is planned on it.
 const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+/// By number.
+const GRANTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("grants");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
 /// The store in the head's directory.
@@ -122,6 +125,7 @@ impl Leadership for EmbeddedDatabase {
             }
             write.open_table(EVENTS).map_err(failed(operation))?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
+            write.open_table(GRANTS).map_err(failed(operation))?;
             Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes, plan }, join_secret }
         };
         write.commit().map_err(failed(operation))?;
@@ -151,6 +155,7 @@ impl Store for EmbeddedStore {
             let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
             let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
             let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
+            let mut grants = write.open_table(GRANTS).map_err(failed(operation))?;
             let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
             for record in records {
                 match record {
@@ -180,6 +185,12 @@ impl Store for EmbeddedStore {
                         let event = Event { position: last, ..event.clone() };
                         events.insert(last, text(&event).as_slice()).map_err(failed(operation))?;
                     }
+                    Record::Grant(grant) => {
+                        grants.insert(grant.number, text(grant).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::GrantGone { number } => {
+                        grants.remove(number).map_err(failed(operation))?;
+                    }
                 }
             }
             while events.len().map_err(failed(operation))? > KEPT_EVENTS {
@@ -207,6 +218,18 @@ impl Store for EmbeddedStore {
             }
         }
         Ok(events)
+    }
+
+    fn grants(&self) -> Result<Vec<GrantRecord>, Error> {
+        let operation = "reading";
+        let read = self.database.begin_read().map_err(failed(operation))?;
+        let table = read.open_table(GRANTS).map_err(failed(operation))?;
+        let mut all = Vec::new();
+        for entry in table.iter().map_err(failed(operation))? {
+            let (_, value) = entry.map_err(failed(operation))?;
+            all.push(parse("grant", value.value())?);
+        }
+        Ok(all)
     }
 
     fn put_revision(&self, revision: u64, document: &[u8]) -> Result<(), Error> {

@@ -315,6 +315,62 @@ Examples:
   # Check this machine and a cluster
   cloudtik doctor demo";
 
+pub const ACCESS: &str = "\
+A viewer reads: status, nodes, events, explanations and logs. An operator also
+runs commands and jobs, copies files, scales, drains and holds. An admin also
+applies cluster files, takes the cluster down and grants access. The user who
+created the cluster needs no grant.
+
+Examples:
+  # Invite a person who may look at a cluster, and print what they run
+  cloudtik access grant demo ada --role viewer
+
+  # Accept an invitation
+  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c…
+
+  # End the access of a person
+  cloudtik access revoke demo ada";
+
+pub const ACCESS_LIST: &str = "\
+Examples:
+  # List who has access
+  cloudtik access list demo
+
+  # Print the names of those who have access now
+  cloudtik access list demo -o json | jq -r '.[] | select(.state == \"active\").name'";
+
+pub const ACCESS_GRANT: &str = "\
+The invitation is good once. Whoever has it can accept it: send it over a
+channel that others cannot read.
+
+Examples:
+  # Let a person operate a cluster for 30 days
+  cloudtik access grant demo ada --role operator
+
+  # Let a person look at it for a working day
+  cloudtik access grant demo bob --role viewer --expires 8h";
+
+pub const ACCESS_REVOKE: &str = "\
+The head refuses the person from then on, and ends what they follow.
+
+Examples:
+  # End the access of a person, or withdraw an invitation
+  cloudtik access revoke demo ada";
+
+pub const ACCESS_ACCEPT: &str = "\
+The key is made here and never leaves this machine. Afterwards commands such as
+\"cloudtik status NAME\" reach the cluster.
+
+Examples:
+  # Accept an invitation
+  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c…
+
+  # Call the cluster by another name here
+  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c… --as prod
+
+  # Keep the invitation out of the list of processes
+  cloudtik access accept - < invitation.txt";
+
 pub const DUMP: &str = "\
 Examples:
   # Save everything for a report

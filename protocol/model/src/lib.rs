@@ -4,6 +4,7 @@
 //! the specification that the brain decides from, and the documents that people read (`status -o json`).
 //! Must never: do input or output, know a wire format, a provider or a runtime by name, or decide anything.
 
+pub mod access;
 pub mod bootstrap;
 pub mod demand;
 pub mod event;
@@ -24,7 +25,7 @@ pub mod spec;
 pub mod status;
 pub mod time;
 
-pub use id::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
+pub use id::{AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 pub use money::MoneyPerHour;
 pub use resources::{Bytes, Resources};
 pub use time::{Moment, Timestamp};

@@ -177,6 +177,7 @@ impl World {
                 Record::Plan { node, holds } => drop(self.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
+                Record::Grant(_) | Record::GrantGone { .. } => {}
             }
         }
         for action in step.actions {

@@ -88,6 +88,8 @@ impl World {
                 Record::Plan { node, holds } if holds.is_empty() => drop(self.stored.plan.remove(&node)),
                 Record::Plan { node, holds } => drop(self.stored.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
+                // Access is decided about beside the brain.
+                Record::Grant(_) | Record::GrantGone { .. } => {}
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
                     let line = || format!("  {} {:?} {}", event.kind.name(), event.node, event.message);

@@ -1,0 +1,74 @@
+//! Granting access, and taking it back.
+
+use std::time::Duration;
+
+use cloudtik_brain::access::OfferRefusal;
+use cloudtik_model::AdministratorName;
+use cloudtik_model::access::{GrantState, Granted, Invitation, Revoked, Role};
+use cloudtik_protocol::wire;
+use tonic::Status;
+
+use super::authorize::User;
+use super::{Head, parse};
+use crate::access::Error;
+
+/// The longest life of an access.
+const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The longest time that an offer may wait to be accepted.
+const MAX_OFFER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl Head {
+    pub(super) async fn grant(&self, by: User, request: wire::AccessGrantRequest) -> Result<Granted, Status> {
+        let name: AdministratorName = parse("name", &request.name)?;
+        let role: Role = request.role.parse().map_err(|e: cloudtik_model::access::InvalidRole| Status::invalid_argument(e.to_string()))?;
+        let within = |what: &str, ms: u64, longest: Duration| {
+            let span = Duration::from_millis(ms);
+            let days = longest.as_secs() / (24 * 3600);
+            if span.is_zero() || span > longest {
+                return Err(Status::invalid_argument(format!("{what} can last from a moment to {days} days")));
+            }
+            Ok(span)
+        };
+        let lasts = within("access", request.lasts_ms, MAX_LIFETIME)?;
+        let accept_within = within("an invitation", request.accept_within_ms, MAX_OFFER)?;
+        let (grant, token) = self.access.offer(by.name, name, role, lasts, accept_within).await.map_err(status)?;
+        let invitation =
+            Invitation { cluster: self.settings.cluster.clone(), address: self.view.bus.clone(), ca: self.root_digest.clone(), token };
+        Ok(Granted {
+            cluster: self.settings.cluster.clone(),
+            name: grant.name,
+            role: grant.role,
+            expires: grant.expires,
+            accept_by: grant.accept_by.min(grant.expires),
+            invitation: invitation.to_string(),
+        })
+    }
+
+    pub(super) async fn revoke(&self, by: User, request: wire::AccessRevokeRequest) -> Result<Revoked, Status> {
+        let name: AdministratorName = parse("name", &request.name)?;
+        let (grant, was) = self.access.revoke(by.name, name).await.map_err(status)?;
+        Ok(Revoked { name: grant.name, role: grant.role, was })
+    }
+}
+
+/// The one mapping from what goes wrong with access.
+pub fn status(error: Error) -> Status {
+    match error {
+        Error::Offer(OfferRefusal::Held { name, role, state }) => {
+            let what = match state {
+                GrantState::Offered => format!("{name} has an invitation as {role} that was not accepted yet"),
+                _ => format!("{name} has access already, as {role}"),
+            };
+            Status::failed_precondition(format!("{what}; revoke it first"))
+        }
+        Error::Offer(OfferRefusal::TooMany) => Status::resource_exhausted("too many administrators have access; revoke some first"),
+        Error::NotGranted(name) => Status::not_found(format!("{name} has no access")),
+        Error::NotValid => Status::permission_denied("the invitation is not valid, or was used"),
+        Error::Store(error) => Status::unavailable(format!(
+            "nothing was changed, because the head cannot store it: {}",
+            cloudtik_protocol::logging::chain(&error)
+        )),
+        Error::Certify(error) => Status::internal(format!("{error:#}")),
+        Error::Task(error) => Status::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,54 @@
+//! The arguments of `access`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use cloudtik_model::access::Role;
+use cloudtik_model::{AdministratorName, ClusterName};
+
+use super::{NamedCluster, examples, values};
+
+#[derive(Subcommand)]
+pub enum Access {
+    /// List who has access to a cluster, in which role, and until when
+    #[command(after_help = examples::ACCESS_LIST)]
+    List {
+        #[command(flatten)]
+        cluster: NamedCluster,
+    },
+    /// Invite a person to a cluster; print the command that they run
+    #[command(after_help = examples::ACCESS_GRANT)]
+    Grant {
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Name of the person, such as `ada` or `ada@example.org`
+        name: AdministratorName,
+        /// What the person may do: viewer, operator or admin
+        #[arg(long, value_name = "ROLE")]
+        role: Role,
+        /// How long the access lasts, such as 8h or 30d
+        #[arg(long, default_value = "30d", value_name = "TIME", value_parser = values::span)]
+        expires: Duration,
+        /// How long the invitation can be accepted, such as 10m; up to 7d
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = values::span)]
+        accept_within: Duration,
+    },
+    /// End the access of a person at once, or withdraw an invitation
+    #[command(after_help = examples::ACCESS_REVOKE)]
+    Revoke {
+        #[command(flatten)]
+        cluster: NamedCluster,
+        /// Name of the person, as shown by `cloudtik access list`
+        name: AdministratorName,
+    },
+    /// Accept an invitation to a cluster
+    #[command(after_help = examples::ACCESS_ACCEPT)]
+    Accept {
+        /// Invitation, as `cloudtik access grant` printed it; `-` is standard
+        /// input
+        invitation: String,
+        /// Name of the cluster in your commands; its own name by default
+        #[arg(long = "as", value_name = "NAME")]
+        local_name: Option<ClusterName>,
+    },
+}
