@@ -37,7 +37,8 @@ impl Client {
         Self::reach(self.place.clone()).await
     }
 
-    async fn reach(place: Place) -> Result<Self, Failure> {
+    /// The head of a cluster whose place is known.
+    pub async fn reach(place: Place) -> Result<Self, Failure> {
         if !place.exists() {
             return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name))
                 .hint("bring it up with `cloudtik up CLUSTER.toml`"));

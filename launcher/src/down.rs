@@ -17,6 +17,7 @@ use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
 use crate::lock::Lock;
 use crate::orphans::{self, Orphan};
 use crate::output::Printer;
+use crate::remote::Remote;
 use crate::terminal::Progress;
 
 pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
@@ -52,6 +53,9 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         }
         printer.say(&format!("{} is not up; nothing to do", place.name));
         return Ok(());
+    }
+    if let Some(remote) = Remote::of(&place)? {
+        return down_elsewhere(printer, arguments, &place, &remote).await;
     }
     let name = &place.name;
     nothing_mounted(&place)?;
@@ -107,6 +111,25 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         None => format!("{name} is down; nothing is left"),
         Some(software) => format!("{name} is down. {}", what_stays(software)),
     });
+    Ok(())
+}
+
+/// Has the head of somebody else's cluster let its workers go. What runs the head, and the cluster's files, are where the cluster was
+/// created.
+async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &Place, remote: &Remote) -> Result<(), Failure> {
+    let name = &place.name;
+    printer.confirm_async(&format!("Remove every worker of {name}, with everything on it?"), arguments.yes).await?;
+    let client = Client::reach(place.clone()).await?;
+    let mut progress = Progress::new();
+    progress.phase(&format!("{name}: asking the head"));
+    shut_down(&client).await?;
+    workers_gone(&client, arguments.timeout, &mut progress).await?;
+    drop(progress);
+    let cluster = &remote.cluster;
+    if printer.is_json() {
+        printer.json(&serde_json::json!({ "cluster": name, "done": false }));
+    }
+    printer.say(&format!("the workers of {name} are gone. Its head stays: `cloudtik down {cluster}` removes it where it was created"));
     Ok(())
 }
 

@@ -95,6 +95,17 @@ impl Remote {
     }
 }
 
+/// The place of a cluster of somebody else, where a file describes one that is not here.
+pub fn instead_of(place: &Place) -> Result<Option<Place>, Failure> {
+    if place.exists() {
+        return Ok(None);
+    }
+    let workspace = LocalWorkspace { directory: home()?.join(DIRECTORY).join(place.workspace_name()) };
+    let directory = workspace.cluster_directory(&place.name);
+    let elsewhere = Place { name: place.name.clone(), workspace, directory };
+    Ok(Remote::of(&elsewhere)?.map(|_| elsewhere))
+}
+
 async fn dial(address: &str, cluster: &ClusterName, config: std::sync::Arc<rustls::ClientConfig>) -> Result<Channel, Failure> {
     let name = tls::server_name(&pki::head_name(cluster));
     let dialled = tokio::time::timeout(ACCEPT_TIMEOUT, transport::dial(address, None, &name, config)).await;

@@ -1,5 +1,7 @@
 //! `cloudtik up`: from a file to a running cluster.
 
+mod elsewhere;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -23,6 +25,7 @@ use crate::clusters::{Described, Place, describe, home, program};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, TIMED_OUT};
 use crate::lock::Lock;
 use crate::output::Printer;
+use crate::remote;
 use crate::show;
 use crate::takeover;
 use crate::terminal::Progress;
@@ -49,6 +52,9 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let described = describe(&arguments.file)?;
     let place = Place::of(&described.cluster)?;
     timings.note("read and check the file", &mut mark);
+    if let Some(elsewhere) = remote::instead_of(&place)? {
+        return elsewhere::run(printer, arguments, &described, elsewhere).await;
+    }
 
     if arguments.plan {
         let plan = match running(&place).await? {

@@ -222,6 +222,36 @@ fn find(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
 }
 
 #[test]
+fn an_admin_applies_a_file_and_takes_the_cluster_down_from_elsewhere() {
+    let cluster = Cluster::new("ruled", "[workers.default]\nmin = 1\nmax = 2");
+    cluster.up();
+    let (operator, admin) = (with_access(&cluster, "otto", "operator", &[]), with_access(&cluster, "anna", "admin", &[]));
+    cluster.write("[workers.default]\nmin = 2\nmax = 2");
+    let file = cluster.file.display().to_string();
+    let refused = operator.run(&["up", &file, "--yes"]);
+    assert!(refused.code == NOT_AUTHORISED && refused.err.contains("apply needs the role admin"), "{}", refused.err);
+    assert!(admin.run(&["up", &file, "--plan"]).ok().out.contains("default"), "the plan names the type");
+    assert_eq!(cluster.status().nodes.len(), 2);
+    admin.run(&["up", &file, "--yes"]).ok();
+    assert_eq!(cluster.status().nodes.len(), 3);
+    assert!(admin.run(&["up", &file, "--yes"]).ok().err.contains("nothing to do"));
+    assert!(!admin.home.path().join("workspaces").exists(), "nothing was made here");
+
+    let own = admin.run(&["access", "grant", "ruled", "vera", "--role", "viewer"]).ok();
+    let invitation = own.out.trim().strip_prefix("cloudtik access accept ").expect("the command").to_owned();
+    let viewer = Person::new();
+    viewer.run(&["access", "accept", &invitation]).ok();
+    assert!(cluster.events().iter().any(|event| event.contains("anna granted access to vera as viewer")));
+
+    let refused = operator.run(&["down", "ruled", "--yes"]);
+    assert!(refused.code == NOT_AUTHORISED && refused.err.contains("shutdown needs the role admin"), "{}", refused.err);
+    let ran = admin.run(&["down", "ruled", "--yes"]).ok();
+    assert!(ran.err.contains("Its head stays"), "{}", ran.err);
+    assert_eq!(admin.run(&["nodes", "ruled", "-o", "json"]).ok().out.matches("\"kind\": \"worker\"").count(), 0);
+    assert!(viewer.run(&["status", "ruled"]).ok().out.contains("stopped"), "access goes on");
+}
+
+#[test]
 fn an_invitation_is_good_once_for_a_while_and_for_the_cluster_that_it_names() {
     let cluster = Cluster::new("invited", "[workers.default]\nmin = 0\nmax = 1");
     cluster.up();
