@@ -6,6 +6,7 @@ mod examples;
 mod submit;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -241,7 +242,7 @@ pub enum Command {
         /// File or folder on this machine
         from: PathBuf,
         /// Folder on the node, or new name there
-        to: String,
+        to: OsString,
         /// Node, such as `w1`; the head's node by default
         #[arg(long, add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
@@ -252,7 +253,7 @@ pub enum Command {
         #[command(flatten)]
         cluster: NamedCluster,
         /// File or folder on the node
-        from: String,
+        from: OsString,
         /// Folder on this machine, or new name here
         to: PathBuf,
         /// Node, such as `w1`; the head's node by default

@@ -2,6 +2,7 @@
 //! `cp -r` does.
 
 mod pack;
+mod scripts;
 mod unpack;
 
 use std::ffi::OsStr;
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cloudtik_protocol::wire;
-use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use tokio::sync::mpsc;
 
@@ -25,45 +25,6 @@ use crate::session::{Input, Session};
 /// Blocks of an archive that wait between the network and the disk.
 const QUEUE: usize = 16;
 const BLOCK: usize = 64 << 10;
-
-/// Puts an archive of one entry, `data`, where `$1` says, and prints where that was. `$2` is the name of what was uploaded, `$3`
-/// says whether it is a file or a folder. Beside its place first: what breaks off on the way leaves nothing that looks whole.
-const PLACE: &str = r#"
-case $1 in
-*/) target=$1$2 ;;
-*) if [ -d "$1" ]; then target=$1/$2; else target=$1; fi ;;
-esac
-if [ -L "$target" ] && real=$(readlink -f -- "$target"); then target=$real; fi
-if [ "$3" = folder ] && [ -e "$target" ] && ! [ -d "$target" ]; then
-  echo "cannot replace the file $target by a folder" >&2; exit 1
-fi
-if [ "$3" = file ] && [ -d "$target" ]; then
-  echo "cannot replace the folder $target by a file" >&2; exit 1
-fi
-parent=$(dirname -- "$target")
-mkdir -p -- "$parent" && t=$(mktemp -d -- "$parent/.cloudtik-XXXXXX") || exit 1
-trap 'rm -rf -- "$t"' EXIT
-trap 'exit 1' TERM INT HUP
-tar -xf - -C "$t" --no-same-owner || exit 1
-if [ -d "$target" ]; then
-  tar -cf - -C "$t/data" . | tar -xf - -C "$target" --no-same-owner --no-overwrite-dir || exit 1
-else
-  mv -fT -- "$t/data" "$target" || exit 1
-fi
-printf %s "$target"
-"#;
-
-/// Prints an archive of the file or of the folder `$1`.
-const FETCH: &str = r#"
-if [ -d "$1" ]; then exec tar -cf - --warning=no-file-changed -C "$1" .; fi
-[ -e "$1" ] || exit 44
-[ -f "$1" ] || exit 45
-exec tar -chf - --warning=no-file-changed -C "$(dirname -- "$1")" -- "$(basename -- "$1")"
-"#;
-/// Exit statuses of [`FETCH`] beside those of GNU tar, for which 1 means that a file changed while it was read.
-const MISSING: i32 = 44;
-const IS_SPECIAL: i32 = 45;
-const CHANGED: i32 = 1;
 
 struct Sender(Input, tokio::runtime::Handle);
 
@@ -80,9 +41,9 @@ impl Write for Sender {
     }
 }
 
-fn script(script: &str, arguments: [&str; 3]) -> What {
-    let command = ["sh", "-c", script, "sh"].into_iter().chain(arguments).map(str::to_owned).collect();
-    What::Execute(wire::Execute { command, ..Default::default() })
+/// Refuses a path that says nothing.
+fn not_empty(path: &OsStr, hint: &str) -> Result<(), Failure> {
+    if path.is_empty() { Err(Failure::new(USAGE, "a path is empty").hint(hint)) } else { Ok(()) }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -92,9 +53,10 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(code, format!("cannot read {}: {why}", path.display()))
 }
 
-pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &str, node: Option<String>) -> Result<(), Failure> {
+pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &OsStr, node: Option<String>) -> Result<(), Failure> {
+    not_empty(from.as_os_str(), "name a file or folder of this machine; `.` is the current one")?;
+    not_empty(to, "name a place on the node; `.` is the node's own directory")?;
     let metadata = fs::metadata(from).map_err(|e| unreadable(from, &e))?;
-    let kind = if metadata.is_dir() { "folder" } else { "file" };
     if !metadata.is_dir() && !metadata.is_file() {
         return Err(Failure::new(USAGE, format!("{} is neither a file nor a folder", from.display())));
     }
@@ -105,7 +67,7 @@ pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &st
     };
     let client = Client::connect(cluster).await?;
     let node = node.unwrap_or_else(|| "head".to_owned());
-    let mut session = Session::open(&client, &node, script(PLACE, [to, &name.to_string_lossy(), kind])).await?;
+    let mut session = Session::open(&client, &node, scripts::place(to, &name, metadata.is_dir())).await?;
     let (sender, path) = (Sender(session.input.clone(), tokio::runtime::Handle::current()), from.to_owned());
     let mut packing = tokio::task::spawn_blocking(move || pack::pack(&path, io::BufWriter::with_capacity(BLOCK, sender)));
     let (mut placed, mut complaint, mut packed) = (Vec::new(), String::new(), None);
@@ -129,7 +91,7 @@ pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &st
         }
     };
     if exit.code != 0 {
-        return Err(Failure::failed(format!("{node}: {}{}", exit.error, complaint.trim())));
+        return Err(scripts::not_placed(&node, &exit, &String::from_utf8_lossy(&placed), &complaint));
     }
     drop(session);
     let packed = match packed {
@@ -142,13 +104,13 @@ pub async fn upload(printer: &Printer, cluster: Target<'_>, from: &Path, to: &st
     Ok(())
 }
 
-pub async fn download(printer: &Printer, cluster: Target<'_>, from: &str, to: &Path, node: Option<String>) -> Result<(), Failure> {
+pub async fn download(printer: &Printer, cluster: Target<'_>, from: &OsStr, to: &Path, node: Option<String>) -> Result<(), Failure> {
+    not_empty(from, "name a file or folder of the node; `.` is the node's own directory")?;
+    not_empty(to.as_os_str(), "name a place on this machine; `.` is the current folder")?;
     let target = target_of(to, Path::new(from).file_name());
     let client = Client::connect(cluster).await?;
     let node = node.unwrap_or_else(|| "head".to_owned());
-    // Nothing in front of it is taken for an option.
-    let path = if from.starts_with('/') { from.to_owned() } else { format!("./{from}") };
-    let mut session = Session::open(&client, &node, script(FETCH, [&path, "", ""])).await?;
+    let mut session = Session::open(&client, &node, scripts::fetch(from)).await?;
     let (blocks, receiver) = mpsc::channel(QUEUE);
     let unpacking = {
         let target = target.clone();
@@ -160,7 +122,7 @@ pub async fn download(printer: &Printer, cluster: Target<'_>, from: &str, to: &P
         _ = tokio::signal::ctrl_c() => Err(Failure::new(INTERRUPTED, "interrupted")),
     };
     match received {
-        Ok(Some(exit)) if exit.code == 0 || exit.code == CHANGED && exit.error.is_empty() => {
+        Ok(Some(exit)) if exit.code == 0 || exit.code == scripts::CHANGED && exit.error.is_empty() => {
             // The end. If unpacking failed, it says why below.
             let _ = blocks.send(Bytes::new()).await;
         }
@@ -171,18 +133,13 @@ pub async fn download(printer: &Printer, cluster: Target<'_>, from: &str, to: &P
             drop(blocks);
             let _ = unpacking.await;
             let exit = other?.unwrap_or_default();
-            let (code, why) = match exit.code {
-                MISSING => (NOT_FOUND, format!("there is no file or folder {from}")),
-                IS_SPECIAL => (FAILED, format!("{from} is neither a file nor a folder")),
-                _ => (FAILED, format!("{}{}", exit.error, complaint.trim())),
-            };
-            return Err(Failure::new(code, format!("{node}: {why}")));
+            return Err(scripts::not_fetched(&node, &exit, from, &complaint));
         }
     }
     drop(blocks);
     unpacking.await.map_err(|e| Failure::failed(e.to_string()))?.map_err(|e| Failure::failed(chain(&e)))?;
     let notes: Vec<String> = complaint.lines().map(str::to_owned).collect();
-    done(printer, "downloaded", format!("{node}:{from}"), target.display().to_string(), &notes);
+    done(printer, "downloaded", format!("{node}:{}", from.display()), target.display().to_string(), &notes);
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `upload` and `download`, from the command line.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cloudtik_tests::{Cluster, until};
+use cloudtik_tests::{Cluster, skipped, until};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -202,4 +204,219 @@ fn what_is_no_file_is_left_out_of_a_folder_and_told() {
         let ran = cluster.run(&[command, "special", &text(&here.join("pipe")), &text(&there)]);
         assert!(ran.code != 0 && ran.err.contains("pipe is neither a file nor a folder"), "{command}: {ran:?}");
     }
+}
+
+/// Everything below a folder, byte for byte, with what files hold and links lead to.
+fn exactly_below(folder: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("reads").flatten() {
+        let (name, path) = (entry.file_name().as_bytes().to_vec(), entry.path());
+        let kind = entry.file_type().expect("a type");
+        if kind.is_dir() {
+            found.extend(exactly_below(&path).into_iter().map(|(inner, content)| ([&name[..], b"/", &inner[..]].concat(), content)));
+        } else if kind.is_symlink() {
+            found.push((name, fs::read_link(&path).expect("a link").as_os_str().as_bytes().to_vec()));
+        } else {
+            found.push((name, fs::read(&path).expect("reads")));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_carried_byte_for_byte() {
+    let cluster = Cluster::new("bytes", "[workers.default]\nmin = 0");
+    cluster.up();
+    let (here, there) = (folder(&cluster, "here"), folder(&cluster, "there"));
+    let odd = |name: &[u8]| OsStr::from_bytes(name).to_owned();
+    let (file, data) = (here.join(odd(b"caf\xe9 $(x) %s\\n.txt")), here.join(odd(b"d\xff\n")));
+    fs::write(&file, "latin").expect("writes");
+    fs::create_dir(&data).expect("makes");
+    fs::write(data.join(odd(b"\xfe")), "inner").expect("writes");
+    symlink(odd(b"\xfe"), data.join(odd(b"link\xfd"))).expect("links");
+    let mut expected = vec![
+        (b"caf\xe9 $(x) %s\\n.txt".to_vec(), b"latin".to_vec()),
+        (b"d\xff\n/\xfe".to_vec(), b"inner".to_vec()),
+        (b"d\xff\n/link\xfd".to_vec(), b"\xfe".to_vec()),
+        (b"new\xe9/\xfe".to_vec(), b"inner".to_vec()),
+        (b"new\xe9/link\xfd".to_vec(), b"\xfe".to_vec()),
+    ];
+    expected.sort();
+    for command in ["upload", "download"] {
+        for (from, to) in [(&file, there.clone()), (&data, there.clone()), (&data, there.join(odd(b"new\xe9")))] {
+            let ran = cluster.command(&[command, "bytes"]).arg(from).arg(to).output().expect("runs");
+            assert!(ran.status.success(), "{command}: {ran:?}");
+        }
+        assert_eq!(exactly_below(&there), expected, "{command}");
+        fs::remove_dir_all(&there).expect("removes");
+        fs::create_dir_all(&there).expect("makes");
+    }
+    // A line that cannot be understood is an error, whatever its bytes.
+    let ran = cluster.command(&["upload", "--no-such"]).arg(&file).output().expect("runs");
+    assert_eq!(ran.status.code(), Some(2), "{ran:?}");
+}
+
+/// The user id of `nobody`.
+const NOBODY: u32 = 65534;
+
+fn as_user(command: &Command) -> Command {
+    let mut ordinary = Command::new("setpriv");
+    if nix::unistd::geteuid().is_root() {
+        ordinary.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
+    }
+    ordinary.arg(command.get_program()).args(command.get_args());
+    ordinary.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    ordinary
+}
+
+fn nobody_can_run() -> bool {
+    let mut version = Command::new(cloudtik_tests::programs().join("cloudtik"));
+    as_user(version.arg("version")).output().is_ok_and(|ran| ran.status.success())
+}
+
+/// A command of an ordinary user whose cluster this is: GNU tar does otherwise for root, whatever root may do.
+fn as_nobody(cluster: &Cluster, command: &Command) -> Command {
+    if nix::unistd::geteuid().is_root() {
+        let own = format!("{NOBODY}:{NOBODY}");
+        let owned = Command::new("chown").args(["-hR", &own]).arg(cluster.file.parent().expect("it lies in a directory")).status();
+        assert!(owned.expect("runs").success());
+    }
+    as_user(command)
+}
+
+/// Lets folders be removed again.
+fn open_again(path: &Path) {
+    if path.is_dir() && !path.is_symlink() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).expect("sets");
+        fs::read_dir(path).expect("reads").flatten().for_each(|entry| open_again(&entry.path()));
+    }
+}
+
+#[test]
+fn folders_that_may_not_be_written_are_copied_as_they_are() {
+    let cluster = Cluster::new("closed", "[workers.default]\nmin = 0");
+    let file = text(&cluster.file);
+    if !nobody_can_run() {
+        return skipped("copies of an ordinary user need programs that every user may run");
+    }
+    let up = as_nobody(&cluster, &cluster.command(&["up", &file, "--yes"])).output().expect("runs");
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let (here, there) = (folder(&cluster, "here"), folder(&cluster, "there"));
+    let data = here.join("data");
+    fs::create_dir_all(data.join("inner")).expect("makes");
+    fs::write(data.join("inner/a"), "a").expect("writes");
+    let modes = [("inner/a", 0o444), ("inner", 0o555), ("", 0o555)];
+    for (path, mode) in modes {
+        fs::set_permissions(data.join(path), fs::Permissions::from_mode(mode)).expect("sets");
+    }
+    for command in ["upload", "download"] {
+        let copy = |to: &Path| {
+            let ran = as_nobody(&cluster, &cluster.command(&[command, "closed", &text(&data), &text(to)])).output().expect("runs");
+            (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+        };
+        // Under a name of its own, into a folder, and where its parents are missing.
+        for (to, copied) in [("copy", "copy"), ("", "data"), ("deep/er/copy", "deep/er/copy")] {
+            let (code, said) = copy(&there.join(to));
+            assert_eq!(code, Some(0), "{command} {to}: {said}");
+            for (path, mode) in modes {
+                let copied = there.join(copied).join(path);
+                assert_eq!(fs::metadata(&copied).expect("there").permissions().mode() & 0o777, mode, "{command}: {}", copied.display());
+            }
+        }
+        // What is there already may not be written; GNU tar does it all the same, and leaves the folder as it was.
+        let (code, said) = copy(&there);
+        let inner = there.join("data/inner");
+        assert_eq!(fs::metadata(&inner).expect("there").permissions().mode() & 0o777, 0o555, "{command}");
+        let is_told = said.contains(&format!("cannot write {}/a: ", inner.display())) && said.to_lowercase().contains("permission denied");
+        assert!(if code == Some(0) { command == "upload" } else { code == Some(1) && is_told }, "{command}: {code:?} {said}");
+        let left = below(&there);
+        assert!(!left.iter().any(|name| name.contains(".cloudtik")), "{command}: {left:?}");
+        open_again(&there);
+        fs::remove_dir_all(&there).expect("removes");
+        fs::create_dir_all(&there).expect("makes");
+    }
+    open_again(&data);
+}
+
+#[test]
+fn what_cannot_be_copied_says_why_and_leaves_nothing() {
+    let cluster = Cluster::new("why", "[workers.default]\nmin = 0");
+    let file = text(&cluster.file);
+    if !nobody_can_run() {
+        return skipped("copies of an ordinary user need programs that every user may run");
+    }
+    let up = as_nobody(&cluster, &cluster.command(&["up", &file, "--yes"])).output().expect("runs");
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let (here, there) = (folder(&cluster, "here"), folder(&cluster, "there"));
+    fs::write(here.join("file"), vec![7; 4 << 20]).expect("writes");
+    fs::create_dir_all(here.join("data/closed")).expect("makes");
+    fs::write(here.join("data/closed/big"), vec![7; 4 << 20]).expect("writes");
+    for (path, mode) in [("data/closed", 0o555), ("data", 0o555)] {
+        fs::set_permissions(here.join(path), fs::Permissions::from_mode(mode)).expect("sets");
+    }
+    fs::create_dir_all(there.join("closed")).expect("makes");
+    fs::write(there.join("closed/secret"), "secret").expect("writes");
+    fs::write(there.join("plain"), "").expect("writes");
+    fs::set_permissions(there.join("closed"), fs::Permissions::from_mode(0o555)).expect("sets");
+    fs::create_dir_all(here.join("shut")).expect("makes");
+    fs::write(here.join("shut/secret"), "secret").expect("writes");
+    fs::set_permissions(here.join("shut"), fs::Permissions::from_mode(0o000)).expect("sets");
+    let before = below(&there);
+    for command in ["upload", "download"] {
+        let copy = |from: &str, to: &str| {
+            let ran = as_nobody(&cluster, &cluster.command(&[command, "why", from, to])).output().expect("runs");
+            let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+            let raw = ["mv:", "tar:", "mktemp:", "mkdir:", "stat:", "sh:"].into_iter().find(|tool| said.contains(tool));
+            assert_eq!(raw, None, "{command} {from} {to}: {said}");
+            assert_eq!(below(&there), before, "{command} {from} {to}: nothing is left");
+            (ran.status.code(), said)
+        };
+        for from in ["file", "data"] {
+            let from = text(&here.join(from));
+            for (from, to) in [(from.as_str(), ""), ("", from.as_str())] {
+                let (code, said) = copy(from, to);
+                assert!(code == Some(2) && (said.contains("a path is empty") || said.contains("a value is required")), "{command}: {said}");
+            }
+            for to in ["closed", "closed/new", "closed/new/er/", "plain/new", "plain/new/er"] {
+                let (code, said) = copy(&from, &text(&there.join(to)));
+                // Of a file in the way, systems say either.
+                let why = if to.starts_with("closed") { ["permission denied"; 2] } else { ["not a directory", "file exists"] };
+                let is_said = said.contains("cannot ") && why.iter().any(|why| said.to_lowercase().contains(why));
+                assert!(code == Some(1) && is_said, "{command} {from} {to}: {said}");
+            }
+        }
+        for from in ["shut/secret", "shut"] {
+            let (code, said) = copy(&text(&here.join(from)), &text(&there.join("new/")));
+            let why = format!("cannot read {}: ", text(&here.join(from)));
+            assert!(code == Some(1) && said.contains(&why) && said.to_lowercase().contains("permission denied"), "{command}: {said}");
+        }
+    }
+    full_disks(&cluster, &here, &there);
+    fs::set_permissions(there.join("closed"), fs::Permissions::from_mode(0o700)).expect("sets");
+    for path in ["shut", "data"] {
+        fs::set_permissions(here.join(path), fs::Permissions::from_mode(0o700)).expect("sets");
+        open_again(&here.join(path));
+    }
+}
+
+/// A disk with room for a part of what is copied.
+fn full_disks(cluster: &Cluster, here: &Path, there: &Path) {
+    let small = there.join("small");
+    fs::create_dir(&small).expect("makes");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&small).output().expect("runs");
+    if !mounted.status.success() {
+        return skipped("copies to a full disk need the right to mount (root)");
+    }
+    for command in ["upload", "download"] {
+        for (from, named) in [("file", "file"), ("data", "data"), ("file", "new/er/file")] {
+            let to = small.join(named);
+            let ran = as_nobody(&cluster, &cluster.command(&[command, "why", &text(&here.join(from)), &text(&to)])).output().expect("runs");
+            let said = String::from_utf8_lossy(&ran.stderr);
+            let is_said = said.contains("cannot write ") && said.contains(": the disk is full") && said.contains("free space");
+            assert!(ran.status.code() == Some(1) && is_said, "{command} {from}: {said}");
+            assert_eq!(below(&small), Vec::<String>::new(), "{command} {from}: nothing is left");
+        }
+    }
+    let _ = Command::new("umount").arg("-l").arg(&small).status();
 }
