@@ -175,7 +175,9 @@ impl Complaint {
         let is_first = |line: &&str| line.contains(": ") && !line.contains("Exiting with failure status");
         let Some(line) = complaint.lines().find(is_first) else { return Self::default() };
         let cause = line.rsplit(": ").next().unwrap_or_default().trim();
-        let said = line.strip_prefix("tar: ").and_then(|line| Some((line.split_once(": Cannot ").or_else(|| line.split_once(": Wrote "))?.0, line)));
+        let said = line
+            .strip_prefix("tar: ")
+            .and_then(|line| Some((line.split_once(": Cannot ").or_else(|| line.split_once(": Wrote "))?.0, line)));
         let entry = said.map(|(entry, _)| unescaped(entry));
         // GNU tar does not say why less was written than it had.
         let cause = if cause.starts_with("Wrote only") { "No space left on device" } else { cause };
@@ -216,7 +218,10 @@ mod tests {
         assert_eq!(placed(NOT_UNPACKED, denied), "w1: cannot write /data/new/café/x: permission denied");
         let full = "tar: data/big: Wrote only 4096 of 10240 bytes\ntar: Exiting with failure status due to previous errors\n";
         assert_eq!(placed(NOT_UNPACKED, full), "w1: cannot write /data/new/big: the disk is full");
-        assert_eq!(placed(NOT_UNPACKED, "tar: data: Cannot write: No space left on device\n"), "w1: cannot write /data/new: the disk is full");
+        assert_eq!(
+            placed(NOT_UNPACKED, "tar: data: Cannot write: No space left on device\n"),
+            "w1: cannot write /data/new: the disk is full"
+        );
         let no_parent = "mkdir: cannot create directory '/data': Read-only file system\n";
         assert_eq!(placed(NO_PARENT, no_parent), "w1: cannot create the folder /data: read-only file system");
         let fetched = |code, complaint: &str| not_fetched("head", &wire::Exit { code, error: String::new() }, "logs".as_ref(), complaint);
