@@ -8,7 +8,7 @@ use cloudtik_model::ServiceKey;
 /// bootstrap.json              what the node was given when it was made; without the token once it has joined
 /// agent.lock  agent.log       held while an agent runs, with its process id; what it says
 /// identity/                   node.key node.crt ca.crt, the latest time that a head told
-/// goal.json  epoch            the latest goal; the highest epoch seen
+/// goal.json  epoch            the latest goal; the latest epoch, with its proof
 /// cgroups                     the control groups that were made here, a path in each line
 /// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
 /// data/RUNTIME/               what services keep

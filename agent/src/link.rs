@@ -9,7 +9,7 @@ use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::report::{Facts, ServiceReport};
 use cloudtik_model::{Epoch, ServiceKey, goal};
 use cloudtik_protocol::clock::TOLERATED;
-use cloudtik_protocol::convert::report_to_wire;
+use cloudtik_protocol::convert::{proof_from_wire, proof_to_wire, report_to_wire};
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
@@ -103,11 +103,13 @@ impl Link {
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let mut client = BusClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let facts = Facts { clock_offset_s: self.identity.clock().offset() / 1_000, ..self.facts.clone() };
+        let (epoch, proof) = self.epochs.seen();
         let hello = wire::Hello {
             protocol_version: PROTOCOL_VERSION,
             node: self.bootstrap.node.to_string(),
             generation: self.bootstrap.generation.0,
-            epoch: self.epochs.seen().0,
+            epoch: epoch.0,
+            epoch_proof: Some(proof_to_wire(&proof)),
             goal_version: self.converger.version(),
             facts: serde_json::to_vec(&facts)?.into(),
         };
@@ -159,7 +161,11 @@ impl Link {
                     let Some(frame) = frame.map_err(|s| anyhow::anyhow!("lost connection to the head: {}", s.message()))? else {
                         bail!("the head closed the connection");
                     };
-                    self.epochs.check(Epoch(frame.epoch))?;
+                    let proof = match &frame.topic {
+                        Some(HeadTopic::Welcome(welcome)) => welcome.epoch_proof.clone().map(proof_from_wire),
+                        _ => None,
+                    };
+                    self.epochs.check(Epoch(frame.epoch), proof.as_ref())?;
                     match frame.topic {
                         Some(HeadTopic::Welcome(welcome)) => {
                             if welcome.protocol_version != PROTOCOL_VERSION {

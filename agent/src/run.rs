@@ -122,6 +122,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
+    let epochs = Epochs::load(&home.epoch(), identity.root(), &bootstrap.cluster).context("whose leadership counts")?;
     let gpus = Gpus::new();
     let health = Health::new(home.path(), identity.clock().clone(), Meter::new(bootstrap.resources, gpus.clone()), Arc::new(disk_free));
     let reports = Reports::new();
@@ -152,7 +153,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         converger: converger.clone(),
         reports,
         health,
-        epochs: Epochs::load(&home.epoch()).context("whose leadership counts")?,
+        epochs,
         dialer,
         linked,
         tasks: tasks.clone(),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Epoch, Generation, NodeId};
-use cloudtik_protocol::convert::{load_from_wire, report_from_wire};
-use cloudtik_protocol::pki::{self, Peer};
+use cloudtik_protocol::convert::{load_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
+use cloudtik_protocol::pki::{self, EpochProof, Peer};
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire::agent_frame::Topic;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
@@ -44,6 +44,9 @@ pub struct BusService {
     pub authority: Authority,
     pub revisions: Revisions,
     pub epoch: Epoch,
+    /// That this epoch began.
+    pub proof: EpochProof,
+    pub root: CertificateDer<'static>,
     pub supersession: Supersession,
     pub brain: BrainHandle,
     pub hub: Hub,
@@ -241,6 +244,13 @@ impl wire::bus_server::Bus for BusService {
             return Err(self.refuse("foreign-id", Status::permission_denied(message)));
         }
         if hello.epoch > self.epoch.0 {
+            // A proof is enough, whoever shows it. To ask for a member would be wrong: this head may not know the node just
+            // because its store is older than the cluster.
+            let proof = hello.epoch_proof.map(proof_from_wire).unwrap_or_default();
+            if !proof.proves(&self.root, &self.settings.cluster, Epoch(hello.epoch)) {
+                let message = format!("{node} names epoch {}, later than {}, without a proof", hello.epoch, self.epoch.0);
+                return Err(self.refuse("unproven-epoch", Status::permission_denied(message)));
+            }
             self.supersession.note(Epoch(hello.epoch));
             let message = format!("{node} has seen epoch {}, this head is of {}", hello.epoch, self.epoch.0);
             return Err(self.refuse("superseded", Status::failed_precondition(message)));
@@ -249,8 +259,13 @@ impl wire::bus_server::Bus for BusService {
             .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;
         let (session, outgoing) = self.hub.open();
         let heartbeat_ms = self.settings.heartbeat_ms as u32;
-        let welcome =
-            wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: VERSION.to_owned(), heartbeat_ms, time_ms: now_ms() };
+        let welcome = wire::Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            head_version: VERSION.to_owned(),
+            heartbeat_ms,
+            time_ms: now_ms(),
+            epoch_proof: Some(proof_to_wire(&self.proof)),
+        };
         self.hub.send(session, HeadTopic::Welcome(welcome));
         let own = self.clone();
         // All of it in one task: a caller that goes away in the middle must not leave half a link.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cloudtik_brain::access::GrantRecord;
-use cloudtik_model::{ClusterName, Generation, NodeId, Timestamp};
+use cloudtik_model::{ClusterName, Epoch, Generation, NodeId, Timestamp};
 use cloudtik_protocol::files::create_private_directory;
-use cloudtik_protocol::pki::{self, Identity, Intermediate};
+use cloudtik_protocol::pki::{self, EpochProof, Identity, Intermediate};
 use cloudtik_protocol::tls;
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
@@ -112,6 +112,11 @@ impl Authority {
         let chain = self.intermediate()?.sign_administrator(request, &grant.name, grant.role, grant.number, lifetime)?;
         let ends = chain.first().map(pki::validity).transpose()?.map_or(0, |(_, ends)| ends);
         Ok((chain, Timestamp(u64::try_from(ends).unwrap_or(0).saturating_mul(1_000))))
+    }
+
+    /// That the epoch of this head began.
+    pub fn prove_epoch(&self, epoch: Epoch) -> anyhow::Result<EpochProof> {
+        Ok(self.intermediate()?.prove_epoch(epoch)?)
     }
 
     pub fn certify(

@@ -172,6 +172,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         authority: authority.clone(),
         revisions: revisions.clone(),
         epoch,
+        proof: authority.prove_epoch(epoch).context("proving that this head leads")?,
+        root: root.clone(),
         supersession: supersession.clone(),
         brain,
         hub: hub.clone(),

@@ -24,6 +24,8 @@ pub use embedded::{EmbeddedDatabase, FILE};
 
 /// Events that are kept, at the least; older ones go.
 pub const KEPT_EVENTS: u64 = 100_000;
+/// Goals are numbered by the epoch in the upper half of 64 bits: later epochs would wrap them.
+pub const LAST_EPOCH: Epoch = Epoch(u32::MAX as u64);
 /// The layout of what is stored. A head refuses a store of a newer one.
 pub const FORMAT: u64 = 2;
 

@@ -4,6 +4,7 @@ use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
 use cloudtik_model::report::{FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 
+use crate::pki::EpochProof;
 use crate::wire;
 
 /// A message whose content is not what its type promises.
@@ -18,6 +19,14 @@ impl Malformed {
     pub fn new(what: &'static str, problem: impl ToString) -> Self {
         Self { what, problem: problem.to_string() }
     }
+}
+
+pub fn proof_to_wire(proof: &EpochProof) -> wire::EpochProof {
+    wire::EpochProof { signature: proof.signature.clone().into(), certificate: proof.certificate.clone().into() }
+}
+
+pub fn proof_from_wire(proof: wire::EpochProof) -> EpochProof {
+    EpochProof { signature: proof.signature.into(), certificate: proof.certificate.into() }
 }
 
 pub fn report_to_wire(report: &ServiceReport) -> wire::ServiceReport {

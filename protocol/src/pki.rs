@@ -23,6 +23,9 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::files;
 
+mod epoch;
+pub use epoch::EpochProof;
+
 /// How long a root is good for: it stays with the user, who can make a new cluster sooner.
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the head's intermediate is good for.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::{ClusterName, Epoch, Generation, NodeId, NodeTypeName, goal};
 use cloudtik_protocol::clock::ClusterClock;
+use cloudtik_protocol::convert::proof_to_wire;
 use cloudtik_protocol::pki::{self, INTERMEDIATE_LIFETIME, Intermediate, Root};
 use cloudtik_protocol::tls::{self, ServerIdentity};
 use cloudtik_protocol::transport::serve_tls;
@@ -43,6 +44,8 @@ struct Head {
     seen: Arc<Mutex<Seen>>,
     /// Of the next welcome.
     epoch: Arc<Mutex<u64>>,
+    /// Whether the next welcome proves its epoch.
+    proven: Arc<Mutex<bool>>,
 }
 
 #[tonic::async_trait]
@@ -65,7 +68,12 @@ impl bus_server::Bus for Head {
     async fn connect(&self, request: Request<Streaming<wire::AgentFrame>>) -> Result<Response<Self::ConnectStream>, Status> {
         let (sender, receiver) = mpsc::channel(8);
         let epoch = *self.epoch.lock().expect("no panic");
-        let welcome = wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: "played".to_owned(), ..Default::default() };
+        let epoch_proof = self.proven.lock().expect("no panic").then(|| {
+            let proof = self.intermediate.prove_epoch(Epoch(epoch)).expect("signs");
+            proof_to_wire(&proof)
+        });
+        let welcome =
+            wire::Welcome { protocol_version: PROTOCOL_VERSION, head_version: "played".to_owned(), epoch_proof, ..Default::default() };
         let _ = sender.try_send(Ok(wire::HeadFrame { epoch, topic: Some(HeadTopic::Welcome(welcome)) }));
         let seen = self.seen.clone();
         {
@@ -136,7 +144,7 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
     let address = listener.local_addr().expect("bound");
     let own = intermediate.head(&[address.ip()], HOUR).expect("makes");
     let identity = ServerIdentity::new(&cluster, root.certificate(), &own, &ClusterClock::default()).expect("usable");
-    let head = Head { intermediate: Arc::new(intermediate), seen: Arc::default(), epoch: Arc::new(Mutex::new(5)) };
+    let head = Head { intermediate: Arc::new(intermediate), seen: Arc::default(), epoch: Arc::new(Mutex::new(5)), proven: Arc::new(Mutex::new(true)) };
     let routes =
         tonic::service::Routes::new(bus_server::BusServer::new(head.clone())).add_service(join_server::JoinServer::new(head.clone()));
     let stop = CancellationToken::new();
@@ -196,9 +204,18 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
         head.goal(4, 100);
         assert_eq!(stored_version(home), Some(21));
 
-        // A later one is believed, and remembered.
+        // One that says to be later and does not prove it: no link is kept, and nothing is remembered.
+        let stored_epoch = || serde_json::from_slice::<serde_json::Value>(&fs::read(home.join("epoch")).ok()?).ok()?["epoch"].as_u64();
+        *head.proven.lock().expect("no panic") = false;
+        *head.epoch.lock().expect("no panic") = u64::MAX;
+        let before = links();
+        until("refusal after refusal", within, || (links() >= before + 3).then_some(()));
+        assert_eq!(stored_epoch(), Some(5));
+
+        // A later one that proves it is believed, and remembered.
         *head.epoch.lock().expect("no panic") = 6;
-        until("the later epoch on the disk", within, || (fs::read_to_string(home.join("epoch")).ok()?.trim() == "6").then_some(()));
+        *head.proven.lock().expect("no panic") = true;
+        until("the later epoch on the disk", within, || (stored_epoch() == Some(6)).then_some(()));
         head.goal(6, 22);
         until("its goal", within, || (stored_version(home) == Some(22)).then_some(()));
     });

@@ -4,7 +4,8 @@ use std::fs;
 
 use std::time::Duration;
 
-use cloudtik_model::{AdministratorName, ClusterName, Generation, NodeId};
+use cloudtik_model::{AdministratorName, ClusterName, Epoch, Generation, NodeId};
+use cloudtik_protocol::convert::proof_to_wire;
 use cloudtik_protocol::pki::{self, Identity, Intermediate, Root};
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::agent_frame::Topic;
@@ -174,6 +175,18 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
         let status = AdminClient::new(channel).status(wire::Empty {}).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     }
+
+    // A later epoch without a proof, with that of another epoch, and with a signature of one's own: a head that took it for true
+    // would stop. (Its own proof is shown by each welcome.)
+    let epoch = before.head.epoch.0;
+    let proof = stranger.intermediate.prove_epoch(Epoch(epoch)).expect("signs");
+    let key = KeyPair::generate().expect("key");
+    let own = Intermediate::new(&stranger.name, key, w1.chain[0].clone()).prove_epoch(Epoch(u64::MAX)).expect("signs");
+    for (epoch, proof) in [(epoch + 1, None), (u64::MAX, Some(proof)), (u64::MAX, Some(own))] {
+        let status = stranger.hello(&w1, wire::Hello { epoch, epoch_proof: proof.as_ref().map(proof_to_wire), ..hello("w1", 1) }).await;
+        assert_eq!(status.code(), Code::PermissionDenied, "epoch {epoch}: {status:?}");
+    }
+    assert_eq!(refused(&stranger, &cluster, "unproven-epoch").await, 3);
 
     // Another protocol, garbage, and a frame that is too large.
     let old = wire::Hello { protocol_version: 99, ..hello("w1", 1) };

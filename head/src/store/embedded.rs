@@ -13,7 +13,7 @@ use cloudtik_model::{Epoch, NodeId};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::{Error, FORMAT, KEPT_EVENTS, Leadership, Remembered, Store};
+use super::{Error, FORMAT, KEPT_EVENTS, LAST_EPOCH, Leadership, Remembered, Store};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
@@ -89,7 +89,10 @@ impl Leadership for EmbeddedDatabase {
                 return Err(Error::Newer(format));
             }
             let before = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())).max(seen.0);
-            let epoch = before.checked_add(1).ok_or(Error::EpochsExhausted(Epoch(before)))?;
+            if before >= LAST_EPOCH.0 {
+                return Err(Error::EpochsExhausted(Epoch(before)));
+            }
+            let epoch = before + 1;
             let known = meta.get("join-secret").map_err(failed(operation))?.map(|v| v.value().to_vec());
             let join_secret = known.unwrap_or_else(|| join_secret.to_vec());
             meta.insert("format", FORMAT.to_be_bytes().as_slice()).map_err(failed(operation))?;
