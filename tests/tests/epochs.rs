@@ -144,7 +144,12 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
     let address = listener.local_addr().expect("bound");
     let own = intermediate.head(&[address.ip()], HOUR).expect("makes");
     let identity = ServerIdentity::new(&cluster, root.certificate(), &own, &ClusterClock::default()).expect("usable");
-    let head = Head { intermediate: Arc::new(intermediate), seen: Arc::default(), epoch: Arc::new(Mutex::new(5)), proven: Arc::new(Mutex::new(true)) };
+    let head = Head {
+        intermediate: Arc::new(intermediate),
+        seen: Arc::default(),
+        epoch: Arc::new(Mutex::new(5)),
+        proven: Arc::new(Mutex::new(true)),
+    };
     let routes =
         tonic::service::Routes::new(bus_server::BusServer::new(head.clone())).add_service(join_server::JoinServer::new(head.clone()));
     let stop = CancellationToken::new();
