@@ -241,6 +241,7 @@ impl ServiceTask {
             leaves_children: self.key.runtime.is_own(),
             starts: self.starts + 1,
             identity: identity(service),
+            artifacts: service.artifacts.clone(),
         };
         let writing = move || files::write(&directory, &goal, &run).map(|()| tail::length(&directory));
         let log_from = tokio::task::spawn_blocking(writing).await??;

@@ -59,6 +59,9 @@ pub struct Run {
     pub starts: u32,
     /// Of what the process was started from; tells whether a goal still means this process.
     pub identity: String,
+    /// Digests of the software that it runs from.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
 }
 
 /// What runs.
@@ -75,6 +78,9 @@ pub struct State {
     pub starts: u32,
     /// Milliseconds since the Unix epoch.
     pub started_at: u64,
+    /// Digests of the software that the process runs from, which is not to be removed meanwhile.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
 }
 
 /// How it ended.
@@ -186,7 +192,8 @@ fn start(directory: &Path) -> io::Result<Option<Shim>> {
     let process = Process { pid: child.id() as i32, started: Process::of(child.id() as i32).map_or(0, |p| p.started) };
     let shim = Process::of(std::process::id() as i32).ok_or_else(unknown)?;
     let started_at = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
-    let state = State { shim, process, identity: run.identity.clone(), stop_grace_ms: run.stop_grace_ms, starts: run.starts, started_at };
+    let (identity, artifacts) = (run.identity.clone(), run.artifacts.clone());
+    let state = State { shim, process, identity, stop_grace_ms: run.stop_grace_ms, starts: run.starts, started_at, artifacts };
     if let Err(error) = write_atomically(&directory.join(STATE_FILE), &serde_json::to_vec(&state)?, 0o600) {
         // Nobody would know of it.
         let _ = process.kill_group();

@@ -1,18 +1,19 @@
 //! `cloudtik cache`: the software that heads have fetched and this machine keeps, shared by its clusters.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod users;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use cloudtik_model::goal::Goal;
 use cloudtik_model::software::{IndexEntry, Size};
 use cloudtik_protocol::files::{create_private_directory, remove_tree};
 use serde::Serialize;
 
 use crate::cli::Cache;
-use crate::clusters::{self, home};
+use crate::clusters::home;
 use crate::failure::Failure;
 use crate::output::Printer;
 
@@ -138,7 +139,7 @@ fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
 
 /// Looks at what is kept. A directory that does not exist is empty.
 pub fn look(directory: &Path) -> Result<Contents, Failure> {
-    let users = users()?;
+    let users = users::users()?;
     let mut all: BTreeMap<String, Cached> = BTreeMap::new();
     let cached = |digest: &str| Cached {
         name: String::new(),
@@ -170,22 +171,6 @@ pub fn look(directory: &Path) -> Result<Contents, Failure> {
     Ok(Contents { directory: directory.to_owned(), software, unfinished_bytes, bytes })
 }
 
-/// Digest → the clusters that have it in a node's goal. A cluster counts as long as its directory is there, be it reachable or not.
-fn users() -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
-    let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for place in clusters::all()? {
-        for node in entries(&place.nodes()) {
-            let Ok(text) = fs::read(node.join("goal.json")) else { continue };
-            let goal: Goal = serde_json::from_slice(&text)
-                .map_err(|e| Failure::failed(format!("cannot read what {} of {} uses: {e}", node.display(), place.name)))?;
-            for artifact in goal.artifacts {
-                users.entry(artifact.digest).or_default().insert(place.name.to_string());
-            }
-        }
-    }
-    Ok(users)
-}
-
 /// Removes software, unless somebody fetches or uses it by now.
 fn remove(directory: &Path, digest: &str) -> io::Result<bool> {
     let unpacked = directory.join("unpacked");
@@ -196,22 +181,24 @@ fn remove(directory: &Path, digest: &str) -> io::Result<bool> {
     if lock.try_lock().is_err() {
         return Ok(false);
     }
+    let of_it: Vec<PathBuf> =
+        index(directory).into_iter().filter(|(_, entry)| entry.artifact.digest == digest).map(|(path, _)| path).collect();
+    // Held until it is removed: no head begins to fetch it meanwhile.
+    let Some(_locks) = lock_fetches(directory, &of_it)? else { return Ok(false) };
     let was_there = match fs::rename(&target, &removing) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
     // Looked at again: a node may have begun to use it just before it was out of reach.
-    if users().map_err(|e| io::Error::other(e.message))?.contains_key(digest) {
+    if users::users().map_err(|e| io::Error::other(e.message))?.contains_key(digest) {
         if was_there {
             fs::rename(&removing, &target)?;
         }
         return Ok(false);
     }
-    for (path, entry) in index(directory) {
-        if entry.artifact.digest == digest {
-            remove_if_there(&path)?;
-        }
+    for path in of_it {
+        remove_if_there(&path)?;
     }
     remove_if_there(&directory.join(format!("{digest}.tar")))?;
     remove_if_there(&unpacked.join(format!(".{digest}.part")))?;
@@ -219,6 +206,28 @@ fn remove(directory: &Path, digest: &str) -> io::Result<bool> {
         remove_tree(&removing).map_err(io::Error::other)?;
     }
     Ok(true)
+}
+
+/// The locks of the fetches that software of these index entries comes from; none if one of them is under way. What is in no
+/// index yet may be what any fetch has just put there.
+fn lock_fetches(directory: &Path, index: &[PathBuf]) -> io::Result<Option<Vec<File>>> {
+    let keys = index.iter().filter_map(|path| path.file_stem()).map(|key| directory.join(format!(".fetch-{}.lock", key.to_string_lossy())));
+    let mut locks: Vec<PathBuf> = keys.collect();
+    if locks.is_empty() {
+        let is_lock = |path: &PathBuf| {
+            path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".fetch-")) && path.extension().is_some_and(|e| e == "lock")
+        };
+        locks = entries(directory).into_iter().filter(is_lock).collect();
+    }
+    let mut held = Vec::new();
+    for path in locks {
+        let lock = File::options().create(true).write(true).truncate(false).open(path)?;
+        if lock.try_lock().is_err() {
+            return Ok(None);
+        }
+        held.push(lock);
+    }
+    Ok(Some(held))
 }
 
 /// Removes what broke off; what is under way holds a lock and stays. Returns how many bytes it was.

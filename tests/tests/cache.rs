@@ -111,3 +111,72 @@ fn software_is_kept_for_clusters_that_exist_and_told_and_removed_afterwards() {
     assert_eq!(cluster.run(&["cache", "clean"]).ok().err.trim(), "there is nothing to remove");
     cluster.assert_nothing_left();
 }
+
+/// The manifest of a runtime whose process runs from software without naming it.
+fn running(server: &Server, file: &str, content: &[u8], script: &str) -> String {
+    format!(
+        "[runtime]\nname = \"keeps\"\nversion = \"1\"\n[artifacts.data]\nurl = \"http://{}/{file}\"\nsha256 = \"{}\"\n\
+         [services.keeper]\nrole = \"workers\"\nstop = {{ grace = \"600s\" }}\n\
+         command = [\"/bin/sh\", \"-c\", \"{script}\"]\nenvironment = {{ FILE = \"{file}\" }}\n",
+        server.address,
+        sha256_hex(content)
+    )
+}
+
+#[test]
+fn software_is_kept_while_something_runs_from_it_though_the_goal_has_moved_on() {
+    let cluster = Cluster::new("keeps", "[workers.default]\nmin = 1\n[runtimes.keeps]\npath = \"./keeps\"");
+    let folder = cluster.file.parent().expect("it lies in a directory").join("keeps");
+    fs::create_dir_all(&folder).expect("makes");
+    let contents = [("old.bin", vec![1; 100_000]), ("new.bin", vec![2; 100_000])];
+    for (name, content) in &contents {
+        fs::write(folder.join(name), content).expect("writes");
+    }
+    let server = Server::start(&folder);
+    let describe = |(name, content): &(&str, Vec<u8>), script: &str| {
+        fs::write(folder.join("runtime.toml"), running(&server, name, content, script)).expect("writes");
+    };
+    describe(&contents[0], "trap '' TERM; while :; do sleep 1; done");
+    cluster.up();
+    let old = json(&cluster, &["cache", "list"])["software"][0]["digest"].as_str().expect("a digest").to_owned();
+
+    // The goal names other software, and the process of the old one does not end.
+    describe(&contents[1], "exec sleep 600");
+    cluster.run(&["up", cluster.file.to_str().expect("UTF-8"), "--yes", "--no-wait"]).ok();
+    cluster.wait("a goal without the old software", Duration::from_secs(60), |_| {
+        let nodes = fs::read_dir(cluster.directory().join("nodes")).expect("there are nodes").flatten();
+        let mut goals = nodes
+            .filter(|n| n.file_name().to_string_lossy().starts_with("w1"))
+            .map(|node| fs::read_to_string(node.path().join("goal.json")));
+        goals.all(|goal| goal.is_ok_and(|goal| !goal.contains(&old)))
+    });
+    let is_there = |cluster: &Cluster| cluster.state().join("artifacts/unpacked").join(&old).join("old.bin").exists();
+    let cleaned = json(&cluster, &["cache", "clean", "--yes"]);
+    assert!(is_there(&cluster), "{cleaned:#}");
+    assert!(
+        cleaned["kept"].as_array().is_some_and(|kept| kept.iter().any(|s| s["digest"] == *old && s["used_by"][0] == "keeps")),
+        "{cleaned:#}"
+    );
+
+    for (pid, _) in cluster.processes().into_iter().filter(|(_, command)| command.contains("trap '' TERM")) {
+        cloudtik_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    // Nothing runs from it any more; but it is being fetched, by a head that this command does not know.
+    cluster.run(&["down", "keeps", "--yes"]).ok();
+    let artifacts = cluster.state().join("artifacts");
+    let entry = fs::read_dir(artifacts.join("index")).expect("an index").flatten().map(|e| e.path());
+    let entry = entry.into_iter().find(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(&old))).expect("it is in the index");
+    let key = entry.file_stem().expect("a name").to_string_lossy().into_owned();
+    let lock = File::create(artifacts.join(format!(".fetch-{key}.lock"))).expect("makes");
+    lock.lock().expect("locks");
+    json(&cluster, &["cache", "clean", "--yes"]);
+    assert!(is_there(&cluster) && entry.exists());
+    // Its index has not been written yet.
+    fs::remove_file(&entry).expect("removes");
+    json(&cluster, &["cache", "clean", "--yes"]);
+    assert!(is_there(&cluster));
+    drop(lock);
+    json(&cluster, &["cache", "clean", "--yes"]);
+    assert!(!is_there(&cluster));
+    cluster.assert_nothing_left();
+}
