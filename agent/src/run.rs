@@ -1,15 +1,15 @@
 //! The agent's body: everything that one node's agent runs, started and stopped in order.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{self, Seek, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::report::ServiceState;
 use cloudtik_protocol::files::Presence;
@@ -306,11 +306,21 @@ async fn serve_health(
 
 /// The address of this machine that the head is reached from.
 fn own_address(head: &str) -> anyhow::Result<String> {
-    let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0")).context("opening a socket")?;
-    // Connecting a datagram socket sends nothing; it only chooses the way.
-    socket.connect(head).with_context(|| format!("no route to the head, {head}"))?;
-    match socket.local_addr()?.ip() {
-        IpAddr::V4(address) if address.is_unspecified() => bail!("this machine has no address towards {head}"),
-        address => Ok(address.to_string()),
+    let way = |to: SocketAddr| {
+        let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        // Connecting a datagram socket sends nothing; it only chooses the way.
+        socket.connect(to)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    // A name may stand for addresses of both kinds, of which this machine reaches one.
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for to in head.to_socket_addrs().with_context(|| format!("cannot resolve {head}"))? {
+        match way(to) {
+            Ok(address) if !address.is_unspecified() => return Ok(address.to_string()),
+            Ok(_) => {}
+            Err(error) => last = error,
+        }
     }
+    Err(last).with_context(|| format!("no route to the head, {head}"))
 }

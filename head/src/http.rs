@@ -9,7 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use cloudtik_model::NodeId;
+use cloudtik_model::{NodeId, address};
 use cloudtik_model::status::Phase;
 use cloudtik_protocol::exposition::{CONTENT_TYPE, Exposition};
 use cloudtik_protocol::pki::Peer;
@@ -104,11 +104,11 @@ async fn discovery(State(head): State<Head>) -> Response {
     let planner = head.revisions.latest().map(|(_, _, planner)| planner);
     for node in snapshot.nodes.iter().filter(|n| !n.record.life.is_leaving()) {
         let (Some(facts), id) = (&node.facts, &node.record.id) else { continue };
-        targets.push(target(format!("{}:{}", facts.address, facts.health_port), "https", "/metrics", "cloudtik-agent", id));
+        targets.push(target(address::with_port(&facts.address, facts.health_port), "https", "/metrics", "cloudtik-agent", id));
         for (key, port, path) in planner.iter().flat_map(|p| p.metrics(&node.record.node_type)) {
             // A service that does not run has no metrics to scrape.
             if node.services.get(&key).is_some_and(|s| s.pid.is_some()) {
-                targets.push(target(format!("{}:{port}", facts.address), "http", &path, &key.to_string(), id));
+                targets.push(target(address::with_port(&facts.address, port), "http", &path, &key.to_string(), id));
             }
         }
     }

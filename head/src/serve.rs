@@ -1,6 +1,6 @@
 //! Puts a head together, and takes it apart in order.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +90,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let client = watch::Sender::new(driver::client_config(&root, &own)?);
     let listener = TcpListener::bind((address, BUS_PORT)).await.with_context(|| format!("listening on {address}:{BUS_PORT}"))?;
 
-    let view = View { head_address: settings.address.clone(), bus: format!("{address}:{BUS_PORT}") };
+    let view = View { head_address: settings.address.clone(), bus: SocketAddr::new(address, BUS_PORT).to_string() };
     let provider: Arc<dyn NodeProvider> = match &settings.provider {
         Provider::Local(local) => Arc::new(LocalProvider::new(local.clone())),
     };

@@ -13,7 +13,7 @@ use cloudtik_model::policy::{Policy, Rule};
 use cloudtik_model::report::Java;
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::status::Endpoint;
-use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
+use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, address, goal};
 use minijinja::{Value, context};
 
 use crate::catalog::Catalog;
@@ -333,10 +333,11 @@ impl Planner {
         let directory = service_directory(node, &manifest.key(service));
         context! {
             cluster => context! { name => self.cluster.name.as_str() },
-            head => context! { address => view.head_address, bus => view.bus },
+            head => context! { address => view.head_address, host => address::host(&view.head_address), bus => view.bus },
             node => context! {
                 id => node.id.as_str(),
                 address => node.address,
+                host => address::host(&node.address),
                 type => node.node_type.as_str(),
                 cpus => node.resources.cpus,
                 memory_mb => node.resources.memory.mebibytes(),

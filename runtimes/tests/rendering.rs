@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_config::Cluster;
+use cloudtik_model::address::with_port;
 use cloudtik_model::report::Java;
 use cloudtik_model::{Bytes, NodeTypeName, Resources, goal};
 use cloudtik_runtimes::planner::{Availability, Wanted};
@@ -17,19 +18,23 @@ fn own_folder() -> Folder {
 }
 
 fn services(text: &str, home: &str, node: &str) -> Vec<goal::Service> {
+    services_at(text, home, node, "127.0.0.1", "127.0.0.2")
+}
+
+fn services_at(text: &str, home: &str, node: &str, head_address: &str, address: &str) -> Vec<goal::Service> {
     let cluster = Cluster::read("c.toml", text).unwrap_or_else(|e| panic!("{}", e.render(false, 100)));
     let folders = BTreeMap::from([("webserver".parse().expect("valid"), own_folder())]);
     let catalog = Catalog::of_cluster(&cluster.runtimes, &folders, "c.toml", text).expect("valid");
     let context = NodeContext {
         id: node.parse().expect("valid"),
         node_type: if node == "head" { NodeTypeName::head() } else { NodeTypeName::new("default").expect("valid") },
-        address: "127.0.0.2".to_owned(),
+        address: address.to_owned(),
         resources: Resources { cpus: 2, memory: Bytes(2 << 30), gpus: 0 },
         home: home.to_owned(),
         artifacts: format!("{home}/artifacts"),
         javas: vec![Java { home: "/java".to_owned(), major: 17 }],
     };
-    let view = View { head_address: "127.0.0.1".to_owned(), bus: "127.0.0.1:7070".to_owned() };
+    let view = View { head_address: head_address.to_owned(), bus: with_port(head_address, 7070) };
     let here = |wanted: &Wanted| Availability::Here(goal::Artifact { name: wanted.name.clone(), digest: "d".to_owned(), size: 0 });
     Planner::new(cluster, catalog).plan(&view, &context, &BTreeSet::new(), &here).expect("renders").services
 }
@@ -40,6 +45,36 @@ const ALL: &str = "[cluster]\nname = \"c\"\n[provider]\nkind = \"local\"\n[worke
 fn file<'a>(services: &'a [goal::Service], service: &str, path: &str) -> &'a str {
     let service = services.iter().find(|s| s.key.to_string() == service).expect("it is there");
     &service.files.iter().find(|f| f.path == path).expect("it has the file").content
+}
+
+/// Every text of a service's goal.
+fn texts(service: &goal::Service) -> Vec<String> {
+    fn collect(value: &serde_json::Value, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::String(text) => into.push(text.clone()),
+            serde_json::Value::Array(values) => values.iter().for_each(|v| collect(v, into)),
+            serde_json::Value::Object(fields) => fields.values().for_each(|v| collect(v, into)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    collect(&serde_json::to_value(service).expect("a document"), &mut found);
+    found
+}
+
+#[test]
+fn an_ipv6_address_is_put_in_brackets_wherever_a_port_follows() {
+    for node in ["head", "w1"] {
+        for service in services_at(ALL, "/home/node", node, "fd00::1", "fd00::2") {
+            let texts = texts(&service);
+            assert!(texts.iter().any(|text| text.contains("fd00::2")), "{}: its address is in {texts:#?}", service.key);
+            for text in texts {
+                for bare in ["fd00::1:", "fd00::2:", "://fd00"] {
+                    assert!(!text.contains(bare), "{}: {text}", service.key);
+                }
+            }
+        }
+    }
 }
 
 /// What `java.util.Properties.load` makes of a text.

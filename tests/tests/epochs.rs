@@ -33,6 +33,8 @@ const CLUSTER: &str = "played";
 /// What the agent said, and the way to it on its present link.
 #[derive(Default)]
 struct Seen {
+    /// As the node joined.
+    address: String,
     links: usize,
     acknowledged: Vec<(u64, String)>,
     to_agent: Option<mpsc::Sender<Result<wire::HeadFrame, Status>>>,
@@ -53,6 +55,7 @@ impl join_server::Join for Head {
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
         let join = request.into_inner();
         let node = NodeId::new(join.node).expect("valid");
+        self.seen.lock().expect("no panic").address.clone_from(&join.address);
         let address = join.address.parse().ok();
         let chain =
             self.intermediate.sign_node(&join.certificate_request, &node, Generation(join.generation), address, HOUR).expect("signs");
@@ -131,8 +134,16 @@ fn stored_version(home: &Path) -> Option<u64> {
     goal["version"].as_u64()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
+/// A played head, and an agent that has its bootstrap and runs.
+struct Play {
+    head: Head,
+    directory: tempfile::TempDir,
+    stop: CancellationToken,
+    _agent: Running,
+}
+
+/// Plays a head at an address; its agent listens where it is told to, or chooses.
+async fn play(at: &str, listens_on: Option<&str>) -> Play {
     tls::install_crypto();
     let cluster = ClusterName::new(CLUSTER).expect("valid");
     let root = Root::generate(&cluster).expect("makes");
@@ -140,7 +151,7 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
     let request = pki::certificate_request(&key).expect("request");
     let certificate = root.sign_intermediate(&request, INTERMEDIATE_LIFETIME).expect("signs");
     let intermediate = Intermediate::new(&cluster, key, certificate);
-    let listener = tokio::net::TcpListener::bind("127.251.9.1:0").await.expect("binds");
+    let listener = tokio::net::TcpListener::bind(at).await.expect("binds");
     let address = listener.local_addr().expect("bound");
     let own = intermediate.head(&[address.ip()], HOUR).expect("makes");
     let identity = ServerIdentity::new(&cluster, root.certificate(), &own, &ClusterClock::default()).expect("usable");
@@ -156,7 +167,6 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
     tokio::spawn(serve_tls(listener, identity, routes.into_axum_router(), |_| {}, stop.clone()));
 
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let home = directory.path();
     let bootstrap = Bootstrap {
         cluster,
         node: NodeId::new("w1").expect("valid"),
@@ -165,7 +175,7 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
         head: address.to_string(),
         ca: root.certificate_pem(),
         token: "token".to_owned(),
-        address: Some("127.251.9.2".to_owned()),
+        address: listens_on.map(str::to_owned),
         resources: None,
         pinned: Vec::new(),
         artifacts: None,
@@ -174,10 +184,16 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
         power_off: Vec::new(),
         made_at: 0,
     };
-    fs::write(home.join("bootstrap.json"), serde_json::to_vec(&bootstrap).expect("a document")).expect("writes");
+    fs::write(directory.path().join("bootstrap.json"), serde_json::to_vec(&bootstrap).expect("a document")).expect("writes");
     let mut agent = Command::new(programs().join("cloudtik-agent"));
-    let _agent = Running(agent.args(["run", "--home"]).arg(home).stderr(Stdio::null()).spawn().expect("runs"));
+    let agent = Running(agent.args(["run", "--home"]).arg(directory.path()).stderr(Stdio::null()).spawn().expect("runs"));
+    Play { head, directory, stop, _agent: agent }
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
+    let play = play("127.251.9.1:0", Some("127.251.9.2")).await;
+    let (head, home) = (&play.head, play.directory.path());
     let links = || head.seen.lock().expect("no panic").links;
     let within = Duration::from_secs(10);
     tokio::task::block_in_place(|| {
@@ -224,5 +240,23 @@ async fn an_older_leadership_is_refused_and_an_older_goal_replaces_nothing() {
         head.goal(6, 22);
         until("its goal", within, || (stored_version(home) == Some(22)).then_some(()));
     });
-    stop.cancel();
+    play.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_finds_its_head_at_an_ipv6_address_and_takes_one_of_that_kind() {
+    if tokio::net::TcpListener::bind("[::1]:0").await.is_err() {
+        cloudtik_tests::skipped("an IPv6 address needs a kernel with IPv6");
+        return;
+    }
+    let play = play("[::1]:0", None).await;
+    let within = Duration::from_secs(10);
+    tokio::task::block_in_place(|| {
+        until("a link", within, || (play.head.seen.lock().expect("no panic").links == 1).then_some(()));
+        play.head.goal(5, 20);
+        until("the goal", within, || (stored_version(play.directory.path()) == Some(20)).then_some(()));
+    });
+    let address = play.head.seen.lock().expect("no panic").address.clone();
+    assert_eq!(address, "::1");
+    play.stop.cancel();
 }

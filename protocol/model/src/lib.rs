@@ -5,6 +5,7 @@
 //! Must never: do input or output, know a wire format, a provider or a runtime by name, or decide anything.
 
 pub mod access;
+pub mod address;
 pub mod bootstrap;
 pub mod demand;
 pub mod event;
