@@ -9,7 +9,7 @@ use cloudtik_brain::Record;
 use cloudtik_brain::access::{AccessEvent, Attempts, Change, Denied, GrantRecord, Grants, Offer, OfferRefusal};
 use cloudtik_model::access::{Accepted, Grant, GrantState, Granter, Role};
 use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::{AdministratorName, ClusterName, Timestamp};
+use cloudtik_model::{Actor, AdministratorName, ClusterName, Timestamp};
 use cloudtik_protocol::pki::Administrator;
 use cloudtik_protocol::transport::Origin;
 use cloudtik_protocol::{PROTOCOL_VERSION, pki, wire};
@@ -206,15 +206,17 @@ fn only(change: &Change) -> GrantRecord {
 }
 
 fn event(at: Timestamp, what: &AccessEvent) -> Event {
-    let by = |granter: &Granter| granter.as_ref().map_or_else(|| "the local user".to_owned(), ToString::to_string);
+    // Whoever grants and revokes is an administrator.
+    let by = |granter: &Granter| match granter {
+        Some(name) => Actor::Administrator { name: name.clone(), role: Role::Admin },
+        None => Actor::LOCAL,
+    };
     let (actor, message) = match what {
-        AccessEvent::Granted { name, role, by: granter, .. } => {
-            (by(granter), format!("{} granted access to {name} as {role}", by(granter)))
+        AccessEvent::Granted { name, role, by: granter, .. } => (by(granter), format!("access granted to {name} as {role}")),
+        AccessEvent::Accepted { name, role, from } => {
+            (Actor::Administrator { name: name.clone(), role: *role }, format!("{name} accepted access as {role}, from {from}"))
         }
-        AccessEvent::Accepted { name, role, from } => (name.to_string(), format!("{name} accepted access as {role}, from {from}")),
-        AccessEvent::Revoked { name, role, by: granter } => {
-            (by(granter), format!("{} revoked the access of {name} as {role}", by(granter)))
-        }
+        AccessEvent::Revoked { name, role, by: granter } => (by(granter), format!("access of {name} as {role} revoked")),
     };
     Event {
         position: 0,
@@ -222,8 +224,9 @@ fn event(at: Timestamp, what: &AccessEvent) -> Event {
         node: None,
         generation: None,
         kind: EventKind::Request,
+        actor: Some(actor),
         message,
-        details: [("actor".to_owned(), actor)].into(),
+        details: std::collections::BTreeMap::new(),
         topic: None,
     }
 }

@@ -19,7 +19,7 @@ use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
-use cloudtik_model::{NodeId, Timestamp};
+use cloudtik_model::{Actor, NodeId, Timestamp};
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_runtimes::View;
@@ -74,6 +74,8 @@ pub struct Head {
     pub access: Access,
     /// SHA-256 of the cluster's root certificate, in hexadecimal.
     pub root_digest: String,
+    /// For whom this copy of the handle asks.
+    pub actor: Actor,
 }
 
 impl Head {
@@ -91,7 +93,7 @@ impl Head {
     }
 
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
-        match self.brain.request(input).await.map_err(stopped)? {
+        match self.brain.request(self.actor.clone(), input).await.map_err(stopped)? {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
             Ok(Reply::RolloutResumed { revision }) => document(&rollout::resumed(revision)),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
@@ -126,7 +128,7 @@ pub struct AdminService {
 impl AdminService {
     async fn head<T>(&self, request: &Request<T>) -> Result<Head, Status> {
         // Whether the role suffices was checked before the request came here.
-        user(request)?;
+        let actor = user(request)?.actor();
         if self.keys.expires_at().is_none() {
             // Nothing will come of waiting: whoever holds the root must go on.
             return Err(Status::unavailable("the head is still being set up"));
@@ -134,7 +136,9 @@ impl AdminService {
         let mut head = self.head.clone();
         let ready = tokio::time::timeout(START_PATIENCE, head.wait_for(Option::is_some)).await;
         let ready = ready.map_err(|_| Status::unavailable("the head is still being set up"))?;
-        ready.map_err(|_| Status::unavailable("the head is stopping"))?.clone().ok_or_else(|| Status::unavailable("the head is stopping"))
+        let head = ready.map_err(|_| Status::unavailable("the head is stopping"))?.clone();
+        let head = head.ok_or_else(|| Status::unavailable("the head is stopping"))?;
+        Ok(Head { actor, ..head })
     }
 }
 

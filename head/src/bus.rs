@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::report::Facts;
-use cloudtik_model::{Epoch, Generation, NodeId};
+use cloudtik_model::{Actor, Epoch, Generation, NodeId};
 use cloudtik_protocol::convert::{load_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
 use cloudtik_protocol::pki::{self, EpochProof, Peer};
 use cloudtik_protocol::transport::Caller;
@@ -213,7 +213,8 @@ impl wire::join_server::Join for BusService {
         let key = pki::request_fingerprint(&join.certificate_request).map_err(|e| invalid(&e))?;
         let token = self.token_is_right(&node, generation, &join.token);
         let address = join.address.clone();
-        let asked = self.brain.request(|request| Input::JoinAsked { request, node, generation, key, token, address }).await;
+        let actor = Actor::Agent { node: node.clone() };
+        let asked = self.brain.request(actor, |request| Input::JoinAsked { request, node, generation, key, token, address }).await;
         match asked {
             Ok(Ok(Reply::Admit { node, generation, address })) => {
                 let chain = self.certify(&join.certificate_request, &node, generation, &address);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cloudtik_brain::{Action, Brain, Input, Record, Refusal, Reply, Request, Session};
 use cloudtik_model::report::Load;
-use cloudtik_model::{Moment, NodeId, Timestamp};
+use cloudtik_model::{Actor, Moment, NodeId, Timestamp};
 use cloudtik_protocol::logging::chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -62,7 +62,7 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    answers: BTreeMap<Request, oneshot::Sender<Result<Reply, Refusal>>>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<Reply, Refusal>>>,
 }
 
 /// The runner has ended.
@@ -256,7 +256,7 @@ impl BrainHandle {
     }
 
     /// Sends an input that is answered, after what it led to is stored.
-    pub async fn request(&self, input: impl FnOnce(Request) -> Input) -> Result<Result<Reply, Refusal>, Stopped> {
+    pub async fn request(&self, actor: Actor, input: impl FnOnce(Request) -> Input) -> Result<Result<Reply, Refusal>, Stopped> {
         let (sender, receiver) = oneshot::channel();
         let request = {
             let mut waiting = self.shared.waiting.lock().expect("nothing panics while holding the lock");
@@ -265,9 +265,9 @@ impl BrainHandle {
                 return Err(self.stopped());
             }
             waiting.next += 1;
-            let request = Request(waiting.next);
-            waiting.answers.insert(request, sender);
-            request
+            let number = waiting.next;
+            waiting.answers.insert(number, sender);
+            Request::new(number, actor)
         };
         let sent = self.messages.send(Message::Input((self.shared.clock)(), Box::new(input(request)))).await;
         if sent.is_err() {
@@ -311,7 +311,7 @@ impl Shared {
         self.waiting.lock().expect("nothing panics while holding the lock").answers.clear();
     }
 
-    fn answer(&self, request: Request, result: Result<Reply, Refusal>) {
+    fn answer(&self, request: u64, result: Result<Reply, Refusal>) {
         let waiting = self.waiting.lock().expect("nothing panics while holding the lock").answers.remove(&request);
         if let Some(waiting) = waiting {
             let _ = waiting.send(result);

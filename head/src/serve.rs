@@ -9,7 +9,7 @@ use anyhow::Context;
 use axum::middleware;
 use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::{NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Actor, NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::Seldom;
 use cloudtik_protocol::tls::ServerIdentity;
@@ -157,6 +157,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         applying: Arc::new(Mutex::new(())),
         access: access.clone(),
         root_digest: authority.root_digest(),
+        actor: Actor::Head,
     };
     let accepting = AccessService {
         access: access.clone(),
@@ -258,7 +259,7 @@ async fn take_up(settings: &Settings, brain: &BrainHandle, revisions: &Revisions
     let known = brain.query(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
     let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
     let (_, rolling) = changes::compare(revisions.get(known).as_deref(), &planner);
-    brain.send(Input::Specified { spec: settings.spec(&planner, latest, rolling) }).await;
+    brain.send(Input::Specified { spec: settings.spec(&planner, latest, rolling), actor: Actor::Head }).await;
     Ok(())
 }
 

@@ -53,7 +53,7 @@ pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: 
 /// An event on one line.
 pub fn describe(event: &Event) -> String {
     let node = event.node.as_ref().map_or("-", |n| n.as_str());
-    format!("{:>6}  {}  {:<8}  {node:<8}  {}", event.position, clock(event.at), event.kind.name(), event.message)
+    format!("{:>6}  {}  {:<8}  {node:<8}  {}", event.position, clock(event.at), event.kind.name(), event.sentence())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -268,7 +268,7 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
             EventKind::Node | EventKind::Service | EventKind::Head => "",
         };
         let generation = event.generation.map(|g| g.0).unwrap_or_default();
-        printer.line(&format!("{}  #{generation}  {mark:<9}  {}{repeats}", clock(event.at), event.message));
+        printer.line(&format!("{}  #{generation}  {mark:<9}  {}{repeats}", clock(event.at), event.sentence()));
         for (what, text) in &event.details {
             if what == LOG_DETAIL {
                 for line in text.lines() {

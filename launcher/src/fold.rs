@@ -67,7 +67,7 @@ fn repetitions(events: &[Event], length: usize) -> usize {
 
 fn is_same(a: &Event, b: &Event) -> bool {
     let said = |e: &Event| e.topic.clone().unwrap_or_else(|| e.message.clone());
-    (&a.node, a.generation, a.kind) == (&b.node, b.generation, b.kind) && said(a) == said(b)
+    (&a.node, a.generation, a.kind, &a.actor) == (&b.node, b.generation, b.kind, &b.actor) && said(a) == said(b)
 }
 
 #[cfg(test)]
@@ -82,6 +82,7 @@ mod tests {
             node: "w1".parse().ok(),
             generation: None,
             kind: EventKind::Service,
+            actor: None,
             message: message.to_owned(),
             details: Default::default(),
             topic: topic.map(str::to_owned),

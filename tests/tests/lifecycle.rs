@@ -44,6 +44,7 @@ fn up_scale_kill_drain_down() {
     cluster.wait("the drained node's replacement", Duration::from_secs(20), |s| s.ready && s.nodes.len() == 3);
     let why = cluster.run(&["why", "life", "w1"]).ok();
     assert!(why.out.contains("killed on request"), "{}", why.out);
+    assert!(why.out.contains("kill-node (by the local user"), "{}", why.out);
     assert_eq!(cluster.run(&["why", "life", "nobody"]).code, 4);
 
     // Workers that would go are shown, and asked for.

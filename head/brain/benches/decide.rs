@@ -11,7 +11,7 @@ use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
-use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use cloudtik_simulation::Random;
 
 const TYPES: u64 = 50;
@@ -183,11 +183,11 @@ fn measure(nodes: u64, shapes: u64) {
         let wants = Wants::Bundles { bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }], gang: false, spread: false };
         let wish = Wish { name: None, wants, additive: true, until: None, reason: String::new() };
         let begun = Instant::now();
-        brain.handle(moment(10 + n / 4), Input::Scale { request: Request(n), wish });
+        brain.handle(moment(10 + n / 4), Input::Scale { request: Request::new(n, Actor::LOCAL), wish });
         demand.push(begun.elapsed());
         let victim = memory.nodes[(n * 7 % nodes) as usize].id.clone();
         let begun = Instant::now();
-        brain.handle(moment(10 + n / 4), Input::Kill { request: Request(10_000 + n), node: victim });
+        brain.handle(moment(10 + n / 4), Input::Kill { request: Request::new(10_000 + n, Actor::LOCAL), node: victim });
         death.push(begun.elapsed());
     }
     println!(

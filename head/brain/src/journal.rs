@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_model::NodeId;
+use cloudtik_model::{Actor, NodeId};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{Evidence, NodeState};
 
@@ -33,9 +33,35 @@ impl Brain {
     }
 
     pub(crate) fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
+        self.push_event(None, node, kind, message, details);
+    }
+
+    fn push_event(
+        &mut self,
+        actor: Option<&Actor>,
+        node: Option<&NodeId>,
+        kind: EventKind,
+        message: String,
+        details: BTreeMap<String, String>,
+    ) {
         let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
-        let event = Event { position: 0, at: self.clock.wall(), node: node.cloned(), generation, kind, message, details, topic: None };
+        let (at, actor) = (self.clock.wall(), actor.cloned());
+        let event = Event { position: 0, at, node: node.cloned(), generation, kind, actor, message, details, topic: None };
         self.step.records.push(Record::Event(event));
+    }
+
+    /// Somebody asked for something, and it is done.
+    pub(crate) fn requested(&mut self, actor: &Actor, node: Option<&NodeId>, message: String) {
+        self.requested_with(actor, node, message, BTreeMap::new());
+    }
+
+    /// The cluster's description is another one, and who gave it.
+    pub(crate) fn taken(&mut self, actor: &Actor, message: String) {
+        self.push_event(Some(actor), None, EventKind::Head, message, BTreeMap::new());
+    }
+
+    pub(crate) fn requested_with(&mut self, actor: &Actor, node: Option<&NodeId>, message: String, details: BTreeMap<String, String>) {
+        self.push_event(Some(actor), node, EventKind::Request, message, details);
     }
 
     /// Something stands in the way of a node's being ready.
@@ -46,15 +72,20 @@ impl Brain {
         }
     }
 
-    /// Stores a refusal; it is about a node if there is one of that name.
-    pub(crate) fn refuse(&mut self, id: &NodeId, message: String) {
+    /// Stores a refusal of what somebody asked for; it is about a node if there is one of that name.
+    pub(crate) fn refuse(&mut self, actor: &Actor, id: &NodeId, message: String) {
         let node = self.nodes.contains_key(id).then(|| id.clone());
-        self.complain(node.as_ref(), EventKind::Refusal, message);
+        self.complain_of(Some(actor), node.as_ref(), EventKind::Refusal, message);
     }
 
     /// Stores what may come again and again, but no flood of it: an event that explains something must not be pushed out
     /// of the log by what only repeats itself.
     pub(crate) fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
+        self.complain_of(None, node, kind, message);
+    }
+
+    /// The same of what somebody asked for.
+    pub(crate) fn complain_of(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, kind: EventKind, message: String) {
         let now = self.clock.now();
         let said = self.said.entry(node.cloned()).or_default();
         let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
@@ -68,7 +99,7 @@ impl Brain {
         let more = std::mem::take(&mut said.since);
         (said.at, said.message) = (Some(now), message.clone());
         let message = if more > 0 { format!("{message} ({more} more like it since the last event)") } else { message };
-        self.event(node, kind, message);
+        self.push_event(actor, node, kind, message, BTreeMap::new());
     }
 
     pub(crate) fn store_node(&mut self, id: &NodeId) {

@@ -276,8 +276,8 @@ impl Brain {
                 None
             }
             Input::Tick => None,
-            Input::Specified { spec } => {
-                self.take_spec(spec);
+            Input::Specified { spec, actor } => {
+                self.take_spec(spec, &actor);
                 None
             }
             Input::Scale { request, wish } => {
@@ -308,8 +308,8 @@ impl Brain {
                 self.complain(None, EventKind::Alarm, what);
                 None
             }
-            Input::Noted { node, what } => {
-                self.event(Some(&node), EventKind::Request, what);
+            Input::Noted { actor, node, what } => {
+                self.requested(&actor, Some(&node), what);
                 None
             }
             Input::Shutdown { request } => {
@@ -384,6 +384,6 @@ impl Brain {
     }
 
     fn reply(&mut self, request: Request, result: Result<Reply, Refusal>) {
-        self.act(Action::Reply { request, result });
+        self.act(Action::Reply { request: request.number, result });
     }
 }

@@ -3,7 +3,7 @@
 use cloudtik_model::event::EventKind;
 use cloudtik_model::node::{Instance, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
+use cloudtik_model::{Actor, Generation, InstanceId, NodeId, Resources};
 
 use crate::clock::doubling;
 use crate::membership::RETURN;
@@ -229,7 +229,7 @@ impl Brain {
             },
         };
         if let Some(reason) = refusal {
-            self.refuse(&id, format!("refused the join of {id} (generation {generation}, from {address}): {reason}"));
+            self.refuse(&request.actor, &id, format!("refused the join of {id} (generation {generation}, from {address}): {reason}"));
             self.reply(request, Err(reason.into()));
             return None;
         }
@@ -261,7 +261,7 @@ impl Brain {
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            self.refuse(&id, format!("refused the connection of {id} (generation {generation}): {reason}"));
+            self.refuse(&Actor::Agent { node: id.clone() }, &id, format!("refused the connection of {id} (generation {generation}): {reason}"));
             self.act(Action::CloseLink { session, reason });
             return None;
         }

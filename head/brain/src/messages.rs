@@ -8,7 +8,7 @@ use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, Load, ServiceReport};
 use cloudtik_model::spec::{Offer, Spec};
-use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{Actor, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::access::GrantRecord;
@@ -18,10 +18,19 @@ use crate::access::GrantRecord;
 #[serde(transparent)]
 pub struct Session(pub u64);
 
-/// The number of a question that waits for [`Action::Reply`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Request(pub u64);
+/// A question that waits for [`Action::Reply`], and who asks it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Unique within a head's life.
+    pub number: u64,
+    pub actor: Actor,
+}
+
+impl Request {
+    pub fn new(number: u64, actor: Actor) -> Self {
+        Self { number, actor }
+    }
+}
 
 /// What the brain hears.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +43,7 @@ pub enum Input {
     /// A new description of the cluster was accepted.
     Specified {
         spec: Spec,
+        actor: Actor,
     },
     /// Somebody wants something of the cluster's size.
     Scale {
@@ -83,6 +93,7 @@ pub enum Input {
     },
     /// Somebody did something that the log should tell and nothing is decided about.
     Noted {
+        actor: Actor,
         node: NodeId,
         what: String,
     },
@@ -283,7 +294,8 @@ pub enum Action {
         reason: String,
     },
     Reply {
-        request: Request,
+        /// The number of the question.
+        request: u64,
         result: Result<Reply, Refusal>,
     },
 }

@@ -51,11 +51,10 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::Wants;
-use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Outlook, TypeOutlook};
 use cloudtik_model::spec::Spec;
-use cloudtik_model::{NodeId, NodeTypeName};
+use cloudtik_model::{Actor, NodeId, NodeTypeName};
 
 use self::gangs::GangPause;
 pub(crate) use self::history::History;
@@ -214,11 +213,11 @@ impl Brain {
         }
     }
 
-    pub(crate) fn take_spec(&mut self, spec: Spec) {
+    pub(crate) fn take_spec(&mut self, spec: Spec, actor: &Actor) {
         if self.cluster.spec.as_ref().is_some_and(|known| known.revision >= spec.revision) {
             return;
         }
-        self.event(None, EventKind::Head, format!("specification {} accepted", spec.revision));
+        self.taken(actor, format!("specification {} accepted", spec.revision));
         let known = self.cluster.spec.take();
         // What somebody asked for by hand holds, within what the file allows now.
         self.end_asks_of_missing_types(&spec);
@@ -293,7 +292,7 @@ impl Brain {
         if !self.cluster.stopping {
             self.cluster.stopping = true;
             self.store_cluster();
-            self.event(None, EventKind::Request, "down".to_owned());
+            self.requested(&request.actor, None, "down".to_owned());
         }
         self.reply(request, Ok(Reply::Done { message: "all workers are being terminated".to_owned() }));
         self.reconsider_scale();

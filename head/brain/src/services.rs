@@ -42,7 +42,7 @@ impl Brain {
         let generation = self.nodes.get(id).map(|n| n.record.generation);
         let at = self.clock.wall();
         let kind = EventKind::Service;
-        let event = Event { position: 0, at, node: Some(id.clone()), generation, kind, message, details, topic: Some(topic) };
+        let event = Event { position: 0, at, node: Some(id.clone()), generation, kind, actor: None, message, details, topic: Some(topic) };
         self.step.records.push(crate::Record::Event(event));
     }
 }

@@ -1,7 +1,6 @@
 //! What people may do with the brain's decisions: hold them, set a node aside, kill or drain one.
 
 use cloudtik_model::NodeId;
-use cloudtik_model::event::EventKind;
 use cloudtik_model::node::NodeState;
 
 use crate::lifecycle::ON_REQUEST;
@@ -15,7 +14,7 @@ impl Brain {
             return self.reply(request, Ok(Reply::Done { message }));
         }
         let reason = if reason.is_empty() { "held on request".to_owned() } else { format!("held on request: {reason}") };
-        self.event(None, EventKind::Request, format!("hold: {reason}"));
+        self.requested(&request.actor, None, format!("hold: {reason}"));
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
         self.store_cluster();
         let message = "no node is created, replaced or removed until `cloudtik resume`".to_owned();
@@ -30,7 +29,7 @@ impl Brain {
             return self.reply(request, Ok(Reply::Done { message: "the cluster was not on hold".to_owned() }));
         }
         self.store_cluster();
-        self.event(None, EventKind::Request, "resume".to_owned());
+        self.requested(&request.actor, None, "resume".to_owned());
         self.scaling.forget_shortages();
         self.listing.wanted_now = true;
         self.scaling.launching.forget_failures();
@@ -49,7 +48,7 @@ impl Brain {
 
     pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
         }
@@ -57,7 +56,7 @@ impl Brain {
         if !is_made || self.nodes[&id].record.life.is_leaving() {
             let life = self.nodes[&id].record.life.name();
             let refusal = format!("{id} is {life} and cannot be quarantined");
-            self.refuse(&id, refusal.clone());
+            self.refuse(&request.actor, &id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
         }
@@ -68,7 +67,7 @@ impl Brain {
             return None;
         }
         let reason = if reason.is_empty() { "quarantined on request".to_owned() } else { reason };
-        self.event(Some(&id), EventKind::Request, format!("quarantine: {reason}"));
+        self.requested(&request.actor, Some(&id), format!("quarantine: {reason}"));
         self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
         self.note_trouble(&id, format!("quarantined: {reason}"));
         let message = format!(
@@ -84,13 +83,13 @@ impl Brain {
             let aside: Vec<&str> = self.nodes.values().filter(is_aside).map(|n| n.record.id.as_str()).collect();
             let those = if aside.is_empty() { "no node is quarantined".to_owned() } else { format!("quarantined: {}", aside.join(", ")) };
             let refusal = format!("{id} is not quarantined; {those}");
-            self.refuse(&id, refusal.clone());
+            self.refuse(&request.actor, &id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
         };
         // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.
         let session = node.link;
-        self.event(Some(&id), EventKind::Request, "release".to_owned());
+        self.requested(&request.actor, Some(&id), "release".to_owned());
         let life = if session.is_some() || self.nodes[&id].record.was_ready { NodeState::Preparing } else { NodeState::Launched };
         self.enter(&id, life, "released");
         // What it is to run may have changed while it was aside.
@@ -101,11 +100,11 @@ impl Brain {
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
         }
-        self.event(Some(&id), EventKind::Request, "kill-node".to_owned());
+        self.requested(&request.actor, Some(&id), "kill-node".to_owned());
         self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
         let when = if self.is_held() { " after `cloudtik resume`" } else { "" };
         let message = format!("{id} is being killed; it will be replaced{when} if the cluster needs it");
@@ -115,14 +114,14 @@ impl Brain {
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, refusal.message().to_owned());
             self.reply(request, Err(refusal));
             return None;
         }
         if let (true, NodeState::Draining { reason }) = (self.is_held(), &self.nodes[&id].record.life)
             && reason != ON_REQUEST
         {
-            self.event(Some(&id), EventKind::Request, "drain".to_owned());
+            self.requested(&request.actor, Some(&id), "drain".to_owned());
             let node = self.nodes.get_mut(&id).expect("looked up above");
             node.record.life = NodeState::Draining { reason: ON_REQUEST.to_owned() };
             self.store_node(&id);
@@ -135,11 +134,11 @@ impl Brain {
         }
         if let Err(why) = self.may_leave(&id) {
             let refusal = format!("{id} cannot be drained now: {why}; `kill-node` removes it regardless");
-            self.refuse(&id, refusal.clone());
+            self.refuse(&request.actor, &id, refusal.clone());
             self.reply(request, Err(refusal.into()));
             return None;
         }
-        self.event(Some(&id), EventKind::Request, "drain".to_owned());
+        self.requested(&request.actor, Some(&id), "drain".to_owned());
         let node_type = self.nodes[&id].record.node_type.clone();
         // One that is set aside or one too many counts for no number.
         let (counted, wanted) = (self.counted(&node_type), self.wanted_of(&node_type));

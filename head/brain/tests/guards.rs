@@ -6,7 +6,7 @@ use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind,
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::spec::{Spec, WorkerType};
-use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Actor, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 struct Bench {
     brain: Brain,
@@ -134,7 +134,7 @@ fn taking_a_silent_worker_away_says_nothing_of_the_other() {
     (1..=2).for_each(|n| bench.link(n));
     bench.pass(5_000, &[1, 2]);
     bench.pass(30_000, &[]);
-    bench.tell(Input::Kill { request: Request(1), node: node(1) });
+    bench.tell(Input::Kill { request: Request::new(1, Actor::LOCAL), node: node(1) });
     bench.tell(Input::Deleted {
         node: node(1),
         generation: Generation(1),
@@ -158,10 +158,10 @@ fn a_node_of_a_type_that_is_gone_is_still_paid_for() {
         budget: Some(MoneyPerHour(1_000)),
         ..Spec::default()
     };
-    bench.tell(Input::Specified { spec: spec(2, kind("large", 2, 400)) });
+    bench.tell(Input::Specified { actor: Actor::LOCAL, spec: spec(2, kind("large", 2, 400)) });
     assert_eq!(bench.created, 2);
     // None of the large ones is gone when the small ones are wanted: 800 of 1,000 are spent.
-    bench.tell(Input::Specified { spec: spec(3, kind("small", 4, 150)) });
+    bench.tell(Input::Specified { actor: Actor::LOCAL, spec: spec(3, kind("small", 4, 150)) });
     assert_eq!(bench.created, 3);
 }
 
@@ -270,7 +270,7 @@ fn a_list_from_before_a_machine_was_made_says_nothing_of_it() {
     let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
     let spec = |revision: u64, min: u32| {
         let shape = WorkerType { min, max: 1, ..WorkerType::default() };
-        Input::Specified { spec: Spec { revision, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: 1, ..Spec::default() } }
+        Input::Specified { actor: Actor::LOCAL, spec: Spec { revision, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: 1, ..Spec::default() } }
     };
     bench.tell(spec(2, 1));
     assert_eq!(bench.created, 1);
@@ -316,7 +316,7 @@ fn heartbeats_that_are_handled_late_are_not_missing() {
 fn a_node_that_cannot_be_deleted_is_shown_with_the_reason_until_it_is() {
     let mut bench = Bench::new(2, &NodeState::Ready);
     (1..=2).for_each(|n| bench.link(n));
-    bench.tell(Input::Kill { request: Request(1), node: node(1) });
+    bench.tell(Input::Kill { request: Request::new(1, Actor::LOCAL), node: node(1) });
     let id = InstanceId::new("i-1").expect("valid");
     let failure = Failure { message: "/data is mounted".to_owned(), retry_after: None, kind: FailureKind::Permanent };
     bench.tell(Input::Deleted { node: node(1), generation: Generation(1), instance: id.clone(), result: Err(failure) });

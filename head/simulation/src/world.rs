@@ -10,7 +10,7 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cloudtik_brain::{Brain, ClusterRecord, Input, Planned, Request, Session};
+use cloudtik_brain::{Brain, ClusterRecord, Input, Planned, Session};
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
@@ -74,7 +74,7 @@ pub struct World {
     /// Whose link is open, by session.
     links: BTreeMap<Session, InstanceId>,
     /// Agents that wait for an answer.
-    joining: BTreeMap<Request, InstanceId>,
+    joining: BTreeMap<u64, InstanceId>,
     next: u64,
     next_process: u32,
     all_cut_until: u64,
@@ -85,7 +85,7 @@ pub struct World {
     /// At which point the head crashes, if one was chosen.
     crash_at: Option<u64>,
     /// Wishes that wait for an answer.
-    wishes: BTreeMap<Request, Wants>,
+    wishes: BTreeMap<u64, Wants>,
     /// Wishes that were acknowledged and not stored.
     unkept: Option<String>,
     script: Script,

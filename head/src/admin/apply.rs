@@ -40,7 +40,7 @@ impl Head {
             .map_err(|e| Status::internal(e.to_string()))?;
         let spec = self.settings.spec(&planner, revision, rolling);
         self.revisions.put(revision, description, planner);
-        self.brain.send(Input::Specified { spec }).await;
+        self.brain.send(Input::Specified { spec, actor: self.actor.clone() }).await;
         if let Err(status) = self.forget_old_revisions().await {
             // The description is taken; tidying up is for the next one.
             tracing::warn!("old descriptions are kept: {}", status.message());

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cloudtik_brain::access::Denied;
-use cloudtik_model::AdministratorName;
+use cloudtik_model::{Actor, AdministratorName};
 use cloudtik_model::access::Role;
 use cloudtik_protocol::AdminMethod;
 use cloudtik_protocol::ending::Ending;
@@ -23,6 +23,15 @@ pub struct User {
     /// Absent for the local user of the head's node.
     pub name: Option<AdministratorName>,
     pub role: Role,
+}
+
+impl User {
+    pub fn actor(&self) -> Actor {
+        match &self.name {
+            Some(name) => Actor::Administrator { name: name.clone(), role: self.role },
+            None => Actor::LOCAL,
+        }
+    }
 }
 
 impl std::fmt::Display for User {

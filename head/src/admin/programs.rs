@@ -67,7 +67,7 @@ impl Head {
 
     /// Leaves a line of what somebody did in the log.
     async fn note(&self, node: NodeId, what: String) {
-        self.brain.send(Input::Noted { node, what }).await;
+        self.brain.send(Input::Noted { actor: self.actor.clone(), node, what }).await;
     }
 
     async fn home_of(&self, node: &NodeId) -> Result<String, Status> {

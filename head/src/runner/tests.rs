@@ -94,7 +94,7 @@ async fn a_backlog_is_not_taken_for_missed_heartbeats() {
             bench.brain.heartbeat(Session(n.into()), &node(n), None);
         }
         bench.now.store(second * 1_000, Ordering::SeqCst);
-        bench.brain.send(Input::Noted { node: node(1), what: format!("second {second}") }).await;
+        bench.brain.send(Input::Noted { actor: cloudtik_model::Actor::LOCAL, node: node(1), what: format!("second {second}") }).await;
     }
     go_on.send(()).expect("the query waits");
     answered("the busy query", async { query.await.expect("it does not panic") }).await;
@@ -186,7 +186,7 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
     is_busy.await.expect("the query runs");
     // Each is an event.
     for n in 0..2_000 {
-        brain.send(Input::Noted { node: NodeId::head(), what: format!("note {n}") }).await;
+        brain.send(Input::Noted { actor: cloudtik_model::Actor::LOCAL, node: NodeId::head(), what: format!("note {n}") }).await;
     }
     go_on.send(()).expect("the query waits");
     answered("the busy query", async { query.await.expect("it does not panic") }).await;

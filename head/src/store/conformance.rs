@@ -39,6 +39,7 @@ fn event(node: &NodeId) -> Record {
         node: Some(node.clone()),
         generation: Some(Generation(1)),
         kind: EventKind::Decision,
+        actor: None,
         message: "request".to_owned(),
         details: BTreeMap::new(),
         topic: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, NodeId, Timestamp};
+use crate::{Actor, Generation, NodeId, Timestamp};
 
 /// One line of the cluster's durable log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Event {
     #[serde(default)]
     pub generation: Option<Generation>,
     pub kind: EventKind,
+    /// Who asked for it, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
     pub message: String,
     /// Facts behind it: evidence, alternatives, inputs.
     #[serde(default)]

@@ -5,6 +5,7 @@
 //! Must never: do input or output, know a wire format, a provider or a runtime by name, or decide anything.
 
 pub mod access;
+pub mod actor;
 pub mod address;
 pub mod bootstrap;
 pub mod demand;
@@ -25,7 +26,9 @@ pub mod software;
 pub mod spec;
 pub mod status;
 pub mod time;
+pub mod words;
 
+pub use actor::Actor;
 pub use id::{AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 pub use money::MoneyPerHour;
 pub use resources::{Bytes, Resources};

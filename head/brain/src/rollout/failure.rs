@@ -150,7 +150,7 @@ impl Brain {
             rollout.failed = None;
         }
         self.store_cluster();
-        self.event(None, EventKind::Request, format!("rollout resume: revision {revision} is tried again"));
+        self.requested(&request.actor, None, format!("rollout resume: revision {revision} is tried again"));
         let now = self.clock.now();
         for node in self.nodes.values_mut() {
             (node.failed_starts, node.taken_at) = (0, now);

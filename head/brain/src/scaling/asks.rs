@@ -30,12 +30,12 @@ impl Brain {
         match self.accept(wish) {
             Ok((name, message)) => {
                 let details = self.asks.get(&name).map(|ask| self.details_of(ask)).unwrap_or_default();
-                self.event_with(None, EventKind::Request, format!("scale: {message}"), details);
+                self.requested_with(&request.actor, None, format!("scale: {message}"), details);
                 self.granted.push((request, name, message));
                 self.scaling_changed();
             }
             Err(refusal) => {
-                self.complain(None, EventKind::Refusal, format!("scale: {}", refusal.message()));
+                self.complain_of(Some(&request.actor), None, EventKind::Refusal, format!("scale: {}", refusal.message()));
                 self.reply(request, Err(refusal));
             }
         }
@@ -386,13 +386,13 @@ impl Brain {
             let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
             let known = if known.is_empty() { "there are no requests".to_owned() } else { format!("there is {}", known.join(", ")) };
             let refusal = format!("there is no request {name}; {known}");
-            self.complain(None, EventKind::Refusal, format!("revoke: {refusal}"));
+            self.complain_of(Some(&request.actor), None, EventKind::Refusal, format!("revoke: {refusal}"));
             return self.reply(request, Err(Refusal::Unknown(refusal)));
         };
         self.step.records.push(Record::AskGone { name });
         let message = format!("{} was revoked ({})", ask.wants, ask.name);
         let details = self.details_of(&ask);
-        self.event_with(None, EventKind::Request, format!("revoke: {message}"), details);
+        self.requested_with(&request.actor, None, format!("revoke: {message}"), details);
         self.reply(request, Ok(Reply::Done { message }));
         let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         self.forget_asks(&[ask], now);

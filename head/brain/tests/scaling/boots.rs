@@ -19,7 +19,7 @@ impl Slow {
         let ids = of.workers.keys().flat_map(|name| (1..=40).map(|n| cloudtik_model::NodeId::worker(name, n)));
         world.silent.extend(ids);
         of.revision = 2;
-        world.tell(Input::Specified { spec: of });
+        world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
         world.checks = true;
         Self { world, boots, made: BTreeMap::new() }
     }

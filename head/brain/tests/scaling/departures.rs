@@ -34,7 +34,7 @@ fn a_quorum_is_never_given_up() {
     // The last three stay whatever a description says: the service needs them.
     of.revision = 2;
     of.workers.insert(name("default"), kind(1, 5, 4, 100));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.workers(1).expect("within the bounds");
     world.pass(600_000);
     assert_eq!(world.machines("default"), 3);
@@ -57,7 +57,7 @@ fn members_of_a_whole_go_one_at_a_time() {
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
     let draining = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").count();
     assert_eq!(draining, 1, "members leave one at a time");
 }
@@ -151,7 +151,7 @@ fn a_worker_that_is_missed_or_begins_anew_is_no_idle_one() {
     assert_eq!(world.machines("default"), 3, "it works, whoever hears it");
     world.link(&id("w3"));
     of.revision = 2;
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3, "a new description ends no work");
     world.restart();
@@ -223,7 +223,7 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request(world.next), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(world.next, Actor::LOCAL), wish });
     let draining: Vec<String> =
         world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").map(|n| n.record.id.to_string()).collect();
     assert_eq!(draining.len(), 3);
@@ -259,7 +259,7 @@ fn a_drain_wakes_nobody_each_millisecond() {
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
     let (mut beat, mut number, end, mut wakes) = (world.now + 1_000, 7u64, world.now + 3_000_000, BTreeMap::<u64, u64>::new());
     while world.now < end {
         world.now = world.brain.next_wake().min(beat).max(world.now);
@@ -307,7 +307,7 @@ fn a_type_that_is_gone_drains_as_its_services_said() {
     of.revision = 2;
     of.workers.remove(&name("kafka"));
     of.services.clear();
-    let step = world.brain.handle(world.moment(), Input::Specified { spec: of });
+    let step = world.brain.handle(world.moment(), Input::Specified { actor: Actor::LOCAL, spec: of });
     let orders: Vec<_> = step
         .actions
         .iter()
@@ -329,7 +329,7 @@ fn a_minimum_that_cannot_be_kept_gives_no_quorum_up() {
     world.links.remove(&id("w3"));
     world.pass(8_000);
     (of.revision, of.rolling) = (2, true);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     let took: Vec<String> = world.nodes.values().filter(|n| n.revision == 2).map(|n| n.id.to_string()).collect();
     assert!(took.is_empty(), "restarted with w3 down, 1 of 3 is left up: {took:?}; w3 is {}", world.nodes[&id("w3")].life.name());
 }

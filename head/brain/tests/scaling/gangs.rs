@@ -53,7 +53,7 @@ fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
 fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     let mut waiting: std::collections::VecDeque<Input> =
-        [Input::Scale { request: Request(900), wish: add(gang(3, 4), "gang", None) }].into();
+        [Input::Scale { request: Request::new(900, Actor::LOCAL), wish: add(gang(3, 4), "gang", None) }].into();
     let (mut alive, mut bought) = (BTreeSet::new(), 0);
     while world.now < 6 * 3_600_000 {
         while let Some(input) = waiting.pop_front() {
@@ -143,7 +143,7 @@ fn many_that_cannot_be_served_are_in_nobody_s_way_under_a_limit() {
         }
         world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
         (of.revision, of.max_workers) = (2, 3);
-        world.tell(Input::Specified { spec: of });
+        world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
         world.ask(|request| Input::Resume { request }).expect("resumed");
         world.pass(240_000);
         assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
@@ -167,7 +167,7 @@ fn many_gangs_that_do_not_fit_are_in_nobody_s_way() {
         of.revision = 2;
         of.max_workers = 2;
         let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
-        world.tell(Input::Specified { spec: of });
+        world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
         world.ask(|request| Input::Resume { request }).expect("goes on");
         world.pass(600_000);
         assert!(world.brain.is_ready("small"), "{n} gangs: {said:?} {:?}", unmet(&world).last());

@@ -11,11 +11,11 @@ fn limits_that_are_lowered_hold_for_what_is_there() {
     assert_eq!((world.machines("default"), world.machines("dear")), (5, 1));
     (of.revision, of.max_workers) = (2, 4);
     assert_eq!(world.brain.excess(&of).len(), 2, "it is told beforehand, of both types");
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     world.pass(2_000);
     assert_eq!((world.machines("default"), world.machines("dear")), (4, 0), "numbers come before room");
     (of.revision, of.budget) = (3, Some(MoneyPerHour(1_000_000)));
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     world.pass(2_000);
     assert_eq!((world.machines("default"), world.machines("dear")), (2, 0), "1.00/h and no more");
     let asks = world.brain.asks();
@@ -36,7 +36,7 @@ fn a_budget_that_comes_later_counts_what_was_made_without_a_price() {
     world.workers(4).expect("there is room");
     world.pass(5_000);
     assert_eq!(world.machines("default"), 4);
-    world.tell(Input::Specified { spec: free(2, Some(250)) });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: free(2, Some(250)) });
     world.pass(60_000);
     assert_eq!(world.machines("default"), 2);
 }
@@ -48,12 +48,12 @@ fn a_maximum_that_was_lowered_holds_for_what_is_not_made_yet() {
     let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
     world.failing.insert(default_offer(), FailureKind::Transient);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     assert_eq!(world.machines("default"), 0);
     of.revision = 3;
     of.workers.insert(name("default"), kind(1, 1, 4, 100));
     of.max_workers = 1;
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     let from = world.calls.len();
     world.failing.clear();
     let mut most = 0;
@@ -74,7 +74,7 @@ fn the_step_that_lowers_a_limit_launches_nothing_beyond_it() {
     let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
     world.failing.insert(default_offer(), FailureKind::Transient);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     let calls = world.calls.len();
     world.failing.clear();
     // Their pause of half a second is over in the moment in which the limit comes down.
@@ -82,7 +82,7 @@ fn the_step_that_lowers_a_limit_launches_nothing_beyond_it() {
     of.revision = 3;
     of.workers.insert(name("default"), kind(0, 0, 4, 100));
     of.max_workers = 0;
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     assert_eq!(world.calls.len(), calls, "launched in the step that took the maximum of 0 in; {} machines", world.machines("default"));
 }
 
@@ -115,7 +115,7 @@ fn who_may_leave_leaves_for_a_limit() {
             wish: Wish { additive: false, name: None, ..add(Wants::Workers { node_type: name("default"), count: 3 }, "", None) },
         })
         .expect("ok");
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(600_000);
     assert!(
         world.machines.len() <= 4,
@@ -144,7 +144,7 @@ fn a_policy_takes_nothing_that_a_minimum_or_a_request_needs() {
     assert_eq!((world.machines("alpha"), world.machines("zeta")), (3, 2));
     // A minimum that rises takes from the policy.
     (of.revision, of.workers) = (2, BTreeMap::from([(name("alpha"), kind(0, 5, 4, 100)), (name("zeta"), kind(4, 4, 4, 100))]));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(400_000);
     assert_eq!((world.machines("alpha"), world.machines("zeta")), (1, 4));
 }
@@ -177,12 +177,12 @@ fn what_only_another_choice_leaves_room_for_is_had() {
     let mut world = World::new(of.clone());
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
     (of.revision, of.max_workers) = (2, 20);
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     for n in 0..10 {
         world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), &format!("job-{n}"), None) }).expect("there is room");
     }
     (of.revision, of.max_workers) = (3, 2);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.pass(10_000);
     assert_eq!(world.brain.asks().iter().filter(|ask| ask.ready).count(), 8);
@@ -218,7 +218,7 @@ fn why_one_goes_is_told_as_it_was_chosen() {
     world.wish(bundles(&[(3, 4, 0)])).expect("fits");
     world.pass(10_000);
     (of.revision, of.budget) = (2, Some(MoneyPerHour(200_000)));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(10_000);
     let event = world.events.iter().find(|e| e.message.contains("above the budget")).expect("one goes");
     assert!(event.details["why this one"].starts_with("first what is not desired, then nodes with placements"), "{event:?}");
@@ -231,7 +231,7 @@ fn workers_of_which_little_is_known_are_told_to_go() {
     let mut world = World::new(of.clone());
     world.silent.extend((1..=5).map(|n| id(&format!("w{n}"))));
     (of.revision, of.workers) = (2, [(name("default"), detected(5, 5, 100))].into());
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     assert_eq!(world.machines("default"), 5);
     of.workers.insert(name("default"), detected(1, 5, 100));
     assert_eq!(world.brain.excess(&of), [(name("default"), 5, 1)]);
@@ -259,7 +259,7 @@ fn a_request_that_a_lowered_maximum_clips_waits() {
     (of.revision, of.workers) = (2, [(name("default"), kind(1, 1, 4, 100))].into());
     let odds = world.brain.requests_at_odds(&of);
     assert_eq!(odds, [("workers-default".to_owned(), "3 workers of type default are above its max 1".to_owned())]);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(60_000);
     let ask = &world.brain.asks()[0];
     assert!(!ask.ready && ask.unmet.as_deref() == Some("1 of 3 running or starting: workers.default.max is 1"), "{ask:?}");

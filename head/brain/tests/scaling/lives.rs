@@ -111,7 +111,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
                 if dice.roll(3) == 0 {
                     of.budget = Some(MoneyPerHour(1_000 * (500 + dice.roll(2_000))));
                 }
-                world.tell(Input::Specified { spec: of });
+                world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
             }
             _ => {}
         }
@@ -137,7 +137,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
         }
     }
     revision += 1;
-    world.tell(Input::Specified { spec: generous(revision) });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: generous(revision) });
     world.pass(7_200_000);
     let (calls, events) = (world.calls.len(), world.events.len());
     world.pass(1_800_000);

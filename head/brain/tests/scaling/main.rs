@@ -27,7 +27,7 @@ use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::status::RolloutState;
-use cloudtik_model::{Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, Resources, Timestamp};
+use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, Resources, Timestamp};
 use world::*;
 
 pub fn load_policy() -> Policy {

@@ -73,7 +73,7 @@ fn a_new_price_buys_nothing() {
     let (mut of, mut world) = used_up(10, None);
     let calls = world.calls.len();
     (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(0, 10, 10, 110))]));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(60_000);
     assert_eq!(world.calls.len(), calls, "bought because a price changed");
 }
@@ -221,7 +221,7 @@ fn prolonging_a_request_on_the_minimum() {
     world.pass(20_000);
     of.revision = 2;
     of.workers = BTreeMap::from([(name("default"), kind(2, 2, 10, 100))]);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(20_000);
     assert!(world.brain.is_ready("job"));
     let until = world.now + 3_600_000;
@@ -330,7 +330,7 @@ fn many_that_wait_take_nothing_from_one_that_has() {
     let Wants::Bundles { bundles: of_gang, .. } = bundles(&[(1, 6, 0), (2, 2, 0)]) else { unreachable!("they are bundles") };
     put(&mut world, "gang", Wants::Bundles { bundles: of_gang, gang: true, spread: false }, None).expect("fits");
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 1, 10, 100))].into());
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
     world.pass(60_000);

@@ -211,7 +211,7 @@ fn a_policy_remembers_its_own_number_and_nobody_else_s() {
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3, "what it asked for holds");
     (of.revision, of.policies[0].node_type) = (2, name("other"));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(5_000);
     assert_eq!(world.machines("other"), 0, "a number for one type is none for another");
 }

@@ -245,7 +245,7 @@ fn who_wants_fewer_gives_up_who_was_lost() {
     let mut of = world.cluster.spec.clone().expect("there is one");
     of.revision += 1;
     of.workers.insert(name("default"), kind(3, 3, 4, 100));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     falls_silent(&mut world, "w3");
     assert_eq!(world.machines("default"), 2, "two of three are a quorum: the third is replaced as soon as there is one");
 }

@@ -149,7 +149,7 @@ fn a_drain_that_says_smaller_makes_it_smaller() {
     world.workers(5).expect("fits");
     of.revision = 2;
     of.workers.insert(name("default"), kind(1, 3, 4, 100));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3);
     let said = world.ask(|request| Input::Drain { request, node: id("w3") }).expect("may go");
@@ -168,7 +168,7 @@ fn a_resource_that_is_gone_is_missed() {
     world.wish(wants).expect("there is room");
     assert_eq!(world.machines("default"), 2);
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(1_000);
     let unmet = world.brain.asks()[0].unmet.clone().expect("it has no room");
     assert!(unmet.contains("licence"), "{unmet}");
@@ -181,7 +181,7 @@ fn room_does_not_take_what_a_minimum_needs() {
     let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
     world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.wish(bundles(&[(1, 2, 0)])).expect("the minimum's node has room for it");
     world.pass(5_000);
     assert_eq!((world.machines("default"), world.machines("large")), (0, 0), "the only place is the minimum's");
@@ -242,11 +242,11 @@ fn what_is_refused_moves_no_end() {
     let wall = Moment { mono: world.now, wall: Timestamp(MONDAY + 7_200_000 + world.now) };
     let wants = Wants::More { node_type: name("default"), count: 50 };
     let wish = Wish { name: Some("job".to_owned()), additive: false, ..add(wants, "", None) };
-    let step = world.brain.handle(wall, Input::Scale { request: Request(900), wish });
+    let step = world.brain.handle(wall, Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
     assert!(step.actions.iter().any(|a| matches!(a, Action::Reply { result: Err(_), .. })));
     world.now += 400;
     // Anything that has a decision made.
-    let step2 = world.brain.handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request(901), reason: String::new() });
+    let step2 = world.brain.handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request::new(901, Actor::LOCAL), reason: String::new() });
     let gone: Vec<_> = step.records.iter().chain(&step2.records).filter(|r| matches!(r, cloudtik_brain::Record::AskGone { .. })).collect();
     assert!(gone.is_empty(), "{gone:?}: a request for an hour ends after a second, because another was refused");
 }
@@ -404,7 +404,7 @@ fn what_cannot_be_served_is_in_nobodys_way() {
     world.pass(10_000);
     of.revision = 2;
     of.workers = BTreeMap::from([(name("default"), kind(1, 10, 4, 100))]);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(10_000);
     let room = put(&mut world, "new", bundles(&[(1, 2, 0)]), None);
     let number = world.workers(5);
@@ -476,6 +476,6 @@ fn what_was_refused_is_granted_when_there_is_room() {
     put(&mut world, "b", bundles(&[(2, 4, 0)]), None).expect("there is room now");
     put(&mut world, "c", bundles(&[(3, 4, 0)]), None).expect_err("two are left");
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 5, 4, 100))].into());
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     put(&mut world, "c", bundles(&[(3, 4, 0)]), None).expect("three are left");
 }

@@ -20,7 +20,7 @@ fn roll(world: &mut World, of: &mut Spec, revision: u64, is_bad: bool) {
     if is_bad {
         world.bad.insert(revision);
     }
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
 }
 
 fn healthy(world: &World) -> usize {
@@ -127,7 +127,7 @@ fn a_revision_that_never_becomes_ready_is_held_too() {
     of.workers.insert(name("default"), kind(3, 6, 4, 100));
     (of.revision, of.rolling) = (2, true);
     world.never_starts.insert(name("default"));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(300_000);
     assert_eq!((healthy(&world), took(&world, 2).len()), (3, 1), "what is on trial is not let go as idle");
     world.pass(3_300_000);

@@ -40,7 +40,7 @@ fn a_machine_grows_by_no_description() {
     let mut world = World::new(of.clone());
     world.pass(5_000);
     (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(1, 4, 16, 400))]));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(5_000);
     world.wish(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
     assert_eq!(world.machines("default"), 2, "one that has 16, beside the one that has 2");
@@ -58,7 +58,7 @@ fn what_lies_on_an_old_shape_is_in_nobodys_way() {
     world.pass(10_000);
     of.revision = 2;
     of.workers = BTreeMap::from([(name("default"), kind(0, 10, 4, 100))]);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(10_000);
     assert!(world.brain.is_ready("old"), "{:?}", unmet(&world));
     let number = world.workers(5);
@@ -74,7 +74,7 @@ fn what_was_found_is_known_when_nothing_is_written() {
         world.pass(20_000);
         of.revision = 2;
         of.workers = BTreeMap::from([(name("default"), detected(1, 4, 100))]);
-        world.tell(Input::Specified { spec: of });
+        world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
         world.pass(20_000);
         if restarts {
             world.restart();

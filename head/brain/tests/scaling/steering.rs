@@ -36,7 +36,7 @@ fn a_held_head_lets_nothing_go() {
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
     world.ask(|request| Input::Hold { request, reason: "a mistake".to_owned() }).expect("held");
     let stray = Instance {
         id: InstanceId::new("i-stray").expect("valid"),
@@ -133,7 +133,7 @@ fn a_roll_out_waits_for_the_quorum_of_what_it_restarts() {
     assert_ne!(world.nodes[&id("w3")].life, NodeState::Ready);
     spec.revision = 2;
     spec.rolling = true;
-    world.tell(Input::Specified { spec });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec });
     world.pass(3_000);
     let revisions = |world: &World| [1, 2, 3].map(|n| world.nodes[&id(&format!("w{n}"))].revision);
     assert_eq!(revisions(&world), [1, 1, 1], "two of three are needed, and one is silent already");
@@ -153,7 +153,7 @@ fn a_roll_out_waits_for_no_launch() {
     world.failing.insert(("gpu".to_owned(), Offer::default()), FailureKind::Transient);
     of.workers.insert(name("gpu"), kind(1, 1, 4, 100));
     (of.revision, of.rolling) = (2, true);
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(3_600_000);
     let behind: Vec<String> = world.nodes.values().filter(|n| n.revision < 2).map(|n| n.id.to_string()).collect();
     assert!(
@@ -182,4 +182,30 @@ fn what_is_taken_back_from_aside_serves_who_waits() {
     world.pass(10_000);
     assert!(world.brain.is_ready("room"), "{:?}", world.brain.asks()[0].unmet);
     assert_eq!(world.nodes.values().filter(|n| n.generation == Generation(1) && n.life == NodeState::Ready).count(), 3);
+}
+
+/// Whatever is asked for, taken or refused, says who asked; what the brain decides by itself names nobody.
+#[test]
+fn events_say_who_asked() {
+    use cloudtik_model::access::Role;
+    let mut world = World::new(spec(&[("default", kind(1, 1, 4, 100))]));
+    world.pass(10_000);
+    let ann = Actor::Administrator { name: "ann".parse().expect("a name"), role: Role::Operator };
+    let request = |number| Request::new(number, ann.clone());
+    let wish = |count| add(Wants::More { node_type: name("default"), count }, "of-ann", None);
+    let all = [
+        Input::Hold { request: request(1), reason: String::new() },
+        Input::Resume { request: request(2) },
+        Input::Scale { request: request(3), wish: wish(2) },
+        Input::Scale { request: request(4), wish: wish(9) },
+        Input::Kill { request: request(5), node: id("w1") },
+        Input::Noted { actor: ann.clone(), node: id("w1"), what: "exec true".to_owned() },
+    ];
+    for input in all {
+        let known = world.events.len();
+        world.tell(input.clone());
+        let told = world.events[known..].iter().find(|e| matches!(e.kind, EventKind::Request | EventKind::Refusal));
+        assert_eq!(told.and_then(|event| event.actor.as_ref()), Some(&ann), "{input:?}");
+    }
+    assert!(world.events.iter().filter(|e| e.kind == EventKind::Decision).all(|e| e.actor.is_none()));
 }

@@ -147,12 +147,12 @@ fn a_price_that_rose_during_a_call_strands_nobody() {
     of.budget = Some(MoneyPerHour(400_000));
     let mut world = World::new(of.clone());
     let wish = add(bundles(&[(1, 4, 0)]), "job", None);
-    let step = world.brain.handle(world.moment(), Input::Scale { request: Request(900), wish });
+    let step = world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
     assert!(step.actions.iter().any(|a| matches!(a, Action::Create { .. })));
     of.revision = 2;
     of.workers.insert(name("default"), kind(0, 5, 4, 500));
     world.now += 100;
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.now += 100;
     world.tell(Input::Created { node: id("w1"), generation: Generation(1), result: Err(throttled()) });
     world.pass(3_600_000);
@@ -178,7 +178,7 @@ fn a_launch_that_waits_costs_what_it_costs_when_it_is_made() {
     assert_eq!(world.machines("default"), 0);
     of.revision = 2;
     of.workers.insert(name("default"), kind(0, 5, 4, 200));
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     let from = world.calls.len();
     world.failing.clear();
     let mut most = 0;
@@ -240,7 +240,7 @@ fn the_end_of_a_duplicate_is_not_the_node_s_own() {
     // A repeated launch made a second machine of the same key.
     let twin = Instance { id: InstanceId::new("i-twin").expect("valid"), ..world.machines.values().next().expect("one").clone() };
     world.machines.insert(twin.id.clone(), twin.clone());
-    world.brain.handle(world.moment(), Input::Kill { request: Request(900), node: id("w1") });
+    world.brain.handle(world.moment(), Input::Kill { request: Request::new(900, Actor::LOCAL), node: id("w1") });
     // The provider takes its time to delete w1; the twin is swept meanwhile.
     let mut most = 0;
     for _ in 0..60 {
@@ -258,10 +258,10 @@ fn nothing_is_made_of_a_type_that_is_gone() {
     let mut world = World::new(spec(&[("default", kind(0, 0, 4, 100))]));
     world.failing.insert(("old".to_owned(), Offer::default()), FailureKind::Throttled);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     of.revision = 3;
     of.workers.remove(&name("old"));
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     let from = world.calls.len();
     world.failing.clear();
     world.pass(60_000);
@@ -364,7 +364,7 @@ fn a_list_of_the_past_loses_nobody() {
     let mut brain = Brain::restore(config, Epoch(1), Memory::default(), moment(0));
     let started = brain.handle(moment(0), Input::Started).actions;
     let number = started.iter().find_map(|action| if let Action::ListInstances { number } = action { Some(*number) } else { None });
-    let created = brain.handle(moment(10), Input::Specified { spec: spec(&[("default", kind(1, 1, 4, 100))]) }).actions;
+    let created = brain.handle(moment(10), Input::Specified { actor: Actor::LOCAL, spec: spec(&[("default", kind(1, 1, 4, 100))]) }).actions;
     assert!(created.iter().any(|action| matches!(action, Action::Create { .. })), "{created:?}");
     let (node, generation) = (id("w1"), Generation(1));
     let instance = Instance {
@@ -422,12 +422,12 @@ fn nothing_is_made_of_an_offer_that_is_gone() {
     let in_a = ("default".to_owned(), Offer { zone: Some("a".to_owned()), ..Offer::default() });
     world.failing.insert(in_a.clone(), FailureKind::Throttled);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     assert_eq!(world.machines.len(), 0);
     world.failing.clear();
     (of.revision, of.workers) = (3, BTreeMap::from([(name("default"), zoned(&["b"]))]));
     let calls = world.calls.len();
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(120_000);
     let in_a: Vec<_> = world.calls[calls..].iter().filter(|(.., offer)| *offer == in_a.1).collect();
     assert!(in_a.is_empty(), "asked for in a zone that is not in the description any more: {in_a:?}");
@@ -443,11 +443,11 @@ fn no_spot_machine_is_made_when_none_is_wanted_any_more() {
     let offer = Offer { market: cloudtik_model::spec::Market::Spot, zone: None };
     world.failing.insert(("default".to_owned(), offer.clone()), FailureKind::Throttled);
     of.revision = 2;
-    world.tell(Input::Specified { spec: of.clone() });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     world.failing.clear();
     (of.revision, of.workers) = (3, BTreeMap::from([(name("default"), kind(1, 4, 4, 100))]));
     let calls = world.calls.len();
-    world.tell(Input::Specified { spec: of });
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(120_000);
     assert!(world.calls[calls..].iter().all(|(.., of)| *of != offer), "{:?}", &world.calls[calls..]);
 }

@@ -9,7 +9,7 @@ use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Offer, Role, ServicePlacement, Spec, WorkerType};
-use cloudtik_model::{Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::throttled;
@@ -143,7 +143,7 @@ impl World {
             silent: BTreeSet::new(),
         };
         world.tell(Input::Started);
-        world.tell(Input::Specified { spec });
+        world.tell(Input::Specified { actor: Actor::LOCAL, spec });
         world
     }
 
@@ -249,7 +249,7 @@ impl World {
                     Reply::RolloutResumed { revision } => format!("revision {revision}"),
                     Reply::Admit { .. } => String::new(),
                 });
-                self.replies.insert(request.0, said.map_err(|refusal| refusal.message().to_owned()));
+                self.replies.insert(request, said.map_err(|refusal| refusal.message().to_owned()));
             }
             _ => {}
         }
@@ -332,7 +332,7 @@ impl World {
     pub fn ask(&mut self, input: impl FnOnce(Request) -> Input) -> Result<String, String> {
         self.next += 1;
         let number = self.next;
-        self.tell(input(Request(number)));
+        self.tell(input(Request::new(number, Actor::LOCAL)));
         self.replies.remove(&number).expect("every question is answered")
     }
 

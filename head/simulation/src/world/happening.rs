@@ -1,6 +1,6 @@
 //! What can happen, and its effect on the provider's machines and on the head.
 
-use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Request, Session};
+use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Session};
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::report::Load;
 use cloudtik_model::spec::Offer;
@@ -70,7 +70,7 @@ pub(super) enum Happening {
     Boot(InstanceId),
     /// The agent tries to join or to open its link.
     Connect(InstanceId),
-    JoinLost(InstanceId, Request),
+    JoinLost(InstanceId, u64),
     Beat(InstanceId, Session),
     ServiceReady(InstanceId, ServiceKey, u32),
     Trouble,

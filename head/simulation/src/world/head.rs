@@ -2,7 +2,7 @@
 
 use cloudtik_brain::{Action, Brain, Input, Memory, Record, Reply};
 use cloudtik_model::node::NodeState;
-use cloudtik_model::{Epoch, MoneyPerHour};
+use cloudtik_model::{Actor, Epoch, MoneyPerHour};
 
 use super::happening::Order;
 use super::{Happening, World, shorten};
@@ -27,7 +27,7 @@ impl World {
         self.step(Input::Started)?;
         if self.stored.cluster.spec.is_none() {
             let spec = self.spec.clone();
-            self.hear(5, self.epoch, Input::Specified { spec });
+            self.hear(5, self.epoch, Input::Specified { actor: Actor::LOCAL, spec });
         }
         for id in self.agents.keys().cloned().collect::<Vec<_>>() {
             let delay = self.random.between(10, 3_000);

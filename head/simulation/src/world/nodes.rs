@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_brain::{GoalOrder, Input, Request, Session};
 use cloudtik_model::node::Instance;
 use cloudtik_model::report::ServiceState;
-use cloudtik_model::{Bytes, Epoch, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
+use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
 
 use super::happening::Order;
 use super::{Happening, World};
@@ -60,13 +60,13 @@ impl World {
         let number = self.next;
         let (node, generation) = (agent.node.clone(), agent.generation);
         if !agent.joined {
-            let request = Request(number);
+            let request = Request::new(number, Actor::Agent { node: node.clone() });
             let key = agent.key.clone();
-            self.joining.insert(request, id.clone());
+            self.joining.insert(number, id.clone());
             let address = "10.0.0.1".to_owned();
             self.hear(5, self.epoch, Input::JoinAsked { request, node, generation, key, token: true, address });
             // If the answer is lost with the head, it asks again.
-            return self.after(10_000, Happening::JoinLost(id.clone(), request));
+            return self.after(10_000, Happening::JoinLost(id.clone(), number));
         }
         let session = Session(number);
         let (facts, services) = (agent.facts(self.resources_of(&agent.node_type)), agent.reports(now));
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Nothing was heard of a question to join: it is asked again.
-    pub(super) fn join_again(&mut self, id: &InstanceId, request: Request) {
+    pub(super) fn join_again(&mut self, id: &InstanceId, request: u64) {
         if self.joining.remove(&request).is_some() {
             self.connect(id);
         }

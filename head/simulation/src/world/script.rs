@@ -8,7 +8,7 @@ use cloudtik_model::report::Load;
 use cloudtik_model::scenario::{Demand, Scenario, Times};
 use cloudtik_model::simulation::{Arrival, Work};
 use cloudtik_model::spec::{Market, Offer};
-use cloudtik_model::{InstanceId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Actor, InstanceId, NodeTypeName, ServiceKey};
 
 use super::{Happening, World};
 use crate::random::Random;
@@ -68,7 +68,7 @@ pub(super) struct Script {
     /// Beside each arrival.
     stages: Vec<Stage>,
     /// Who waits for an answer of the head.
-    asked: BTreeMap<Request, usize>,
+    asked: BTreeMap<u64, usize>,
     /// Arrivals whose request stands and is not there yet.
     expecting: BTreeSet<usize>,
     /// Arrivals that were refused.
@@ -319,7 +319,8 @@ impl World {
             return self.script_after(PATIENCE, Scripted::Speaks(arrival));
         }
         self.next += 1;
-        let request = Request(self.next);
+        let number = self.next;
+        let request = Request::new(number, Actor::LOCAL);
         let name = self.script.arrivals[arrival].request.clone();
         let input = if stage == Stage::Leaving {
             Input::Revoke { request, name, now: false }
@@ -327,10 +328,10 @@ impl World {
             let Some(demand) = self.demand_of(arrival) else { return };
             let (wants, reason) = (demand.wants.clone(), demand.name.clone());
             let wish = Wish { name: Some(name), wants: wants.clone(), additive: true, until: None, reason };
-            self.wishes.insert(request, wants);
+            self.wishes.insert(number, wants);
             Input::Scale { request, wish }
         };
-        self.script.asked.insert(request, arrival);
+        self.script.asked.insert(number, arrival);
         self.hear(1, self.epoch, input);
     }
 
@@ -342,7 +343,7 @@ impl World {
     }
 
     /// The head's answer to somebody of the scenario.
-    pub(super) fn answer(&mut self, request: Request, result: &Result<Reply, Refusal>) {
+    pub(super) fn answer(&mut self, request: u64, result: &Result<Reply, Refusal>) {
         let Some(arrival) = self.script.asked.remove(&request) else { return };
         let now = self.now;
         let script = &mut self.script;

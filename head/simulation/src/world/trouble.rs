@@ -4,7 +4,7 @@ use cloudtik_brain::{Input, Request, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{InstanceState, NodeState};
 use cloudtik_model::spec::WorkerType;
-use cloudtik_model::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Actor, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use super::{Happening, World};
 use crate::promises::Violation;
@@ -87,10 +87,10 @@ impl World {
             self.after(20_000, Happening::PeopleLeave(times - 1));
         }
         self.next += 1;
-        let mut inputs = vec![Input::Resume { request: Request(self.next) }];
+        let mut inputs = vec![Input::Resume { request: Request::new(self.next, Actor::LOCAL) }];
         for record in self.stored.nodes.values().filter(|r| matches!(r.life, NodeState::Quarantined { .. })) {
             self.next += 1;
-            inputs.push(Input::Release { request: Request(self.next), node: record.id.clone() });
+            inputs.push(Input::Release { request: Request::new(self.next, Actor::LOCAL), node: record.id.clone() });
         }
         // Members of a whole that stand still all together are kept for their disks: a person gives them up.
         let stopped: Vec<InstanceId> =
@@ -98,7 +98,7 @@ impl World {
         for record in self.stored.nodes.values() {
             if record.instance.as_ref().is_some_and(|of| stopped.contains(of)) && !record.life.is_leaving() {
                 self.next += 1;
-                inputs.push(Input::Kill { request: Request(self.next), node: record.id.clone() });
+                inputs.push(Input::Kill { request: Request::new(self.next, Actor::LOCAL), node: record.id.clone() });
             }
         }
         // Policies go on turning: there is no rest as long as they stand.
@@ -111,7 +111,7 @@ impl World {
             self.correct();
         }
         // A head that was away did not hear the last one.
-        inputs.push(Input::Specified { spec: self.spec.clone() });
+        inputs.push(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() });
         for input in inputs {
             self.hear(1, self.epoch, input);
         }
@@ -175,7 +175,7 @@ impl World {
 
     fn people_want(&mut self) {
         self.next += 1;
-        let request = Request(self.next);
+        let request = Request::new(self.next, Actor::LOCAL);
         let spec = self.spec.clone();
         let names: Vec<NodeTypeName> = spec.workers.keys().cloned().collect();
         let name = self.random.pick(&names).cloned().unwrap_or_else(default_type);
@@ -219,14 +219,14 @@ impl World {
             }
             11..=14 => {
                 self.change_description(&name);
-                Some(Input::Specified { spec: self.spec.clone() })
+                Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
             }
             10 => {
                 // Something that every process is made from: they all start again, node by node.
                 self.spec.revision += 1;
                 self.spec.rolling = true;
                 self.rolled = self.spec.revision;
-                Some(Input::Specified { spec: self.spec.clone() })
+                Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
             }
             // The same, with a fault, or without it again.
             15 | 16 => {
@@ -237,7 +237,7 @@ impl World {
                     (self.spec.rolling, self.rolled) = (true, self.spec.revision);
                     self.bad.push((self.spec.revision, u64::MAX));
                 }
-                Some(Input::Specified { spec: self.spec.clone() })
+                Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
             }
             17 => Some(Input::ResumeRollout { request }),
             0 | 1 => {
@@ -256,14 +256,14 @@ impl World {
         };
         if let Some(input) = input {
             if let Input::Scale { request, wish } = &input {
-                self.wishes.insert(*request, wish.wants.clone());
+                self.wishes.insert(request.number, wish.wants.clone());
             }
             self.hear(1, self.epoch, input);
         }
     }
 
     /// What was acknowledged to somebody is stored.
-    pub(super) fn acknowledge(&mut self, request: Request, is_granted: bool) {
+    pub(super) fn acknowledge(&mut self, request: u64, is_granted: bool) {
         let Some(wants) = self.wishes.remove(&request).filter(|_| is_granted) else { return };
         if !self.stored.asks.values().any(|ask| ask.wants == wants) {
             self.unkept = Some(format!("{wants} was acknowledged and is not stored"));
