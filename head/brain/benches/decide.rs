@@ -11,7 +11,9 @@ use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
-use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{
+    Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp,
+};
 use cloudtik_simulation::Random;
 
 const TYPES: u64 = 50;

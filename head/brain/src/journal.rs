@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_model::{Actor, NodeId};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{Evidence, NodeState};
+use cloudtik_model::{Actor, NodeId};
 
 use crate::scaling::SETTLE;
 use crate::{Brain, Record};

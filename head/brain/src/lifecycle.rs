@@ -261,7 +261,11 @@ impl Brain {
             Some(_) => None,
         };
         if let Some(reason) = refusal {
-            self.refuse(&Actor::Agent { node: id.clone() }, &id, format!("refused the connection of {id} (generation {generation}): {reason}"));
+            self.refuse(
+                &Actor::Agent { node: id.clone() },
+                &id,
+                format!("refused the connection of {id} (generation {generation}): {reason}"),
+            );
             self.act(Action::CloseLink { session, reason });
             return None;
         }

@@ -270,7 +270,10 @@ fn a_list_from_before_a_machine_was_made_says_nothing_of_it() {
     let kind = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
     let spec = |revision: u64, min: u32| {
         let shape = WorkerType { min, max: 1, ..WorkerType::default() };
-        Input::Specified { actor: Actor::LOCAL, spec: Spec { revision, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: 1, ..Spec::default() } }
+        Input::Specified {
+            actor: Actor::LOCAL,
+            spec: Spec { revision, workers: BTreeMap::from([(kind.clone(), shape)]), max_workers: 1, ..Spec::default() },
+        }
     };
     bench.tell(spec(2, 1));
     assert_eq!(bench.created, 1);

@@ -246,7 +246,9 @@ fn what_is_refused_moves_no_end() {
     assert!(step.actions.iter().any(|a| matches!(a, Action::Reply { result: Err(_), .. })));
     world.now += 400;
     // Anything that has a decision made.
-    let step2 = world.brain.handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request::new(901, Actor::LOCAL), reason: String::new() });
+    let step2 = world
+        .brain
+        .handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request::new(901, Actor::LOCAL), reason: String::new() });
     let gone: Vec<_> = step.records.iter().chain(&step2.records).filter(|r| matches!(r, cloudtik_brain::Record::AskGone { .. })).collect();
     assert!(gone.is_empty(), "{gone:?}: a request for an hour ends after a second, because another was refused");
 }

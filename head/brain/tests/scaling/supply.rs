@@ -364,7 +364,8 @@ fn a_list_of_the_past_loses_nobody() {
     let mut brain = Brain::restore(config, Epoch(1), Memory::default(), moment(0));
     let started = brain.handle(moment(0), Input::Started).actions;
     let number = started.iter().find_map(|action| if let Action::ListInstances { number } = action { Some(*number) } else { None });
-    let created = brain.handle(moment(10), Input::Specified { actor: Actor::LOCAL, spec: spec(&[("default", kind(1, 1, 4, 100))]) }).actions;
+    let created =
+        brain.handle(moment(10), Input::Specified { actor: Actor::LOCAL, spec: spec(&[("default", kind(1, 1, 4, 100))]) }).actions;
     assert!(created.iter().any(|action| matches!(action, Action::Create { .. })), "{created:?}");
     let (node, generation) = (id("w1"), Generation(1));
     let instance = Instance {
