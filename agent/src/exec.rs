@@ -5,6 +5,7 @@
 pub mod brought;
 mod family;
 mod interpreter;
+mod log;
 mod program;
 
 use std::process::ExitStatus;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Streaming;
 
 use self::brought::Brought;
 use self::program::Program;
@@ -38,14 +40,28 @@ const BLOCK: usize = 32 << 10;
 /// From the end of the stream to SIGKILL, for a program that is still there.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Opens the session that a command asked for.
+async fn open(dialer: &Dialer, id: &str) -> anyhow::Result<(mpsc::Sender<wire::SessionFrame>, Streaming<wire::SessionFrame>)> {
+    let (outgoing, frames) = mpsc::channel(OUTGOING);
+    outgoing.send(frame(Frame::Attach(id.to_owned()))).await?;
+    let opened = BusClient::new(dialer.dial().await?).session(ReceiverStream::new(frames)).await;
+    Ok((outgoing, opened.context("opening the session")?.into_inner()))
+}
+
+/// Opens the session that a command asked for, and sends a log of the node in it.
+pub async fn serve_log(home: &Home, dialer: &Dialer, id: String, wanted: wire::ReadLog) -> anyhow::Result<()> {
+    let (outgoing, mut incoming) = open(dialer, &id).await?;
+    log::send(home.path().join(&wanted.path), wanted, &outgoing, &mut incoming).await?;
+    drop(outgoing);
+    until_closed(&mut incoming).await;
+    Ok(())
+}
+
 /// Opens the session that a command asked for, and runs the program in it.
 ///
 /// If it is cancelled, the program and its family are killed by a task of `tasks`.
 pub async fn serve(home: &Home, dialer: &Dialer, tasks: &TaskTracker, id: String, execute: wire::Execute) -> anyhow::Result<()> {
-    let (outgoing, frames) = mpsc::channel(OUTGOING);
-    outgoing.send(frame(Frame::Attach(id.clone()))).await?;
-    let mut incoming =
-        BusClient::new(dialer.dial().await?).session(ReceiverStream::new(frames)).await.context("opening the session")?.into_inner();
+    let (outgoing, mut incoming) = open(dialer, &id).await?;
     let execute = Arc::new(execute);
     // On a thread that may block: the node's directory, the PATH and the program may be on a file system that hangs.
     let (own, asked, tracker) = (home.clone(), execute.clone(), tasks.clone());
@@ -105,7 +121,7 @@ pub async fn serve(home: &Home, dialer: &Dialer, tasks: &TaskTracker, id: String
                         closed[usize::from(stream == i32::from(wire::OutputStream::Stderr))].cancel();
                     }
                     Frame::Resize(size) => program.resize(size),
-                    Frame::Attach(_) | Frame::Open(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Taken(_) => {}
+                    Frame::Attach(_) | Frame::Open(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Taken(_) | Frame::Position(_) => {}
                 },
                 Ok(Some(_)) => {}
                 // Nobody is there any more: the program ends too.
@@ -147,7 +163,7 @@ async fn feed(
 }
 
 /// The head closes when it has everything; leaving sooner would take back what is still on its way.
-async fn until_closed(incoming: &mut tonic::Streaming<wire::SessionFrame>) {
+async fn until_closed(incoming: &mut Streaming<wire::SessionFrame>) {
     let _ = tokio::time::timeout(GRACE, async { while let Ok(Some(_)) = incoming.message().await {} }).await;
 }
 

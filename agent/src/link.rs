@@ -237,7 +237,7 @@ impl Link {
     }
 
     fn obey(&self, command: wire::Command, outgoing: &mpsc::Sender<wire::AgentFrame>) {
-        let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute) })) = command.kind else {
+        let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute), log })) = command.kind else {
             let result = wire::CommandResult { id: command.id, error: "this agent does not know the command".to_owned() };
             let frame = wire::AgentFrame { topic: Some(AgentTopic::Result(result)) };
             let _ = outgoing.try_send(frame);
@@ -246,8 +246,14 @@ impl Link {
         let (home, dialer, stop, outgoing) = (self.home.clone(), self.dialer.clone(), self.stop.clone(), outgoing.clone());
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
+            let serving = async {
+                match log {
+                    Some(log) => exec::serve_log(&home, &dialer, command.id.clone(), log).await,
+                    None => exec::serve(&home, &dialer, &tasks, command.id.clone(), execute).await,
+                }
+            };
             tokio::select! {
-                result = exec::serve(&home, &dialer, &tasks, command.id.clone(), execute) => {
+                result = serving => {
                     if let Err(error) = result {
                         tracing::warn!("session: {error:#}");
                         // Whoever asked need not wait for an end that never opened.

@@ -51,13 +51,13 @@ impl Sessions {
         self.pending.lock().expect("nothing panics while holding the lock")
     }
 
-    /// Has a program run on a node, over one of its links.
-    pub fn open(&self, session: Session, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
+    /// Has a program run on a node, or a log sent, over one of its links.
+    pub fn open(&self, session: Session, node: &NodeId, what: wire::OpenSession) -> Result<Program, Status> {
         let id = pki::hex(&pki::random::<16>());
         let (to_agent, outgoing) = mpsc::channel(QUEUE);
         let (incoming, from_agent) = mpsc::channel(QUEUE);
         self.pending().insert(id.clone(), Pending { node: node.clone(), outgoing, incoming });
-        let kind = wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute) });
+        let kind = wire::command::Kind::OpenSession(what);
         if !self.hub.send(session, Topic::Command(wire::Command { id: id.clone(), kind: Some(kind) })) {
             self.pending().remove(&id);
             return Err(Status::unavailable(format!("lost the connection to {node}")));

@@ -5,27 +5,23 @@ use std::time::Duration;
 
 use cloudtik_model::Generation;
 use cloudtik_model::status::{Node, Phase, Status};
+use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
-use cloudtik_protocol::{transport, wire};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cli::Logs;
 use crate::client::{Client, document, is_refused};
-use crate::failure::{Failure, NOT_FOUND, TIMED_OUT};
+use crate::failure::{Failure, NOT_AUTHORISED, NOT_FOUND, TIMED_OUT};
 use crate::output::{Printer, talk};
 use crate::session::{Lines, Session};
 
-/// Lines that are looked at again after a restart, so that none is missed.
-const LINES_AGAIN: u32 = 50;
 /// Of a log that appears while logs are followed, everything is news.
 const EVERYTHING: u32 = u32::MAX;
-/// How long a node may take to come back to a head that was restarted.
-const REOPEN_PATIENCE: Duration = Duration::from_secs(15);
-/// Between two looks at whether it is back.
-const REOPEN_PAUSE: Duration = Duration::from_millis(100);
+/// How long a node that does not answer is not worth a word.
+const QUIET: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
 struct Line {
@@ -73,7 +69,7 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
     let (lines, mut printed) = mpsc::channel::<Line>(64);
     let mut running = JoinSet::new();
     for source in &known {
-        let logs = wire::Logs { service: source.service.clone(), lines: arguments.lines, follow: arguments.follow };
+        let logs = wire::Logs { service: source.service.clone(), lines: arguments.lines, follow: arguments.follow, after: None };
         running.spawn(follow(client.clone(), source.clone(), logs, lines.clone()));
     }
     let mut lines = Some(lines).filter(|_| takes_more);
@@ -93,7 +89,7 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
                 (Err(failure), _) => return Err(failure),
                 (Ok(Some(status)), Some(lines)) => for source in sources(&status, arguments) {
                     if known.insert(source.clone()) {
-                        let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true };
+                        let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true, after: None };
                         running.spawn(follow(client.clone(), source, logs, lines.clone()));
                     }
                 },
@@ -158,6 +154,7 @@ fn sources(status: &Status, arguments: &Logs) -> BTreeSet<Source> {
 
 /// Sends every status, and nothing in the end when the cluster was taken down; or why the head says no more.
 async fn watch(mut client: Client, news: mpsc::Sender<Result<Option<Status>, Failure>>) {
+    let mut pause = Pause::default();
     loop {
         let refused = match client.admin().watch(wire::Empty {}).await {
             Ok(statuses) => {
@@ -166,6 +163,7 @@ async fn watch(mut client: Client, news: mpsc::Sender<Result<Option<Status>, Fai
                     match statuses.message().await {
                         Ok(Some(next)) => {
                             let Ok(status) = document::<Status>(next) else { continue };
+                            pause = Pause::default();
                             if news.send(Ok(Some(status))).await.is_err() {
                                 return;
                             }
@@ -181,10 +179,11 @@ async fn watch(mut client: Client, news: mpsc::Sender<Result<Option<Status>, Fai
             let _ = news.send(Err(status.into())).await;
             return;
         }
+        pause.wait().await;
         match client.reconnect().await {
             Ok(next) => client = next,
             Err(_) if !client.place.exists() => break,
-            Err(_) => tokio::time::sleep(REOPEN_PAUSE).await,
+            Err(_) => {}
         }
     }
     let _ = news.send(Ok(None)).await;
@@ -195,39 +194,52 @@ async fn follow(client: Client, source: Source, logs: wire::Logs, lines: mpsc::S
     (source, result)
 }
 
-/// Prints one log. While it is followed, restarts of the head and of the node's agent are bridged.
+/// Prints one log. While it is followed, restarts of the head and of the node's agent are bridged: it goes on after the last
+/// line that was printed.
 async fn follow_one(mut client: Client, source: &Source, logs: wire::Logs, lines: mpsc::Sender<Line>) -> Result<End, Failure> {
     let (node, service) = (&source.node, &source.service);
-    let mut session = Session::open(&client, node, What::Logs(logs.clone())).await?;
-    let (mut parts, mut last, mut again) = (Lines::default(), None::<String>, false);
+    let mut reading = Reading::default();
+    let mut pause = Pause::default();
+    let is_broken = |failure: &Failure| logs.follow && failure.code == TIMED_OUT;
+    let mut session = match Session::open(&client, node, What::Logs(logs.clone())).await {
+        Ok(session) => Some(session),
+        Err(failure) if is_broken(&failure) => None,
+        Err(failure) => return Err(failure),
+    };
     loop {
-        let is_broken = |failure: &Failure| logs.follow && failure.code == TIMED_OUT;
-        let (mut found, is_end) = match session.next().await {
-            Ok(Frame::Stdout(bytes)) => (parts.take(&bytes), false),
-            Ok(Frame::Exit(exit)) if exit.code == 0 && !logs.follow => (parts.rest().into_iter().collect(), true),
-            Ok(Frame::Exit(_)) if !logs.follow => {
+        let Some(open) = &mut session else {
+            match reopen(&client, source, reading.resume(&logs), &mut pause).await? {
+                Ok(reopened) => {
+                    client = reopened.0;
+                    session = Some(reopened.1);
+                }
+                Err(end) => return Ok(end),
+            }
+            continue;
+        };
+        let (found, is_end) = match open.next().await {
+            Ok(Frame::Position(position)) => {
+                reading.goes_on_at(position);
+                continue;
+            }
+            Ok(Frame::Stdout(bytes)) => {
+                pause = Pause::default();
+                (reading.take(&bytes), false)
+            }
+            Ok(Frame::Exit(exit)) if exit.code == 0 && !logs.follow => (reading.parts.rest().into_iter().collect(), true),
+            Ok(Frame::Exit(exit)) if !logs.follow => {
                 let what = if service.is_empty() { "its agent" } else { service.as_str() };
-                return Err(Failure::new(NOT_FOUND, format!("{node} has no log of {what} yet")));
+                let missing = Failure::new(NOT_FOUND, format!("{node} has no log of {what} yet"));
+                return Err(if exit.error.is_empty() { missing } else { Failure::failed(format!("{node}: {}", exit.error)) });
             }
             Err(failure) if !is_broken(&failure) => return Err(failure),
             // The head or the agent was restarted, or the node goes.
             Ok(Frame::Exit(_)) | Err(_) => {
-                match reopen(&client, source, wire::Logs { lines: LINES_AGAIN, ..logs.clone() }).await? {
-                    Ok(reopened) => (client, session) = reopened,
-                    Err(end) => return Ok(end),
-                }
-                (parts, again) = (Lines::default(), true);
+                session = None;
                 continue;
             }
             Ok(_) => continue,
         };
-        // What was shown before the break is not shown again.
-        if std::mem::take(&mut again)
-            && let Some(shown) = last.as_ref().and_then(|last| found.iter().rposition(|line| line == last))
-        {
-            found.drain(..=shown);
-        }
-        last = found.last().cloned().or(last);
         for line in found {
             let _ = lines.send(Line { node: node.clone(), service: service.clone(), line }).await;
         }
@@ -237,28 +249,103 @@ async fn follow_one(mut client: Client, source: &Source, logs: wire::Logs, lines
     }
 }
 
-/// Opens a log again once its node is linked to a head, unless the node goes or the cluster does.
-async fn reopen(client: &Client, source: &Source, logs: wire::Logs) -> Result<Result<(Client, Session), End>, Failure> {
-    let deadline = tokio::time::Instant::now() + REOPEN_PATIENCE;
-    let look = || async {
-        let client = match client.reconnect().await {
-            Ok(client) => client,
-            Err(_) if !client.place.exists() => return Ok(Err(End::ClusterGone)),
-            Err(_) => return Err(()),
-        };
-        let status = client.status().await.map_err(drop)?;
-        if let Some(end) = end_of(&status, source) {
-            return Ok(Err(end));
+/// How far a log was read.
+#[derive(Debug, Default)]
+struct Reading {
+    parts: Lines,
+    /// Where the next bytes stand. Agents of an earlier version do not say.
+    at: Option<wire::LogPosition>,
+    /// The end of the last whole line.
+    whole: Option<wire::LogPosition>,
+}
+
+impl Reading {
+    fn goes_on_at(&mut self, position: wire::LogPosition) {
+        if self.parts.waiting() == 0 {
+            self.whole = Some(position.clone());
         }
-        let is_linked = status.nodes.iter().any(|n| n.id.as_str() == source.node && n.agent.is_some());
-        if !is_linked {
-            return Err(());
+        self.at = Some(position);
+    }
+
+    /// Takes bytes in and gives every line that is whole now.
+    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+        let lines = self.parts.take(bytes);
+        if let Some(at) = &mut self.at {
+            at.offset += bytes.len() as u64;
+            if !lines.is_empty() {
+                // What waits now has come with these bytes.
+                self.whole = Some(wire::LogPosition { offset: at.offset - self.parts.waiting() as u64, ..at.clone() });
+            }
         }
-        let opened = Session::open(&client, &source.node, What::Logs(logs.clone())).await;
-        opened.map(|session| Ok((client, session))).map_err(drop)
+        lines
+    }
+
+    /// What is to be opened to go on after the last whole line; what was begun is read again.
+    fn resume(&mut self, logs: &wire::Logs) -> wire::Logs {
+        self.parts = Lines::default();
+        self.at = None;
+        match &self.whole {
+            Some(whole) => wire::Logs { after: Some(whole.clone()), ..logs.clone() },
+            None => logs.clone(),
+        }
+    }
+}
+
+/// Opens a log again once its node is linked to a head, however long that takes, unless the node goes or the cluster does.
+async fn reopen(client: &Client, source: &Source, logs: wire::Logs, pause: &mut Pause) -> Result<Result<(Client, Session), End>, Failure> {
+    let begun = tokio::time::Instant::now();
+    let mut is_told = false;
+    loop {
+        pause.wait().await;
+        match try_reopen(client, source, &logs).await {
+            Ok(reopened) => return Ok(reopened),
+            Err(Some(refused)) => return Err(refused),
+            Err(None) if !is_told && begun.elapsed() >= QUIET => {
+                talk(&format!("{} {}: its node is not connected; waiting for it", source.node, source.service));
+                is_told = true;
+            }
+            Err(None) => {}
+        }
+    }
+}
+
+/// Fails without a reason while the node cannot be reached, and with one where waiting does not help.
+async fn try_reopen(client: &Client, source: &Source, logs: &wire::Logs) -> Result<Result<(Client, Session), End>, Option<Failure>> {
+    let lasting = |failure: Failure| Some(failure).filter(|failure| failure.code == NOT_AUTHORISED);
+    let client = match client.reconnect().await {
+        Ok(client) => client,
+        Err(_) if !client.place.exists() => return Ok(Err(End::ClusterGone)),
+        Err(failure) => return Err(lasting(failure)),
     };
-    let reopened = transport::retry_until(deadline, REOPEN_PAUSE, look).await;
-    reopened.map_err(|()| Failure::new(TIMED_OUT, format!("{} has not connected to the head", source.node)))
+    let status = client.status().await.map_err(lasting)?;
+    if let Some(end) = end_of(&status, source) {
+        return Ok(Err(end));
+    }
+    if !status.nodes.iter().any(|n| n.id.as_str() == source.node && n.agent.is_some()) {
+        return Err(None);
+    }
+    let opened = Session::open(&client, &source.node, What::Logs(logs.clone())).await;
+    opened.map(|session| Ok((client, session))).map_err(lasting)
+}
+
+/// Between two attempts to reach something: longer each time, up to a limit.
+#[derive(Debug)]
+struct Pause(Duration);
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(3);
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Self::LONGEST);
+    }
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
 }
 
 /// Whether a log has come to its end with its node, or with the cluster.
@@ -276,5 +363,33 @@ fn end_of(status: &Status, source: &Source) -> Option<End> {
             Some(End::NodeGone(format!("{name} goes{why}")))
         }
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_goes_on_after_the_last_whole_line() {
+        let logs = wire::Logs { lines: 10, follow: true, ..Default::default() };
+        let at = |file: &str, offset| wire::LogPosition { file: file.to_owned(), offset };
+        let mut reading = Reading::default();
+        assert_eq!(reading.resume(&logs), logs, "nothing was read");
+        reading.goes_on_at(at("a", 100));
+        assert_eq!(reading.take(b"one\ntw"), ["one"]);
+        let resumed = |reading: &mut Reading| reading.resume(&logs).after;
+        assert_eq!(resumed(&mut reading), Some(at("a", 104)));
+        // What was begun comes again. It ends in another file, and with it the line.
+        reading.goes_on_at(at("a", 104));
+        assert_eq!(reading.take(b"tw"), [""; 0]);
+        reading.goes_on_at(at("b", 0));
+        assert_eq!(reading.take(b""), [""; 0]);
+        assert_eq!(reading.take(b"o\nthree\nf"), ["two", "three"]);
+        assert_eq!(resumed(&mut reading), Some(at("b", 8)));
+        reading.goes_on_at(at("b", 8));
+        assert_eq!(reading.take(b"f"), [""; 0]);
+        reading.goes_on_at(at("c", 0));
+        assert_eq!(resumed(&mut reading), Some(at("b", 8)), "a line that was begun in one file and goes on in the next");
     }
 }

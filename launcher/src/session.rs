@@ -91,7 +91,9 @@ impl Session {
                 next => next.unwrap_or(None),
             };
             match next {
-                Some(wire::SessionFrame { frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_))) }) => {
+                Some(wire::SessionFrame {
+                    frame: Some(frame @ (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Position(_))),
+                }) => {
                     return Ok(frame);
                 }
                 Some(wire::SessionFrame { frame: Some(Frame::Taken(bytes)) }) => self.input.room.add_permits(bytes as usize),
@@ -249,6 +251,11 @@ impl Lines {
             lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
         }
         lines
+    }
+
+    /// How many bytes wait for the end of their line.
+    pub fn waiting(&self) -> usize {
+        self.0.len()
     }
 
     /// What is left without an end.

@@ -411,6 +411,58 @@ fn followed_logs_show_nodes_that_join_and_tell_of_those_that_go() {
     until("the end of what follows", Duration::from_secs(20), || follower.try_wait().expect("can be asked"));
 }
 
+/// Counts without end, quickly, with lines that are alike between the numbers.
+const COUNTER: &str = r#"
+[runtime]
+name = "counter"
+version = "1"
+[services.one]
+role = "workers"
+command = ["/bin/sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; echo tick; echo tick; sleep 0.002; done"]
+"#;
+
+#[test]
+fn followed_logs_go_on_where_they_stopped_when_agent_and_head_are_killed() {
+    let cluster = Cluster::new("resumes", "");
+    let folder = cluster.write_runtime("counter", COUNTER);
+    cluster.write(&format!("[workers.default]\nmin = 2\n[runtimes.counter]\npath = \"{}\"", folder.display()));
+    cluster.up();
+    let out = cluster.file.with_file_name("out");
+    let mut command = cluster.command(&["logs", "resumes", "-f", "--runtime", "counter", "-o", "json"]);
+    command.stdout(fs::File::create(&out).expect("creates")).stderr(Stdio::null());
+    let mut follower = command.spawn().expect("runs");
+    let lines_of = |node: &str| -> Vec<String> {
+        let text = fs::read_to_string(&out).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("a document a line");
+        let of_node = whole.lines().map(line).filter(|line| line["node"] == node);
+        of_node.map(|line| line["line"].as_str().expect("text").to_owned()).collect()
+    };
+    let count = |node: &str| lines_of(node).iter().filter_map(|line| line.parse::<u32>().ok()).max().unwrap_or(0);
+    let agent = |node: &str| cluster.node(node).agent.expect("it is linked").pid as i32;
+    let begun = until("what is counted", Duration::from_secs(20), || Some(count("w1")).filter(|n| *n > 20));
+    for node in ["w1", "w1", "w2"] {
+        let (killed, at) = (agent(node), count(node));
+        cloudtik_tests::send(killed, nix::sys::signal::Signal::SIGKILL);
+        until("lines after the agent came back", Duration::from_secs(60), || (count(node) > at + 200).then_some(()));
+    }
+    let (head, at) = (cluster.status().head.pid as i32, count("w1"));
+    cloudtik_tests::send(head, nix::sys::signal::Signal::SIGKILL);
+    until("lines after the head came back", Duration::from_secs(60), || (count("w1") > at + 200).then_some(()));
+    for node in ["w1", "w2"] {
+        let lines = lines_of(node);
+        let first = lines.iter().position(|line| line != "tick").expect("a number");
+        let start: u32 = lines[first].parse().expect("a number");
+        for (n, three) in lines[first..].chunks_exact(3).enumerate() {
+            let expected = [(start + n as u32).to_string(), "tick".to_owned(), "tick".to_owned()];
+            assert_eq!(three, expected, "{node}: a line was lost or doubled after {}", start + n as u32 - 1);
+        }
+    }
+    assert!(count("w1") > begun + 600);
+    cluster.down();
+    until("the end of what follows", Duration::from_secs(20), || follower.try_wait().expect("can be asked"));
+}
+
 #[test]
 fn what_follows_ends_when_its_reader_closes() {
     let cluster = Cluster::new("closes", "[workers.default]\nmin = 1");

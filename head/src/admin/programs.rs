@@ -29,11 +29,15 @@ exec "$@"
 impl Head {
     /// Has a program run on a node, over the link that the brain accepted.
     async fn open_program(&self, node: &NodeId, execute: wire::Execute) -> Result<Program, Status> {
+        self.open_session(node, wire::OpenSession { execute: Some(execute), log: None }).await
+    }
+
+    async fn open_session(&self, node: &NodeId, what: wire::OpenSession) -> Result<Program, Status> {
         let wanted = node.clone();
         let view = self.brain.query(move |brain| brain.node(&wanted)).await.map_err(stopped)?;
         let view = view.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
         let session = view.link.ok_or_else(|| Status::unavailable(format!("{node} is not connected")))?;
-        self.sessions.open(session, node, execute)
+        self.sessions.open(session, node, what)
     }
 
     /// Starts what a client asked for.
@@ -50,15 +54,18 @@ impl Head {
             Some(What::Logs(logs)) => {
                 let home = self.home_of(&node).await?;
                 let path = if logs.service.is_empty() {
-                    format!("{home}/agent.log")
+                    "agent.log".to_owned()
                 } else {
                     let key: ServiceKey = parse("service", &logs.service)?;
-                    format!("{home}/services/{}/{}/log", key.runtime, key.service)
+                    format!("services/{}/{}/log", key.runtime, key.service)
                 };
+                // For agents of an earlier version, which read no logs.
                 let mut command = vec!["tail".to_owned(), "-n".to_owned(), logs.lines.to_string()];
                 command.extend(logs.follow.then(|| "-F".to_owned()));
-                command.push(path);
-                self.open_program(&node, wire::Execute { command, ..Default::default() }).await
+                command.push(format!("{home}/{path}"));
+                let execute = wire::Execute { command, ..Default::default() };
+                let log = wire::ReadLog { path, lines: logs.lines, follow: logs.follow, after: logs.after };
+                self.open_session(&node, wire::OpenSession { execute: Some(execute), log: Some(log) }).await
             }
             Some(What::Submit(submit)) => self.submit(submit).await,
             None => Err(Status::invalid_argument("this head does not know what is to be opened; upgrade it")),
