@@ -189,9 +189,15 @@ fn two_people_use_one_cluster_from_homes_of_their_own() {
     refusals(&operator.run(&["dump", "shared"]), "otto@example.org", "admin", "operator");
 
     // What they did and were given is told, with who it was.
-    let events = cluster.events();
-    for said in ["the local user granted access to vera as viewer", "vera accepted access as viewer, from 127."] {
-        assert!(events.iter().any(|event| event.starts_with("request") && event.contains(said)), "{said}: {events:#?}");
+    let events = cluster.run(&["events", "shared"]).ok().out;
+    let by_otto = "(by otto@example.org, operator)";
+    for (said, by) in [
+        ("access granted to vera as viewer", "(by the local user)"),
+        ("vera accepted access as viewer, from 127.", "(by vera, viewer)"),
+        ("exec echo", by_otto),
+        ("scale: default: ", by_otto),
+    ] {
+        assert!(events.lines().any(|line| line.contains(said) && line.ends_with(by)), "{said} {by}: {events}");
     }
     // Keys and certificates are their owner's, and the key never left: the head has no copy of it.
     let mut secret = None;
@@ -241,7 +247,8 @@ fn an_admin_applies_a_file_and_takes_the_cluster_down_from_elsewhere() {
     let invitation = own.out.trim().strip_prefix("cloudtik access accept ").expect("the command").to_owned();
     let viewer = Person::new();
     viewer.run(&["access", "accept", &invitation]).ok();
-    assert!(cluster.events().iter().any(|event| event.contains("anna granted access to vera as viewer")));
+    let events = cluster.run(&["events", "ruled"]).ok().out;
+    assert!(events.contains("access granted to vera as viewer (by anna, admin)"), "{events}");
 
     let refused = operator.run(&["down", "ruled", "--yes"]);
     assert!(refused.code == NOT_AUTHORISED && refused.err.contains("shutdown needs the role admin"), "{}", refused.err);
