@@ -55,7 +55,7 @@ impl Place {
     }
 
     async fn watch(self) {
-        let mut was_missing = false;
+        let (mut was_missing, mut last_error) = (false, String::new());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -71,8 +71,18 @@ impl Place {
             // Twice: whoever removes the whole directory may have begun with the socket.
             if is_missing && was_missing {
                 match self.listen() {
-                    Ok(()) => tracing::warn!("the Unix socket was removed; it is there again"),
-                    Err(error) => tracing::error!("the Unix socket was removed and cannot be made again: {error}"),
+                    Ok(()) => {
+                        tracing::warn!("the Unix socket was removed; it is there again");
+                        last_error.clear();
+                    }
+                    Err(error) => {
+                        // The same again and again is one line: a moved directory stays moved.
+                        let error = error.to_string();
+                        if error != last_error {
+                            tracing::error!("cannot create the Unix socket {} again: {error}", self.socket.display());
+                            last_error = error;
+                        }
+                    }
                 }
             }
             was_missing = is_missing;

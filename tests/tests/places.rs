@@ -212,6 +212,23 @@ fn a_removed_socket_is_made_again() {
 }
 
 #[test]
+fn a_head_whose_directory_was_moved_says_so_once_and_is_reached_again_when_it_is_back() {
+    let cluster = Cluster::new("moved", "");
+    cluster.up();
+    let (head, away) = (cluster.directory().join("head"), cluster.directory().join("head-away"));
+    fs::rename(&head, &away).expect("moves");
+    let log = cluster.node_home("head").join("services/cloudtik/head/log");
+    let said = || fs::read_to_string(&log).expect("reads").lines().filter(|line| line.contains("ERROR") && line.contains("Unix socket")).count();
+    until("the error", Duration::from_secs(20), || (said() > 0).then_some(()));
+    // Several looks later.
+    let begun = Instant::now();
+    until("some looks", Duration::from_secs(10), || (begun.elapsed() > Duration::from_secs(4)).then_some(()));
+    assert_eq!(said(), 1);
+    fs::rename(&away, &head).expect("moves back");
+    assert!(cluster.status().ready);
+}
+
+#[test]
 fn a_cluster_whose_state_directory_was_removed_ends() {
     let cluster = Cluster::new("removed", "[workers.default]\nmin = 2");
     cluster.up();

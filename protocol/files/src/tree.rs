@@ -1,6 +1,6 @@
 //! The removal of directory trees. It never leaves the file system that the tree is on, and never enters a mount.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -8,8 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat, unlinkat};
 use rustix::io::Errno;
+
+/// How directories are opened: a symbolic link is none.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Why a tree was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -126,51 +129,109 @@ fn missing_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// A directory that is being emptied.
+struct Level {
+    name: CString,
+    /// Its device and inode.
+    identity: (u64, u64),
+    /// Directories in it that are still to be removed.
+    pending: Vec<CString>,
+}
+
+/// Two descriptors are open at a time, however deep the tree is: the way up is `..`, which must lead to where the way down
+/// came from.
 fn remove_directory(parent: BorrowedFd<'_>, name: &CString, path: &Path, device: u64) -> Result<(), RemoveError> {
+    let mut path = path.to_owned();
+    let Some((mut current, top)) = enter(parent, name, &path, device)? else { return Ok(()) };
+    let mut levels = vec![top];
+    while let Some(level) = levels.last_mut() {
+        if let Some(next) = level.pending.pop() {
+            path.push(OsStr::from_bytes(next.to_bytes()));
+            match enter(current.as_fd(), &next, &path, device)? {
+                Some((entered, below)) => {
+                    current = entered;
+                    levels.push(below);
+                }
+                None => drop(path.pop()),
+            }
+            continue;
+        }
+        let failed = |errno: Errno| RemoveError::Io { path: path.clone(), source: errno.into() };
+        let emptied = level.name.clone();
+        levels.pop();
+        let Some(above) = levels.last() else { return unlink(parent, &emptied, AtFlags::REMOVEDIR).map_err(failed) };
+        let up = match openat(&current, c"..", DIRECTORY, Mode::empty()) {
+            Ok(up) => up,
+            // Somebody else removes the same tree: the rest of it is found from its top.
+            Err(Errno::NOENT) => return remove_directory(parent, name, &top_of(&path, levels.len()), device),
+            Err(errno) => return Err(failed(errno)),
+        };
+        if identity(&up).map_err(failed)? != above.identity {
+            let moved = io::Error::other("it was moved while it was removed");
+            return Err(RemoveError::Io { path, source: moved });
+        }
+        unlink(up.as_fd(), &emptied, AtFlags::REMOVEDIR).map_err(failed)?;
+        path.pop();
+        current = up;
+    }
+    Ok(())
+}
+
+/// The path without its last `depth` names.
+fn top_of(path: &Path, depth: usize) -> PathBuf {
+    path.ancestors().nth(depth).unwrap_or(path).to_owned()
+}
+
+/// Opens a directory and removes what is in it, but for directories. None if it is not there any more.
+fn enter(parent: BorrowedFd<'_>, name: &CString, path: &Path, device: u64) -> Result<Option<(OwnedFd, Level)>, RemoveError> {
     let failed = |errno: Errno| RemoveError::Io { path: path.to_owned(), source: errno.into() };
     let directory = match open_directory(parent, name, device) {
         Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOENT) => return Ok(None),
         Err(Errno::XDEV) => return Err(RemoveError::Mounted(Mounts(vec![path.to_owned()]))),
         Err(errno) => return Err(failed(errno)),
     };
-    let mut entries = Vec::new();
+    let mut level = Level { name: name.clone(), identity: identity(&directory).map_err(failed)?, pending: Vec::new() };
+    let mut others = Vec::new();
     for entry in Dir::read_from(&directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            entries.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    for (entry, kind) in entries {
-        let below = path.join(std::ffi::OsStr::from_bytes(entry.to_bytes()));
-        let is_directory = match kind {
-            FileType::Directory => true,
-            // Not every file system says.
-            FileType::Unknown => fs::symlink_metadata(&below).is_ok_and(|m| m.is_dir()),
-            _ => false,
-        };
-        if is_directory {
-            remove_directory(directory.as_fd(), &entry, &below, device)?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
             continue;
         }
-        match unlinkat(&directory, &entry, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(RemoveError::Io { path: below, source: errno.into() }),
-        }
+        let is_directory = match entry.file_type() {
+            // Not every file system says.
+            FileType::Unknown => statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory),
+            kind => kind == FileType::Directory,
+        };
+        let of_its_kind = if is_directory { &mut level.pending } else { &mut others };
+        of_its_kind.push(entry.file_name().to_owned());
     }
-    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+    for other in others {
+        let failed = |errno: Errno| RemoveError::Io { path: path.join(OsStr::from_bytes(other.to_bytes())), source: errno.into() };
+        unlink(directory.as_fd(), &other, AtFlags::empty()).map_err(failed)?;
+    }
+    Ok(Some((directory, level)))
+}
+
+/// Removes an entry of a directory. One that is missing is fine.
+fn unlink(directory: BorrowedFd<'_>, name: &CString, flags: AtFlags) -> Result<(), Errno> {
+    match unlinkat(directory, name, flags) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(failed(errno)),
+        Err(errno) => Err(errno),
     }
+}
+
+fn identity(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
+    fstat(directory).map(|found| (found.st_dev, found.st_ino))
 }
 
 /// Opens a directory without following a symbolic link or crossing a mount, be it of the same file system.
 fn open_directory(parent: BorrowedFd<'_>, name: &CString, device: u64) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat2(parent, name, flags, Mode::empty(), ResolveFlags::NO_XDEV | ResolveFlags::BENEATH) {
+    match openat2(parent, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV | ResolveFlags::BENEATH) {
         // Older kernels do not have the call, and some sandboxes forbid it: then another file system can be told.
         Err(Errno::NOSYS | Errno::PERM) => {
-            let directory = openat(parent, name, flags, Mode::empty())?;
+            let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
             if fstat(&directory)?.st_dev == device { Ok(directory) } else { Err(Errno::XDEV) }
         }
         result => result,
