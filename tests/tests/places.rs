@@ -218,7 +218,8 @@ fn a_head_whose_directory_was_moved_says_so_once_and_is_reached_again_when_it_is
     let (head, away) = (cluster.directory().join("head"), cluster.directory().join("head-away"));
     fs::rename(&head, &away).expect("moves");
     let log = cluster.node_home("head").join("services/cloudtik/head/log");
-    let said = || fs::read_to_string(&log).expect("reads").lines().filter(|line| line.contains("ERROR") && line.contains("Unix socket")).count();
+    let said =
+        || fs::read_to_string(&log).expect("reads").lines().filter(|line| line.contains("ERROR") && line.contains("Unix socket")).count();
     until("the error", Duration::from_secs(20), || (said() > 0).then_some(()));
     // Several looks later.
     let begun = Instant::now();
