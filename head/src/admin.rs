@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cloudtik_brain::{Input, Refusal, Reply, Request as Question, Wish};
 use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
@@ -36,17 +37,17 @@ use self::authorize::{User, needs};
 pub use self::setup::SetupService;
 use crate::access::Access;
 use crate::artifacts::ArtifactStore;
+use crate::board::StatusBoard;
 use crate::identity::Keys;
 use crate::revisions::{Description, Revisions};
 use crate::runner::{BrainHandle, Stopped};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
-use crate::status;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
-/// Statuses are sent at most this often.
-const WATCH_PAUSE: Duration = Duration::from_millis(40);
+/// Bytes of one part of a dump.
+const DUMP_PART: usize = 1 << 20;
 /// What is being fetched is looked at this often while somebody watches.
 const WATCH_TICK: Duration = Duration::from_millis(500);
 /// Events are read from the store in pages of so many.
@@ -60,8 +61,8 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Head {
     pub settings: Arc<Settings>,
-    pub started: Timestamp,
     pub brain: BrainHandle,
+    pub board: StatusBoard,
     pub store: Arc<dyn Store>,
     pub revisions: Revisions,
     pub artifacts: ArtifactStore,
@@ -79,19 +80,6 @@ pub struct Head {
 }
 
 impl Head {
-    async fn status_document(&self) -> Result<cloudtik_model::status::Status, Status> {
-        let snapshot = self.brain.query(|brain| brain.snapshot()).await.map_err(stopped)?;
-        let latest = self.revisions.latest();
-        Ok(status::compose(&status::Sources {
-            settings: &self.settings,
-            started: self.started,
-            snapshot: &snapshot,
-            planner: latest.as_ref().map(|(_, _, planner)| &**planner),
-            view: &self.view,
-            fetching: self.artifacts.progress(),
-        }))
-    }
-
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
         match self.brain.request(self.actor.clone(), input).await.map_err(stopped)? {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
@@ -152,7 +140,8 @@ type Documents = Pin<Box<dyn Stream<Item = Result<wire::Document, Status>> + Sen
 
 #[tonic::async_trait]
 impl wire::admin_server::Admin for AdminService {
-    type WatchStream = Documents;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::StatusChange, Status>> + Send>>;
+    type DumpStream = Documents;
     type EventsStream = Documents;
     type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::SessionFrame, Status>> + Send>>;
 
@@ -167,8 +156,9 @@ impl wire::admin_server::Admin for AdminService {
         document(&head.apply(Description { cluster_file: request.cluster_file, runtime_files }, request.plan_only).await?)
     }
 
-    async fn status(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
-        document(&self.head(&request).await?.status_document().await?)
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusPage>, Status> {
+        let head = self.head(&request).await?;
+        Ok(Response::new(head.board.page(&request.into_inner()).await?))
     }
 
     async fn watch(&self, request: Request<wire::Empty>) -> Result<Response<Self::WatchStream>, Status> {
@@ -176,25 +166,21 @@ impl wire::admin_server::Admin for AdminService {
         let (sender, receiver) = mpsc::channel(1);
         let tasks = head.tasks.clone();
         tasks.spawn(async move {
-            let mut changes = head.brain.changes();
-            let mut last = None;
+            let Ok(mut known) = head.board.fresh().await else { return };
+            let mut parts = known.changes_since(None);
             loop {
-                let Ok(mut status) = head.status_document().await else { return };
-                // Time passing is no news.
-                let ages: Vec<_> = status.nodes.iter_mut().map(|n| n.heartbeat_age_ms.take()).collect();
-                if last.as_ref() != Some(&status) {
-                    last = Some(status.clone());
-                    status.nodes.iter_mut().zip(ages).for_each(|(node, age)| node.heartbeat_age_ms = age);
-                    if sender.send(document(&status).map(Response::into_inner)).await.is_err() {
+                for part in parts {
+                    if sender.send(Ok(part)).await.is_err() {
                         return;
                     }
                 }
-                tokio::time::sleep(WATCH_PAUSE).await;
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(WATCH_TICK) => {}
+                let next = tokio::select! {
+                    next = head.board.after(&known, WATCH_TICK) => next,
                     () = sender.closed() => return,
-                }
+                };
+                let Ok(next) = next else { return };
+                parts = next.changes_since(Some(&known));
+                known = next;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -349,9 +335,9 @@ impl wire::admin_server::Admin for AdminService {
         Ok(Response::new(wire::Empty {}))
     }
 
-    async fn dump(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+    async fn dump(&self, request: Request<wire::Empty>) -> Result<Response<Self::DumpStream>, Status> {
         let head = self.head(&request).await?;
-        let snapshot = head.brain.query(|brain| brain.snapshot()).await.map_err(stopped)?;
+        let cluster = head.brain.query(|brain| brain.cluster().clone()).await.map_err(stopped)?;
         #[derive(Serialize)]
         struct Dump {
             status: cloudtik_model::status::Status,
@@ -362,13 +348,17 @@ impl wire::admin_server::Admin for AdminService {
         }
         let from = head.brain.events().borrow().saturating_sub(EVENT_PAGE as u64);
         // It is for people to read and to send, as it is.
-        document(&Printed(&Dump {
-            status: head.status_document().await?,
-            cluster: snapshot.cluster.clone(),
-            nodes: snapshot.nodes.iter().map(|n| n.record.clone()).collect(),
+        let dump = serde_json::to_vec(&Printed(&Dump {
+            status: head.board.fresh().await.map_err(stopped)?.status(),
+            cluster,
+            nodes: head.board.nodes(|node| Some(node.record.clone())).await.map_err(stopped)?,
             revision: head.revisions.latest().map(|(n, description, _)| (n, description.without_secrets())),
             events: head.events(from, None).await?,
-        }))
+        }));
+        let dump = Bytes::from(dump.map_err(|e| Status::internal(e.to_string()))?);
+        let parts: Vec<_> = (0..dump.len()).step_by(DUMP_PART).map(|at| dump.slice(at..dump.len().min(at + DUMP_PART))).collect();
+        let parts = parts.into_iter().map(|json| Ok(wire::Document { json }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
     async fn access_list(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {

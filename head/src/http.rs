@@ -56,7 +56,7 @@ async fn certified(State(head): State<Head>, request: Request, next: Next) -> Re
 }
 
 async fn readyz(State(head): State<Head>) -> Response {
-    match head.brain.query(|brain| brain.snapshot().phase).await {
+    match head.brain.query(cloudtik_brain::Brain::current_phase).await {
         Ok(Phase::Ready) => (StatusCode::OK, "ready\n").into_response(),
         Ok(phase) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", phase.name())).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
@@ -66,29 +66,30 @@ async fn readyz(State(head): State<Head>) -> Response {
 async fn metrics(State(head): State<Head>) -> Response {
     let mut text = Exposition::default();
     head.telemetry.render(&mut text);
-    if let Ok(snapshot) = head.brain.query(|brain| brain.snapshot()).await {
+    if let Ok(picture) = head.board.fresh().await {
+        let summary = picture.summary();
         let mut states: BTreeMap<&str, u64> = BTreeMap::new();
-        for node in &snapshot.nodes {
-            *states.entry(node.record.life.name()).or_default() += 1;
+        for state in picture.states() {
+            *states.entry(state).or_default() += 1;
         }
         text.family("cloudtik_nodes", "gauge", "Nodes by state.");
         for (state, count) in states {
             text.sample("cloudtik_nodes", &[("state", state)], count);
         }
-        text.single("cloudtik_head_epoch", "gauge", "The number of the head's leadership.", snapshot.epoch.0);
+        text.single("cloudtik_head_epoch", "gauge", "The number of the head's leadership.", summary.head.epoch.0);
         text.single(
             "cloudtik_cluster_ready",
             "gauge",
             "Whether everything that was asked for is ready.",
-            u8::from(snapshot.phase == Phase::Ready),
+            u8::from(summary.phase == Phase::Ready),
         );
-        text.single("cloudtik_alarms", "gauge", "Alarms that hold.", snapshot.alarms.len());
+        text.single("cloudtik_alarms", "gauge", "Alarms that hold.", summary.alarms.len());
     }
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.finish()).into_response()
 }
 
 async fn discovery(State(head): State<Head>) -> Response {
-    let Ok(snapshot) = head.brain.query(|brain| brain.snapshot()).await else {
+    let Ok(nodes) = head.board.nodes(|node| (!node.record.life.is_leaving()).then(|| node.clone())).await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let target = |address: String, scheme: &str, path: &str, job: &str, node: &NodeId| Target {
@@ -102,7 +103,7 @@ async fn discovery(State(head): State<Head>) -> Response {
     };
     let mut targets = vec![target(head.view.bus.clone(), "https", "/metrics", "cloudtik-head", &NodeId::head())];
     let planner = head.revisions.latest().map(|(_, _, planner)| planner);
-    for node in snapshot.nodes.iter().filter(|n| !n.record.life.is_leaving()) {
+    for node in &nodes {
         let (Some(facts), id) = (&node.facts, &node.record.id) else { continue };
         targets.push(target(address::with_port(&facts.address, facts.health_port), "https", "/metrics", "cloudtik-agent", id));
         for (key, port, path) in planner.iter().flat_map(|p| p.metrics(&node.record.node_type)) {

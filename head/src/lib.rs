@@ -12,6 +12,7 @@
 //! | `hub` | the agents' links |
 //! | `bus` | the gRPC services for agents: join, bus, artifacts |
 //! | `access` | who may use the cluster: grants, and what becomes of them |
+//! | `board` | the status, made once for all who look |
 //! | `admin` | the gRPC services for people: setup, administration |
 //! | `sessions` | programs run on nodes for somebody |
 //! | `place` | the head's socket and directory, watched while it serves |
@@ -27,6 +28,7 @@ pub mod simulate;
 mod access;
 mod admin;
 mod artifacts;
+mod board;
 mod bus;
 mod driver;
 mod goals;

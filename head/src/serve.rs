@@ -30,6 +30,7 @@ use tonic::service::Routes;
 use crate::access::{Access, AccessService};
 use crate::admin::{AdminService, Head, SetupService, authorize};
 use crate::artifacts::ArtifactStore;
+use crate::board::{self, StatusBoard};
 use crate::bus::BusService;
 use crate::driver::{self, Driver};
 use crate::goals::{GoalSources, Goals};
@@ -143,10 +144,18 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     brain.send(Input::Started).await;
     take_up(&settings, &brain, &revisions).await?;
 
-    let head = Head {
+    let board = StatusBoard::new(board::Sources {
         settings: settings.clone(),
         started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
         brain: brain.clone(),
+        revisions: revisions.clone(),
+        artifacts: artifacts.clone(),
+        view: view.clone(),
+    });
+    let head = Head {
+        settings: settings.clone(),
+        brain: brain.clone(),
+        board,
         store,
         revisions: revisions.clone(),
         artifacts: artifacts.clone(),

@@ -14,6 +14,9 @@ use cloudtik_runtimes::{NodeContext, Planner, View};
 
 use crate::settings::Settings;
 
+/// Of what is waited for, and of alarms, so many are named.
+const MAX_LINES: usize = 1_000;
+
 /// What a status is made from.
 pub struct Sources<'a> {
     pub settings: &'a Settings,
@@ -29,6 +32,9 @@ pub fn compose(sources: &Sources<'_>) -> Status {
     let snapshot = sources.snapshot;
     let mut waiting_for: Vec<String> = sources.fetching.iter().map(Fetch::to_string).collect();
     waiting_for.extend(snapshot.waiting_for.iter().cloned());
+    bound(&mut waiting_for);
+    let mut alarms: Vec<String> = snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect();
+    bound(&mut alarms);
     let spec = snapshot.cluster.spec.as_ref();
     Status {
         cluster: sources.settings.cluster.clone(),
@@ -38,7 +44,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
         lacks_only_room: snapshot.lacks_only_room && sources.fetching.is_empty(),
         waiting_for,
         fetching: sources.fetching.clone(),
-        alarms: snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect(),
+        alarms,
         head: Head {
             address: sources.view.bus.clone(),
             epoch: snapshot.epoch,
@@ -48,6 +54,15 @@ pub fn compose(sources: &Sources<'_>) -> Status {
         },
         nodes: snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone).map(|n| node(n, spec)).collect(),
         runtimes: runtimes(sources, spec),
+    }
+}
+
+/// Leaves out what nobody would read, and says how much it is.
+fn bound(lines: &mut Vec<String>) {
+    let more = lines.len().saturating_sub(MAX_LINES);
+    if more > 0 {
+        lines.truncate(MAX_LINES);
+        lines.push(format!("{more} more"));
     }
 }
 
@@ -131,9 +146,14 @@ fn runtimes(sources: &Sources<'_>, spec: Option<&Spec>) -> Vec<Runtime> {
 }
 
 /// What the workers that are there have, by type.
-pub fn workers(snapshot: &Snapshot) -> Vec<(NodeTypeName, Resources)> {
-    let there = snapshot.nodes.iter().filter(|n| !n.record.id.is_head() && !n.record.life.is_leaving());
-    there.filter_map(context).map(|node| (node.node_type, node.resources)).collect()
+fn workers(snapshot: &Snapshot) -> Vec<(NodeTypeName, Resources)> {
+    snapshot.nodes.iter().filter_map(worker).collect()
+}
+
+/// What a worker has, if it is there.
+pub fn worker(node: &NodeView) -> Option<(NodeTypeName, Resources)> {
+    let is_there = !node.record.id.is_head() && !node.record.life.is_leaving();
+    context(node).filter(|_| is_there).map(|node| (node.node_type, node.resources))
 }
 
 /// Runtimes whose jobs would wait for ever.

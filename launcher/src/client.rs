@@ -15,6 +15,7 @@ use crate::cli::Target;
 use crate::clusters::{Place, find};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
 use crate::remote::Remote;
+use crate::statuses::{self, Statuses};
 
 /// How long a head that is being restarted by its agent is waited for.
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
@@ -81,7 +82,12 @@ impl Client {
     }
 
     pub async fn status(&self) -> Result<Status, Failure> {
-        document(self.admin().status(wire::Empty {}).await?.into_inner())
+        Ok(statuses::fetch(self.admin()).await?)
+    }
+
+    /// The status whenever it changes.
+    pub async fn watch(&self) -> Result<Statuses, tonic::Status> {
+        Statuses::open(self.admin()).await
     }
 }
 

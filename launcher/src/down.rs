@@ -11,7 +11,7 @@ use cloudtik_providers::NodeProvider;
 
 use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
-use crate::client::{Client, document};
+use crate::client::Client;
 use crate::clusters::{Place, find, lookup};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
 use crate::lock::Lock;
@@ -212,9 +212,8 @@ fn is_still_wanted(status: &Status) -> Result<(), Failure> {
 async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progress) -> Result<(), Failure> {
     let name = client.place.name.clone();
     let waiting = async {
-        let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
-        while let Some(next) = statuses.message().await? {
-            let status: Status = document(next)?;
+        let mut statuses = client.watch().await?;
+        while let Some(status) = statuses.message().await? {
             // Without a description there never was a worker.
             if matches!(status.phase, Phase::Stopped | Phase::Empty) {
                 return Ok(());

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::cli::Logs;
-use crate::client::{Client, document, is_refused};
+use crate::client::{Client, is_refused};
 use crate::failure::{Failure, NOT_AUTHORISED, NOT_FOUND, TIMED_OUT};
 use crate::output::{Printer, talk};
 use crate::session::{Lines, Session};
@@ -156,23 +156,19 @@ fn sources(status: &Status, arguments: &Logs) -> BTreeSet<Source> {
 async fn watch(mut client: Client, news: mpsc::Sender<Result<Option<Status>, Failure>>) {
     let mut pause = Pause::default();
     loop {
-        let refused = match client.admin().watch(wire::Empty {}).await {
-            Ok(statuses) => {
-                let mut statuses = statuses.into_inner();
-                loop {
-                    match statuses.message().await {
-                        Ok(Some(next)) => {
-                            let Ok(status) = document::<Status>(next) else { continue };
-                            pause = Pause::default();
-                            if news.send(Ok(Some(status))).await.is_err() {
-                                return;
-                            }
+        let refused = match client.watch().await {
+            Ok(mut statuses) => loop {
+                match statuses.message().await {
+                    Ok(Some(status)) => {
+                        pause = Pause::default();
+                        if news.send(Ok(Some(status))).await.is_err() {
+                            return;
                         }
-                        Ok(None) => break None,
-                        Err(status) => break Some(status),
                     }
+                    Ok(None) => break None,
+                    Err(status) => break Some(status),
                 }
-            }
+            },
             Err(status) => Some(status),
         };
         if let Some(status) = refused.filter(is_refused) {

@@ -29,6 +29,7 @@ mod runtime;
 mod session;
 mod show;
 mod simulate;
+mod statuses;
 mod steer;
 mod streams;
 mod submit;

@@ -69,7 +69,7 @@ pub async fn wait_until(
     let waiting = async {
         let mut client = client.clone();
         loop {
-            let mut statuses = client.admin().watch(wire::Empty {}).await?.into_inner();
+            let mut statuses = client.watch().await?;
             loop {
                 let next = tokio::select! {
                     next = statuses.message() => next,
@@ -78,13 +78,12 @@ pub async fn wait_until(
                         continue;
                     }
                 };
-                let next = match next {
-                    Ok(Some(next)) => next,
+                let status = match next {
+                    Ok(Some(status)) => status,
                     Err(status) if is_refused(&status) => return Err(status.into()),
                     // The head was restarted: look again.
                     Ok(None) | Err(_) => break,
                 };
-                let status: Status = document(next)?;
                 if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
                     return Err(Failure::overtaken(format!("{name} is being taken down by another command")));
                 }
@@ -357,7 +356,12 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
 
 pub async fn dump(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
-    let dump: serde_json::Value = document(client.admin().dump(wire::Empty {}).await?.into_inner())?;
+    let mut parts = client.admin().dump(wire::Empty {}).await?.into_inner();
+    let mut json = Vec::new();
+    while let Some(part) = parts.message().await? {
+        json.extend_from_slice(&part.json);
+    }
+    let dump: serde_json::Value = document(wire::Document { json: json.into() })?;
     printer.json(&dump);
     Ok(())
 }

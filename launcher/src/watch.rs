@@ -1,13 +1,12 @@
 //! `status -w`: every change of a cluster, until it is taken down.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloudtik_model::status::Status;
-use cloudtik_protocol::wire;
 
 use crate::cli::Target;
-use crate::client::{Client, document, is_refused};
+use crate::client::{Client, is_refused};
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::show::print_whole;
@@ -37,22 +36,26 @@ pub async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failur
 
 /// Shows statuses until the head's stream of them ends.
 async fn follow(client: &Client, view: &mut View<'_>) -> Result<(), Failure> {
-    let mut statuses = match client.admin().watch(wire::Empty {}).await {
-        Ok(statuses) => statuses.into_inner(),
+    let mut statuses = match client.watch().await {
+        Ok(statuses) => statuses,
         Err(status) if is_refused(&status) => return Err(status.into()),
         Err(_) => return Ok(()),
     };
+    let mut pause = REDRAW;
     loop {
         let status = tokio::select! {
             next = statuses.message() => match next {
-                Ok(Some(next)) => document(next)?,
+                Ok(Some(status)) => status,
                 Err(status) if is_refused(&status) => return Err(status.into()),
                 Ok(None) | Err(_) => return Ok(()),
             },
-            () = tokio::time::sleep(REDRAW), if view.redraws => match client.status().await {
-                Ok(status) => status,
-                Err(_) => return Ok(()),
-            },
+            () = tokio::time::sleep(pause), if view.redraws => {
+                let begun = Instant::now();
+                let Ok(status) = client.status().await else { return Ok(()) };
+                // Of a large cluster it takes a while, and is asked for less often.
+                pause = REDRAW.max(begun.elapsed() * 10);
+                status
+            }
         };
         view.show(&status);
     }

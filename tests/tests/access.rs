@@ -84,7 +84,7 @@ async fn ask(admin: &mut AdminClient<Channel>, method: AdminMethod) -> Result<()
     let nobody = || wire::NodeRequest { node: "nobody".to_owned() };
     match method {
         M::Apply => admin.apply(wire::ApplyRequest { plan_only: true, ..Default::default() }).await.map(drop),
-        M::Status => admin.status(wire::Empty {}).await.map(drop),
+        M::Status => admin.status(wire::StatusRequest::default()).await.map(drop),
         M::Watch => admin.watch(wire::Empty {}).await.map(drop),
         M::Events => admin.events(wire::EventsRequest::default()).await.map(drop),
         M::Explain => admin.explain(nobody()).await.map(drop),

@@ -172,7 +172,7 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
     // A node is no administrator, and nobody is even less.
     for identity in [Some(&w1), None] {
         let channel = stranger.dial(identity).await.expect("connects");
-        let status = AdminClient::new(channel).status(wire::Empty {}).await.expect_err("refused");
+        let status = AdminClient::new(channel).status(wire::StatusRequest::default()).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     }
 

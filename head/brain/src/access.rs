@@ -15,7 +15,7 @@ pub use attempts::Attempts;
 /// Grants that ended and are kept to be looked at.
 const KEPT: usize = 500;
 /// Grants that hold at once, and offers that wait.
-const MAX_GRANTS: usize = 10_000;
+const MAX_GRANTS: usize = 2_000;
 
 /// A grant as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! What the cluster is, as the brain sees it: for `status`, for the planner and for what `ready` waits for.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
@@ -33,6 +34,60 @@ pub struct Snapshot {
     pub alarms: Vec<String>,
 }
 
+/// Everything but the nodes, which come in pages: [`Brain::page`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overview {
+    pub epoch: Epoch,
+    pub cluster: ClusterRecord,
+    pub outlook: Outlook,
+    pub alarms: Vec<String>,
+    /// What is waited for beside single nodes.
+    pub waiting_for: Vec<String>,
+    /// Of these, those beyond the description's minima that are not to be had just now.
+    pub beyond: usize,
+    /// Some worker may exist.
+    pub has_workers: bool,
+}
+
+/// A node, and what is waited for on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PagedNode {
+    pub view: NodeView,
+    pub waiting_for: Vec<String>,
+}
+
+impl Snapshot {
+    /// From an overview and the pages of all nodes in their order.
+    pub fn assemble(overview: Overview, pages: Vec<PagedNode>) -> Self {
+        let phase_with = |is_waiting| phase(&overview.cluster, overview.has_workers, is_waiting);
+        let (mut waiting_for, mut nodes) = (overview.waiting_for, Vec::with_capacity(pages.len()));
+        for page in pages {
+            waiting_for.extend(page.waiting_for);
+            nodes.push(page.view);
+        }
+        Self {
+            epoch: overview.epoch,
+            phase: phase_with(!waiting_for.is_empty()),
+            lacks_only_room: !waiting_for.is_empty() && waiting_for.len() == overview.beyond,
+            cluster: overview.cluster,
+            outlook: overview.outlook,
+            nodes,
+            waiting_for,
+            alarms: overview.alarms,
+        }
+    }
+}
+
+fn phase(cluster: &ClusterRecord, has_workers: bool, is_waiting: bool) -> Phase {
+    match (&cluster.spec, cluster.stopping) {
+        (None, _) => Phase::Empty,
+        (Some(_), true) if has_workers => Phase::Stopping,
+        (Some(_), true) => Phase::Stopped,
+        (Some(_), false) if is_waiting => Phase::Converging,
+        (Some(_), false) => Phase::Ready,
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeView {
     pub record: NodeRecord,
@@ -46,18 +101,45 @@ pub struct NodeView {
 }
 
 impl Brain {
+    /// Everything at once. Its cost grows with the cluster: who must not hold the brain up for long takes [`Brain::overview`] and
+    /// pages.
     pub fn snapshot(&self) -> Snapshot {
-        let (waiting_for, beyond_the_file) = self.waiting_for();
-        Snapshot {
+        Snapshot::assemble(self.overview(), self.page(None, usize::MAX))
+    }
+
+    pub fn overview(&self) -> Overview {
+        let (waiting_for, beyond) = self.cluster_waits();
+        Overview {
             epoch: self.epoch,
-            phase: self.phase(&waiting_for),
-            lacks_only_room: !waiting_for.is_empty() && waiting_for.len() == beyond_the_file,
             cluster: self.cluster.clone(),
             outlook: self.outlook().clone(),
-            nodes: self.nodes.values().map(|n| self.view(n)).collect(),
-            waiting_for,
             alarms: self.alarms(),
+            waiting_for,
+            beyond,
+            has_workers: self.has_workers(),
         }
+    }
+
+    /// Nodes in their order, from the one after `after`, at most `limit`.
+    pub fn page(&self, after: Option<&NodeId>, limit: usize) -> Vec<PagedNode> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let paged = |node: &Node| PagedNode { view: self.view(node), waiting_for: self.node_waits(node) };
+        self.nodes.range::<NodeId, _>((from, Bound::Unbounded)).take(limit).map(|(_, node)| paged(node)).collect()
+    }
+
+    /// How far the cluster is, without what it waits for.
+    pub fn current_phase(&self) -> Phase {
+        let is_waiting = || !self.cluster_waits().0.is_empty() || self.nodes.values().any(|node| !self.node_waits(node).is_empty());
+        phase(&self.cluster, self.has_workers(), is_waiting())
+    }
+
+    /// The oldest revision that a node may still run.
+    pub fn oldest_revision(&self) -> Option<u64> {
+        self.nodes.values().filter(|n| n.record.life.may_exist()).map(|n| n.record.revision).min()
+    }
+
+    fn has_workers(&self) -> bool {
+        self.nodes.values().any(|n| n.is_worker() && n.record.life.may_exist())
     }
 
     fn alarms(&self) -> Vec<String> {
@@ -174,19 +256,8 @@ impl Brain {
         self.cluster.spec.as_ref()
     }
 
-    fn phase(&self, waiting_for: &[String]) -> Phase {
-        let workers_exist = self.nodes.values().any(|n| n.is_worker() && n.record.life.may_exist());
-        match (&self.cluster.spec, self.cluster.stopping) {
-            (None, _) => Phase::Empty,
-            (Some(_), true) if workers_exist => Phase::Stopping,
-            (Some(_), true) => Phase::Stopped,
-            (Some(_), false) if waiting_for.is_empty() => Phase::Ready,
-            (Some(_), false) => Phase::Converging,
-        }
-    }
-
-    /// What is waited for, and how much of it is what nobody says can be had: room, and workers beyond minima.
-    fn waiting_for(&self) -> (Vec<String>, usize) {
+    /// What is waited for beside single nodes, and how much of it is room, and workers beyond minima, that are not to be had.
+    fn cluster_waits(&self) -> (Vec<String>, usize) {
         let Some(spec) = &self.cluster.spec else { return (vec!["a specification".to_owned()], 0) };
         let (mut waits, mut beyond) = (Vec::new(), 0);
         for (name, kind) in &spec.workers {
@@ -206,58 +277,60 @@ impl Brain {
                 beyond += usize::from(wanted >= kind.min as usize && leaving == 0);
             }
         }
-        for node in self.nodes.values().filter(|n| n.is_worker() && n.record.life.is_counted()) {
-            if !spec.workers.contains_key(&node.record.node_type) {
-                let why = self.may_be_spared(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
-                waits.push(format!("removal of {}, whose node type was removed{why}", node.record.id));
-            }
-        }
         if !self.cluster.stopping {
             beyond += self.outlook().unmet.len();
             waits.extend(self.outlook().unmet.iter().map(|unmet| format!("room for {} ({}): {}", unmet.what, unmet.source, unmet.why)));
         }
-        for node in self.nodes.values() {
-            let id = &node.record.id;
-            let before = waits.len();
-            match &node.record.life {
-                NodeState::Gone => continue,
-                // The store says so; it has not been seen since the head started.
-                NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("a heartbeat from {id}")),
-                // What it prepares is said below.
-                NodeState::Ready | NodeState::Preparing => {}
-                life if life.is_leaving() => {
-                    let why = if node.undeletable.is_some() { "; it cannot be deleted" } else { "" };
-                    waits.push(format!("{id} to be gone ({}{why})", life.name()));
-                    continue;
-                }
-                // It counts for nothing.
-                NodeState::Quarantined { .. } => continue,
-                life => waits.push(format!("{id} ({})", life.name())),
+        (waits, beyond)
+    }
+
+    /// What is waited for on a node.
+    fn node_waits(&self, node: &Node) -> Vec<String> {
+        let (mut waits, Some(spec)) = (Vec::new(), &self.cluster.spec) else { return Vec::new() };
+        if node.is_worker() && node.record.life.is_counted() && !spec.workers.contains_key(&node.record.node_type) {
+            let why = self.may_be_spared(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
+            waits.push(format!("removal of {}, whose node type was removed{why}", node.record.id));
+        }
+        let id = &node.record.id;
+        let before = waits.len();
+        match &node.record.life {
+            NodeState::Gone => return waits,
+            // The store says so; it has not been seen since the head started.
+            NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("a heartbeat from {id}")),
+            // What it prepares is said below.
+            NodeState::Ready | NodeState::Preparing => {}
+            life if life.is_leaving() => {
+                let why = if node.undeletable.is_some() { "; it cannot be deleted" } else { "" };
+                waits.push(format!("{id} to be gone ({}{why})", life.name()));
+                return waits;
             }
-            for placement in spec.services_on(&node.record.node_type) {
-                let report = node.services.get(&placement.key);
-                if node.link.is_some() && report.is_none_or(|r| r.state != ServiceState::Ready) {
-                    let state = report.map_or_else(|| "no report yet".to_owned(), ServiceReport::describe);
-                    waits.push(format!("{} on {id}: {state}", placement.key));
-                }
-            }
-            let placed = |key: &ServiceKey| spec.services_on(&node.record.node_type).any(|p| p.key == *key);
-            for left in node.services.values().filter(|s| s.state != ServiceState::Stopped && !s.key.runtime.is_own()) {
-                if !placed(&left.key) {
-                    waits.push(format!("{} on {id} to stop ({})", left.key, left.state.name()));
-                }
-            }
-            if node.record.revision < spec.revision && (!node.is_worker() || spec.workers.contains_key(&node.record.node_type)) {
-                let held = self.is_rollout_held().then(|| "its roll-out is held".to_owned());
-                let why = held.or_else(|| self.may_restart(id).err().filter(|_| spec.rolling));
-                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-                waits.push(format!("{id} to apply revision {}{why}", spec.revision));
-            }
-            if node.record.life == NodeState::Preparing && waits.len() == before {
-                waits.push(format!("{id} to apply its goal"));
+            // It counts for nothing.
+            NodeState::Quarantined { .. } => return waits,
+            life => waits.push(format!("{id} ({})", life.name())),
+        }
+        for placement in spec.services_on(&node.record.node_type) {
+            let report = node.services.get(&placement.key);
+            if node.link.is_some() && report.is_none_or(|r| r.state != ServiceState::Ready) {
+                let state = report.map_or_else(|| "no report yet".to_owned(), ServiceReport::describe);
+                waits.push(format!("{} on {id}: {state}", placement.key));
             }
         }
-        (waits, beyond)
+        let placed = |key: &ServiceKey| spec.services_on(&node.record.node_type).any(|p| p.key == *key);
+        for left in node.services.values().filter(|s| s.state != ServiceState::Stopped && !s.key.runtime.is_own()) {
+            if !placed(&left.key) {
+                waits.push(format!("{} on {id} to stop ({})", left.key, left.state.name()));
+            }
+        }
+        if node.record.revision < spec.revision && (!node.is_worker() || spec.workers.contains_key(&node.record.node_type)) {
+            let held = self.is_rollout_held().then(|| "its roll-out is held".to_owned());
+            let why = held.or_else(|| self.may_restart(id).err().filter(|_| spec.rolling));
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            waits.push(format!("{id} to apply revision {}{why}", spec.revision));
+        }
+        if node.record.life == NodeState::Preparing && waits.len() == before {
+            waits.push(format!("{id} to apply its goal"));
+        }
+        waits
     }
 }
 

@@ -52,7 +52,7 @@ use serde::{Deserialize, Serialize};
 
 use census::Census;
 use clock::Clock;
-pub use explain::{NodeView, Snapshot};
+pub use explain::{NodeView, Overview, PagedNode, Snapshot};
 use journal::Said;
 pub use messages::*;
 use node::Node;

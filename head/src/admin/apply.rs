@@ -21,7 +21,7 @@ impl Head {
             return Err(Status::invalid_argument(message));
         }
         let latest = self.revisions.latest();
-        let stopping = self.brain.query(|brain| brain.snapshot().cluster.stopping).await.map_err(stopped)?;
+        let stopping = self.brain.query(|brain| brain.cluster().stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
         let (mut plan, rolling) = compare(old, &planner);
         plan.changes.extend(self.workers_to_go(&planner).await?);
@@ -53,10 +53,8 @@ impl Head {
     /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
     async fn forget_old_revisions(&self) -> Result<(), Status> {
         let in_use = |brain: &Brain| {
-            let snapshot = brain.snapshot();
-            let run = snapshot.nodes.iter().filter(|n| n.record.life.may_exist()).map(|n| n.record.revision).min();
             // That to which a roll-out may have to go back.
-            run.into_iter().chain(brain.rollout().from).min()
+            brain.oldest_revision().into_iter().chain(brain.rollout().from).min()
         };
         let oldest = self.brain.query(in_use).await.map_err(stopped)?;
         let (latest, oldest) = (self.revisions.next().saturating_sub(1), oldest.unwrap_or(0));

@@ -101,7 +101,7 @@ impl Head {
         let context = status::context(&head).ok_or_else(|| Status::unavailable("the head's own agent has not connected yet"))?;
         let directory = format!("jobs/{}", pki::hex(&pki::random::<6>()));
         let available = |wanted: &_| self.artifacts.availability(wanted);
-        let workers = self.brain.query(|brain| status::workers(&brain.snapshot())).await.map_err(stopped)?;
+        let workers = self.board.nodes(status::worker).await.map_err(stopped)?;
         let in_directory = |name: &str| format!("{}/{directory}/{name}", context.home);
         let request = JobRequest {
             runtime,
