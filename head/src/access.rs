@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cloudtik_brain::Record;
 use cloudtik_brain::access::{AccessEvent, Attempts, Change, Denied, GrantRecord, Grants, Offer, OfferRefusal};
-use cloudtik_model::access::{Accepted, Grant, GrantState, Granter, Role};
+use cloudtik_model::access::{Accepted, Grant, GrantState, Role};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::{Actor, AdministratorName, ClusterName, Timestamp};
 use cloudtik_protocol::pki::Administrator;
@@ -129,7 +129,7 @@ impl Access {
     /// Offers access; also gives the token, of which only the digest is kept.
     pub async fn offer(
         &self,
-        by: Granter,
+        by: Actor,
         name: AdministratorName,
         role: Role,
         lasts: Duration,
@@ -146,7 +146,7 @@ impl Access {
     }
 
     /// Ends somebody's access, or withdraws an offer; also says which of it.
-    pub async fn revoke(&self, by: Granter, name: AdministratorName) -> Result<(GrantRecord, GrantState), Error> {
+    pub async fn revoke(&self, by: Actor, name: AdministratorName) -> Result<(GrantRecord, GrantState), Error> {
         let _one = self.0.changing.lock().await;
         let now = now();
         let (change, was) = self.grants().revoke(now, by, &name).map_err(|_| Error::NotGranted(name))?;
@@ -206,17 +206,12 @@ fn only(change: &Change) -> GrantRecord {
 }
 
 fn event(at: Timestamp, what: &AccessEvent) -> Event {
-    // Whoever grants and revokes is an administrator.
-    let by = |granter: &Granter| match granter {
-        Some(name) => Actor::Administrator { name: name.clone(), role: Role::Admin },
-        None => Actor::LOCAL,
-    };
     let (actor, message) = match what {
-        AccessEvent::Granted { name, role, by: granter, .. } => (by(granter), format!("access granted to {name} as {role}")),
+        AccessEvent::Granted { name, role, by, .. } => (by.clone(), format!("access granted to {name} as {role}")),
         AccessEvent::Accepted { name, role, from } => {
             (Actor::Administrator { name: name.clone(), role: *role }, format!("{name} accepted access as {role}, from {from}"))
         }
-        AccessEvent::Revoked { name, role, by: granter } => (by(granter), format!("access of {name} as {role} revoked")),
+        AccessEvent::Revoked { name, role, by } => (by.clone(), format!("access of {name} as {role} revoked")),
     };
     Event {
         position: 0,

@@ -366,13 +366,13 @@ impl wire::admin_server::Admin for AdminService {
     }
 
     async fn access_grant(&self, request: Request<wire::AccessGrantRequest>) -> Result<Response<wire::Document>, Status> {
-        let (head, user) = (self.head(&request).await?, user(&request)?);
-        document(&head.grant(user, request.into_inner()).await?)
+        let head = self.head(&request).await?;
+        document(&head.grant(request.into_inner()).await?)
     }
 
     async fn access_revoke(&self, request: Request<wire::AccessRevokeRequest>) -> Result<Response<wire::Document>, Status> {
-        let (head, user) = (self.head(&request).await?, user(&request)?);
-        document(&head.revoke(user, request.into_inner()).await?)
+        let head = self.head(&request).await?;
+        document(&head.revoke(request.into_inner()).await?)
     }
 
     async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use cloudtik_model::access::{Accepted, Grant, GrantState, Granted, Granter, Invitation, Revoked};
+use cloudtik_model::access::{Accepted, Grant, GrantState, Granted, Invitation, Revoked};
 use cloudtik_model::{ClusterName, Timestamp};
 use cloudtik_protocol::wire;
 use serde::Serialize;
@@ -30,10 +30,6 @@ pub async fn run(printer: &Printer, command: Access) -> Result<(), Failure> {
     }
 }
 
-fn granter(granter: &Granter) -> String {
-    granter.as_ref().map_or_else(|| "the local user".to_owned(), ToString::to_string)
-}
-
 async fn list(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let grants: Vec<Grant> = document(client.admin().access_list(wire::Empty {}).await?.into_inner())?;
@@ -56,7 +52,7 @@ async fn list(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
             grant.role.to_string(),
             grant.state.name().to_owned(),
             clock(ends),
-            granter(&grant.granted_by),
+            grant.granted_by.to_string(),
             ago(grant.granted_at),
         ]
     };

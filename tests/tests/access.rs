@@ -213,6 +213,15 @@ fn two_people_use_one_cluster_from_homes_of_their_own() {
     assert_eq!(find(viewer.home.path(), secret.as_bytes()), [viewer.directory("shared").join("key.pem")]);
 }
 
+/// Who an event names: a person, or the kind of actor.
+fn actor_of(cluster: &Cluster, said: &str) -> String {
+    let out = cluster.run(&["events", &cluster.name, "-o", "json"]).ok().out;
+    let events = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event a line"));
+    let event = events.filter(|event| event["message"].as_str().is_some_and(|message| message.contains(said))).last();
+    let actor = event.unwrap_or_else(|| panic!("no event says {said:?}:\n{out}"))["actor"].clone();
+    actor["name"].as_str().or(actor["actor"].as_str()).unwrap_or_default().to_owned()
+}
+
 /// The files below a directory that contain some bytes.
 fn find(directory: &Path, bytes: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -249,6 +258,7 @@ fn an_admin_applies_a_file_and_takes_the_cluster_down_from_elsewhere() {
     viewer.run(&["access", "accept", &invitation]).ok();
     let events = cluster.run(&["events", "ruled"]).ok().out;
     assert!(events.contains("access granted to vera as viewer (by anna, admin)"), "{events}");
+    assert_eq!(actor_of(&cluster, "access granted to vera as viewer"), "anna");
 
     let refused = operator.run(&["down", "ruled", "--yes"]);
     assert!(refused.code == NOT_AUTHORISED && refused.err.contains("shutdown needs the role admin"), "{}", refused.err);

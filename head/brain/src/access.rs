@@ -6,8 +6,8 @@ mod attempts;
 
 use std::collections::BTreeMap;
 
-use cloudtik_model::access::{Grant, GrantState, Granter, Role};
-use cloudtik_model::{AdministratorName, Timestamp};
+use cloudtik_model::access::{Grant, GrantState, Role};
+use cloudtik_model::{Actor, AdministratorName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use attempts::Attempts;
@@ -25,7 +25,7 @@ pub struct GrantRecord {
     pub name: AdministratorName,
     pub role: Role,
     pub granted_at: Timestamp,
-    pub granted_by: Granter,
+    pub granted_by: Actor,
     /// When the access ends.
     pub expires: Timestamp,
     /// SHA-256 of the token that accepts it, in hexadecimal.
@@ -50,7 +50,7 @@ pub struct Acceptance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
     pub at: Timestamp,
-    pub by: Granter,
+    pub by: Actor,
 }
 
 impl GrantRecord {
@@ -92,9 +92,9 @@ pub struct Change {
 /// What happened, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessEvent {
-    Granted { name: AdministratorName, role: Role, by: Granter, expires: Timestamp },
+    Granted { name: AdministratorName, role: Role, by: Actor, expires: Timestamp },
     Accepted { name: AdministratorName, role: Role, from: String },
-    Revoked { name: AdministratorName, role: Role, by: Granter },
+    Revoked { name: AdministratorName, role: Role, by: Actor },
 }
 
 /// Why an offer is not made.
@@ -136,7 +136,7 @@ impl Grants {
     }
 
     /// Offers access. One person has one grant at a time; an offer that was not accepted in time gives way.
-    pub fn offer(&self, now: Timestamp, by: Granter, offer: Offer) -> Result<Change, OfferRefusal> {
+    pub fn offer(&self, now: Timestamp, by: Actor, offer: Offer) -> Result<Change, OfferRefusal> {
         if let Some(held) = self.0.values().find(|g| g.name == offer.name && g.holds(now)) {
             return Err(OfferRefusal::Held { name: offer.name, role: held.role, state: held.state(now) });
         }
@@ -172,7 +172,7 @@ impl Grants {
     }
 
     /// Takes back what somebody has, or was offered; also says which of it.
-    pub fn revoke(&self, now: Timestamp, by: Granter, name: &AdministratorName) -> Result<(Change, GrantState), NotGranted> {
+    pub fn revoke(&self, now: Timestamp, by: Actor, name: &AdministratorName) -> Result<(Change, GrantState), NotGranted> {
         let held = self.0.values().find(|g| g.name == *name && g.holds(now)).ok_or(NotGranted)?;
         let record = GrantRecord { revoked: Some(Revocation { at: now, by: by.clone() }), ..held.clone() };
         let what = AccessEvent::Revoked { name: record.name.clone(), role: record.role, by };
@@ -211,7 +211,7 @@ impl Grants {
             accepted_at: g.accepted.as_ref().map(|a| a.at),
             accepted_from: g.accepted.as_ref().map(|a| a.from.clone()),
             revoked_at: g.revoked.as_ref().map(|r| r.at),
-            revoked_by: g.revoked.as_ref().and_then(|r| r.by.clone()),
+            revoked_by: g.revoked.as_ref().map(|r| r.by.clone()),
         };
         self.0.values().map(shown).collect()
     }
@@ -231,7 +231,7 @@ mod tests {
 
     fn granted(who: &str, role: Role, token: &str) -> Grants {
         let mut grants = Grants::default();
-        grants.take(grants.offer(Timestamp(1), None, offer(who, role, token)).expect("is offered"));
+        grants.take(grants.offer(Timestamp(1), Actor::LOCAL, offer(who, role, token)).expect("is offered"));
         grants
     }
 
@@ -256,13 +256,14 @@ mod tests {
         assert_eq!(admits(&grants, 3, 1, "eve", Role::Viewer), Err(Denied::Unknown));
         assert_eq!(admits(&grants, 3, 2, "ada", Role::Viewer), Err(Denied::Unknown));
         assert_eq!(admits(&grants, 1_000, 1, "ada", Role::Viewer), Err(Denied::Expired));
-        let (revoked, was) = grants.revoke(Timestamp(4), Some(name("bob")), &name("ada")).expect("revokes");
+        let (revoked, was) =
+            grants.revoke(Timestamp(4), Actor::Administrator { name: name("bob"), role: Role::Admin }, &name("ada")).expect("revokes");
         assert_eq!(was, GrantState::Active);
         grants.take(revoked);
         assert_eq!(admits(&grants, 5, 1, "ada", Role::Viewer), Err(Denied::Revoked));
-        assert_eq!(grants.revoke(Timestamp(6), None, &name("ada")), Err(NotGranted));
+        assert_eq!(grants.revoke(Timestamp(6), Actor::LOCAL, &name("ada")), Err(NotGranted));
         // Granted anew, what the old certificate was made for stays revoked.
-        grants.take(grants.offer(Timestamp(7), None, offer("ada", Role::Viewer, "u")).expect("is offered"));
+        grants.take(grants.offer(Timestamp(7), Actor::LOCAL, offer("ada", Role::Viewer, "u")).expect("is offered"));
         grants.take(grants.accept(Timestamp(8), "u", "key", "h").expect("accepts"));
         assert_eq!(admits(&grants, 9, 1, "ada", Role::Viewer), Err(Denied::Revoked));
         assert_eq!(admits(&grants, 9, 2, "ada", Role::Viewer), Ok(()));
@@ -272,13 +273,15 @@ mod tests {
     #[test]
     fn a_person_has_one_grant_and_an_offer_that_lapsed_gives_way() {
         let mut grants = granted("ada", Role::Viewer, "t");
-        let refused = grants.offer(Timestamp(2), None, offer("ada", Role::Admin, "u"));
+        let refused = grants.offer(Timestamp(2), Actor::LOCAL, offer("ada", Role::Admin, "u"));
         assert_eq!(refused, Err(OfferRefusal::Held { name: name("ada"), role: Role::Viewer, state: GrantState::Offered }));
         grants.take(
-            grants.offer(Timestamp(100), None, Offer { accept_by: Timestamp(200), ..offer("ada", Role::Admin, "u") }).expect("gives way"),
+            grants
+                .offer(Timestamp(100), Actor::LOCAL, Offer { accept_by: Timestamp(200), ..offer("ada", Role::Admin, "u") })
+                .expect("gives way"),
         );
         assert_eq!(grants.accept(Timestamp(101), "t", "key", "h"), Err(NotValid), "the old token is dead");
-        let (withdrawn, was) = grants.revoke(Timestamp(102), None, &name("ada")).expect("an offer is withdrawn");
+        let (withdrawn, was) = grants.revoke(Timestamp(102), Actor::LOCAL, &name("ada")).expect("an offer is withdrawn");
         assert_eq!(was, GrantState::Offered);
         grants.take(withdrawn);
         assert_eq!(grants.accept(Timestamp(103), "u", "key", "h"), Err(NotValid));
@@ -288,10 +291,10 @@ mod tests {
     fn what_ended_is_kept_for_a_while_and_numbers_are_never_used_again() {
         let mut grants = Grants::default();
         for n in 0..KEPT as u64 + 50 {
-            let change = grants.offer(Timestamp(1), None, offer("ada", Role::Viewer, &format!("t{n}"))).expect("is offered");
+            let change = grants.offer(Timestamp(1), Actor::LOCAL, offer("ada", Role::Viewer, &format!("t{n}"))).expect("is offered");
             assert_eq!(change.grants[0].number, n + 1);
             grants.take(change);
-            let (revoked, _) = grants.revoke(Timestamp(2), None, &name("ada")).expect("revokes");
+            let (revoked, _) = grants.revoke(Timestamp(2), Actor::LOCAL, &name("ada")).expect("revokes");
             grants.take(revoked);
         }
         assert!(grants.0.len() <= KEPT + 1, "{}", grants.0.len());

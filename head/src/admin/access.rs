@@ -8,7 +8,6 @@ use cloudtik_model::access::{GrantState, Granted, Invitation, Revoked, Role};
 use cloudtik_protocol::wire;
 use tonic::Status;
 
-use super::authorize::User;
 use super::{Head, parse};
 use crate::access::Error;
 
@@ -18,7 +17,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
 const MAX_OFFER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Head {
-    pub(super) async fn grant(&self, by: User, request: wire::AccessGrantRequest) -> Result<Granted, Status> {
+    pub(super) async fn grant(&self, request: wire::AccessGrantRequest) -> Result<Granted, Status> {
         let name: AdministratorName = parse("name", &request.name)?;
         let role: Role = request.role.parse().map_err(|e: cloudtik_model::access::InvalidRole| Status::invalid_argument(e.to_string()))?;
         let within = |what: &str, ms: u64, longest: Duration| {
@@ -31,7 +30,7 @@ impl Head {
         };
         let lasts = within("access", request.lasts_ms, MAX_LIFETIME)?;
         let accept_within = within("an invitation", request.accept_within_ms, MAX_OFFER)?;
-        let (grant, token) = self.access.offer(by.name, name, role, lasts, accept_within).await.map_err(status)?;
+        let (grant, token) = self.access.offer(self.actor.clone(), name, role, lasts, accept_within).await.map_err(status)?;
         let invitation =
             Invitation { cluster: self.settings.cluster.clone(), address: self.view.bus.clone(), ca: self.root_digest.clone(), token };
         Ok(Granted {
@@ -44,9 +43,9 @@ impl Head {
         })
     }
 
-    pub(super) async fn revoke(&self, by: User, request: wire::AccessRevokeRequest) -> Result<Revoked, Status> {
+    pub(super) async fn revoke(&self, request: wire::AccessRevokeRequest) -> Result<Revoked, Status> {
         let name: AdministratorName = parse("name", &request.name)?;
-        let (grant, was) = self.access.revoke(by.name, name).await.map_err(status)?;
+        let (grant, was) = self.access.revoke(self.actor.clone(), name).await.map_err(status)?;
         Ok(Revoked { name: grant.name, role: grant.role, was })
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::{Epoch, Generation, InstanceId, NodeTypeName};
+use cloudtik_model::{Actor, Epoch, Generation, InstanceId, NodeTypeName};
 use cloudtik_protocol::MAX_FRAME;
 use cloudtik_providers::local;
 use prost::Message;
@@ -62,7 +62,7 @@ fn bench(workers: u32) -> Bench {
 
 async fn kill(brain: &BrainHandle, id: &str) {
     let node = NodeId::new(id).expect("valid");
-    brain.request(|request| Input::Kill { request, node }).await.expect("runs").expect("is killed");
+    brain.request(Actor::LOCAL, |request| Input::Kill { request, node }).await.expect("runs").expect("is killed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -137,7 +137,7 @@ fn grants_are_kept_until_they_are_forgotten(open: &mut impl FnMut() -> Arc<dyn L
         name: AdministratorName::new("ada").expect("valid"),
         role: Role::Operator,
         granted_at: Timestamp(1),
-        granted_by: None,
+        granted_by: cloudtik_model::Actor::LOCAL,
         expires: Timestamp(9),
         token: "digest".to_owned(),
         accept_by: Timestamp(5),

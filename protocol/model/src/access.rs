@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AdministratorName, ClusterName, Timestamp};
+use crate::{Actor, AdministratorName, ClusterName, Timestamp};
 
 /// What an administrator may do. Each role includes the ones below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,9 +49,6 @@ impl FromStr for Role {
     }
 }
 
-/// Who gave or took access: an administrator by name, or the local user of the head's node.
-pub type Granter = Option<AdministratorName>;
-
 /// A grant of access, as people see it: `cloudtik access list -o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -61,8 +58,7 @@ pub struct Grant {
     /// Unique in the cluster; the certificate carries it.
     pub number: u64,
     pub granted_at: Timestamp,
-    /// Absent for the local user of the head's node.
-    pub granted_by: Granter,
+    pub granted_by: Actor,
     /// When the access ends.
     pub expires: Timestamp,
     /// Until when an offer can be accepted.
@@ -71,8 +67,7 @@ pub struct Grant {
     /// The address that accepted it.
     pub accepted_from: Option<String>,
     pub revoked_at: Option<Timestamp>,
-    /// Absent for the local user of the head's node.
-    pub revoked_by: Granter,
+    pub revoked_by: Option<Actor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
