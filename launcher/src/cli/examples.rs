@@ -337,7 +337,8 @@ Examples:
   cloudtik access list demo
 
   # Print the names of those who have access now
-  cloudtik access list demo -o json | jq -r '.[] | select(.state == \"active\").name'";
+  cloudtik access list demo -o json \\
+    | jq -r '.[] | select(.state == \"active\").name'";
 
 pub const ACCESS_GRANT: &str = "\
 The invitation is good once. Whoever has it can accept it: send it over a
