@@ -26,7 +26,7 @@ pub async fn run(printer: &Printer, command: Access) -> Result<(), Failure> {
             grant(printer, (&cluster).into(), request).await
         }
         Access::Revoke { cluster, name } => revoke(printer, (&cluster).into(), name.to_string()).await,
-        Access::Accept { invitation, local_name } => accept(printer, &invitation, local_name).await,
+        Access::Accept { invitation, local_name, address } => accept(printer, &invitation, local_name, address).await,
     }
 }
 
@@ -93,7 +93,7 @@ async fn revoke(printer: &Printer, cluster: Target<'_>, name: String) -> Result<
     Ok(())
 }
 
-async fn accept(printer: &Printer, text: &str, local_name: Option<ClusterName>) -> Result<(), Failure> {
+async fn accept(printer: &Printer, text: &str, local_name: Option<ClusterName>, address: Option<String>) -> Result<(), Failure> {
     let mut read = String::new();
     let text = if text == "-" {
         std::io::stdin().lock().read_to_string(&mut read)?;
@@ -102,9 +102,14 @@ async fn accept(printer: &Printer, text: &str, local_name: Option<ClusterName>) 
     } else {
         text
     };
-    let invitation: Invitation = text.parse().map_err(|e: cloudtik_model::access::InvalidInvitation| {
+    let mut invitation: Invitation = text.parse().map_err(|e: cloudtik_model::access::InvalidInvitation| {
         Failure::new(USAGE, e.to_string()).hint("copy the whole line that `cloudtik access grant` printed")
     })?;
+    if let Some(address) = address {
+        // What an invitation may hold; the head proves itself by its certificate, whatever its address.
+        let other = Invitation { address, ..invitation };
+        invitation = other.to_string().parse().map_err(|_| Failure::new(USAGE, format!("{:?} is not HOST:PORT", other.address)))?;
+    }
     let (place, accepted) = remote::accept(&invitation, local_name).await?;
     #[derive(Serialize)]
     struct Printed<'a> {

@@ -5,17 +5,20 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloudtik_model::ClusterName;
 use cloudtik_model::access::{Grant, Granted, Role};
-use cloudtik_protocol::pki::{self, Identity};
+use cloudtik_model::{AdministratorName, ClusterName};
+use cloudtik_protocol::pki::{self, Identity, Intermediate, Root};
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{AdminMethod, tls, transport, wire};
 use cloudtik_tests::{Cluster, Ran, programs, until};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -50,16 +53,34 @@ impl Person {
         self.home.path().join("remote/default/clusters").join(cluster)
     }
 
-    async fn admin(&self, cluster: &Cluster) -> AdminClient<Channel> {
-        tls::install_crypto();
+    fn identity(&self, cluster: &Cluster) -> Identity {
         let directory = self.directory(&cluster.name);
         let key = pki::load_key(&directory.join("key.pem")).expect("reads");
-        let identity = Identity { chain: pki::load_chain(&directory.join("chain.pem")).expect("reads"), key: pki::private_key(&key) };
-        let root = pki::load_chain(&directory.join("ca.pem")).expect("reads").remove(0);
-        let config = tls::client_config(&root, Some(&identity)).expect("a config");
-        let name = tls::server_name(&pki::head_name(&ClusterName::new(&cluster.name).expect("valid")));
-        AdminClient::new(transport::dial(&cluster.status().head.address, None, &name, config).await.expect("dials"))
+        Identity { chain: pki::load_chain(&directory.join("chain.pem")).expect("reads"), key: pki::private_key(&key) }
     }
+}
+
+fn client_config(cluster: &Cluster, identity: &Identity) -> Arc<rustls::ClientConfig> {
+    tls::install_crypto();
+    let root = pki::load_chain(&cluster.directory().join("ca/root.crt")).expect("reads").remove(0);
+    tls::client_config(&root, Some(identity)).expect("a config")
+}
+
+async fn admin(cluster: &Cluster, identity: &Identity) -> AdminClient<Channel> {
+    let name = tls::server_name(&pki::head_name(&ClusterName::new(&cluster.name).expect("valid")));
+    let dialled = transport::dial(&cluster.status().head.address, None, &name, client_config(cluster, identity)).await;
+    AdminClient::new(dialled.expect("dials"))
+}
+
+/// The first line of the answer to a request for `/metrics`.
+async fn metrics(cluster: &Cluster, identity: &Identity, address: &str, name: &str) -> String {
+    let stream = TcpStream::connect(address).await.expect("connects");
+    let connector = tokio_rustls::TlsConnector::from(client_config(cluster, identity));
+    let mut stream = connector.connect(tls::server_name(name), stream).await.expect("a handshake");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.expect("asks");
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn grant(cluster: &Cluster, name: &str, role: &str, more: &[&str]) -> Granted {
@@ -136,7 +157,7 @@ async fn each_role_may_do_what_is_documented_and_nothing_else() {
     cluster.up();
     for role in [Role::Viewer, Role::Operator, Role::Admin] {
         let person = with_access(&cluster, role.name(), role.name(), &[]);
-        let mut admin = person.admin(&cluster).await;
+        let mut admin = admin(&cluster, &person.identity(&cluster)).await;
         // The end of the cluster comes last, from the one who may.
         for method in AdminMethod::ALL.iter().copied().filter(|method| *method != AdminMethod::Shutdown || role < Role::Admin) {
             let answer = ask(&mut admin, method).await;
@@ -161,6 +182,37 @@ async fn each_role_may_do_what_is_documented_and_nothing_else() {
         }
     }
     cluster.run(&["resume", "roles"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_for_those_whose_access_holds_and_agents_are_not_for_people() {
+    let cluster = Cluster::new("measured", "[workers.default]\nmin = 1\nmax = 1");
+    cluster.up();
+    let name = ClusterName::new(&cluster.name).expect("valid");
+    let identity = with_access(&cluster, "vera", "viewer", &[]).identity(&cluster);
+    let (head, head_name) = (cluster.status().head.address, pki::head_name(&name));
+    assert!(metrics(&cluster, &identity, &head, &head_name).await.contains("200"));
+    let node = cluster.node("w1");
+    let agent = format!("{}:{}", node.address.expect("an address"), node.agent.expect("an agent").health_port);
+    let agent_name = pki::node_name(&name, &node.id);
+    assert!(metrics(&cluster, &identity, &agent, &agent_name).await.contains("403"), "only the head knows whose access holds");
+    cluster.run(&["access", "revoke", "measured", "vera"]).ok();
+    assert!(metrics(&cluster, &identity, &head, &head_name).await.contains("403"));
+
+    // Whoever has the root's key needs no grant; one that the head's intermediate signed for no grant is nobody's.
+    let root = Root::load_or_generate(&name, &cluster.directory().join("ca")).expect("reads");
+    let anna = AdministratorName::new("anna").expect("valid");
+    let mut owner = admin(&cluster, &root.admin(&anna, Duration::from_secs(3600)).expect("makes")).await;
+    owner.dump(wire::Empty {}).await.expect("may everything");
+    let directory = cluster.directory().join("head/identity");
+    let certificate = pki::load_chain(&directory.join("intermediate.crt")).expect("reads").remove(0);
+    let head = Intermediate::new(&name, pki::load_key(&directory.join("intermediate.key")).expect("reads"), certificate);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let request = pki::certificate_request(&key).expect("a request");
+    let chain = head.sign_administrator(&request, &anna, Role::Admin, 99, Duration::from_secs(3600)).expect("signs");
+    let mut unknown = admin(&cluster, &Identity { chain, key: pki::private_key(&key) }).await;
+    let refused = unknown.status(wire::StatusRequest::default()).await.expect_err("nobody granted it");
+    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "the access of anna is not known to this head"));
 }
 
 #[test]
@@ -316,7 +368,8 @@ fn an_invitation_is_good_once_for_a_while_and_for_the_cluster_that_it_names() {
     let refused = cluster.run(&["access", "accept", &granted.invitation]);
     assert_eq!(refused.code, 5, "{}", refused.err);
     assert!(refused.err.contains("--as NAME"), "{}", refused.err);
-    cluster.run(&["access", "accept", &granted.invitation, "--as", "mirror"]).ok();
+    let address = cluster.status().head.address;
+    cluster.run(&["access", "accept", &granted.invitation, "--as", "mirror", "--address", &address]).ok();
     assert!(cluster.run(&["status", "mirror"]).ok().out.contains("invited: ready"));
 
     // Whoever guesses waits.

@@ -50,5 +50,9 @@ pub enum Access {
         /// Name of the cluster in your commands; its own name by default
         #[arg(long = "as", value_name = "NAME")]
         local_name: Option<ClusterName>,
+        /// Address of the head as it is reached from here, if it is another
+        /// one than in the invitation
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
     },
 }

@@ -8,12 +8,16 @@ use crate::client::Client;
 use crate::clusters::{Described, Place};
 use crate::failure::Failure;
 use crate::output::Printer;
+use crate::remote::Remote;
 use crate::show;
 use crate::terminal::Progress;
 
 pub async fn run(printer: &Printer, arguments: &Up, described: &Described, place: Place) -> Result<(), Failure> {
     let client = Client::reach(place).await?;
     let name = &client.place.name;
+    if let Some(remote) = Remote::of(&client.place)? {
+        printer.say(&format!("{name} is the cluster of somebody else at {}, reached as {}, {}", remote.address, remote.name, remote.role));
+    }
     let mut plan = apply(&client, described, true).await?;
     if arguments.plan {
         show_plan(printer, described, &plan);
