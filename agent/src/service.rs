@@ -448,25 +448,42 @@ impl ServiceTask {
         }
     }
 
+    /// What the service says and what is said of it goes to people: without its secrets.
+    fn without_secrets(&self, text: &str) -> String {
+        match &self.last {
+            Some(service) if !text.is_empty() => tail::without_secrets(text, service),
+            _ => text.to_owned(),
+        }
+    }
+
+    fn shown(&self, cause: FailureCause) -> FailureCause {
+        match cause {
+            FailureCause::Unhealthy { seen } => FailureCause::Unhealthy { seen: self.without_secrets(&seen) },
+            FailureCause::NotStarted { why } => FailureCause::NotStarted { why: self.without_secrets(&why) },
+            crashed @ FailureCause::Crashed { .. } => crashed,
+        }
+    }
+
     fn report(&mut self, state: ServiceState, detail: &str) {
         if state != self.state {
             self.state = state;
             self.since = now();
         }
-        detail.clone_into(&mut self.detail);
+        self.detail = self.without_secrets(detail);
+        let failure = self.failure.clone().map(|failure| ServiceFailure { cause: self.shown(failure.cause), ..failure });
         if state != ServiceState::Ready {
             self.gauges.clear();
         }
         self.around.reports.put(ServiceReport {
             key: self.key.clone(),
             state,
-            detail: detail.to_owned(),
+            detail: self.detail.clone(),
             pid: self.running.as_ref().map(|r| r.state.process.pid as u32),
             restarts: self.starts.saturating_sub(1),
             since: self.since,
             goal_version: self.version,
             gauges: self.gauges.clone(),
-            failure: self.failure.clone(),
+            failure,
             log: self.log.0.clone(),
         });
     }

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity, SourceCode};
 
+use crate::secrets;
+
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -33,9 +35,11 @@ impl InvalidFile {
     pub fn render(&self, colour: bool, width: usize) -> String {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_context_lines(1);
+        // Problems are logged and sent: the lines that they show must not have secrets.
+        let text = secrets::masked(&self.text);
         let mut out = String::new();
         for problem in &self.problems {
-            let located = Located { problem, source: NamedSource::new(&self.name, self.text.clone()) };
+            let located = Located { problem, source: NamedSource::new(&self.name, text.clone()) };
             // Writing to a string cannot fail.
             let _ = handler.render_report(&mut out, &located);
         }

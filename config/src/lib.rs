@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub mod reader;
 pub mod scaling;
 pub mod scenario;
+pub mod secrets;
 mod syntax;
 pub mod text;
 

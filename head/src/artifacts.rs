@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cloudtik_model::goal::Artifact;
+use cloudtik_model::secret;
 use cloudtik_model::software::{Fetch, IndexEntry};
 use cloudtik_protocol::files::{create_private_directory, remove_tree, write_atomically};
 use cloudtik_protocol::logging::plain;
@@ -303,10 +304,10 @@ fn key(wanted: &Wanted) -> String {
 
 /// A source, for people.
 fn describe(source: &Resolved) -> String {
-    match source {
+    secret::redact(&match source {
         Resolved::PipSdist { requirement, .. } => format!("pip: {requirement}"),
         Resolved::Pip { requirements } => format!("pip: {}", requirements.join(", ")),
         Resolved::Apt { packages } => format!("apt: {}", packages.join(", ")),
         Resolved::Url { url, .. } => url.clone(),
-    }
+    })
 }

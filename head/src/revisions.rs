@@ -8,6 +8,7 @@ use std::time::Duration;
 use cloudtik_config::Cluster;
 use cloudtik_config::cluster::DEFAULT_LIFETIME;
 use cloudtik_config::diagnostics::InvalidFile;
+use cloudtik_config::secrets;
 use cloudtik_model::RuntimeName;
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::pki;
@@ -25,18 +26,11 @@ pub struct Description {
     pub runtime_files: BTreeMap<String, String>,
 }
 
-/// A key whose name contains one of these holds something that is not for everybody's eyes.
-const SECRETIVE: [&str; 5] = ["password", "secret", "token", "credential", "key"];
-
 impl Description {
-    /// The description for people who look for what is wrong: values of keys that sound like secrets are left out, and the
-    /// files of runtimes are named only.
+    /// The description for people who look for what is wrong: values of keys that are named like secrets, and passwords in
+    /// URLs, are left out, and the files of runtimes are named only.
     pub fn without_secrets(mut self) -> Self {
-        let hide = |line: &str| match line.split_once('=') {
-            Some((key, _)) if SECRETIVE.iter().any(|word| key.to_ascii_lowercase().contains(word)) => format!("{key}= \"…\""),
-            _ => line.to_owned(),
-        };
-        self.cluster_file = self.cluster_file.lines().map(hide).collect::<Vec<_>>().join("\n");
+        self.cluster_file = secrets::redacted(&self.cluster_file);
         self.runtime_files.values_mut().for_each(|text| *text = format!("{} bytes", text.len()));
         self
     }

@@ -1,8 +1,10 @@
 //! What programs say: the lines of the head and the agent on standard error, chosen by `CLOUDTIK_LOG`, and errors as text.
 
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cloudtik_model::secret;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,8 +13,22 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub fn start() {
     let wanted = std::env::var("CLOUDTIK_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let targets = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| WithoutSecrets(std::io::stderr())).with_ansi(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
+}
+
+/// Writes lines without the secrets that can be told in them.
+struct WithoutSecrets<W>(W);
+
+impl<W: Write> Write for WithoutSecrets<W> {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.0.write_all(secret::redact(&String::from_utf8_lossy(lines)).as_bytes())?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What the operating system says of a full disk, as errors of other crates and other programs carry it in their texts.
@@ -25,10 +41,11 @@ const FULL_DISK: [(&str, &str); 6] = [
     ("Disk quota exceeded", "the disk is full: the user's quota is used up"),
 ];
 
-/// A message in which a full disk is called a full disk, however deep in it that stands: for the edge at which it is shown.
+/// A message in which a full disk is called a full disk, however deep in it that stands, and secrets are left out: for the
+/// edge at which it is shown.
 pub fn plain(message: &str) -> String {
     FULL_DISK.iter().fold(
-        message.to_owned(),
+        secret::redact(message),
         |text, (system, plain)| {
             if text.contains(system) { text.replace(system, plain) } else { text }
         },
@@ -83,7 +100,6 @@ impl Seldom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot commit")]
@@ -102,5 +118,13 @@ mod tests {
         assert_eq!(plain("cat: write error: No space left on device"), "cat: write error: the disk is full");
         assert_eq!(chain(&of(nix::libc::EACCES)), "cannot commit: I/O error: Permission denied (os error 13)");
         assert!(is_full_disk(&chain(&of(nix::libc::ENOSPC))) && !is_full_disk(&chain(&of(nix::libc::EACCES))));
+    }
+
+    #[test]
+    fn lines_of_the_log_and_messages_have_no_secrets() {
+        let mut lines = WithoutSecrets(Vec::new());
+        lines.write_all(b"INFO asked http://me:planted@host with password=planted\n").expect("writes");
+        assert_eq!(lines.0, b"INFO asked http://me:[secret]@host with password=[secret]\n");
+        assert_eq!(plain("cannot fetch http://me:planted@host/x"), "cannot fetch http://me:[secret]@host/x");
     }
 }

@@ -4,18 +4,15 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use cloudtik_model::goal;
+use cloudtik_model::{goal, secret};
 use cloudtik_protocol::convert::bounded_log;
 
 use crate::shim::LOG_FILE;
 
 /// Bytes of the log that are read for its last lines.
 const READ: u64 = 16 << 10;
-/// A key whose name contains one of these holds a secret.
-const SECRETIVE: [&str; 5] = ["password", "secret", "token", "credential", "key"];
 /// Shorter values are no secrets, and leaving them out would garble every line.
 const SHORTEST_SECRET: usize = 6;
-const LEFT_OUT: &str = "[secret]";
 
 /// How long a service's log is now: what its next process says comes after.
 pub(super) fn length(directory: &Path) -> u64 {
@@ -43,44 +40,47 @@ fn read_end(path: &Path, from: u64) -> io::Result<String> {
     Ok(if start > from { text.split_once('\n').map_or_else(String::new, |(_, rest)| rest.to_owned()) } else { text })
 }
 
-/// Values that the service was given under names that sound secret, in its environment and its files.
+/// Values that the service was given under names of secrets, in its environment and its files.
 fn secrets(service: &goal::Service) -> Vec<String> {
+    let assigned: Vec<String> = service.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let texts = assigned.iter().map(String::as_str).chain(service.files.iter().map(|file| file.content.as_str()));
+    let in_text = texts.flat_map(|text| secret::spans(text).into_iter().map(|span| &text[span]));
     let named = service.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let written = service.files.iter().flat_map(|file| file.content.lines()).filter_map(|line| {
-        let line = line.trim();
-        let end = line.find(|c: char| c == '=' || c == ':' || c.is_whitespace())?;
-        Some((&line[..end], line[end..].trim_start_matches(|c: char| c == '=' || c == ':' || c.is_whitespace())))
-    });
-    let mut found: Vec<String> = named
-        .chain(written)
-        .filter(|(name, _)| is_secretive(name))
-        .map(|(_, value)| value.trim_matches(|c: char| c.is_whitespace() || "\"',;".contains(c)).to_owned())
+    let written = service.files.iter().flat_map(|file| properties(&file.content).chain(elements(&file.content)));
+    let by_name = named.chain(written).filter(|(name, _)| secret::is_secret_name(name)).map(|(_, value)| value);
+    let bare = |value: &str| value.trim_matches(|c: char| c.is_whitespace() || "\"',;".contains(c)).to_owned();
+    let mut found: Vec<String> = in_text
+        .chain(by_name)
+        .map(bare)
         // A path says where a secret is, not what it is.
         .filter(|value| value.len() >= SHORTEST_SECRET && !value.starts_with('/') && value != "true" && value != "false")
         .collect();
     // The longest first: one may contain another.
     found.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    found.dedup();
     found
 }
 
-fn is_secretive(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    SECRETIVE.iter().any(|word| name.contains(word))
+/// Lines such as `spark.authenticate.secret   x`: the rest is the value.
+fn properties(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace))
+}
+
+/// Hadoop's `<name>x</name> <value>y</value>`.
+fn elements(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("<name>").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once("</name>")?;
+        Some((name.trim(), rest.split_once("<value>")?.1.split_once("</value>")?.0))
+    })
+}
+
+/// A text without what the service was given as secrets, and others that can be told in it.
+pub(super) fn without_secrets(text: &str, service: &goal::Service) -> String {
+    hide(text, &secrets(service))
 }
 
 fn hide(text: &str, secrets: &[String]) -> String {
-    let text = secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), LEFT_OUT));
-    text.lines().map(hide_assignments).collect::<Vec<_>>().join("\n")
-}
-
-/// Leaves out what a line assigns to a name that sounds secret, such as `db_password=…`.
-fn hide_assignments(line: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for word in line.split(' ') {
-        let assigned = word.split_once('=').filter(|(name, value)| is_secretive(name) && !value.is_empty());
-        words.push(assigned.map_or_else(|| word.to_owned(), |(name, _)| format!("{name}={LEFT_OUT}")));
-    }
-    words.join(" ")
+    secret::redact(&secrets.iter().fold(text.to_owned(), |text, value| text.replace(value.as_str(), secret::LEFT_OUT)))
 }
 
 #[cfg(test)]
@@ -127,5 +127,26 @@ mod tests {
             lines,
             ["login with [secret] refused", "secret [secret]", "[secret] visible 4040 /etc/ssl/key.pem", "run --password=[secret] x=1",]
         );
+    }
+
+    #[test]
+    fn secrets_are_left_out_in_every_notation_and_what_is_none_stays() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let file =
+            "<property><name>fs.s3a.secret.key</name>\n<value>planted-xml</value></property>\nurl: jdbc:db://me:planted-url@host/x\n";
+        let service = service(&[("CONFIG", "{\"password\": \"planted-env\"}")], file);
+        let said = "password: planted-1\n{\"password\": \"planted-2\"}\nAuthorization: Bearer planted-3\n\
+                    cannot reach amqp://me:planted-4@host\nit was planted-xml, planted-url or planted-env\nkey=value pairs, key: 7\n";
+        std::fs::write(directory.path().join(LOG_FILE), said).expect("writes");
+        let lines = last_lines(directory.path(), 0, &service);
+        let expected = [
+            "password: [secret]",
+            "{\"password\": \"[secret]\"}",
+            "Authorization: [secret]",
+            "cannot reach amqp://me:[secret]@host",
+            "it was [secret], [secret] or [secret]",
+            "key=value pairs, key: 7",
+        ];
+        assert_eq!(lines, expected);
     }
 }

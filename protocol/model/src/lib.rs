@@ -21,6 +21,7 @@ pub mod printed;
 pub mod report;
 pub mod resources;
 pub mod scenario;
+pub mod secret;
 pub mod simulation;
 pub mod software;
 pub mod spec;
