@@ -13,6 +13,7 @@ use crate::failing::{Failing, failing, is_failing, log_lines};
 use crate::failure::{Failure, NOT_FOUND};
 use crate::fold::{Folded, fold};
 use crate::output::{Printer, ago, clock};
+use crate::pause::Pause;
 use crate::steer::state_of;
 
 pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
@@ -22,6 +23,7 @@ pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: 
         // A node that nobody ever heard of has no events, which is no answer to a slip of the finger.
         client.admin().explain(wire::NodeRequest { node: node.clone() }).await?;
     }
+    let mut pause = Pause::default();
     loop {
         let request = wire::EventsRequest { from, follow, node: node.clone() };
         let mut events = client.admin().events(request).await?.into_inner();
@@ -35,12 +37,14 @@ pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: 
                 Err(status) => return Err(status.into()),
             };
             from = event.position + 1;
+            pause = Pause::default();
             if printer.is_json() {
                 printer.json_line(&event);
             } else {
                 printer.line(&describe(&event));
             }
         }
+        pause.wait().await;
         client = match client.reconnect().await {
             Ok(client) => client,
             // It was taken down: there is nothing more to follow.

@@ -16,6 +16,7 @@ use crate::cli::Logs;
 use crate::client::{Client, is_refused};
 use crate::failure::{Failure, NOT_AUTHORISED, NOT_FOUND, TIMED_OUT};
 use crate::output::{Printer, talk};
+use crate::pause::Pause;
 use crate::session::{Lines, Session};
 
 /// Of a log that appears while logs are followed, everything is news.
@@ -322,26 +323,6 @@ async fn try_reopen(client: &Client, source: &Source, logs: &wire::Logs) -> Resu
     }
     let opened = Session::open(&client, &source.node, What::Logs(logs.clone())).await;
     opened.map(|session| Ok((client, session))).map_err(lasting)
-}
-
-/// Between two attempts to reach something: longer each time, up to a limit.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Pause {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(3);
-
-    async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Self::LONGEST);
-    }
-}
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Self::FIRST)
-    }
 }
 
 /// Whether a log has come to its end with its node, or with the cluster.

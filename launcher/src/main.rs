@@ -22,6 +22,7 @@ mod lock;
 mod logs;
 mod orphans;
 mod output;
+mod pause;
 mod reader;
 mod remote;
 mod rollout;

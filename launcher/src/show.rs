@@ -14,6 +14,7 @@ use crate::failing::{Failing, Shown, failing};
 use crate::failure::{Failure, TIMED_OUT};
 use crate::orphans;
 use crate::output::{Printer, ago, clock, columns_of_output, short};
+use crate::pause::Pause;
 use crate::remote::Remote;
 use crate::terminal::Progress;
 
@@ -67,7 +68,7 @@ pub async fn wait_until(
 ) -> Result<Status, Failure> {
     let (mut last, mut shown, name) = (None, Shown::default(), client.place.name.clone());
     let waiting = async {
-        let mut client = client.clone();
+        let (mut client, mut pause) = (client.clone(), Pause::default());
         loop {
             let mut statuses = client.watch().await?;
             loop {
@@ -84,6 +85,7 @@ pub async fn wait_until(
                     // The head was restarted: look again.
                     Ok(None) | Err(_) => break,
                 };
+                pause = Pause::default();
                 if matches!(status.phase, Phase::Stopping | Phase::Stopped) {
                     return Err(Failure::overtaken(format!("{name} is being taken down by another command")));
                 }
@@ -104,6 +106,7 @@ pub async fn wait_until(
                 last = Some(status);
             }
             progress.waiting(&format!("{name}: the head is restarting"));
+            pause.wait().await;
             client = client.reconnect().await.map_err(|failure| match client.place.exists() {
                 true => failure,
                 false => Failure::overtaken(format!("{name} was taken down by another command")),

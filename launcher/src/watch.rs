@@ -9,6 +9,7 @@ use crate::cli::Target;
 use crate::client::{Client, is_refused};
 use crate::failure::Failure;
 use crate::output::Printer;
+use crate::pause::Pause;
 use crate::show::print_whole;
 use crate::terminal::takes_codes;
 
@@ -20,9 +21,13 @@ const CLEAR: &[u8] = b"\x1b[H\x1b[J";
 pub async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;
     let mut view = View { printer, redraws: !printer.is_json() && takes_codes(&io::stdout()), is_first: true };
+    let mut pause = Pause::default();
     loop {
-        follow(&client, &mut view).await?;
+        if follow(&client, &mut view).await? {
+            pause = Pause::default();
+        }
         // The stream ended: the head was restarted, or the cluster taken down.
+        pause.wait().await;
         client = match client.reconnect().await {
             Ok(client) => client,
             Err(_) if !client.place.exists() => {
@@ -34,12 +39,13 @@ pub async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failur
     }
 }
 
-/// Shows statuses until the head's stream of them ends.
-async fn follow(client: &Client, view: &mut View<'_>) -> Result<(), Failure> {
+/// Shows statuses until the head's stream of them ends; says whether there was any.
+async fn follow(client: &Client, view: &mut View<'_>) -> Result<bool, Failure> {
+    let mut is_shown = false;
     let mut statuses = match client.watch().await {
         Ok(statuses) => statuses,
         Err(status) if is_refused(&status) => return Err(status.into()),
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(false),
     };
     let mut pause = REDRAW;
     loop {
@@ -47,16 +53,17 @@ async fn follow(client: &Client, view: &mut View<'_>) -> Result<(), Failure> {
             next = statuses.message() => match next {
                 Ok(Some(status)) => status,
                 Err(status) if is_refused(&status) => return Err(status.into()),
-                Ok(None) | Err(_) => return Ok(()),
+                Ok(None) | Err(_) => return Ok(is_shown),
             },
             () = tokio::time::sleep(pause), if view.redraws => {
                 let begun = Instant::now();
-                let Ok(status) = client.status().await else { return Ok(()) };
+                let Ok(status) = client.status().await else { return Ok(is_shown) };
                 // Of a large cluster it takes a while, and is asked for less often.
                 pause = REDRAW.max(begun.elapsed() * 10);
                 status
             }
         };
+        is_shown = true;
         view.show(&status);
     }
 }
