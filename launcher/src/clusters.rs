@@ -66,6 +66,17 @@ pub fn home() -> Result<PathBuf, Failure> {
     Ok(home)
 }
 
+/// Characters that have a meaning in lists of paths and in patterns, where programs that nodes run take no other spelling.
+const SPECIAL: &str = ":,*?[]{}\\";
+
+/// Refuses a state directory below which the programs of nodes could not name their files.
+pub fn usable(home: &Path) -> Result<(), Failure> {
+    let Some(found) = home.to_string_lossy().chars().find(|c| SPECIAL.contains(*c) || c.is_control()) else { return Ok(()) };
+    let message = format!("the path of the state directory {:?} contains {found:?}, which programs on nodes take for something else", home);
+    let listed: Vec<String> = SPECIAL.chars().map(String::from).collect();
+    Err(Failure::new(USAGE, message).hint(format!("set CLOUDTIK_HOME to a directory whose path has no {}", listed.join(" "))))
+}
+
 fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
     Ok(LocalWorkspace { directory: home()?.join("workspaces").join(name.as_str()) })
 }
@@ -157,7 +168,11 @@ pub fn read_text(file: &Path) -> Result<(String, String), Failure> {
     };
     let bytes = bytes.map_err(|e| {
         let is_missing = e.kind() == io::ErrorKind::NotFound;
-        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {name}: {e}"));
+        let why = match e.kind() {
+            io::ErrorKind::IsADirectory => "it is a folder, not a file".to_owned(),
+            _ => e.to_string(),
+        };
+        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {name}: {why}"));
         if is_missing { failure.hint("`cloudtik init` writes a cluster file to start from") } else { failure }
     })?;
     let text = text::decode(&name, &bytes).map_err(|e| Failure::invalid(vec![e]))?;

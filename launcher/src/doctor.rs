@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::cli::Target;
 use crate::client::Client;
-use crate::clusters::{home, program};
+use crate::clusters::{home, program, usable};
 use crate::failure::{FAILED, Failure};
+use crate::head_node::HeadNode;
 use crate::orphans;
 use crate::output::{Printer, ago, short};
 
@@ -99,8 +100,11 @@ fn left_processes() -> Vec<Finding> {
             workspace if workspace == "default" => String::new(),
             workspace => format!(" --workspace {workspace}"),
         };
-        // A cluster that is there otherwise has its other nodes to lose.
-        let hint = if orphan.place.head().is_dir() {
+        // A cluster that is there otherwise has its other nodes to lose, and its head, whose node can be made again.
+        let hint = if orphan.is_of_head() && HeadNode::is_lost(&orphan.place) {
+            let file = orphan.place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |known| known.file.display().to_string());
+            format!("`cloudtik up {file}` makes the head's node anew; the head goes on with its state")
+        } else if orphan.place.head().is_dir() {
             format!("`kill -9 {}` ends them", pids.join(" "))
         } else {
             format!("`cloudtik down {name}{in_workspace} --yes` ends them, or `kill -9 {}`", pids.join(" "))
@@ -112,6 +116,9 @@ fn left_processes() -> Vec<Finding> {
 
 fn state_directory(home: &Path) -> Finding {
     let what = "state directory";
+    if let Err(failure) = usable(home) {
+        return missing(what, failure.message, failure.hint.unwrap_or_default());
+    }
     let probe = home.join(".doctor");
     let written = cloudtik_protocol::files::create_missing_directories(home)
         .and_then(|()| std::fs::write(&probe, b"x"))

@@ -42,7 +42,8 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
             if printer.is_json() {
                 print_document(printer, &arguments.cluster.cluster, None);
             }
-            printer.say(&format!("there is no cluster {}; nothing to do", arguments.cluster.cluster));
+            let within = target.workspace.map_or_else(String::new, |workspace| format!(" in the workspace {workspace}"));
+            printer.say(&format!("there is no cluster {}{within}; nothing to do", arguments.cluster.cluster));
             return Ok(());
         }
         None => find(target)?,

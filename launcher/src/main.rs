@@ -17,6 +17,7 @@ mod exec;
 mod failing;
 mod failure;
 mod fold;
+mod head_node;
 mod init;
 mod lock;
 mod logs;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cloudtik_model::ClusterName;
+use cloudtik_model::{ClusterName, NodeId};
 use cloudtik_providers::local::{LocalWorkspace, orphans};
 
 use crate::clusters::{Place, home};
@@ -22,6 +22,11 @@ impl Orphan {
     /// The node and its generation.
     pub fn node(&self) -> String {
         self.directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Whether the node was the head's own.
+    pub fn is_of_head(&self) -> bool {
+        self.node().rsplit_once('.').is_some_and(|(node, _)| node == NodeId::head().as_str())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::status::{Plan, Status};
-use cloudtik_model::{Generation, NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_model::{NodeId, NodeTypeName, Resources, ServiceKey, goal};
 use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
@@ -21,8 +21,9 @@ use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, describe, home, program};
+use crate::clusters::{Described, Place, describe, home, program, usable};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, TIMED_OUT};
+use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
 use crate::output::Printer;
 use crate::remote;
@@ -51,6 +52,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let (mut timings, mut mark) = (Timings::default(), begun);
     let described = describe(&arguments.file)?;
     let place = Place::of(&described.cluster)?;
+    usable(&home()?)?;
     timings.note("read and check the file", &mut mark);
     if let Some(elsewhere) = remote::instead_of(&place)? {
         return elsewhere::run(printer, arguments, &described, elsewhere).await;
@@ -131,19 +133,20 @@ async fn bring_up(
 ) -> Result<Outcome, Failure> {
     let mut timings = std::mem::take(timings);
     let mut lock = Lock::take(place).await?;
-    let mut is_made = is_made(place);
+    // One whose node was lost has a description all the same.
+    let mut is_made = HeadNode::of(place) != HeadNode::Missing;
     if !is_made && !takeover::changes(described, place)?.is_empty() {
         show_plan(printer, described, &first_plan(described, place)?);
         drop(lock);
         printer.confirm_async(&format!("Bring {} up?", place.name), arguments.yes).await?;
         lock = Lock::take(place).await?;
         // Another command may have brought it up meanwhile: then this is a change of that, with a plan of its own.
-        is_made = self::is_made(place);
+        is_made = HeadNode::of(place) != HeadNode::Missing;
     }
     let mut progress = Progress::new();
     let client = match running(place).await.ok().flatten() {
-        Some(client) => client,
-        None => {
+        Some(client) if HeadNode::is_made(place) => client,
+        _ => {
             progress.phase(&format!("{}: making the head", place.name));
             make_head(described, place).await?;
             timings.note("make the head's node", &mut mark);
@@ -174,7 +177,7 @@ async fn bring_up(
                 drop(lock);
                 printer.confirm_async("Apply these changes?", arguments.yes).await?;
                 lock = Lock::take(place).await?;
-                if !self::is_made(place) {
+                if !HeadNode::is_made(place) {
                     return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
                 }
             }
@@ -202,14 +205,9 @@ async fn bring_up(
     Ok(Outcome { status, waited, timings })
 }
 
-/// Whether the head's node exists, be its head there just now or not.
-fn is_made(place: &Place) -> bool {
-    place.nodes().join(instance_id(&NodeId::head(), Generation(1)).as_str()).join("instance.json").exists()
-}
-
 /// The head, if the cluster has one. A head that is restarting is waited for a little.
 async fn running(place: &Place) -> Result<Option<Client>, Failure> {
-    if !is_made(place) {
+    if HeadNode::of(place) == HeadNode::Missing {
         return Ok(None);
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
@@ -231,6 +229,9 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
 async fn whole_plan(client: &Client, described: &Described, place: &Place) -> Result<Plan, Failure> {
     let mut plan = apply(client, described, true).await?;
     plan.changes.splice(0..0, takeover::changes(described, place)?);
+    if HeadNode::is_lost(place) {
+        plan.changes.insert(0, head_node::change());
+    }
     Ok(plan)
 }
 
@@ -275,7 +276,8 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
 /// Makes the head's node, or starts what is left of it.
 async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> {
     let (agent, head) = (program("cloudtik-agent")?, program("cloudtik-head")?);
-    let (node, generation) = (NodeId::head(), Generation(1));
+    let known = HeadNode::of(place);
+    let (node, generation) = (NodeId::head(), known.generation());
     let head_directory = place.head();
     let failed = |path: &Path| {
         let path = path.display().to_string();
@@ -284,7 +286,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     create_private_directory(&place.directory).map_err(failed(&place.directory))?;
     create_private_directory(&head_directory).map_err(failed(&head_directory))?;
     let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
-    let is_made = is_made(place);
+    let is_made = matches!(known, HeadNode::Made(_));
     if is_made && !head_directory.join("head.json").exists() {
         let message = format!("the head's state in {} was removed: {} cannot go on", head_directory.display(), place.name);
         return Err(
@@ -293,7 +295,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     }
     let network = match place.remembered() {
         // Another file is noted once the head has it.
-        Some(remembered) if is_made => remembered.network,
+        Some(remembered) if known != HeadNode::Missing => remembered.network,
         _ => {
             let network = free_network(&place.directory)?;
             place.remember(&takeover::remembered(described, network))?;
@@ -305,7 +307,10 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     let unpacked = artifacts.join("unpacked");
     let token = pki::hex(&pki::random::<32>());
     let provider = place.provider(network)?;
-    if !is_made && !head_directory.join("head.json").exists() {
+    if let HeadNode::Lost(last) = known {
+        // Its head runs on, and has the store that the next one is to open.
+        provider.delete(&node, last, &instance_id(&node, last)).await?;
+    } else if !is_made && !head_directory.join("head.json").exists() {
         // What is left of a cluster of this name whose directory was removed while it ran.
         provider.kill_everything()?;
     }
@@ -409,7 +414,7 @@ async fn install_identity(client: &Client, described: &Described, place: &Place)
 }
 
 fn head_trouble(place: &Place, failure: Failure) -> Failure {
-    let home = place.nodes().join(instance_id(&NodeId::head(), Generation(1)).as_str());
+    let home = head_node::directory(place, HeadNode::of(place).generation());
     let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
     let mut message = format!("the head does not answer: {}", failure.message);
     for path in &logs {

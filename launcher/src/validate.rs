@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::clusters::{Described, describe};
+use crate::clusters::{Described, describe, is_standard_input};
 use crate::failure::Failure;
 use crate::output::Printer;
 
@@ -22,15 +22,14 @@ struct Valid<'a> {
 }
 
 pub fn run(printer: &Printer, files: &[PathBuf]) -> Result<(), Failure> {
-    let (mut valid, mut failed): (Vec<(&PathBuf, Described)>, Option<Failure>) = (Vec::new(), None);
+    let (mut valid, mut failures): (Vec<(&PathBuf, Described)>, Vec<Failure>) = (Vec::new(), Vec::new());
     for file in files {
         match describe(file) {
             Ok(described) => valid.push((file, described)),
-            // What is wrong with all of them is told at once.
-            Err(failure) => failed = Some(together(failed, failure)),
+            Err(failure) => failures.push(failure),
         }
     }
-    if let Some(failure) = failed {
+    if let Some(failure) = together(failures) {
         return Err(failure);
     }
     let documents: Vec<Valid<'_>> = valid.iter().map(|(file, described)| document(file, described)).collect();
@@ -42,20 +41,21 @@ pub fn run(printer: &Printer, files: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One failure of two: problems of files are told together; of other failures, the first.
-fn together(first: Option<Failure>, second: Failure) -> Failure {
-    match first {
-        None => second,
-        Some(first) if first.diagnostics.is_empty() => first,
-        Some(_) if second.diagnostics.is_empty() => second,
-        Some(first) => Failure::invalid(first.diagnostics.into_iter().chain(second.diagnostics).collect()),
-    }
+/// What is wrong with all files, told at once: problems with their places, and why files could not be read.
+fn together(failures: Vec<Failure>) -> Option<Failure> {
+    let (unread, invalid): (Vec<Failure>, Vec<Failure>) = failures.into_iter().partition(|failure| failure.diagnostics.is_empty());
+    let problems: Vec<_> = invalid.into_iter().flat_map(|failure| failure.diagnostics).collect();
+    let found = (!problems.is_empty()).then(|| Failure::invalid(problems));
+    unread.into_iter().rev().fold(found, |found, unread| match found {
+        None => Some(unread),
+        Some(found) => Some(Failure { message: format!("{}; {}", unread.message, found.message), hint: unread.hint.or(found.hint.clone()), ..found }),
+    })
 }
 
 fn document<'a>(file: &Path, described: &'a Described) -> Valid<'a> {
     let cluster = &described.cluster;
     Valid {
-        file: file.display().to_string(),
+        file: if is_standard_input(file) { "standard input".to_owned() } else { file.display().to_string() },
         valid: true,
         cluster: cluster.name.as_str(),
         workspace: cluster.workspace.as_str(),

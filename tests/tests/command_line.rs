@@ -215,6 +215,10 @@ fn files_to_start_from_are_written_and_checked() {
     }
     let all = run(&["validate", "a.toml", "b.toml", "cluster.toml", "c.toml", "d.toml", "-o", "json"]);
     let document: serde_json::Value = serde_json::from_str(&all.err).expect("a document");
+    // What cannot be read hides no problem of the others.
+    let some = run(&["validate", "a.toml", "missing.toml", "."]);
+    let told = ["a.toml:2:1", "cannot read missing.toml: ", "cannot read .: it is a folder", "problem"];
+    assert!(some.code == 3 && told.iter().all(|told| some.err.contains(told)), "{some:?}");
     let of_file = |name: &str| document["problems"].as_array().expect("problems").iter().filter(|p| p["file"] == name).count();
     assert_eq!((all.code, of_file("b.toml"), of_file("c.toml"), of_file("d.toml")), (3, 1, 1, 1), "{document:#}");
     assert!(of_file("a.toml") >= 1 && of_file("cluster.toml") == 0, "{document:#}");

@@ -136,6 +136,35 @@ fn down_finds_everything_whatever_became_of_the_files() {
 }
 
 #[test]
+fn a_head_whose_node_was_removed_gets_another_one_and_goes_on_with_its_state() {
+    let cluster = Cluster::new("headless", "[workers.default]\nmin = 2\n[runtimes.calm]\npath = \"./calm\"");
+    let calm = "[runtime]\nname = \"calm\"\nversion = \"1\"\n[services.one]\nrole = \"workers\"\ncommand = [\"/bin/sleep\", \"18930\"]\n";
+    cluster.write_runtime("calm", calm);
+    cluster.up();
+    let seen = cluster.events().len();
+    let pids = sleepers(18_930);
+    for removed in [cluster.node_home("head"), cluster.directory().join("nodes/head.2/instance.json")] {
+        if removed.is_dir() { fs::remove_dir_all(&removed) } else { fs::remove_file(&removed) }.expect("removes");
+        let file = cluster.file.display().to_string();
+        until("a word on what is left", Duration::from_secs(20), || {
+            let doctor = cluster.run(&["doctor", "headless"]);
+            (removed.extension().is_some_and(|e| e == "json") || doctor.out.contains(&format!("`cloudtik up {file}`"))).then_some(())
+        });
+        let plan = cluster.run(&["up", &file, "--plan"]).ok();
+        assert!(plan.out.contains("create the head's node") && !plan.out.contains("create 2 workers"), "{plan:?}");
+        cluster.run(&["up", &file, "--yes", "--timeout", "60"]).ok();
+        cluster.wait_ready();
+    }
+    assert!(cluster.node_home("head").ends_with("head.3"));
+    assert!(cluster.events().len() > seen, "it has what it knew");
+    let still: Vec<i32> = sleepers(18_930);
+    assert_eq!(still, pids, "what ran on workers runs on");
+    assert!(cluster.run(&["up", &cluster.file.display().to_string()]).ok().err.contains("nothing to do"));
+    cluster.down();
+    cluster.assert_nothing_left();
+}
+
+#[test]
 fn a_store_that_is_lost_or_old_deletes_nobody() {
     let cluster = Cluster::new("store", "[workers.default]\nmin = 2\nmax = 4");
     cluster.up();

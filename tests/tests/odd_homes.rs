@@ -48,6 +48,25 @@ fn console(cluster: &Cluster, name: &str) -> String {
 }
 
 #[test]
+fn homes_whose_paths_mean_something_else_to_programs_are_refused() {
+    for (state, found) in [("a:b", ":"), ("a,b", ","), ("a*b", "*"), ("a?", "?"), ("[a]", "["), ("{a}", "{"), ("a\\b", "\\"), ("a\nb", "\n")] {
+        let cluster = Cluster::new("refused", "[workers.default]\nmin = 0").with_state(state);
+        let ran = cluster.run(&["up", &cluster.file.display().to_string(), "--yes"]);
+        assert!(ran.code == 2 && ran.err.contains(&format!("contains {:?}", found.chars().next().expect("one"))), "{state:?}: {ran:?}");
+        assert!(ran.err.contains("set CLOUDTIK_HOME"), "{state:?}: {ran:?}");
+        assert!(!cluster.state().exists(), "nothing was made");
+        let doctor = cluster.run(&["doctor"]);
+        assert!(doctor.code == 1 && doctor.out.contains("MISS  state directory"), "{doctor:?}");
+        // A link to it does not make it usable.
+        fs::create_dir(cluster.state()).expect("makes");
+        let link = cluster.file.with_file_name("plain");
+        std::os::unix::fs::symlink(cluster.state(), &link).expect("links");
+        let up = cluster.command(&["up", &cluster.file.display().to_string(), "--yes"]).env("CLOUDTIK_HOME", &link).output().expect("runs");
+        assert_eq!(up.status.code(), Some(2), "{state:?}: {up:?}");
+    }
+}
+
+#[test]
 fn jobs_run_in_a_home_of_odd_characters() {
     let cluster = Cluster::new("odd", SPEC).with_state("o'd \"d%20#é").with_shared_software();
     cluster.up();
