@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use crate::cli::Target;
 use crate::clusters::{Place, find};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
+use crate::head_node;
 use crate::remote::Remote;
 use crate::statuses::{self, Statuses};
 
@@ -53,6 +54,9 @@ impl Client {
             if error.code == NOT_AUTHORISED {
                 return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
                     .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
+            }
+            if let Some(lost) = head_node::lost_state(&place) {
+                return lost;
             }
             let file = place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
             Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message))

@@ -8,6 +8,7 @@ use cloudtik_providers::local::instance_id;
 use serde::Deserialize;
 
 use crate::clusters::Place;
+use crate::failure::{Failure, REFUSED};
 
 /// What the head keeps beyond its settings, once it has run.
 const STORE: &str = "store.redb";
@@ -52,6 +53,16 @@ impl HeadNode {
             Self::Lost(Generation(last)) => Generation(last + 1),
         }
     }
+}
+
+/// The failure of whatever needs a head whose state was removed; nothing if it was not.
+pub fn lost_state(place: &Place) -> Option<Failure> {
+    let head = place.head();
+    if !HeadNode::is_made(place) || head.join("head.json").exists() {
+        return None;
+    }
+    let message = format!("the head's state in {} was removed: {} cannot go on", head.display(), place.name);
+    Some(Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name)))
 }
 
 /// The directory of a generation of the head's node.

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::cli::Up;
 use crate::client::{Client, document};
 use crate::clusters::{Described, Place, describe, home, program, usable};
-use crate::failure::{Failure, INTERRUPTED, REFUSED, TIMED_OUT};
+use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
 use crate::output::Printer;
@@ -287,11 +287,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     create_private_directory(&head_directory).map_err(failed(&head_directory))?;
     let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
     let is_made = matches!(known, HeadNode::Made(_));
-    if is_made && !head_directory.join("head.json").exists() {
-        let message = format!("the head's state in {} was removed: {} cannot go on", head_directory.display(), place.name);
-        return Err(
-            Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name))
-        );
+    if let Some(lost) = head_node::lost_state(place) {
+        return Err(lost);
     }
     let network = match place.remembered() {
         // Another file is noted once the head has it.
@@ -429,6 +426,10 @@ fn head_trouble(place: &Place, failure: Failure) -> Failure {
 async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
     // Whoever did not confirm changed nothing.
     if !place.exists() || failure.declined || failure.overtaken || failure.code == crate::failure::USAGE {
+        return failure;
+    }
+    // It cannot go on from there.
+    if head_node::lost_state(place).is_some() {
         return failure;
     }
     // It goes on by itself once the head has a description.

@@ -48,7 +48,9 @@ fn together(failures: Vec<Failure>) -> Option<Failure> {
     let found = (!problems.is_empty()).then(|| Failure::invalid(problems));
     unread.into_iter().rev().fold(found, |found, unread| match found {
         None => Some(unread),
-        Some(found) => Some(Failure { message: format!("{}; {}", unread.message, found.message), hint: unread.hint.or(found.hint.clone()), ..found }),
+        Some(found) => {
+            Some(Failure { message: format!("{}; {}", unread.message, found.message), hint: unread.hint.or(found.hint.clone()), ..found })
+        }
     })
 }
 

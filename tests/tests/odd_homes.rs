@@ -49,7 +49,9 @@ fn console(cluster: &Cluster, name: &str) -> String {
 
 #[test]
 fn homes_whose_paths_mean_something_else_to_programs_are_refused() {
-    for (state, found) in [("a:b", ":"), ("a,b", ","), ("a*b", "*"), ("a?", "?"), ("[a]", "["), ("{a}", "{"), ("a\\b", "\\"), ("a\nb", "\n")] {
+    for (state, found) in
+        [("a:b", ":"), ("a,b", ","), ("a*b", "*"), ("a?", "?"), ("[a]", "["), ("{a}", "{"), ("a\\b", "\\"), ("a\nb", "\n")]
+    {
         let cluster = Cluster::new("refused", "[workers.default]\nmin = 0").with_state(state);
         let ran = cluster.run(&["up", &cluster.file.display().to_string(), "--yes"]);
         assert!(ran.code == 2 && ran.err.contains(&format!("contains {:?}", found.chars().next().expect("one"))), "{state:?}: {ran:?}");

@@ -246,6 +246,9 @@ fn a_cluster_whose_state_directory_was_removed_ends() {
     until("the end of all processes", Duration::from_secs(20), || cluster.processes().is_empty().then_some(()));
     let refused = cluster.run(&["up", &cluster.file.display().to_string(), "--yes"]);
     assert!(refused.code == 5 && refused.err.contains("was removed") && refused.err.contains("cloudtik down removed"), "{refused:?}");
+    assert!(!refused.err.contains("cloudtik up"), "what does not help is not advised: {refused:?}");
+    let status = cluster.run(&["status", "removed"]);
+    assert!(status.code == 5 && status.err.contains("was removed") && !status.err.contains("cloudtik up"), "{status:?}");
     cluster.down();
     cluster.assert_nothing_left();
 }

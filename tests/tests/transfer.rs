@@ -411,7 +411,7 @@ fn full_disks(cluster: &Cluster, here: &Path, there: &Path) {
     for command in ["upload", "download"] {
         for (from, named) in [("file", "file"), ("data", "data"), ("file", "new/er/file")] {
             let to = small.join(named);
-            let ran = as_nobody(&cluster, &cluster.command(&[command, "why", &text(&here.join(from)), &text(&to)])).output().expect("runs");
+            let ran = as_nobody(cluster, &cluster.command(&[command, "why", &text(&here.join(from)), &text(&to)])).output().expect("runs");
             let said = String::from_utf8_lossy(&ran.stderr);
             let is_said = said.contains("cannot write ") && said.contains(": the disk is full") && said.contains("free space");
             assert!(ran.status.code() == Some(1) && is_said, "{command} {from}: {said}");
