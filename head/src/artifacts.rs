@@ -50,6 +50,7 @@ pub struct ArtifactStore {
     arrivals: watch::Sender<u64>,
     failed: Arc<Mutex<Vec<String>>>,
     tasks: TaskTracker,
+    first_pause: Duration,
 }
 
 enum State {
@@ -64,6 +65,8 @@ enum State {
         name: String,
         error: String,
         again: Instant,
+        /// A goal has asked for it since.
+        is_wanted: bool,
     },
 }
 
@@ -71,7 +74,8 @@ impl ArtifactStore {
     pub fn open(directory: &Path, tasks: TaskTracker) -> anyhow::Result<Self> {
         create_private_directory(directory).with_context(|| format!("making {}", directory.display()))?;
         create_private_directory(&directory.join("index")).with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals: watch::Sender::new(0), failed: Arc::default(), tasks })
+        let (arrivals, first_pause) = (watch::Sender::new(0), FIRST_PAUSE);
+        Ok(Self { directory: directory.to_owned(), state: Arc::default(), arrivals, failed: Arc::default(), tasks, first_pause })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
@@ -126,7 +130,7 @@ impl ArtifactStore {
         let describe = |state: &State| match state {
             State::Here { .. } => None,
             State::Fetching(progress) => Some(progress.show(now)),
-            State::Failed { name, error, again } => {
+            State::Failed { name, error, again, .. } => {
                 let seconds = again.saturating_duration_since(now).as_secs();
                 let step = format!("failed, next try in {seconds} s");
                 Some(Fetch { name: name.clone(), step, error: Some(error.clone()), ..Fetch::default() })
@@ -170,7 +174,12 @@ impl ArtifactStore {
         let key = key(wanted);
         match self.state().entry(key.clone()) {
             // It is here, on its way, or its own task tries again.
-            Entry::Occupied(_) => return,
+            Entry::Occupied(mut known) => {
+                if let State::Failed { is_wanted, .. } = known.get_mut() {
+                    *is_wanted = true;
+                }
+                return;
+            }
             Entry::Vacant(vacant) => drop(vacant.insert(State::Fetching(Progress::new(&wanted.name)))),
         }
         let (own, wanted) = (self.clone(), wanted.clone());
@@ -202,15 +211,30 @@ impl ArtifactStore {
                         .expect("nothing panics while holding the lock")
                         .push(format!("{} cannot be fetched: {error}", wanted.name));
                     failures += 1;
-                    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause };
+                    let pause = self.first_pause.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, is_wanted: false };
                     self.state().insert(key.to_owned(), failed);
                     self.arrivals.send_modify(|n| *n += 1);
                     tokio::time::sleep(pause).await;
+                    if !self.is_still_wanted(key) {
+                        tracing::info!(artifact = wanted.name, "not fetched again: no goal needs it");
+                        return;
+                    }
                     self.say(key, &wanted.name, Step::doing("trying again"));
                 }
             }
         }
+    }
+
+    /// Whether a goal has asked since the last attempt failed, when all goals that lack software were planned again. What no
+    /// goal asked for is forgotten; the next one that does begins anew.
+    fn is_still_wanted(&self, key: &str) -> bool {
+        let mut state = self.state();
+        let is_wanted = !matches!(state.get(key), Some(State::Failed { is_wanted: false, .. }));
+        if !is_wanted {
+            state.remove(key);
+        }
+        is_wanted
     }
 
     fn say(&self, key: &str, name: &str, step: Step) {
@@ -310,4 +334,34 @@ fn describe(source: &Resolved) -> String {
         Resolved::Apt { packages } => format!("apt: {}", packages.join(", ")),
         Resolved::Url { url, .. } => url.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failed_fetch_is_repeated_only_while_a_goal_needs_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut store = ArtifactStore::open(directory.path(), TaskTracker::new()).expect("opens");
+        store.first_pause = Duration::from_millis(100);
+        // Nothing listens there.
+        let source = Resolved::Url { url: "http://127.0.0.1:1/x.bin".to_owned(), sha256: "0".repeat(64) };
+        let wanted = Wanted { name: "x-1".to_owned(), source, trimming: Trimming::default() };
+        let mut arrivals = store.arrivals();
+        store.fetch(&wanted);
+        for attempt in 1..=3 {
+            arrivals.changed().await.expect("the store is there");
+            assert_eq!(store.failures().len(), 1, "attempt {attempt}");
+            // Its goal is planned again.
+            store.fetch(&wanted);
+        }
+        arrivals.changed().await.expect("the store is there");
+        assert!(store.progress()[0].error.is_some());
+        // Its goal is gone.
+        store.tasks.close();
+        store.tasks.wait().await;
+        assert_eq!(store.progress(), [], "it is not shown any more");
+        assert!(!directory.path().join("index").read_dir().expect("lists").any(|_| true));
+    }
 }

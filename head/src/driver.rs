@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::goals::Goals;
 use crate::hub::Hub;
-use crate::revisions::Revisions;
+use crate::revisions::{Revisions, Undescribed};
 use crate::runner::BrainHandle;
 use crate::runner::effects::{Effect, EffectQueue};
 use crate::settings::Settings;
@@ -74,7 +74,10 @@ impl Driver {
         let calls = &limits.calls;
         match effect.action {
             Action::Create { node, generation, node_type, revision, offer } => {
-                let request = self.create_request(&node, generation, &node_type, revision, offer);
+                let request = match self.create_request(&node, generation, &node_type, revision, offer) {
+                    Ok(request) => request,
+                    Err(error) => return self.refuse_creation(node, generation, &error),
+                };
                 self.call("create", calls, move |provider| async move {
                     let result = in_time(provider.create(&request)).await;
                     (result.is_ok(), Input::Created { node, generation, result: result.map_err(failure) })
@@ -134,11 +137,24 @@ impl Driver {
         });
     }
 
-    fn create_request(&self, node: &NodeId, generation: Generation, node_type: &NodeTypeName, revision: u64, offer: Offer) -> CreateNode {
-        let workers = self.revisions.get(revision).and_then(|planner| planner.cluster().workers.get(node_type).cloned());
-        let resources = self.settings.resources_of(workers.as_ref());
-        let dead_man = self.revisions.get(revision).and_then(|planner| planner.cluster().head.dead_man_timer);
-        CreateNode {
+    /// What is not described is not created: a machine made from defaults is another one than was asked for.
+    fn refuse_creation(&self, node: NodeId, generation: Generation, error: &Undescribed) {
+        let failure = Failure { message: chain(error), retry_after: None, kind: FailureKind::Permanent };
+        let brain = self.brain.clone();
+        self.tasks.spawn(async move { brain.send(Input::Created { node, generation, result: Err(failure) }).await });
+    }
+
+    fn create_request(
+        &self,
+        node: &NodeId,
+        generation: Generation,
+        node_type: &NodeTypeName,
+        revision: u64,
+        offer: Offer,
+    ) -> Result<CreateNode, Undescribed> {
+        let (workers, dead_man) = self.revisions.workers(revision, node_type)?;
+        let resources = self.settings.resources_of(Some(&workers));
+        Ok(CreateNode {
             offer,
             node_type: node_type.clone(),
             bootstrap: Bootstrap {
@@ -159,7 +175,7 @@ impl Driver {
                 power_off: Vec::new(),
                 made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
-        }
+        })
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloudtik_config::Cluster;
-use cloudtik_config::cluster::DEFAULT_LIFETIME;
+use cloudtik_config::cluster::{DEFAULT_LIFETIME, Workers};
 use cloudtik_config::diagnostics::InvalidFile;
 use cloudtik_config::secrets;
-use cloudtik_model::RuntimeName;
+use cloudtik_model::{NodeTypeName, RuntimeName};
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::pki;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
@@ -54,6 +54,17 @@ impl Description {
         changes::check(&planner).map_err(|e| chain(&e))?;
         Ok(planner)
     }
+}
+
+/// Why a worker cannot be created as it was described.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Undescribed {
+    #[error(
+        "this head cannot read revision {0} of the cluster's description, from which the node is to be created; run `cloudtik up` again"
+    )]
+    Revision(u64),
+    #[error("revision {revision} of the cluster's description has no [workers.{node_type}]")]
+    NodeType { revision: u64, node_type: NodeTypeName },
 }
 
 fn equip(planner: Planner, secret: &[u8]) -> Planner {
@@ -109,6 +120,20 @@ impl Revisions {
         self.all().get(&revision).map(|(_, planner)| planner.clone())
     }
 
+    /// How a revision describes a type of worker, and the timer of [`cloudtik_config::cluster::Head`].
+    pub fn workers(&self, revision: u64, node_type: &NodeTypeName) -> Result<(Workers, Option<Duration>), Undescribed> {
+        let planner = self.get(revision).ok_or(Undescribed::Revision(revision))?;
+        let workers = planner.cluster().workers.get(node_type).cloned();
+        let workers = workers.ok_or_else(|| Undescribed::NodeType { revision, node_type: node_type.clone() })?;
+        Ok((workers, planner.cluster().head.dead_man_timer))
+    }
+
+    /// Forgets descriptions after the one that the brain was told of: a head ended in between, and whoever sent them was
+    /// told nothing.
+    pub fn forget_after(&self, revision: u64) -> Vec<u64> {
+        self.all().split_off(&(revision + 1)).into_keys().collect()
+    }
+
     /// What a revision said.
     pub fn description(&self, revision: u64) -> Option<Description> {
         self.all().get(&revision).map(|(description, _)| description.clone())
@@ -132,5 +157,36 @@ impl Revisions {
     /// The latest revision, if there is any.
     pub fn latest(&self) -> Option<(u64, Description, Arc<Planner>)> {
         self.all().iter().next_back().map(|(n, (d, p))| (*n, d.clone(), p.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cloudtik_model::Epoch;
+
+    use super::*;
+    use crate::store::{EmbeddedDatabase, Leadership};
+
+    #[test]
+    fn a_worker_is_described_by_a_revision_that_can_be_read_or_not_at_all() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let database = EmbeddedDatabase::open(&directory.path().join("store"), true).expect("opens");
+        let (_, store) = database.begin(b"secret", Epoch(0)).expect("begins");
+        let describe = |cluster_file: &str| {
+            let description = Description { cluster_file: cluster_file.to_owned(), runtime_files: BTreeMap::new() };
+            serde_json::to_vec(&description).expect("becomes JSON")
+        };
+        let readable = "[cluster]\nname = \"c\"\n[provider]\nkind = \"local\"\n[workers.default]\ncpus = 3\n";
+        store.put_revision(1, &describe(readable)).expect("stores");
+        store.put_revision(2, &describe(&format!("{readable}of_another_version = 1\n"))).expect("stores");
+        store.put_revision(3, &describe(readable)).expect("stores");
+        let revisions = Revisions::load(&*store, b"secret").expect("loads");
+        let (default, other) = (NodeTypeName::new("default").expect("valid"), NodeTypeName::new("other").expect("valid"));
+        assert_eq!(revisions.workers(1, &default).expect("described").0.cpus, Some(3));
+        assert_eq!(revisions.workers(2, &default).expect_err("unreadable"), Undescribed::Revision(2));
+        assert_eq!(revisions.workers(1, &other).expect_err("no such type"), Undescribed::NodeType { revision: 1, node_type: other });
+        // The brain was told of the first.
+        assert_eq!(revisions.forget_after(1), [3]);
+        assert_eq!((revisions.latest().map(|(n, ..)| n), revisions.next()), (Some(1), 4), "a number is given once");
     }
 }

@@ -86,6 +86,9 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
     let revisions = Revisions::load(&*store, &remembered.join_secret)?;
+    for untold in revisions.forget_after(remembered.memory.cluster.spec.as_ref().map_or(0, |spec| spec.revision)) {
+        tracing::warn!("revision {untold} was stored by a head that ended before it took it; it is not used");
+    }
     let own = authority.own(address, revisions.certificate_lifetime())?;
     let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);

@@ -26,6 +26,10 @@ pub(crate) struct Listing {
     pub(crate) asked: u64,
     pub(crate) next: u64,
     pub(crate) wanted_now: bool,
+    /// Not before this is the next list asked for: the provider said that there were too many calls.
+    pub(crate) not_before: u64,
+    /// Lists that were throttled in a row.
+    pub(crate) throttled: u32,
     /// Orphans that the last list showed: a second look confirms them.
     pub(crate) suspects: BTreeSet<InstanceId>,
     /// Orphans that were asked to be deleted.
@@ -48,9 +52,9 @@ impl Brain {
         Some(if listing.in_flight {
             listing.asked + LIST_LOST_AFTER
         } else if listing.wanted_now {
-            listing.next.saturating_sub(self.config.list_every.saturating_sub(LIST_PAUSE))
+            listing.next.saturating_sub(self.config.list_every.saturating_sub(LIST_PAUSE)).max(listing.not_before)
         } else {
-            listing.next
+            listing.next.max(listing.not_before)
         })
     }
 
@@ -75,7 +79,16 @@ impl Brain {
         let asked = self.listing.asked;
         self.listing.in_flight = false;
         let instances = match result {
-            Ok(instances) => instances,
+            Ok(instances) => {
+                (self.listing.not_before, self.listing.throttled) = (0, 0);
+                instances
+            }
+            Err(failure) if failure.kind == FailureKind::Throttled => {
+                self.listing.throttled = self.listing.throttled.saturating_add(1);
+                self.listing.not_before = self.clock.now() + pause(self.listing.throttled, &failure);
+                self.take_throttling(&failure);
+                return;
+            }
             Err(failure) => {
                 // Unknown is not gone: nothing follows from a list that failed.
                 self.complain(None, EventKind::Node, format!("listing instances failed: {}", failure.message));

@@ -331,3 +331,16 @@ fn a_node_that_cannot_be_deleted_is_shown_with_the_reason_until_it_is() {
     assert_eq!(shown(&bench), None);
     assert!(bench.brain.snapshot().alarms.iter().all(|alarm| !alarm.contains("cannot be deleted")));
 }
+
+#[test]
+fn a_throttled_list_is_not_asked_for_again_before_the_provider_allows_it() {
+    let throttled = |retry_after| Failure { message: "rate exceeded".to_owned(), retry_after, kind: FailureKind::Throttled };
+    let mut bench = Bench::new(1, &NodeState::Ready);
+    bench.link(1);
+    let first = bench.listed;
+    bench.tell(Input::Listed { number: first, result: Err(throttled(Some(300_000))) });
+    bench.pass(290_000, &[1]);
+    assert_eq!(bench.listed, first, "too early");
+    bench.pass(100_000, &[1]);
+    assert!(bench.listed > first, "it is asked for once it may be");
+}

@@ -13,7 +13,15 @@ use crate::revisions::Description;
 const REVISIONS_KEPT: u64 = 20;
 
 impl Head {
+    /// Takes a description, or says what it would change. Goes on to its end when whoever asked has gone: a description that is
+    /// stored is told to the brain.
     pub(super) async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
+        let own = self.clone();
+        let applying = self.tasks.spawn(async move { own.apply_to_the_end(description, plan_only).await });
+        applying.await.map_err(|e| Status::internal(e.to_string()))?
+    }
+
+    async fn apply_to_the_end(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
         let _one = self.applying.lock().await;
         let planner = self.revisions.planner(&description).map_err(Status::invalid_argument)?;
         if planner.cluster().name != self.settings.cluster {
