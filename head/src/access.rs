@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cloudtik_brain::Record;
 use cloudtik_brain::access::{AccessEvent, Attempts, Change, Denied, GrantRecord, Grants, Offer, OfferRefusal};
 use cloudtik_model::access::{Accepted, Grant, GrantState, Role};
-use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::{Actor, AdministratorName, ClusterName, Timestamp};
 use cloudtik_protocol::pki::Administrator;
 use cloudtik_protocol::transport::Origin;
@@ -206,24 +206,14 @@ fn only(change: &Change) -> GrantRecord {
 }
 
 fn event(at: Timestamp, what: &AccessEvent) -> Event {
-    let (actor, message) = match what {
-        AccessEvent::Granted { name, role, by, .. } => (by.clone(), format!("access granted to {name} as {role}")),
+    let (actor, what) = match what.clone() {
+        AccessEvent::Granted { name, role, by, .. } => (by, What::AccessGranted { name, role }),
         AccessEvent::Accepted { name, role, from } => {
-            (Actor::Administrator { name: name.clone(), role: *role }, format!("{name} accepted access as {role}, from {from}"))
+            (Actor::Administrator { name: name.clone(), role }, What::AccessAccepted { name, role, from })
         }
-        AccessEvent::Revoked { name, role, by } => (by.clone(), format!("access of {name} as {role} revoked")),
+        AccessEvent::Revoked { name, role, by } => (by, What::AccessRevoked { name, role }),
     };
-    Event {
-        position: 0,
-        at,
-        node: None,
-        generation: None,
-        kind: EventKind::Request,
-        actor: Some(actor),
-        message,
-        details: std::collections::BTreeMap::new(),
-        topic: None,
-    }
+    Event { actor: Some(actor), ..Event::new(at, what) }
 }
 
 /// The service for those who have an invitation and no certificate yet.

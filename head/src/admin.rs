@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cloudtik_brain::{Input, Refusal, Reply, Request as Question, Wish};
+use cloudtik_brain::{Input, Reply, Request as Question, Wish};
 use cloudtik_model::demand::Wants;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
+use cloudtik_model::refusal::RefusalKind;
 use cloudtik_model::{Actor, NodeId, Timestamp};
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::session_frame::Frame;
@@ -85,9 +86,11 @@ impl Head {
             Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
             Ok(Reply::RolloutResumed { revision }) => document(&rollout::resumed(revision)),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
-            Err(Refusal::Unknown(why)) => Err(Status::not_found(why)),
-            Err(Refusal::Malformed(why)) => Err(Status::invalid_argument(why)),
-            Err(Refusal::Declined(why)) => Err(Status::failed_precondition(why)),
+            Err(refusal) => Err(match refusal.kind() {
+                RefusalKind::Unknown => Status::not_found(refusal.to_string()),
+                RefusalKind::Malformed => Status::invalid_argument(refusal.to_string()),
+                RefusalKind::Declined => Status::failed_precondition(refusal.to_string()),
+            }),
         }
     }
 

@@ -114,7 +114,7 @@ impl Driver {
                     self.goals.set(node, order, view);
                 }
             }
-            Action::CloseLink { session, reason } => self.hub.dismiss(session, &reason),
+            Action::CloseLink { session, cause } => self.hub.dismiss(session, &cause.to_string()),
             // The runner has answered it.
             Action::Reply { .. } => {}
         }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use cloudtik_brain::{Action, Brain, Input, Record, Refusal, Reply, Request, Session};
+use cloudtik_brain::{Action, Brain, Input, Record, Reply, Request, Session};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::Load;
 use cloudtik_model::{Actor, Moment, NodeId, Timestamp};
 use cloudtik_protocol::logging::chain;

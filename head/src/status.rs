@@ -31,7 +31,7 @@ pub struct Sources<'a> {
 pub fn compose(sources: &Sources<'_>) -> Status {
     let snapshot = sources.snapshot;
     let mut waiting_for: Vec<String> = sources.fetching.iter().map(Fetch::to_string).collect();
-    waiting_for.extend(snapshot.waiting_for.iter().cloned());
+    waiting_for.extend(snapshot.waiting_for.iter().map(ToString::to_string));
     bound(&mut waiting_for);
     let mut alarms: Vec<String> = snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect();
     bound(&mut alarms);
@@ -82,7 +82,7 @@ fn node(view: &NodeView, spec: Option<&Spec>) -> Node {
         kind: if record.id.is_head() { "head" } else { "worker" }.to_owned(),
         node_type: record.node_type.clone(),
         generation: record.generation,
-        state: record.life.name().to_owned(),
+        state: record.life.name().to_string(),
         reason: undeletable(view).or_else(|| reason(&record.life)).or_else(|| not_heard(view)),
         address: record.address.clone(),
         instance: record.instance.clone(),
@@ -120,7 +120,7 @@ fn reason(life: &NodeState) -> Option<String> {
         NodeState::Draining { reason }
         | NodeState::Terminating { reason }
         | NodeState::Failed { reason }
-        | NodeState::Quarantined { reason } => Some(reason.clone()),
+        | NodeState::Quarantined { reason } => Some(reason.to_string()),
         NodeState::Requested | NodeState::Launched | NodeState::Joined | NodeState::Preparing | NodeState::Ready | NodeState::Gone => None,
     }
 }

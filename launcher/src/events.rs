@@ -1,6 +1,6 @@
 //! `events` and `why`: the head's durable log, as it is and as an explanation.
 
-use cloudtik_model::event::{Event, EventKind, LOG_DETAIL};
+use cloudtik_model::event::{Event, EventKind, What};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::status::Service;
@@ -208,11 +208,10 @@ async fn why_decision(printer: &Printer, client: &Client, number: &str) -> Resul
         return Ok(());
     }
     printer.line(&describe(&event));
-    for (what, text) in event.details.iter().filter(|(what, _)| *what != LOG_DETAIL) {
+    for (what, text) in event.details() {
         printer.line(&format!("  {what}: {text}"));
     }
-    let log: Vec<String> = event.details.get(LOG_DETAIL).iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
-    for line in log_lines("  last lines of the log:", &log) {
+    for line in log_lines("  last lines of the log:", &event.log) {
         printer.line(&line);
     }
     if !afterwards.is_empty() {
@@ -273,16 +272,14 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
         };
         let generation = event.generation.map(|g| g.0).unwrap_or_default();
         printer.line(&format!("{}  #{generation}  {mark:<9}  {}{repeats}", clock(event.at), event.sentence()));
-        for (what, text) in &event.details {
-            if what == LOG_DETAIL {
-                for line in text.lines() {
-                    printer.line(&format!("{:>width$}  | {line}", "", width = clock(event.at).chars().count() + 16));
-                }
-                continue;
-            }
+        let is_evidence = matches!(event.what, What::NodeDown { .. } | What::InstanceLost { .. });
+        for (what, text) in event.details() {
             // Evidence speaks for itself; it is only numbered.
-            let what = if what.starts_with("evidence") { "because" } else { what };
+            let what = if is_evidence { "because" } else { &what };
             printer.line(&format!("{:>width$}  {what}: {text}", "", width = clock(event.at).chars().count() + 16));
+        }
+        for line in &event.log {
+            printer.line(&format!("{:>width$}  | {line}", "", width = clock(event.at).chars().count() + 16));
         }
     }
     Ok(())

@@ -44,10 +44,10 @@ pub fn fold(events: &[Event]) -> Vec<Folded> {
         for offset in 0..length {
             let last = at + offset + (times - 1) * length;
             // The last lines of a log are not stored with every repetition.
-            let with_most = (0..times).rev().map(|n| &events[at + offset + n * length]).find(|e| !e.details.is_empty());
+            let with_most = (0..times).rev().map(|n| &events[at + offset + n * length]).find(|e| !e.log.is_empty());
             let mut event = events[last].clone();
-            if let Some(other) = with_most.filter(|_| event.details.is_empty()) {
-                event.details.clone_from(&other.details);
+            if let Some(other) = with_most.filter(|_| event.log.is_empty()) {
+                event.log.clone_from(&other.log);
             }
             folded.push(Folded { times, first: events[at + offset].at, last: event.at, event });
         }
@@ -62,67 +62,63 @@ fn repetitions(events: &[Event], length: usize) -> usize {
         return 0;
     }
     let (group, rest) = events.split_at(length);
-    1 + rest.chunks_exact(length).take_while(|other| group.iter().zip(*other).all(|(a, b)| is_same(a, b))).count()
-}
-
-fn is_same(a: &Event, b: &Event) -> bool {
-    let said = |e: &Event| e.topic.clone().unwrap_or_else(|| e.message.clone());
-    (&a.node, a.generation, a.kind, &a.actor) == (&b.node, b.generation, b.kind, &b.actor) && said(a) == said(b)
+    1 + rest.chunks_exact(length).take_while(|other| group.iter().zip(*other).all(|(a, b)| a.repeats(b))).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cloudtik_model::event::EventKind;
+    use cloudtik_model::event::What;
+    use cloudtik_model::report::{FailureCause, ServiceState};
 
-    fn event(at: u64, message: &str, topic: Option<&str>) -> Event {
-        Event {
-            position: 0,
-            at: Timestamp(at),
-            node: "w1".parse().ok(),
-            generation: None,
-            kind: EventKind::Service,
-            actor: None,
-            message: message.to_owned(),
-            details: Default::default(),
-            topic: topic.map(str::to_owned),
-        }
+    fn event(at: u64, what: What) -> Event {
+        Event { node: "w1".parse().ok(), ..Event::new(Timestamp(at), what) }
+    }
+
+    fn ran(program: &str) -> What {
+        What::Exec { program: program.to_owned() }
+    }
+
+    fn crashed(code: i32, restart_in_ms: u64) -> What {
+        let failure = FailureCause::Crashed { exit_code: Some(code), how: format!("exit {code}") };
+        What::ServiceFailed { service: "queue/q".parse().expect("a key"), failure, restart_in_ms }
     }
 
     fn shown(events: &[Event]) -> Vec<String> {
-        let line = |f: &Folded| format!("{}{}", f.event.message, f.repeats().map(|r| format!(" ({r})")).unwrap_or_default());
+        let line = |f: &Folded| format!("{}{}", f.event.message(), f.repeats().map(|r| format!(" ({r})")).unwrap_or_default());
         fold(events).iter().map(line).collect()
     }
 
     #[test]
     fn a_crash_loop_is_two_lines_with_their_number() {
-        let mut events = vec![event(0, "joined → preparing", None)];
+        let mut events = vec![event(0, ran("first"))];
+        let ready = What::ServiceChanged { service: "queue/q".parse().expect("a key"), state: ServiceState::Ready, detail: String::new() };
         for n in 0..18u64 {
             let delay = 200 << n.min(7);
-            let mut crash = event(n * 14_118 + 1, &format!("q crashed (exit 1); restarts in {delay} ms"), Some("q crashed (exit 1)"));
+            let mut crash = event(n * 14_118 + 1, crashed(1, delay));
             if n < 3 {
-                crash.details.insert("log".to_owned(), format!("run {n}"));
+                crash.log.push(format!("run {n}"));
             }
-            events.extend([crash, event(n * 14_118 + 2, "q is ready", Some("q is ready"))]);
+            events.extend([crash, event(n * 14_118 + 2, ready.clone())]);
         }
-        events.push(event(300_000, "q crashed (exit 2); restarts in 30 s", Some("q crashed (exit 2)")));
+        events.push(event(300_000, crashed(2, 30_000)));
         let lines = shown(&events);
         assert_eq!(
             lines,
             [
-                "joined → preparing",
-                "q crashed (exit 1); restarts in 25600 ms (18 times in 4 min)",
-                "q is ready (18 times in 4 min)",
-                "q crashed (exit 2); restarts in 30 s",
+                "exec first",
+                "queue/q crashed (exit 1); restarts in 25 s (18 times in 4 min)",
+                "queue/q is ready (18 times in 4 min)",
+                "queue/q crashed (exit 2); restarts in 30 s",
             ]
         );
-        assert_eq!(fold(&events)[1].event.details["log"], "run 2", "the last log that is stored");
+        assert_eq!(fold(&events)[1].event.log, ["run 2"], "the last log that is stored");
     }
 
     #[test]
     fn what_is_not_the_same_stays_apart() {
-        let events: Vec<Event> = ["a", "b", "a", "b", "c", "c", "d"].iter().zip(0..).map(|(m, at)| event(at * 1_000, m, None)).collect();
-        assert_eq!(shown(&events), ["a", "b", "a", "b", "c (2 times in 1 s)", "d"]);
+        let events: Vec<Event> = ["a", "b", "a", "b", "c", "c", "d"].iter().zip(0..).map(|(m, at)| event(at * 1_000, ran(m))).collect();
+        assert_eq!(shown(&events), ["exec a", "exec b", "exec a", "exec b", "exec c (2 times in 1 s)", "exec d"]);
         let mut other = events[4..6].to_vec();
         other[1].generation = Some(cloudtik_model::Generation(2));
         assert_eq!(fold(&other).len(), 2, "of another generation");

@@ -76,7 +76,7 @@ fn what_fails_is_shown_with_the_end_of_its_log_and_what_starts_does_not_look_bro
     let folded: Vec<&str> = why.lines().filter(|l| l.contains("crashed (exit 3)") && l.contains(" times in ")).collect();
     assert_eq!(folded.len(), 1, "repetitions are one line: {why}");
     let why: serde_json::Value = serde_json::from_str(&cluster.run(&["why", "failing", "w1", "-o", "json"]).ok().out).expect("JSON");
-    let of_crashes = |e: &&serde_json::Value| e["event"]["topic"] == "queue/q crashed (exit 3)";
+    let of_crashes = |e: &&serde_json::Value| e["event"]["what"]["failure"]["how"] == "exit 3";
     let fold = why["folded"].as_array().expect("a list").iter().find(of_crashes).expect("crashes are there");
     assert!(fold["times"].as_u64().is_some_and(|n| n >= 3) && fold["event"]["details"]["log"].is_string(), "{fold}");
     let why = cluster.run(&["why", "failing"]).ok().out;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use cloudtik_model::event::What;
 use cloudtik_model::simulation::Simulated;
 use cloudtik_tests::{Cluster, repository, send};
 use nix::sys::signal::Signal;
@@ -46,7 +47,10 @@ fn a_scenario_shows_size_cost_waiting_and_decisions() {
     assert!(of_type.most >= 6 && of_type.most <= 8 && (of_type.cost - 0.2 * of_type.node_hours).abs() < 1e-6, "{of_type:?}");
     assert!((first.cost - of_type.cost).abs() < 1e-9 && first.used > 0.1 && first.used <= 1.0, "{} {}", first.cost, first.used);
     assert!(first.mishaps.head_crashes > 0, "{:?}", first.mishaps);
-    assert!(first.decisions.iter().any(|event| event.message.contains("policy load-default: ")), "the load is followed");
+    assert!(
+        first.decisions.iter().any(|event| matches!(&event.what, What::PolicyChanged(of) if of.policy.name == "load-default")),
+        "the load is followed"
+    );
 
     let shown = cluster.run(&["simulate", &small, "--demand", &scenario, "--compare", &large, "--decisions"]).ok().out;
     for wanted in ["NODE HOURS", "WAITED: MEDIAN", "█ ready", "request w2 (generation 1)", "CHANGE", "batch: 95 % waited at most"] {

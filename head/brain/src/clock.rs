@@ -11,12 +11,6 @@ pub fn doubling(first: u64, times: u32, longest: u64) -> u64 {
     first.saturating_mul(1 << times.saturating_sub(1).min(16)).min(longest)
 }
 
-/// A moment as people read it who know the day.
-pub fn time_of_day(at: Timestamp) -> String {
-    let seconds = at.0 / 1_000 % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", seconds / 3_600, seconds / 60 % 60, seconds % 60)
-}
-
 #[derive(Debug)]
 pub struct Clock {
     /// It asks to be called at least this often, in milliseconds, so that a pause shows.

@@ -5,10 +5,11 @@ use std::ops::Bound;
 
 use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
+use cloudtik_model::outlook::{Blocked, Outlook};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::status::Phase;
+use cloudtik_model::wait::{RevisionWaits, Wait, WaitingService, WorkersMissing};
 use cloudtik_model::{Epoch, Generation, Moment, NodeId, NodeTypeName, ServiceKey};
 
 use crate::scaling::Asks;
@@ -28,7 +29,7 @@ pub struct Snapshot {
     pub outlook: Outlook,
     pub nodes: Vec<NodeView>,
     /// What `ready` waits for, by name.
-    pub waiting_for: Vec<String>,
+    pub waiting_for: Vec<Wait>,
     /// It waits for what is wanted beyond the description's minima and is not to be had just now, and for nothing else.
     pub lacks_only_room: bool,
     pub alarms: Vec<String>,
@@ -42,7 +43,7 @@ pub struct Overview {
     pub outlook: Outlook,
     pub alarms: Vec<String>,
     /// What is waited for beside single nodes.
-    pub waiting_for: Vec<String>,
+    pub waiting_for: Vec<Wait>,
     /// Of these, those beyond the description's minima that are not to be had just now.
     pub beyond: usize,
     /// Some worker may exist.
@@ -53,7 +54,7 @@ pub struct Overview {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PagedNode {
     pub view: NodeView,
-    pub waiting_for: Vec<String>,
+    pub waiting_for: Vec<Wait>,
 }
 
 impl Snapshot {
@@ -151,7 +152,8 @@ impl Brain {
             self.cluster
                 .held
                 .as_ref()
-                .map(|hold| format!("{}; no node is created, replaced or removed until `cloudtik resume`", hold.reason)),
+                .map(|hold| Blocked::OnHold { reason: hold.reason.clone() })
+                .map(|held| format!("{held}; no node is created, replaced or removed until `cloudtik resume`")),
         );
         alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("creation of node type {name} is paused: {}", pause.reason)));
         alarms.extend(self.rollout_alarm());
@@ -219,7 +221,7 @@ impl Brain {
         if order.len() > MOST_LOOKS {
             let names: Vec<&str> = order.iter().take(MOST_ODDS).map(|ask| ask.name.as_str()).collect();
             let some = format!("{} and {} more", names.join(", "), order.len() - names.len());
-            return self.check_room(spec, None).err().map(|why| (some, why)).into_iter().collect();
+            return self.check_room(spec, None).err().map(|why| (some, why.to_string())).into_iter().collect();
         }
         while odds.len() < MOST_ODDS
             && !order.is_empty()
@@ -236,7 +238,7 @@ impl Brain {
                     Err(said) => (fails, why) = (middle, said),
                 }
             }
-            odds.push((order.remove(fails - 1).name, why));
+            odds.push((order.remove(fails - 1).name, why.to_string()));
             self.asks = Asks::new(order.clone());
         }
         odds
@@ -257,8 +259,8 @@ impl Brain {
     }
 
     /// What is waited for beside single nodes, and how much of it is room, and workers beyond minima, that are not to be had.
-    fn cluster_waits(&self) -> (Vec<String>, usize) {
-        let Some(spec) = &self.cluster.spec else { return (vec!["a specification".to_owned()], 0) };
+    fn cluster_waits(&self) -> (Vec<Wait>, usize) {
+        let Some(spec) = &self.cluster.spec else { return (vec![Wait::Specification], 0) };
         let (mut waits, mut beyond) = (Vec::new(), 0);
         for (name, kind) in &spec.workers {
             let target = if self.cluster.stopping { 0 } else { self.wanted_of(name) as usize };
@@ -268,72 +270,66 @@ impl Brain {
                 let leaving = of_type().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).count();
                 let blocked = self.outlook().types.get(name).and_then(|t| t.blocked.first());
                 let why = match blocked {
-                    _ if self.is_held() => " (the cluster is on hold: `cloudtik resume`)".to_owned(),
-                    _ if leaving > 0 => format!(" ({leaving} still leaving)"),
-                    Some(why) => format!(" ({why})"),
-                    None => String::new(),
+                    _ if self.is_held() => Some(WorkersMissing::OnHold),
+                    _ if leaving > 0 => Some(WorkersMissing::Leaving { count: leaving }),
+                    Some(by) => Some(WorkersMissing::Blocked { by: by.clone() }),
+                    None => None,
                 };
-                waits.push(format!("{} more {} of type {name}{why}", target - wanted, plural(target - wanted, "worker")));
+                waits.push(Wait::Workers { missing: target - wanted, node_type: name.clone(), why });
                 beyond += usize::from(wanted >= kind.min as usize && leaving == 0);
             }
         }
         if !self.cluster.stopping {
             beyond += self.outlook().unmet.len();
-            waits.extend(self.outlook().unmet.iter().map(|unmet| format!("room for {} ({}): {}", unmet.what, unmet.source, unmet.why)));
+            waits.extend(self.outlook().unmet.iter().cloned().map(|unmet| Wait::Room { unmet }));
         }
         (waits, beyond)
     }
 
     /// What is waited for on a node.
-    fn node_waits(&self, node: &Node) -> Vec<String> {
+    fn node_waits(&self, node: &Node) -> Vec<Wait> {
         let (mut waits, Some(spec)) = (Vec::new(), &self.cluster.spec) else { return Vec::new() };
         if node.is_worker() && node.record.life.is_counted() && !spec.workers.contains_key(&node.record.node_type) {
-            let why = self.may_be_spared(&node.record.id).err().map(|why| format!(": {why}")).unwrap_or_default();
-            waits.push(format!("removal of {}, whose node type was removed{why}", node.record.id));
+            let why = self.may_be_spared(&node.record.id).err();
+            waits.push(Wait::Removal { node: node.record.id.clone(), why });
         }
         let id = &node.record.id;
         let before = waits.len();
         match &node.record.life {
             NodeState::Gone => return waits,
             // The store says so; it has not been seen since the head started.
-            NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(format!("a heartbeat from {id}")),
+            NodeState::Ready | NodeState::Preparing if node.link.is_none() => waits.push(Wait::Heartbeat { node: id.clone() }),
             // What it prepares is said below.
             NodeState::Ready | NodeState::Preparing => {}
             life if life.is_leaving() => {
-                let why = if node.undeletable.is_some() { "; it cannot be deleted" } else { "" };
-                waits.push(format!("{id} to be gone ({}{why})", life.name()));
+                waits.push(Wait::Gone { node: id.clone(), state: life.name(), undeletable: node.undeletable.is_some() });
                 return waits;
             }
             // It counts for nothing.
             NodeState::Quarantined { .. } => return waits,
-            life => waits.push(format!("{id} ({})", life.name())),
+            life => waits.push(Wait::State { node: id.clone(), state: life.name() }),
         }
         for placement in spec.services_on(&node.record.node_type) {
             let report = node.services.get(&placement.key);
             if node.link.is_some() && report.is_none_or(|r| r.state != ServiceState::Ready) {
-                let state = report.map_or_else(|| "no report yet".to_owned(), ServiceReport::describe);
-                waits.push(format!("{} on {id}: {state}", placement.key));
+                let report = report.map(|of| WaitingService { state: of.state, detail: of.detail.clone(), failure: of.failure.clone() });
+                waits.push(Wait::Service { service: placement.key.clone(), node: id.clone(), report });
             }
         }
         let placed = |key: &ServiceKey| spec.services_on(&node.record.node_type).any(|p| p.key == *key);
         for left in node.services.values().filter(|s| s.state != ServiceState::Stopped && !s.key.runtime.is_own()) {
             if !placed(&left.key) {
-                waits.push(format!("{} on {id} to stop ({})", left.key, left.state.name()));
+                waits.push(Wait::Stop { service: left.key.clone(), node: id.clone(), state: left.state });
             }
         }
         if node.record.revision < spec.revision && (!node.is_worker() || spec.workers.contains_key(&node.record.node_type)) {
-            let held = self.is_rollout_held().then(|| "its roll-out is held".to_owned());
-            let why = held.or_else(|| self.may_restart(id).err().filter(|_| spec.rolling));
-            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-            waits.push(format!("{id} to apply revision {}{why}", spec.revision));
+            let held = self.is_rollout_held().then_some(RevisionWaits::RolloutHeld);
+            let obstacle = || self.may_restart(id).err().filter(|_| spec.rolling).map(|why| RevisionWaits::Obstacle { why });
+            waits.push(Wait::Revision { node: id.clone(), revision: spec.revision, why: held.or_else(obstacle) });
         }
         if node.record.life == NodeState::Preparing && waits.len() == before {
-            waits.push(format!("{id} to apply its goal"));
+            waits.push(Wait::Goal { node: id.clone() });
         }
         waits
     }
-}
-
-fn plural(count: usize, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
 }

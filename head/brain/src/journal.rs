@@ -1,9 +1,8 @@
 //! What a step stores: records, and events that say why.
 
-use std::collections::BTreeMap;
-
-use cloudtik_model::event::{Event, EventKind};
-use cloudtik_model::node::{Evidence, NodeState};
+use cloudtik_model::event::{Event, What};
+use cloudtik_model::node::NodeState;
+use cloudtik_model::reason::{Reason, Trouble};
 use cloudtik_model::{Actor, NodeId};
 
 use crate::scaling::SETTLE;
@@ -20,7 +19,7 @@ const BURST: u64 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     pub(crate) at: Option<u64>,
-    pub(crate) message: String,
+    pub(crate) what: Option<What>,
     /// Complaints that were not stored since.
     pub(crate) since: u64,
     /// Complaints that were stored within a short time.
@@ -28,44 +27,29 @@ pub(crate) struct Said {
 }
 
 impl Brain {
-    pub(crate) fn event(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
-        self.event_with(node, kind, message, BTreeMap::new());
+    pub(crate) fn event(&mut self, node: Option<&NodeId>, what: What) {
+        self.push_event(None, node, what, 0, Vec::new());
     }
 
-    pub(crate) fn event_with(&mut self, node: Option<&NodeId>, kind: EventKind, message: String, details: BTreeMap<String, String>) {
-        self.push_event(None, node, kind, message, details);
+    /// The same with the last lines of a service's log.
+    pub(crate) fn event_with_log(&mut self, node: Option<&NodeId>, what: What, log: Vec<String>) {
+        self.push_event(None, node, what, 0, log);
     }
 
-    fn push_event(
-        &mut self,
-        actor: Option<&Actor>,
-        node: Option<&NodeId>,
-        kind: EventKind,
-        message: String,
-        details: BTreeMap<String, String>,
-    ) {
+    /// The same of what somebody asked for.
+    pub(crate) fn requested(&mut self, actor: &Actor, node: Option<&NodeId>, what: What) {
+        self.push_event(Some(actor), node, what, 0, Vec::new());
+    }
+
+    fn push_event(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, what: What, more: u64, log: Vec<String>) {
         let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
-        let (at, actor) = (self.clock.wall(), actor.cloned());
-        let event = Event { position: 0, at, node: node.cloned(), generation, kind, actor, message, details, topic: None };
+        let actor = actor.cloned();
+        let event = Event { node: node.cloned(), generation, actor, more, log, ..Event::new(self.clock.wall(), what) };
         self.step.records.push(Record::Event(event));
     }
 
-    /// Somebody asked for something, and it is done.
-    pub(crate) fn requested(&mut self, actor: &Actor, node: Option<&NodeId>, message: String) {
-        self.requested_with(actor, node, message, BTreeMap::new());
-    }
-
-    /// The cluster's description is another one, and who gave it.
-    pub(crate) fn taken(&mut self, actor: &Actor, message: String) {
-        self.push_event(Some(actor), None, EventKind::Head, message, BTreeMap::new());
-    }
-
-    pub(crate) fn requested_with(&mut self, actor: &Actor, node: Option<&NodeId>, message: String, details: BTreeMap<String, String>) {
-        self.push_event(Some(actor), node, EventKind::Request, message, details);
-    }
-
     /// Something stands in the way of a node's being ready.
-    pub(crate) fn note_trouble(&mut self, id: &NodeId, what: String) {
+    pub(crate) fn note_trouble(&mut self, id: &NodeId, what: Trouble) {
         if self.troubled.get(id) != Some(&what) {
             self.troubled.insert(id.clone(), what);
             self.reconsider_scale();
@@ -73,33 +57,32 @@ impl Brain {
     }
 
     /// Stores a refusal of what somebody asked for; it is about a node if there is one of that name.
-    pub(crate) fn refuse(&mut self, actor: &Actor, id: &NodeId, message: String) {
+    pub(crate) fn refuse(&mut self, actor: &Actor, id: &NodeId, what: What) {
         let node = self.nodes.contains_key(id).then(|| id.clone());
-        self.complain_of(Some(actor), node.as_ref(), EventKind::Refusal, message);
+        self.complain_of(Some(actor), node.as_ref(), what);
     }
 
     /// Stores what may come again and again, but no flood of it: an event that explains something must not be pushed out
     /// of the log by what only repeats itself.
-    pub(crate) fn complain(&mut self, node: Option<&NodeId>, kind: EventKind, message: String) {
-        self.complain_of(None, node, kind, message);
+    pub(crate) fn complain(&mut self, node: Option<&NodeId>, what: What) {
+        self.complain_of(None, node, what);
     }
 
     /// The same of what somebody asked for.
-    pub(crate) fn complain_of(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, kind: EventKind, message: String) {
+    pub(crate) fn complain_of(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, what: What) {
         let now = self.clock.now();
         let said = self.said.entry(node.cloned()).or_default();
         let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
         said.burst = said.burst.saturating_sub(passed / REFUSAL_PAUSE);
-        let is_known = said.message == message && passed < COMPLAINT_PAUSE;
+        let is_known = said.what.as_ref() == Some(&what) && passed < COMPLAINT_PAUSE;
         if is_known || said.burst >= BURST {
             said.since += 1;
             return;
         }
         said.burst += 1;
         let more = std::mem::take(&mut said.since);
-        (said.at, said.message) = (Some(now), message.clone());
-        let message = if more > 0 { format!("{message} ({more} more like it since the last event)") } else { message };
-        self.push_event(actor, node, kind, message, BTreeMap::new());
+        (said.at, said.what) = (Some(now), Some(what.clone()));
+        self.push_event(actor, node, what, more, Vec::new());
     }
 
     pub(crate) fn store_node(&mut self, id: &NodeId) {
@@ -114,7 +97,7 @@ impl Brain {
     }
 
     /// Moves a node into another state, stores that and says so.
-    pub(crate) fn enter(&mut self, id: &NodeId, life: NodeState, why: &str) {
+    pub(crate) fn enter(&mut self, id: &NodeId, life: NodeState, why: Reason) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let Some(node) = self.nodes.get_mut(id) else { return };
         let (from, to) = (node.record.life.name(), life.name());
@@ -147,8 +130,7 @@ impl Brain {
         }
         if from != to {
             self.troubled.remove(id);
-            let message = if why.is_empty() { format!("{from} → {to}") } else { format!("{from} → {to}: {why}") };
-            self.event(Some(id), EventKind::Node, message);
+            self.event(Some(id), What::StateChanged { from, to, why });
         }
         if gone {
             let node_type = self.nodes[id].record.node_type.clone();
@@ -170,9 +152,5 @@ impl Brain {
         self.nodes_changed = true;
         self.recount(id);
         self.wake_at(id, now);
-    }
-
-    pub(crate) fn evidence_details(evidence: &[Evidence]) -> BTreeMap<String, String> {
-        evidence.iter().enumerate().map(|(i, e)| (format!("evidence {}", i + 1), e.kind.to_string())).collect()
     }
 }

@@ -45,8 +45,10 @@ mod wholes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Scale, What};
 use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::reason::{Reason, Trouble};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::{Epoch, Moment, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -165,14 +167,14 @@ pub struct Brain {
     /// Nodes on which something does not run that is to.
     restless: BTreeSet<NodeId>,
     /// What went wrong last with nodes that are not ready.
-    troubled: BTreeMap<NodeId, String>,
+    troubled: BTreeMap<NodeId, Trouble>,
     /// Nodes that are to take the newest revision.
     behind: BTreeSet<NodeId>,
     next_version: u64,
     /// What was said last of each node, or of none, and how often since: the same again is no news.
     said: BTreeMap<Option<NodeId>, Said>,
     /// Wishes that were granted in this step: it shows only when it was decided what becomes of them.
-    granted: Vec<(Request, String, String)>,
+    granted: Vec<(Request, String, Scale)>,
     step: Step,
 }
 
@@ -221,8 +223,8 @@ impl Brain {
         };
         brain.scaling.launched = launched;
         for node in brain.nodes.values() {
-            if let NodeState::Quarantined { reason } = &node.record.life {
-                brain.troubled.insert(node.record.id.clone(), format!("quarantined: {reason}"));
+            if let NodeState::Quarantined { reason: Reason::Quarantined { reason } } = &node.record.life {
+                brain.troubled.insert(node.record.id.clone(), Trouble::Quarantined { reason: reason.clone() });
             }
         }
         brain.count_anew();
@@ -268,7 +270,7 @@ impl Brain {
         match input {
             Input::Started => {
                 self.listing.wanted_now = true;
-                self.event(None, EventKind::Head, format!("head started, epoch {}", self.epoch.0));
+                self.event(None, What::HeadStarted { epoch: self.epoch.0 });
                 for node in self.nodes.keys().cloned().collect::<Vec<_>>() {
                     self.look_at(&node);
                 }
@@ -305,7 +307,7 @@ impl Brain {
             Input::Kill { request, node } => self.take_kill(request, node),
             Input::Drain { request, node } => self.take_drain(request, node),
             Input::Complained { what } => {
-                self.complain(None, EventKind::Alarm, what);
+                self.complain(None, What::HeadProblem { message: what });
                 None
             }
             Input::Noted { actor, node, what } => {

@@ -1,21 +1,20 @@
 //! A node's way from requested to gone: joining, launching, deleting, and what each state waits for.
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::{Instance, NodeState};
+use cloudtik_model::reason::{CloseCause, Reason, RestartCause, Trouble};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::{Actor, Generation, InstanceId, NodeId, Resources};
 
 use crate::clock::doubling;
 use crate::membership::RETURN;
-use crate::services::log_of;
 use crate::{Action, Brain, Failure, FailureKind, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
 const CLOCK_NEWS: u64 = 60;
 /// A service that had to be started so often and is not ready is one that fails.
 const FAILED_STARTS: u32 = 5;
-/// Why a node is drained that a person let go.
-pub(crate) const ON_REQUEST: &str = "drained on request";
 /// The first pause after a failed provider call, in milliseconds; it doubles with each failure in a row.
 const FIRST_PAUSE: u64 = 500;
 /// An agent that has not linked after this, in milliseconds, is started again where the provider can.
@@ -45,7 +44,7 @@ impl Brain {
                     let reason = reason.clone();
                     let node_type = node.record.node_type.clone();
                     self.note_failed(&node_type, &reason);
-                    self.enter(id, NodeState::Terminating { reason }, "removing what exists of it");
+                    self.enter(id, NodeState::Terminating { reason }, Reason::RemovingRemains);
                 }
                 NodeState::Terminating { .. } => self.drive_terminating(id),
                 NodeState::Quarantined { .. } => self.update_goal(id),
@@ -101,7 +100,7 @@ impl Brain {
                 node.failures = 0;
                 node.not_before = 0;
                 self.pace().worked(now);
-                self.adopt(&id, instance, "created");
+                self.adopt(&id, instance, |instance| Reason::Created { instance });
             }
             Err(failure) => self.take_create_failure(&id, &failure, now),
         }
@@ -112,7 +111,7 @@ impl Brain {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
         let is_requested = node.record.life == NodeState::Requested;
-        let message = format!("create failed: {}", failure.message);
+        let (message, reason) = (failure.message.clone(), Reason::CreateFailed { message: failure.message.clone() });
         match failure.kind {
             FailureKind::Throttled => {
                 node.not_before = now + failure.wait();
@@ -120,13 +119,13 @@ impl Brain {
             }
             FailureKind::StockOut | FailureKind::Quota => {
                 let nothing_exists = node.uncertain.is_none();
-                self.event(Some(id), EventKind::Decision, message.clone());
+                self.event(Some(id), What::CreateFailed { message });
                 self.note_shortage(&node_type, &offer, failure);
                 self.note_gangs_without(id);
                 match is_requested {
                     // The provider's word: nothing was made, now or before.
-                    true if nothing_exists => self.forget(id, &message),
-                    true => self.enter(id, NodeState::Terminating { reason: message.clone() }, &message),
+                    true if nothing_exists => self.forget(id, reason),
+                    true => self.enter(id, NodeState::Terminating { reason: reason.clone() }, reason),
                     false => {}
                 }
             }
@@ -135,22 +134,22 @@ impl Brain {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure);
                 if is_requested {
-                    self.note_trouble(id, message.clone());
+                    self.note_trouble(id, Trouble::CreateFailed { message: message.clone() });
                 }
-                self.event(Some(id), EventKind::Decision, message);
+                self.event(Some(id), What::CreateFailed { message });
             }
             FailureKind::Permanent => {
-                self.event(Some(id), EventKind::Decision, message.clone());
+                self.event(Some(id), What::CreateFailed { message });
                 if is_requested {
                     self.note_gangs_without(id);
-                    self.enter(id, NodeState::Failed { reason: message }, &failure.message);
+                    self.enter(id, NodeState::Failed { reason: reason.clone() }, reason);
                 }
             }
         }
     }
 
     /// Takes an instance as the node's own.
-    pub(crate) fn adopt(&mut self, id: &NodeId, instance: Instance, how: &str) {
+    pub(crate) fn adopt(&mut self, id: &NodeId, instance: Instance, how: impl FnOnce(InstanceId) -> Reason) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.adopted = now;
@@ -160,7 +159,7 @@ impl Brain {
         }
         node.unlisted_since = None;
         if node.record.life == NodeState::Requested {
-            self.enter(id, NodeState::Launched, &format!("{how} as {}", instance.id));
+            self.enter(id, NodeState::Launched, how(instance.id));
         } else {
             self.store_node(id);
         }
@@ -171,7 +170,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() {
-            return self.enter(id, NodeState::Preparing, "its agent connected");
+            return self.enter(id, NodeState::Preparing, Reason::AgentConnected);
         }
         let due = node.entered + deadline;
         let nudge = node.entered + JOIN_NUDGE;
@@ -179,7 +178,7 @@ impl Brain {
             if now < nudge {
                 return self.wake_at(id, nudge.min(due));
             }
-            self.restart_agent(id, "its agent has not connected", false);
+            self.restart_agent(id, RestartCause::NotConnected, false);
         }
         let Some(node) = self.nodes.get(id) else { return };
         if now < due {
@@ -193,9 +192,9 @@ impl Brain {
             return self.wake_at(id, now + JOIN_NUDGE);
         }
         if node.is_worker() {
-            let reason = format!("its agent did not connect within {} s of launch", deadline / 1000);
+            let reason = Reason::NotConnected { within_s: deadline / 1_000 };
             self.note_gangs_without(id);
-            self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
+            self.enter(id, NodeState::Failed { reason: reason.clone() }, reason);
         }
     }
 
@@ -214,35 +213,36 @@ impl Brain {
         address: String,
     ) -> Option<NodeId> {
         let refusal = match self.nodes.get(&id) {
-            None => Some("no such node in this cluster".to_owned()),
+            None => Some(Refusal::NotAMember),
             Some(n) if n.record.generation != generation => {
-                Some(format!("generation {generation} of {id} is not the current one, {}", n.record.generation))
+                Some(Refusal::OtherGeneration { node: id.clone(), generation, current: n.record.generation })
             }
-            Some(n) if n.record.life.is_leaving() => Some(format!("{id} is {}", n.record.life.name())),
+            Some(n) if n.record.life.is_leaving() => Some(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() }),
             Some(n) => match &n.record.key {
                 // The key that joined before proves itself by the request's signature: a certificate that ran out, or an
                 // answer that was lost, costs the node nothing.
                 Some(known) if *known == key => None,
-                Some(_) => Some("the join token was used by another key".to_owned()),
-                None if !token => Some("the join token is wrong".to_owned()),
+                Some(_) => Some(Refusal::KeyAlreadyUsed),
+                None if !token => Some(Refusal::WrongToken),
                 None => None,
             },
         };
-        if let Some(reason) = refusal {
-            self.refuse(&request.actor, &id, format!("refused the join of {id} (generation {generation}, from {address}): {reason}"));
-            self.reply(request, Err(reason.into()));
+        if let Some(refusal) = refusal {
+            let what = What::JoinRefused { claimed: id.clone(), of: generation, address, refusal: refusal.clone() };
+            self.refuse(&request.actor, &id, what);
+            self.reply(request, Err(refusal));
             return None;
         }
         let node = self.nodes.get_mut(&id)?;
         // What goes into the certificate is the provider's word, not the caller's; it comes in a moment.
         let Some(address) = node.record.address.clone() else {
-            self.reply(request, Err(format!("the launch of {id} is not confirmed yet; try again").into()));
+            self.reply(request, Err(Refusal::LaunchNotConfirmed { node: id }));
             return None;
         };
         if node.record.key.is_none() {
             node.record.key = Some(key);
             if matches!(node.record.life, NodeState::Requested | NodeState::Launched) {
-                self.enter(&id, NodeState::Joined, "its join token is valid");
+                self.enter(&id, NodeState::Joined, Reason::JoinTokenValid);
             } else {
                 self.store_node(&id);
             }
@@ -253,20 +253,19 @@ impl Brain {
 
     pub(crate) fn take_link(&mut self, session: Session, id: NodeId, generation: Generation, facts: Facts) -> Option<NodeId> {
         let refusal = match self.nodes.get(&id) {
-            None => Some("no such node in this cluster".to_owned()),
-            Some(n) if n.record.generation != generation => Some(format!("generation {generation} is not the current one")),
+            None => Some(Refusal::NotAMember),
+            Some(n) if n.record.generation != generation => {
+                Some(Refusal::OtherGeneration { node: id.clone(), generation, current: n.record.generation })
+            }
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone | NodeState::Failed { .. }) => {
-                Some(format!("the node is {}", n.record.life.name()))
+                Some(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() })
             }
             Some(_) => None,
         };
-        if let Some(reason) = refusal {
-            self.refuse(
-                &Actor::Agent { node: id.clone() },
-                &id,
-                format!("refused the connection of {id} (generation {generation}): {reason}"),
-            );
-            self.act(Action::CloseLink { session, reason });
+        if let Some(refusal) = refusal {
+            let what = What::ConnectionRefused { claimed: id.clone(), of: generation, refusal: refusal.clone() };
+            self.refuse(&Actor::Agent { node: id.clone() }, &id, what);
+            self.act(Action::CloseLink { session, cause: CloseCause::Refused { refusal } });
             return None;
         }
         let now = self.clock.now();
@@ -290,15 +289,13 @@ impl Brain {
             self.learn(&id, offers);
         }
         if is_news {
-            let how = if offset < 0 { "ahead of" } else { "behind" };
-            let message = format!("its clock is {} s {how} the head's; the cluster tolerates this, but its services may not", offset.abs());
-            self.event(Some(&id), EventKind::Alarm, message);
+            self.event(Some(&id), What::ClockOff { behind_s: offset });
         }
         if let Some(older) = older {
-            self.act(Action::CloseLink { session: older, reason: "the agent opened a newer connection".to_owned() });
+            self.act(Action::CloseLink { session: older, cause: CloseCause::NewerConnection });
         }
         if matches!(self.nodes[&id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined) {
-            self.enter(&id, NodeState::Preparing, "its agent connected");
+            self.enter(&id, NodeState::Preparing, Reason::AgentConnected);
         }
         Some(id)
     }
@@ -339,7 +336,7 @@ impl Brain {
         self.update_goal(id);
         if self.has_what_it_is_to_run(id) {
             self.note_success(id);
-            self.enter(id, NodeState::Ready, "all its services are ready");
+            self.enter(id, NodeState::Ready, Reason::ServicesReady);
             self.services_changed = true;
         } else {
             self.watch_presence(id);
@@ -362,11 +359,14 @@ impl Brain {
             }
             return;
         };
-        let (what, log) = (failing.sentence(), log_of(failing));
+        let (what, log) = (trouble_of(failing), failing.log.clone());
         let due = (failing.restarts >= FAILED_STARTS).then(|| {
-            let how = failing.failure.as_ref().map_or_else(|| failing.detail.clone(), |failure| failure.cause.to_string());
-            let how = if how.is_empty() { how } else { format!(": it {how}") };
-            let reason = format!("{} did not start in {} tries{how}", failing.key, failing.restarts);
+            let reason = Reason::ServiceFailed {
+                service: failing.key.clone(),
+                tries: failing.restarts,
+                cause: failing.failure.as_ref().map(|failure| failure.cause.clone()),
+                detail: failing.detail.clone(),
+            };
             // A new description may mend it.
             let since = node.preparing_since.unwrap_or(node.entered).max(self.specified_at);
             (since + self.config.prepare_deadline, reason)
@@ -381,9 +381,9 @@ impl Brain {
         }
         if !log.is_empty() {
             // The node and its log are gone soon.
-            self.event_with(Some(id), EventKind::Verdict, reason.clone(), log);
+            self.event_with_log(Some(id), What::NodeFailed { why: reason.clone() }, log);
         }
-        self.enter(id, NodeState::Failed { reason: reason.clone() }, &reason);
+        self.enter(id, NodeState::Failed { reason: reason.clone() }, reason);
     }
 
     fn drive_present(&mut self, id: &NodeId) {
@@ -407,25 +407,25 @@ impl Brain {
         let is_cut_off = node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.listening_since;
         let never_ran = node.record.found.is_none();
         let left = node.services.values().find(|s| s.state == ServiceState::Stopped && !s.detail.is_empty());
-        let left = left.map(|service| format!("drained, but {}: {}", service.key, service.detail));
+        let left = left.map(|service| Reason::DrainedWith { service: service.key.clone(), detail: service.detail.clone() });
         let is_alone = is_cut_off && !self.may_be_deaf(id);
         let why = if drained {
-            left.unwrap_or_else(|| "drained".to_owned())
+            left.unwrap_or(Reason::Drained)
         } else if never_ran {
-            "it never ran a service".to_owned()
+            Reason::NeverRan
         } else if now >= due {
-            "its services did not stop in time".to_owned()
+            Reason::DrainTimedOut
         } else if is_alone {
-            "it is not connected, so it cannot drain".to_owned()
+            Reason::Disconnected
         } else {
             return self.wake_at(id, due.min(now + self.config.suspect_after));
         };
         let Some(NodeState::Draining { reason }) = self.nodes.get(id).map(|n| n.record.life.clone()) else { return };
         // Whoever holds the head back may want to keep it; what a person lets go by hand goes.
-        if self.is_held() && reason != ON_REQUEST {
+        if self.is_held() && reason != Reason::DrainedOnRequest {
             return self.wake_at(id, now + self.config.suspect_after);
         }
-        self.enter(id, NodeState::Terminating { reason }, &why);
+        self.enter(id, NodeState::Terminating { reason }, why);
     }
 
     /// Whether it may be the head that hears nothing, and not the node that says nothing.
@@ -481,7 +481,7 @@ impl Brain {
         match result {
             Ok(()) => {
                 self.pace().worked(now);
-                self.forget(&id, "the provider deleted it");
+                self.forget(&id, Reason::Deleted);
             }
             Err(failure) if failure.kind == FailureKind::Throttled => {
                 node.not_before = now + failure.wait();
@@ -491,7 +491,7 @@ impl Brain {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, &failure);
                 node.undeletable = Some(failure.message.clone());
-                self.complain(Some(&id), EventKind::Alarm, format!("delete failed and will be retried: {}", failure.message));
+                self.complain(Some(&id), What::DeleteFailed { message: failure.message });
             }
         }
         Some(id)
@@ -501,11 +501,11 @@ impl Brain {
     pub(crate) fn take_throttling(&mut self, failure: &Failure) {
         let now = self.clock.now();
         self.pace().throttled(now, failure.wait());
-        self.complain(None, EventKind::Alarm, format!("the provider throttles calls; slowing down: {}", failure.message));
+        self.complain(None, What::Throttled { message: failure.message.clone() });
     }
 
     /// No instance of the node exists any more.
-    pub(crate) fn forget(&mut self, id: &NodeId, why: &str) {
+    pub(crate) fn forget(&mut self, id: &NodeId, why: Reason) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.record.instance = None;
         node.record.address = None;
@@ -517,11 +517,17 @@ impl Brain {
         node.sent = None;
         let link = node.link.take();
         if let Some(session) = link {
-            self.act(Action::CloseLink { session, reason: "the node is gone".to_owned() });
+            self.act(Action::CloseLink { session, cause: CloseCause::NodeGone });
         }
         self.services_changed = true;
         self.enter(id, NodeState::Gone, why);
     }
+}
+
+/// A service that fails, as what keeps its node from being ready.
+fn trouble_of(report: &ServiceReport) -> Trouble {
+    let ServiceReport { key, state, detail, failure, .. } = report;
+    Trouble::Service { service: key.clone(), state: *state, detail: detail.clone(), failure: failure.clone() }
 }
 
 /// Whether a service failed since the report before.

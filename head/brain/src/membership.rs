@@ -1,8 +1,9 @@
 //! Who is there: suspicion from missing heartbeats and ended streams, evidence from dialling back and from the provider,
 //! verdicts, the recovery ladder (wait for the link, restart the agent, reboot, replace), and the brake on mass loss.
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
+use cloudtik_model::reason::{InstanceReport, Reason, RestartCause, Trouble};
 use cloudtik_model::spec::Market;
 use cloudtik_model::{Generation, NodeId};
 
@@ -109,15 +110,15 @@ impl Brain {
             return self.suspect(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
         if lost && silent >= RETURN {
-            self.restart_agent(id, "it has not reconnected since the head started", false);
+            self.restart_agent(id, RestartCause::NotReconnected, false);
         }
         self.wake_at(id, if lost { at.max(now + REDIAL_EVERY / 2) } else { at });
     }
 
     fn suspect(&mut self, id: &NodeId, kind: EvidenceKind) {
-        let why = kind.to_string();
+        let why = Reason::Suspected { evidence: kind.clone() };
         let evidence = vec![Evidence { at: self.clock.wall(), kind }];
-        self.enter(id, NodeState::Suspect { evidence }, &why);
+        self.enter(id, NodeState::Suspect { evidence }, why);
         self.update_brake();
     }
 
@@ -143,14 +144,14 @@ impl Brain {
         }
         // Seconds, so that lags that are much alike are one complaint.
         let seconds = by_ms.div_ceil(1_000);
-        self.complain(None, EventKind::Head, format!("the head was delayed by up to {seconds} s; all deadlines are extended by that"));
+        self.complain(None, What::HeadDelayed { seconds });
     }
 
     pub(crate) fn drive_suspect(&mut self, id: &NodeId) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
-            return self.welcome_back(id, "heartbeats resumed");
+            return self.welcome_back(id);
         }
         self.dial(id);
         let Some(node) = self.nodes.get(id) else { return };
@@ -161,7 +162,7 @@ impl Brain {
         let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
             // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
-            self.restart_agent(id, "the machine answers but its agent does not", false);
+            self.restart_agent(id, RestartCause::AgentDead, false);
         }
         let limit = if answered {
             self.config.deaf_after
@@ -190,9 +191,8 @@ impl Brain {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let NodeState::Suspect { evidence } = node.record.life.clone() else { return };
         node.watch.condemned = Some(now);
-        let details = Self::evidence_details(&evidence);
-        self.event_with(Some(id), EventKind::Verdict, "the node is down".to_owned(), details);
-        self.enter(id, NodeState::Down { evidence }, "it sends no heartbeats");
+        self.event(Some(id), What::NodeDown { evidence: evidence.clone() });
+        self.enter(id, NodeState::Down { evidence }, Reason::NoHeartbeats);
         self.update_brake();
         self.listing.wanted_now = true;
     }
@@ -201,7 +201,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id) else { return };
         if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
-            return self.welcome_back(id, "heartbeats resumed");
+            return self.welcome_back(id);
         }
         self.dial(id);
         self.wake_at(id, now + REDIAL_EVERY);
@@ -210,7 +210,7 @@ impl Brain {
         if now < due {
             self.wake_at(id, due);
             if self.config.can_restart_agent && self.nodes[id].record.instance.is_some() {
-                self.restart_agent(id, "the node is down", true);
+                self.restart_agent(id, RestartCause::NodeDown, true);
             }
             return;
         }
@@ -220,15 +220,15 @@ impl Brain {
         let kept = if self.config.machines_are_owned { Some(None) } else { self.may_be_replaced(id).err().map(Some) };
         if let Some(why) = kept {
             if let Some(why) = why {
-                self.complain(Some(id), EventKind::Refusal, format!("it is not being replaced: {why}"));
+                self.complain(Some(id), What::NotReplaced { why });
             }
             if self.config.can_restart_agent {
-                self.restart_agent(id, "the node is down", true);
+                self.restart_agent(id, RestartCause::NodeDown, true);
             }
             return;
         }
-        self.event(Some(id), EventKind::Decision, "replace: milder recovery steps failed".to_owned());
-        self.enter(id, NodeState::Terminating { reason: "down and not recovered".to_owned() }, "to be replaced");
+        self.event(Some(id), What::Replace);
+        self.enter(id, NodeState::Terminating { reason: Reason::NotRecovered }, Reason::ToBeReplaced);
     }
 
     /// Until when a worker that is down is helped by nothing that interrupts what may run on it.
@@ -252,9 +252,9 @@ impl Brain {
         due.max(self.listening_since)
     }
 
-    fn welcome_back(&mut self, id: &NodeId, why: &str) {
+    fn welcome_back(&mut self, id: &NodeId) {
         let life = if self.has_what_it_is_to_run(id) { NodeState::Ready } else { NodeState::Preparing };
-        self.enter(id, life, why);
+        self.enter(id, life, Reason::HeartbeatsResumed);
         self.services_changed = true;
         self.update_brake();
     }
@@ -296,7 +296,7 @@ impl Brain {
     }
 
     /// Has the provider start the agent; `force` ends one that runs and hangs.
-    pub(crate) fn restart_agent(&mut self, id: &NodeId, why: &str, force: bool) {
+    pub(crate) fn restart_agent(&mut self, id: &NodeId, cause: RestartCause, force: bool) {
         let now = self.clock.now();
         let Some(node) = self.nodes.get_mut(id) else { return };
         let restarts = node.watch.restarted.filter(|(at, _)| now.saturating_sub(*at) < SETTLED);
@@ -312,7 +312,7 @@ impl Brain {
         node.watch.restarted = Some((now, restarts.map_or(0, |(_, count)| count) + 1));
         node.in_flight = true;
         let generation = node.record.generation;
-        self.event(Some(id), EventKind::Decision, format!("restart the agent: {why}"));
+        self.event(Some(id), What::RestartAgent { cause });
         self.act(Action::RestartAgent { node: id.clone(), generation, instance, force });
     }
 
@@ -320,9 +320,9 @@ impl Brain {
         let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
         node.in_flight = false;
         if let Err(failure) = result {
-            let message = format!("the agent could not be restarted: {}", failure.message);
-            self.note_trouble(&id, message.clone());
-            self.event(Some(&id), EventKind::Node, message);
+            let message = failure.message;
+            self.note_trouble(&id, Trouble::AgentRestartFailed { message: message.clone() });
+            self.event(Some(&id), What::AgentRestartFailed { message });
             self.listing.wanted_now = true;
         }
         Some(id)
@@ -344,7 +344,7 @@ impl Brain {
         node.watch.rebooted = Some(now);
         node.in_flight = true;
         let generation = node.record.generation;
-        self.event(Some(id), EventKind::Decision, "reboot: its agent could not be brought back".to_owned());
+        self.event(Some(id), What::Reboot);
         self.act(Action::Reboot { node: id.clone(), generation, instance });
         true
     }
@@ -356,7 +356,7 @@ impl Brain {
         if let Err(failure) = result {
             // Nothing to wait for.
             node.watch.rebooted = Some(now.saturating_sub(time));
-            self.event(Some(&id), EventKind::Node, format!("it could not be rebooted: {}", failure.message));
+            self.event(Some(&id), What::RebootFailed { message: failure.message });
             self.listing.wanted_now = true;
         }
         Some(id)
@@ -375,32 +375,27 @@ impl Brain {
     }
 
     /// The provider itself says that the instance does not run: no guess, so no brake.
-    pub(crate) fn provider_says_lost(&mut self, id: &NodeId, says: &str) {
+    pub(crate) fn provider_says_lost(&mut self, id: &NodeId, instance: InstanceReport) {
         if self.is_held() {
-            return self.complain(
-                Some(id),
-                EventKind::Refusal,
-                format!("it is kept while the cluster is on hold, but the provider reports: {says}"),
-            );
+            return self.complain(Some(id), What::KeptOnHold { instance });
         }
-        let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: says.to_owned() } }];
-        let details = Self::evidence_details(&evidence);
-        self.event_with(Some(id), EventKind::Verdict, "the node's instance is lost".to_owned(), details);
+        let evidence = vec![Evidence { at: self.clock.wall(), kind: EvidenceKind::Provider { says: instance } }];
+        self.event(Some(id), What::InstanceLost { evidence });
         if self.nodes.get(id).is_some_and(|n| !n.record.was_ready) {
             self.note_gangs_without(id);
         }
         if let Some(node) = self.nodes.get(id).filter(|n| !n.record.was_ready) {
             let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
-            let message = format!("the provider reports: {says}");
             if offer.market == Market::Spot {
                 // It was taken away: a word about the offer, and none about the type.
-                let failure = Failure { message, retry_after: None, kind: FailureKind::StockOut };
+                let failure =
+                    Failure { message: Reason::ProviderReports { instance }.to_string(), retry_after: None, kind: FailureKind::StockOut };
                 self.note_shortage(&node_type, &offer, &failure);
             } else {
-                self.note_failed(&node_type, &message);
+                self.note_failed(&node_type, &Reason::ProviderReports { instance });
             }
         }
-        self.enter(id, NodeState::Terminating { reason: format!("the provider reports: {says}") }, "its instance is lost");
+        self.enter(id, NodeState::Terminating { reason: Reason::ProviderReports { instance } }, Reason::InstanceLost);
         self.update_brake();
     }
 
@@ -427,12 +422,10 @@ impl Brain {
         }
         self.brake = brake;
         if brake {
-            let message = format!(
-                "{silent} of {all} workers stopped sending heartbeats at once: no node is terminated for missed heartbeats until that ends"
-            );
-            self.event(None, EventKind::Alarm, message);
+            let (silent, workers) = (silent as u32, all as u32);
+            self.event(None, What::Brake { silent, workers });
         } else {
-            self.event(None, EventKind::Decision, "the brake is released: too few workers miss heartbeats for a common cause".to_owned());
+            self.event(None, What::BrakeReleased);
             // Verdicts made under the brake get their full time again.
             for node in self.nodes.values_mut() {
                 node.watch.condemned = None;

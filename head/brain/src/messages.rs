@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::{Ask, Wants};
-use cloudtik_model::event::Event;
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
+use cloudtik_model::reason::{CloseCause, Reason, ServiceProblem};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{Facts, Load, ServiceReport};
 use cloudtik_model::spec::{Offer, Spec};
 use cloudtik_model::{Actor, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
@@ -95,7 +97,7 @@ pub enum Input {
     Noted {
         actor: Actor,
         node: NodeId,
-        what: String,
+        what: What,
     },
     /// Something goes wrong that a person should look at and nothing is decided about.
     Complained {
@@ -291,7 +293,7 @@ pub enum Action {
     },
     CloseLink {
         session: Session,
-        reason: String,
+        cause: CloseCause,
     },
     Reply {
         /// The number of the question.
@@ -311,31 +313,6 @@ pub struct GoalOrder {
     pub start: BTreeSet<ServiceKey>,
     /// Nothing is to run any more.
     pub drain: bool,
-}
-
-/// Why a question is answered with no; nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "refusal", content = "message", rename_all = "kebab-case")]
-pub enum Refusal {
-    /// It names what there is not.
-    Unknown(String),
-    /// It makes no sense, whatever there is.
-    Malformed(String),
-    /// It cannot be had as things are.
-    Declined(String),
-}
-
-impl Refusal {
-    pub fn message(&self) -> &str {
-        let (Self::Unknown(message) | Self::Malformed(message) | Self::Declined(message)) = self;
-        message
-    }
-}
-
-impl From<String> for Refusal {
-    fn from(message: String) -> Self {
-        Self::Declined(message)
-    }
 }
 
 /// The answer to a question.
@@ -443,8 +420,7 @@ pub struct RolloutFailure {
     pub node: NodeId,
     pub generation: Generation,
     pub since: Timestamp,
-    /// For people: the service, its state and what it said.
-    pub what: String,
+    pub problem: ServiceProblem,
 }
 
 /// What one node turned out to have.
@@ -485,6 +461,7 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     pub since: Timestamp,
+    /// As somebody wrote it; empty if nothing was said.
     pub reason: String,
 }
 
@@ -492,7 +469,7 @@ pub struct Hold {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     pub until: Timestamp,
-    pub reason: String,
+    pub reason: Reason,
     /// Pauses in a row.
     pub times: u32,
 }

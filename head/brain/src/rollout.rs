@@ -5,8 +5,9 @@ mod failure;
 
 use std::collections::BTreeSet;
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
+use cloudtik_model::reason::Reason;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::{ServicePlacement, Spec};
 use cloudtik_model::{NodeId, ServiceKey};
@@ -93,7 +94,7 @@ impl Brain {
             Some(refusal) => {
                 node.sent = None;
                 node.goal_not_before = self.clock.now() + GOAL_PAUSE;
-                self.complain(Some(&id), EventKind::Alarm, format!("the agent refused its goal, which will be sent again: {refusal}"));
+                self.complain(Some(&id), What::GoalRefused { message: refusal });
             }
         }
         Some(id)
@@ -197,7 +198,7 @@ impl Brain {
             self.store_node(id);
             let life = self.nodes[id].record.life.clone();
             if life == NodeState::Ready {
-                self.enter(id, NodeState::Preparing, &format!("applying revision {newest}"));
+                self.enter(id, NodeState::Preparing, Reason::ApplyingRevision { revision: newest });
             }
         }
         behind

@@ -24,7 +24,7 @@
 //! | `launch` | which machines to ask for, from which offer |
 //! | `offers` | which offers and types are left alone for now |
 //! | `pace` | how fast the provider is called |
-//! | `reasons` | nothing: why it was so decided, in words |
+//! | `reasons` | nothing: why it was so decided |
 //! | `shrink` | which workers to let go, and when |
 
 mod asks;
@@ -51,8 +51,10 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::Wants;
+use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
-use cloudtik_model::outlook::{Outlook, TypeOutlook};
+use cloudtik_model::outlook::{Blocked, Outlook, TypeOutlook};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{Actor, NodeId, NodeTypeName};
 
@@ -110,7 +112,7 @@ pub(crate) struct Scaling {
     /// Gangs of which too little was to be had.
     gangs: BTreeMap<GroupId, GangPause>,
     /// What was refused since anything changed that promises depend on, and why: the same again is refused at once.
-    refused: Vec<(Wants, String)>,
+    refused: Vec<(Wants, Refusal)>,
     /// Whether all that is asked for would have room on other machines within the limits; until the same changes.
     would_fit: OnceCell<bool>,
     /// Grows with every change of what is asked for.
@@ -217,7 +219,7 @@ impl Brain {
         if self.cluster.spec.as_ref().is_some_and(|known| known.revision >= spec.revision) {
             return;
         }
-        self.taken(actor, format!("specification {} accepted", spec.revision));
+        self.requested(actor, None, What::SpecificationAccepted { revision: spec.revision });
         let known = self.cluster.spec.take();
         // What somebody asked for by hand holds, within what the file allows now.
         self.end_asks_of_missing_types(&spec);
@@ -292,7 +294,7 @@ impl Brain {
         if !self.cluster.stopping {
             self.cluster.stopping = true;
             self.store_cluster();
-            self.requested(&request.actor, None, "down".to_owned());
+            self.requested(&request.actor, None, What::Down);
         }
         self.reply(request, Ok(Reply::Done { message: "all workers are being terminated".to_owned() }));
         self.reconsider_scale();
@@ -321,7 +323,7 @@ impl Brain {
             self.let_everything_go();
         } else {
             self.lay_out();
-            outlook.held = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
+            outlook.held = self.cluster.held.as_ref().map(|hold| Blocked::OnHold { reason: hold.reason.clone() });
             if let Some(held) = &outlook.held {
                 let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
                 // Half a gang is in nobody's way.
@@ -385,12 +387,12 @@ impl Brain {
 /// What of an outlook is more than words about numbers that move all the time.
 fn essence(outlook: &Outlook) -> Outlook {
     let mut essence = outlook.clone();
-    essence.policies.values_mut().for_each(String::clear);
+    essence.policies.clear();
     essence.types.values_mut().for_each(|of_type| of_type.sources.clear());
     essence
 }
 
-fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: String) {
+fn note_blocked(outlook: &mut Outlook, name: &NodeTypeName, why: Blocked) {
     let of_type: &mut TypeOutlook = outlook.types.entry(name.clone()).or_default();
     if !of_type.blocked.contains(&why) {
         of_type.blocked.push(why);

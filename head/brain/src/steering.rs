@@ -1,20 +1,23 @@
 //! What people may do with the brain's decisions: hold them, set a node aside, kill or drain one.
 
 use cloudtik_model::NodeId;
+use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
+use cloudtik_model::outlook::Blocked;
+use cloudtik_model::reason::{Reason, Trouble};
+use cloudtik_model::refusal::Refusal;
 
-use crate::lifecycle::ON_REQUEST;
-use crate::{Brain, Hold, Refusal, Reply, Request};
+use crate::{Brain, Hold, Reply, Request};
 
 impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
         let reason = on_one_line(&reason);
         if let (true, Some(hold)) = (reason.is_empty(), &self.cluster.held) {
-            let message = format!("the cluster is already on hold ({}); `cloudtik resume` ends that", hold.reason);
+            let why = Blocked::OnHold { reason: hold.reason.clone() };
+            let message = format!("the cluster is already on hold ({why}); `cloudtik resume` ends that");
             return self.reply(request, Ok(Reply::Done { message }));
         }
-        let reason = if reason.is_empty() { "held on request".to_owned() } else { format!("held on request: {reason}") };
-        self.requested(&request.actor, None, format!("hold: {reason}"));
+        self.requested(&request.actor, None, What::Hold { reason: reason.clone() });
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
         self.store_cluster();
         let message = "no node is created, replaced or removed until `cloudtik resume`".to_owned();
@@ -29,7 +32,7 @@ impl Brain {
             return self.reply(request, Ok(Reply::Done { message: "the cluster was not on hold".to_owned() }));
         }
         self.store_cluster();
-        self.requested(&request.actor, None, "resume".to_owned());
+        self.requested(&request.actor, None, What::Resume);
         self.scaling.forget_shortages();
         self.listing.wanted_now = true;
         self.scaling.launching.forget_failures();
@@ -48,16 +51,15 @@ impl Brain {
 
     pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&request.actor, &id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
         }
         let is_made = self.nodes.get(&id).is_some_and(|n| n.record.instance.is_some());
         if !is_made || self.nodes[&id].record.life.is_leaving() {
-            let life = self.nodes[&id].record.life.name();
-            let refusal = format!("{id} is {life} and cannot be quarantined");
-            self.refuse(&request.actor, &id, refusal.clone());
-            self.reply(request, Err(refusal.into()));
+            let refusal = Refusal::CannotQuarantine { node: id.clone(), state: self.nodes[&id].record.life.name() };
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
+            self.reply(request, Err(refusal));
             return None;
         }
         let reason = on_one_line(&reason);
@@ -66,10 +68,10 @@ impl Brain {
             self.reply(request, Ok(Reply::Done { message }));
             return None;
         }
-        let reason = if reason.is_empty() { "quarantined on request".to_owned() } else { reason };
-        self.requested(&request.actor, Some(&id), format!("quarantine: {reason}"));
-        self.enter(&id, NodeState::Quarantined { reason: reason.clone() }, &reason);
-        self.note_trouble(&id, format!("quarantined: {reason}"));
+        self.requested(&request.actor, Some(&id), What::Quarantine { reason: reason.clone() });
+        let why = Reason::Quarantined { reason: reason.clone() };
+        self.enter(&id, NodeState::Quarantined { reason: why.clone() }, why);
+        self.note_trouble(&id, Trouble::Quarantined { reason });
         let message = format!(
             "{id} is quarantined: it keeps running, is not managed, and counts only towards maxima and budget; `cloudtik release` ends that"
         );
@@ -80,18 +82,17 @@ impl Brain {
     pub(crate) fn take_release(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         let Some(node) = self.nodes.get(&id).filter(|n| matches!(n.record.life, NodeState::Quarantined { .. })) else {
             let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
-            let aside: Vec<&str> = self.nodes.values().filter(is_aside).map(|n| n.record.id.as_str()).collect();
-            let those = if aside.is_empty() { "no node is quarantined".to_owned() } else { format!("quarantined: {}", aside.join(", ")) };
-            let refusal = format!("{id} is not quarantined; {those}");
-            self.refuse(&request.actor, &id, refusal.clone());
-            self.reply(request, Err(refusal.into()));
+            let quarantined: Vec<NodeId> = self.nodes.values().filter(is_aside).map(|n| n.record.id.clone()).collect();
+            let refusal = Refusal::NotQuarantined { node: id.clone(), quarantined };
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
+            self.reply(request, Err(refusal));
             return None;
         };
         // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.
         let session = node.link;
-        self.requested(&request.actor, Some(&id), "release".to_owned());
+        self.requested(&request.actor, Some(&id), What::Release);
         let life = if session.is_some() || self.nodes[&id].record.was_ready { NodeState::Preparing } else { NodeState::Launched };
-        self.enter(&id, life, "released");
+        self.enter(&id, life, Reason::Released);
         // What it is to run may have changed while it was aside.
         self.services_changed = true;
         self.reply(request, Ok(Reply::Done { message: format!("{id} is a regular worker again") }));
@@ -100,12 +101,12 @@ impl Brain {
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&request.actor, &id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
         }
-        self.requested(&request.actor, Some(&id), "kill-node".to_owned());
-        self.enter(&id, NodeState::Terminating { reason: "killed on request".to_owned() }, "killed on request");
+        self.requested(&request.actor, Some(&id), What::Kill);
+        self.enter(&id, NodeState::Terminating { reason: Reason::KilledOnRequest }, Reason::KilledOnRequest);
         let when = if self.is_held() { " after `cloudtik resume`" } else { "" };
         let message = format!("{id} is being killed; it will be replaced{when} if the cluster needs it");
         self.reply(request, Ok(Reply::Done { message }));
@@ -114,16 +115,16 @@ impl Brain {
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_let_go(&id) {
-            self.refuse(&request.actor, &id, refusal.message().to_owned());
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
         }
         if let (true, NodeState::Draining { reason }) = (self.is_held(), &self.nodes[&id].record.life)
-            && reason != ON_REQUEST
+            && *reason != Reason::DrainedOnRequest
         {
-            self.requested(&request.actor, Some(&id), "drain".to_owned());
+            self.requested(&request.actor, Some(&id), What::Drain);
             let node = self.nodes.get_mut(&id).expect("looked up above");
-            node.record.life = NodeState::Draining { reason: ON_REQUEST.to_owned() };
+            node.record.life = NodeState::Draining { reason: Reason::DrainedOnRequest };
             self.store_node(&id);
             self.reply(request, Ok(Reply::Done { message: format!("{id} is removed although the cluster is on hold") }));
             return Some(id);
@@ -133,19 +134,19 @@ impl Brain {
             return None;
         }
         if let Err(why) = self.may_leave(&id) {
-            let refusal = format!("{id} cannot be drained now: {why}; `kill-node` removes it regardless");
-            self.refuse(&request.actor, &id, refusal.clone());
-            self.reply(request, Err(refusal.into()));
+            let refusal = Refusal::CannotDrain { node: id.clone(), why };
+            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
+            self.reply(request, Err(refusal));
             return None;
         }
-        self.requested(&request.actor, Some(&id), "drain".to_owned());
+        self.requested(&request.actor, Some(&id), What::Drain);
         let node_type = self.nodes[&id].record.node_type.clone();
         // One that is set aside or one too many counts for no number.
         let (counted, wanted) = (self.counted(&node_type), self.wanted_of(&node_type));
         let is_counted = self.nodes[&id].record.life.is_counted();
         let is_surplus = !is_counted || counted > wanted;
         let lowered = if is_surplus { Vec::new() } else { self.lower_target(&node_type) };
-        self.enter(&id, NodeState::Draining { reason: ON_REQUEST.to_owned() }, ON_REQUEST);
+        self.enter(&id, NodeState::Draining { reason: Reason::DrainedOnRequest }, Reason::DrainedOnRequest);
         let then = match (is_surplus, lowered.is_empty()) {
             (true, _) => "it is above the desired count and will not be replaced".to_owned(),
             (false, false) => format!("the desired count drops by one, and {} asks for one fewer", lowered.join(", ")),
@@ -160,10 +161,10 @@ impl Brain {
 
     fn may_let_go(&self, id: &NodeId) -> Result<(), Refusal> {
         match self.nodes.get(id) {
-            None => Err(Refusal::Unknown(format!("there is no node {id}; `cloudtik nodes` lists the nodes"))),
-            Some(_) if id.is_head() => Err("that is the head's node: `cloudtik down` takes the whole cluster down".to_owned().into()),
+            None => Err(Refusal::UnknownNode { node: id.clone() }),
+            Some(_) if id.is_head() => Err(Refusal::HeadNode),
             Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone) => {
-                Err(format!("{id} is already {}", n.record.life.name()).into())
+                Err(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() })
             }
             Some(_) => Ok(()),
         }

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::{Instance, InstanceState, NodeState};
+use cloudtik_model::reason::{InstanceReport, Reason};
 use cloudtik_model::{InstanceId, NodeId};
 
 use crate::lifecycle::pause;
@@ -91,7 +92,7 @@ impl Brain {
             }
             Err(failure) => {
                 // Unknown is not gone: nothing follows from a list that failed.
-                self.complain(None, EventKind::Node, format!("listing instances failed: {}", failure.message));
+                self.complain(None, What::ListFailed { message: failure.message });
                 return;
             }
         };
@@ -145,9 +146,9 @@ impl Brain {
                 return;
             }
         } else {
-            let message = format!("delete the orphan {} ({}, generation {})", instance.id, instance.node, instance.generation);
+            let what = What::DeleteOrphan { instance: instance.id.clone(), owner: instance.node.clone(), of: instance.generation };
             let node = self.nodes.contains_key(&instance.node).then_some(&instance.node);
-            self.event(node, EventKind::Decision, message);
+            self.event(node, what);
         }
         let is_free = self.pace().take(now).is_ok();
         let swept = self.listing.swept.entry(instance.id.clone()).or_default();
@@ -178,11 +179,7 @@ impl Brain {
             Err(failure) => {
                 swept.failures += 1;
                 swept.not_before = now + pause(swept.failures, &failure);
-                self.complain(
-                    None,
-                    EventKind::Alarm,
-                    format!("delete of the orphan {instance} failed and will be retried: {}", failure.message),
-                );
+                self.complain(None, What::OrphanDeleteFailed { instance: instance.clone(), message: failure.message });
             }
         }
     }
@@ -197,7 +194,7 @@ impl Brain {
                 let running = matches!(instance.state, InstanceState::Running | InstanceState::Starting);
                 let state = instance.state;
                 if node.record.instance.is_none() {
-                    self.adopt(id, instance, "found");
+                    self.adopt(id, instance, |instance| Reason::Found { instance });
                 } else if node.record.address.is_none() && instance.address.is_some() {
                     node.record.address = instance.address;
                     self.store_node(id);
@@ -213,10 +210,9 @@ impl Brain {
                 }
                 // A machine that only stands still has its disks.
                 if let Err(why) = self.may_be_replaced(id) {
-                    let message = format!("the provider reports: {}; it is not being replaced: {why}", state.name());
-                    return self.complain(Some(id), EventKind::Refusal, message);
+                    return self.complain(Some(id), What::LossNotReplaced { instance: state.into(), why });
                 }
-                self.provider_says_lost(id, state.name());
+                self.provider_says_lost(id, state.into());
             }
             None if !node.record.life.may_exist() || id.is_head() => {}
             // A call that may still make it: its answer comes, or its deadline.
@@ -238,9 +234,9 @@ impl Brain {
                     return;
                 }
                 match &node.record.life {
-                    NodeState::Terminating { .. } => self.forget(id, "the provider lists no instance of it"),
+                    NodeState::Terminating { .. } => self.forget(id, Reason::NotListed),
                     NodeState::Launched | NodeState::Joined | NodeState::Down { .. } | NodeState::Suspect { .. } => {
-                        self.provider_says_lost(id, "it lists no such instance");
+                        self.provider_says_lost(id, InstanceReport::NotListed);
                     }
                     _ => {}
                 }
@@ -255,7 +251,7 @@ impl Brain {
         let Some(node) = self.nodes.get(id) else { return };
         let since = node.unlisted_since.unwrap_or(now);
         if self.config.visibility == 0 && node.unlisted_since.is_some_and(|since| since > node.entered) {
-            return self.forget(id, "the provider lists no instance of it");
+            return self.forget(id, Reason::NotListed);
         }
         self.wake_at(id, (since + self.config.visibility).max(now + LIST_PAUSE));
     }

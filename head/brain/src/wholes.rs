@@ -1,5 +1,6 @@
 //! What the members of a whole need of each other: how many there are, how many are up, and who can be done without.
 
+use cloudtik_model::reason::Obstacle;
 use cloudtik_model::spec::ServicePlacement;
 use cloudtik_model::{NodeId, NodeTypeName};
 
@@ -59,13 +60,13 @@ impl Brain {
     }
 
     /// Whether the wholes that a node's services are members of can do without it just now.
-    pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), String> {
+    pub(crate) fn may_leave(&self, id: &NodeId) -> Result<(), Obstacle> {
         for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
             let (Others { members, up, .. }, (quorum, minimum)) = (&others, others.needed(placement));
             let needed = quorum.max(minimum);
             if *up < needed {
-                return Err(format!("{} would have {up} of {members} members up without it, and needs {needed}", placement.key));
+                return Err(Obstacle::QuorumNeedsIt { service: placement.key.clone(), up: *up, members: *members, needed });
             }
         }
         Ok(())
@@ -73,31 +74,31 @@ impl Brain {
 
     /// Whether a node that is down may be replaced: what it has on its disks may be needed to bring a whole back that lost
     /// its quorum. A minimum holds nobody: more than are up are not there to be kept.
-    pub(crate) fn may_be_replaced(&self, id: &NodeId) -> Result<(), String> {
+    pub(crate) fn may_be_replaced(&self, id: &NodeId) -> Result<(), Obstacle> {
         for placement in self.wholes_of(id) {
             let others = self.others(placement, id);
             let (Others { members, up, .. }, (quorum, _)) = (&others, others.needed(placement));
             if *up < quorum {
-                return Err(format!("{} has {up} of {members} members up without it, and needs {quorum} to come back", placement.key));
+                return Err(Obstacle::QuorumNeedsItBack { service: placement.key.clone(), up: *up, members: *members, needed: quorum });
             }
         }
         Ok(())
     }
 
     /// Whether a node may be let go because it is not needed: members of a whole go one at a time.
-    pub(crate) fn may_be_spared(&self, id: &NodeId) -> Result<(), String> {
+    pub(crate) fn may_be_spared(&self, id: &NodeId) -> Result<(), Obstacle> {
         self.may_leave(id)?;
         for placement in self.wholes_of(id) {
             let leaving = self.census.whole(&placement.key).into_iter().flat_map(|whole| &whole.leaving);
             if let Some(other) = leaving.into_iter().find(|other| *other != id) {
-                return Err(format!("{} is losing {other}, and its members leave one at a time", placement.key));
+                return Err(Obstacle::OtherMemberLeaves { service: placement.key.clone(), node: other.clone() });
             }
         }
         Ok(())
     }
 
     /// Whether a node's services may start again just now. A whole that is too small to do without any member has to bear it.
-    pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), String> {
+    pub(crate) fn may_restart(&self, id: &NodeId) -> Result<(), Obstacle> {
         for placement in self.memberships(id) {
             let all = self.others(placement, id);
             let (members, up) = (all.members - all.lost, all.up);
@@ -105,7 +106,7 @@ impl Brain {
             // Of those that are there, and of those that were.
             for needed in [quorum, minimum, all.needed(placement).0] {
                 if up < needed && members.saturating_sub(1) >= needed {
-                    return Err(format!("{} has {up} of {members} members up beside it, and needs {needed}", placement.key));
+                    return Err(Obstacle::QuorumNeedsOthers { service: placement.key.clone(), up, members, needed });
                 }
             }
         }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::event::{Event, EventKind, StateName, What};
+use cloudtik_model::reason::Reason;
 use cloudtik_model::{Generation, InstanceId, NodeId};
 
 #[derive(Debug, Default)]
 pub struct Told {
     nodes: BTreeMap<NodeId, (Generation, OfNode)>,
     /// Of instances that belong to no node, the latest.
-    orphans: Vec<String>,
+    orphans: Vec<InstanceId>,
 }
 
 /// What is told of one generation of a node.
@@ -26,11 +27,11 @@ const ORPHANS: usize = 1_000;
 
 impl Told {
     pub fn note(&mut self, event: &Event) {
-        if event.message.contains("orphan") {
+        if let What::DeleteOrphan { instance, .. } = &event.what {
             if self.orphans.len() == ORPHANS {
                 self.orphans.remove(0);
             }
-            self.orphans.push(event.message.clone());
+            self.orphans.push(instance.clone());
         }
         let (Some(node), Some(generation)) = (&event.node, event.generation) else { return };
         let known = self.nodes.entry(node.clone()).or_default();
@@ -39,9 +40,15 @@ impl Told {
         }
         let of = &mut known.1;
         of.decision |= event.kind == EventKind::Decision;
-        of.draining |= event.message.contains("→ draining");
-        of.not_needed |= event.message.contains("no longer needed");
-        of.terminating |= event.message.contains("→ terminating");
+        match &event.what {
+            What::StateChanged { to: StateName::Draining, why, .. } => {
+                of.draining = true;
+                of.not_needed |= *why == Reason::NotNeeded;
+            }
+            What::StateChanged { to: StateName::Terminating, .. } => of.terminating = true,
+            What::ScaleIn(decision) => of.not_needed |= decision.why == Reason::NotNeeded,
+            _ => {}
+        }
     }
 
     /// What is told of a generation of a node, if it is the latest that anything is told of.
@@ -50,6 +57,6 @@ impl Told {
     }
 
     pub fn is_orphan(&self, instance: &InstanceId) -> bool {
-        self.orphans.iter().any(|message| message.contains(instance.as_str()))
+        self.orphans.contains(instance)
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use cloudtik_brain::NodeView;
-use cloudtik_model::NodeId;
-use cloudtik_model::event::Event;
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::status::Service;
+use cloudtik_model::{Generation, NodeId};
 use serde::Serialize;
 
 /// The document of `Admin.Explain`.
@@ -28,13 +28,19 @@ pub(super) struct Explanation {
 
 pub(super) fn explanation(node: NodeId, view: Option<NodeView>, events: VecDeque<Event>, left_out: u64) -> Explanation {
     let generation = view.as_ref().map(|v| v.record.generation);
-    let detail = |name: &str| {
-        let of_this = events.iter().rev().filter(|e| generation.is_none() || e.generation == generation);
-        of_this.into_iter().find_map(|e| e.details.get(name).cloned())
-    };
+    let of_this = || events.iter().rev().filter(|e| generation.is_none() || e.generation == generation);
+    let name = |node: &NodeId, generation: Generation| format!("{node} (generation {generation})");
+    let replaced_by = of_this().find_map(|event| match &event.what {
+        What::ReplacedBy { node, generation } => Some(name(node, *generation)),
+        _ => None,
+    });
+    let replaces = of_this().find_map(|event| match &event.what {
+        What::Launch(launch) => launch.replaces.as_ref().map(|(node, generation)| name(node, *generation)),
+        _ => None,
+    });
     Explanation {
-        replaced_by: detail("replaced by"),
-        replaces: detail("replaces"),
+        replaced_by,
+        replaces,
         services: view.iter().flat_map(|v| v.services.values()).map(Service::of).collect(),
         record: view.map(|v| v.record),
         node,

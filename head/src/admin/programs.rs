@@ -1,6 +1,7 @@
 //! Programs on nodes for people: commands, logs and jobs.
 
 use cloudtik_brain::Input;
+use cloudtik_model::event::What as Happened;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{NodeId, RuntimeName, ServiceKey};
 use cloudtik_protocol::logging::chain;
@@ -46,9 +47,9 @@ impl Head {
         match request.what {
             Some(What::Execute(execute)) => {
                 // Not the arguments: they may hold secrets.
-                let what = execute.command.first().map_or_else(String::new, |program| format!("exec {program}"));
+                let program_name = execute.command.first().cloned().unwrap_or_default();
                 let program = self.open_program(&node, execute).await?;
-                self.note(node, what).await;
+                self.note(node, Happened::Exec { program: program_name }).await;
                 Ok(program)
             }
             Some(What::Logs(logs)) => {
@@ -73,7 +74,7 @@ impl Head {
     }
 
     /// Leaves a line of what somebody did in the log.
-    async fn note(&self, node: NodeId, what: String) {
+    async fn note(&self, node: NodeId, what: Happened) {
         self.brain.send(Input::Noted { actor: self.actor.clone(), node, what }).await;
     }
 
@@ -121,7 +122,7 @@ impl Head {
             }
             None => return Err(Status::unavailable(format!("{} does not run yet", job.needs))),
         }
-        self.note(NodeId::head(), format!("submit {name}")).await;
+        self.note(NodeId::head(), Happened::Submit { job: name.clone() }).await;
         let mut command = ["sh", "-c", TAKE_FILES, "sh"].map(str::to_owned).to_vec();
         command.push(files.len().to_string());
         command.extend(files.iter().flat_map(|file| [file.size.to_string(), file.name.clone()]));

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cloudtik_brain::{Config, GoalOrder, Memory};
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Epoch, Generation, InstanceId, NodeTypeName};
@@ -94,7 +95,14 @@ async fn a_backlog_is_not_taken_for_missed_heartbeats() {
             bench.brain.heartbeat(Session(n.into()), &node(n), None);
         }
         bench.now.store(second * 1_000, Ordering::SeqCst);
-        bench.brain.send(Input::Noted { actor: cloudtik_model::Actor::LOCAL, node: node(1), what: format!("second {second}") }).await;
+        bench
+            .brain
+            .send(Input::Noted {
+                actor: cloudtik_model::Actor::LOCAL,
+                node: node(1),
+                what: What::Exec { program: format!("second {second}") },
+            })
+            .await;
     }
     go_on.send(()).expect("the query waits");
     answered("the busy query", async { query.await.expect("it does not panic") }).await;
@@ -186,7 +194,13 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
     is_busy.await.expect("the query runs");
     // Each is an event.
     for n in 0..2_000 {
-        brain.send(Input::Noted { actor: cloudtik_model::Actor::LOCAL, node: NodeId::head(), what: format!("note {n}") }).await;
+        brain
+            .send(Input::Noted {
+                actor: cloudtik_model::Actor::LOCAL,
+                node: NodeId::head(),
+                what: What::Exec { program: format!("note {n}") },
+            })
+            .await;
     }
     go_on.send(()).expect("the query waits");
     answered("the busy query", async { query.await.expect("it does not panic") }).await;
@@ -195,7 +209,7 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
     let sizes: Vec<_> = commits.iter().map(Vec::len).collect();
     assert!(sizes.iter().all(|size| *size <= MAX_RECORDS), "{sizes:?}");
     let notes = commits.into_iter().flatten().filter_map(|record| match record {
-        Record::Event(event) if event.message.starts_with("note ") => Some(event.message),
+        Record::Event(Event { what: What::Exec { program }, .. }) => Some(program),
         _ => None,
     });
     assert_eq!(notes.collect::<Vec<_>>(), (0..2_000).map(|n| format!("note {n}")).collect::<Vec<_>>());

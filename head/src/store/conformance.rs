@@ -7,7 +7,7 @@ use cloudtik_brain::access::{Acceptance, GrantRecord};
 use cloudtik_brain::{ClusterRecord, Planned, Record};
 use cloudtik_model::access::Role;
 use cloudtik_model::demand::{Ask, Wants};
-use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::{AdministratorName, Epoch, Generation, NodeId, NodeTypeName, Timestamp};
 
@@ -33,17 +33,8 @@ fn worker_record() -> NodeRecord {
 }
 
 fn event(node: &NodeId) -> Record {
-    Record::Event(Event {
-        position: 0,
-        at: Timestamp(1),
-        node: Some(node.clone()),
-        generation: Some(Generation(1)),
-        kind: EventKind::Decision,
-        actor: None,
-        message: "request".to_owned(),
-        details: BTreeMap::new(),
-        topic: None,
-    })
+    let what = What::CreateFailed { message: "no".to_owned() };
+    Record::Event(Event { node: Some(node.clone()), generation: Some(Generation(1)), ..Event::new(Timestamp(1), what) })
 }
 
 fn begin(leadership: &dyn Leadership) -> (super::Remembered, Arc<dyn Store>) {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::outlook::Shortfall;
 use crate::{Bytes, NodeId, NodeTypeName, Timestamp};
 
 /// A number in thousandths, written `2` or `0.5`.
@@ -210,7 +211,7 @@ pub struct AskView {
     #[serde(rename = "description")]
     pub wants: String,
     /// What of it has no room now, and why.
-    pub unmet: Option<String>,
+    pub unmet: Option<Shortfall>,
     /// All of it is there, on nodes that are ready.
     #[serde(default)]
     pub ready: bool,

@@ -4,10 +4,20 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, Generation, NodeId, Timestamp};
+use crate::access::Role;
+use crate::demand::{Counted, Wants};
+use crate::node::Evidence;
+use crate::outlook::{Blocked, PolicySays, Source};
+use crate::policy::{Hours, Policy};
+use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem};
+use crate::refusal::{Lack, Refusal};
+use crate::report::{FailureCause, ServiceState};
+use crate::spec::Offer;
+use crate::{Actor, AdministratorName, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey, Timestamp};
 
 /// One line of the cluster's durable log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Event {
     /// The position in the log, from 1; 0 before it is stored.
     #[serde(default)]
@@ -21,18 +31,32 @@ pub struct Event {
     /// Who asked for it, if somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
-    pub message: String,
-    /// Facts behind it: evidence, alternatives, inputs.
-    #[serde(default)]
-    pub details: BTreeMap<String, String>,
-    /// What happened, without amounts and times: an event of the same topic and node says the same again. Absent where the
-    /// message says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topic: Option<String>,
+    pub what: What,
+    /// So many that were alike were not stored since the last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+    /// The last lines of the log of the service that it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
 }
 
-/// The detail of an event that carries the last lines of a service's log.
-pub const LOG_DETAIL: &str = "log";
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Event {
+    /// Something that happened to the cluster as a whole, asked for by nobody.
+    pub fn new(at: Timestamp, what: What) -> Self {
+        Self { position: 0, at, node: None, generation: None, kind: what.kind(), actor: None, what, more: 0, log: Vec::new() }
+    }
+
+    /// Whether it says the same again as another, whatever amounts and times they name.
+    pub fn repeats(&self, other: &Self) -> bool {
+        (&self.node, self.generation, self.kind, &self.actor) == (&other.node, other.generation, other.kind, &other.actor)
+            && self.what.essence() == other.what.essence()
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,3 +93,516 @@ impl EventKind {
         }
     }
 }
+
+/// A node's state, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateName {
+    Requested,
+    Launched,
+    Joined,
+    Preparing,
+    Ready,
+    Suspect,
+    Down,
+    Draining,
+    Terminating,
+    Gone,
+    Failed,
+    Quarantined,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "code", rename_all = "kebab-case")]
+pub enum What {
+    // The head.
+    HeadStarted {
+        epoch: u64,
+    },
+    SpecificationAccepted {
+        revision: u64,
+    },
+    /// The head did not run, and extended every deadline.
+    HeadDelayed {
+        seconds: u64,
+    },
+
+    // A node's life.
+    StateChanged {
+        from: StateName,
+        to: StateName,
+        why: Reason,
+    },
+    ListFailed {
+        message: String,
+    },
+    AgentRestartFailed {
+        message: String,
+    },
+    RebootFailed {
+        message: String,
+    },
+
+    // Verdicts.
+    NodeDown {
+        evidence: Vec<Evidence>,
+    },
+    InstanceLost {
+        evidence: Vec<Evidence>,
+    },
+    NodeFailed {
+        why: Reason,
+    },
+
+    // Decisions about nodes.
+    Launch(Box<Launch>),
+    /// Another node is made in its place.
+    ReplacedBy {
+        node: NodeId,
+        generation: Generation,
+    },
+    CreateFailed {
+        message: String,
+    },
+    RestartAgent {
+        cause: RestartCause,
+    },
+    Reboot,
+    Replace,
+    ScaleIn(Box<ScaleIn>),
+    /// An instance that belongs to no node is deleted.
+    DeleteOrphan {
+        instance: InstanceId,
+        owner: NodeId,
+        of: Generation,
+    },
+    BrakeReleased,
+
+    // Decisions about the size.
+    /// An offer had nothing.
+    OfferUnavailable {
+        node_type: NodeTypeName,
+        offer: Offer,
+        /// The account may have no more, rather than that there is none.
+        quota: bool,
+        message: String,
+        pause_s: u64,
+    },
+    TypeResumed {
+        node_type: NodeTypeName,
+    },
+    PolicyBegan {
+        policy: String,
+        node_type: NodeTypeName,
+        count: u32,
+        hours: Hours,
+    },
+    PolicyEnded {
+        policy: String,
+        hours: Hours,
+    },
+    PolicyChanged(Box<PolicyChange>),
+    RequestEnded {
+        request: String,
+        wants: Wants,
+    },
+    /// It ended because its node type was removed.
+    RequestWithoutType {
+        request: String,
+    },
+    /// Work that needs nothing rare moves away from a machine that has it.
+    PlacementsMoved {
+        requests: Vec<String>,
+    },
+    PlacementsReplanned {
+        why: Replan,
+    },
+    RolloutComplete {
+        revision: u64,
+    },
+
+    // Requests.
+    Hold {
+        reason: String,
+    },
+    Resume,
+    Quarantine {
+        reason: String,
+    },
+    Release,
+    Kill,
+    Drain,
+    Down,
+    ResumeRollout {
+        revision: u64,
+    },
+    Scale(Box<Scale>),
+    Revoke {
+        request: RequestDetails,
+    },
+    /// A program was run for somebody.
+    Exec {
+        program: String,
+    },
+    Submit {
+        job: String,
+    },
+    AccessGranted {
+        name: AdministratorName,
+        role: Role,
+    },
+    AccessAccepted {
+        name: AdministratorName,
+        role: Role,
+        /// The address that accepted it.
+        from: String,
+    },
+    AccessRevoked {
+        name: AdministratorName,
+        role: Role,
+    },
+
+    // Refusals.
+    Refused {
+        refusal: Refusal,
+    },
+    ScaleRefused {
+        refusal: Refusal,
+    },
+    RevokeRefused {
+        refusal: Refusal,
+    },
+    JoinRefused {
+        claimed: NodeId,
+        of: Generation,
+        address: String,
+        refusal: Refusal,
+    },
+    ConnectionRefused {
+        claimed: NodeId,
+        of: Generation,
+        refusal: Refusal,
+    },
+    NotReplaced {
+        why: Obstacle,
+    },
+    /// The provider says that its instance does not run, and it is kept.
+    LossNotReplaced {
+        instance: InstanceReport,
+        why: Obstacle,
+    },
+    KeptOnHold {
+        instance: InstanceReport,
+    },
+    KeptAboveLimit {
+        limit: Reason,
+        why: Obstacle,
+    },
+
+    // Alarms.
+    RolloutHeld {
+        revision: u64,
+        on: NodeId,
+        problem: ServiceProblem,
+    },
+    PolicyFlaps {
+        policy: String,
+        wait_s: u64,
+    },
+    TypePaused {
+        node_type: NodeTypeName,
+        pause_s: u64,
+        attempts: u32,
+        why: Reason,
+    },
+    GoalRefused {
+        message: String,
+    },
+    DeleteFailed {
+        message: String,
+    },
+    OrphanDeleteFailed {
+        instance: InstanceId,
+        message: String,
+    },
+    Throttled {
+        message: String,
+    },
+    /// Many workers are silent together.
+    Brake {
+        silent: u32,
+        workers: u32,
+    },
+    ClockOff {
+        /// How far the node's clock is behind the head's; negative if it is ahead.
+        behind_s: i64,
+    },
+    /// Something goes wrong at the head that no decision depends on, as software that cannot be fetched.
+    HeadProblem {
+        message: String,
+    },
+
+    // Services.
+    ServiceFailed {
+        service: ServiceKey,
+        failure: FailureCause,
+        restart_in_ms: u64,
+    },
+    ServiceChanged {
+        service: ServiceKey,
+        state: ServiceState,
+        /// As its agent said.
+        detail: String,
+    },
+}
+
+/// A machine that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    pub node: NodeId,
+    pub generation: Generation,
+    pub offer: Offer,
+    pub purpose: Purpose,
+    /// The node that was lost and that this one replaces.
+    pub replaces: Option<(NodeId, Generation)>,
+}
+
+/// What a machine is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "kebab-case")]
+pub enum Purpose {
+    /// So many more of its type are wanted.
+    Count { missing: u32, node_type: NodeTypeName, source: Option<Source> },
+    /// Work has no room elsewhere.
+    Room {
+        needs: Vec<Counted>,
+        /// Requests of which some of that is; a few.
+        requests: Vec<String>,
+        choice: TypeChoice,
+    },
+}
+
+/// Why a machine of this type is asked for and none of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "choice", rename_all = "kebab-case")]
+pub enum TypeChoice {
+    /// For much the same reasons as another that was asked for with it.
+    AsFor {
+        node: NodeId,
+    },
+    Not {
+        types: BTreeMap<NodeTypeName, NotChosen>,
+    },
+}
+
+/// Why a type was not chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum NotChosen {
+    Blocked {
+        by: Blocked,
+    },
+    Lacks {
+        what: Lack,
+    },
+    /// The preferred choice does not fit within the limits.
+    PreferredDoesNotFit {
+        max_workers: u32,
+        budget: Option<MoneyPerHour>,
+    },
+    LowerPriority {
+        its: i32,
+        chosen: i32,
+    },
+    GpusNotNeeded,
+    MaximumReached {
+        max: u32,
+    },
+    SameCost,
+    MoreExpensive {
+        nodes: u64,
+        price: MoneyPerHour,
+        chosen: MoneyPerHour,
+    },
+    CheaperTogether,
+}
+
+/// A worker that is let go because less is wanted or allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleIn {
+    pub node: NodeId,
+    pub why: Reason,
+    /// Who wants how many of its type.
+    pub sources: Vec<Source>,
+    /// Of its type, running or starting.
+    pub present: u32,
+    /// Of its type, by count.
+    pub wanted: u32,
+    pub activity: Activity,
+    pub choice: ScaleInChoice,
+}
+
+/// What a worker does that is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "activity", rename_all = "kebab-case")]
+pub enum Activity {
+    NotReadyYet,
+    Idle { for_s: u64 },
+    BusyOrUnknown,
+}
+
+/// Why this worker and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScaleInChoice {
+    AllRemoved,
+    /// The order in which what is above a limit goes.
+    AboveLimits,
+    /// The order in which what is not needed goes.
+    NotNeeded,
+    TypeRemoved,
+}
+
+/// A policy that wants another number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    pub policy: Policy,
+    pub before: u32,
+    pub now: u32,
+    pub says: PolicySays,
+    /// Before it was held to its bounds; nothing if it has no opinion.
+    pub asked: Option<u32>,
+    pub least: u32,
+    pub most: u32,
+}
+
+/// Why it was planned anew where everything lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replan {
+    /// Nodes become free, or what waits fits.
+    Better,
+    /// Otherwise not all would fit.
+    ToFit,
+    /// Machines that the plan counted on are not to be had.
+    MachinesUnavailable,
+}
+
+/// A request as it is told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestDetails {
+    pub name: String,
+    pub wants: Wants,
+    /// In the words of who asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How long it stands.
+    #[serde(default)]
+    pub ends_in_s: Option<u64>,
+}
+
+/// A request that was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    pub request: RequestDetails,
+    /// For a number of workers: how many there are to be, before and now.
+    pub numbers: Option<(u32, u32)>,
+    /// Other requests in whose place it stands.
+    pub replaced: Vec<String>,
+    /// What was wanted under this name before.
+    pub instead_of: Option<Wants>,
+    /// Why there are more than that.
+    pub more_because: Option<Source>,
+    /// It stood already.
+    pub again: Option<Again>,
+}
+
+/// What became of a request that stood already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Again {
+    /// It ended by itself, and does not any more.
+    Lasts,
+    EndChanged,
+    Same,
+}
+
+impl What {
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::HeadStarted { .. } | Self::SpecificationAccepted { .. } | Self::HeadDelayed { .. } => EventKind::Head,
+            Self::StateChanged { .. } | Self::ListFailed { .. } | Self::AgentRestartFailed { .. } | Self::RebootFailed { .. } => {
+                EventKind::Node
+            }
+            Self::NodeDown { .. } | Self::InstanceLost { .. } | Self::NodeFailed { .. } => EventKind::Verdict,
+            Self::Launch(_)
+            | Self::ReplacedBy { .. }
+            | Self::CreateFailed { .. }
+            | Self::RestartAgent { .. }
+            | Self::Reboot
+            | Self::Replace
+            | Self::ScaleIn(_)
+            | Self::DeleteOrphan { .. }
+            | Self::BrakeReleased
+            | Self::OfferUnavailable { .. }
+            | Self::TypeResumed { .. }
+            | Self::PolicyBegan { .. }
+            | Self::PolicyEnded { .. }
+            | Self::PolicyChanged(_)
+            | Self::RequestEnded { .. }
+            | Self::RequestWithoutType { .. }
+            | Self::PlacementsMoved { .. }
+            | Self::PlacementsReplanned { .. }
+            | Self::RolloutComplete { .. } => EventKind::Decision,
+            Self::Hold { .. }
+            | Self::Resume
+            | Self::Quarantine { .. }
+            | Self::Release
+            | Self::Kill
+            | Self::Drain
+            | Self::Down
+            | Self::ResumeRollout { .. }
+            | Self::Scale(_)
+            | Self::Revoke { .. }
+            | Self::Exec { .. }
+            | Self::Submit { .. }
+            | Self::AccessGranted { .. }
+            | Self::AccessAccepted { .. }
+            | Self::AccessRevoked { .. } => EventKind::Request,
+            Self::Refused { .. }
+            | Self::ScaleRefused { .. }
+            | Self::RevokeRefused { .. }
+            | Self::JoinRefused { .. }
+            | Self::ConnectionRefused { .. }
+            | Self::NotReplaced { .. }
+            | Self::LossNotReplaced { .. }
+            | Self::KeptOnHold { .. }
+            | Self::KeptAboveLimit { .. } => EventKind::Refusal,
+            Self::RolloutHeld { .. }
+            | Self::PolicyFlaps { .. }
+            | Self::TypePaused { .. }
+            | Self::GoalRefused { .. }
+            | Self::DeleteFailed { .. }
+            | Self::OrphanDeleteFailed { .. }
+            | Self::Throttled { .. }
+            | Self::Brake { .. }
+            | Self::ClockOff { .. }
+            | Self::HeadProblem { .. } => EventKind::Alarm,
+            Self::ServiceFailed { .. } | Self::ServiceChanged { .. } => EventKind::Service,
+        }
+    }
+
+    /// The same without amounts and texts that differ from time to time.
+    fn essence(&self) -> Self {
+        let mut essence = self.clone();
+        match &mut essence {
+            Self::ServiceFailed { restart_in_ms, .. } => *restart_in_ms = 0,
+            Self::ServiceChanged { detail, .. } => detail.clear(),
+            _ => {}
+        }
+        essence
+    }
+}
+
+crate::words::worded!(Event, What);

@@ -18,6 +18,8 @@ pub mod node;
 pub mod outlook;
 pub mod policy;
 pub mod printed;
+pub mod reason;
+pub mod refusal;
 pub mod report;
 pub mod resources;
 pub mod scenario;
@@ -27,6 +29,7 @@ pub mod software;
 pub mod spec;
 pub mod status;
 pub mod time;
+pub mod wait;
 pub mod words;
 
 pub use actor::Actor;

@@ -1,9 +1,9 @@
 //! A node's life, and what is remembered of it.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
+use crate::event::StateName;
+use crate::reason::{InstanceReport, Reason};
 use crate::spec::{Offer, Shape};
 use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
@@ -31,33 +31,32 @@ pub enum NodeState {
     /// The verdict that the node does not answer.
     Down { evidence: Vec<Evidence> },
     /// Its services are being stopped before it is let go.
-    Draining { reason: String },
+    Draining { reason: Reason },
     /// The provider is asked to delete the instance until it says that it is gone.
-    Terminating { reason: String },
+    Terminating { reason: Reason },
     /// No instance exists.
     Gone,
     /// It could not be made; what there is of it will be deleted.
-    Failed { reason: String },
+    Failed { reason: Reason },
     /// Set aside: it runs on as it is, counts for nothing but money and maxima, and is left alone until somebody looks.
-    Quarantined { reason: String },
+    Quarantined { reason: Reason },
 }
 
 impl NodeState {
-    /// The state's name as people read it.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> StateName {
         match self {
-            Self::Requested => "requested",
-            Self::Launched => "launched",
-            Self::Joined => "joined",
-            Self::Preparing => "preparing",
-            Self::Ready => "ready",
-            Self::Suspect { .. } => "suspect",
-            Self::Down { .. } => "down",
-            Self::Draining { .. } => "draining",
-            Self::Terminating { .. } => "terminating",
-            Self::Gone => "gone",
-            Self::Failed { .. } => "failed",
-            Self::Quarantined { .. } => "quarantined",
+            Self::Requested => StateName::Requested,
+            Self::Launched => StateName::Launched,
+            Self::Joined => StateName::Joined,
+            Self::Preparing => StateName::Preparing,
+            Self::Ready => StateName::Ready,
+            Self::Suspect { .. } => StateName::Suspect,
+            Self::Down { .. } => StateName::Down,
+            Self::Draining { .. } => StateName::Draining,
+            Self::Terminating { .. } => StateName::Terminating,
+            Self::Gone => StateName::Gone,
+            Self::Failed { .. } => StateName::Failed,
+            Self::Quarantined { .. } => StateName::Quarantined,
         }
     }
 
@@ -94,21 +93,9 @@ pub enum EvidenceKind {
     /// The node's health port was dialled from the head.
     DialBack { outcome: DialOutcome },
     /// What the provider said of the instance.
-    Provider { says: String },
+    Provider { says: InstanceReport },
     /// The head itself was late, so its deadlines were stretched by so many milliseconds.
     HeadLag { by_ms: u64 },
-}
-
-impl fmt::Display for EvidenceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::HeartbeatsMissed { for_ms } => write!(f, "no heartbeat for {for_ms} ms"),
-            Self::StreamClosed { cause } => write!(f, "lost connection to the agent: {cause}"),
-            Self::DialBack { outcome } => write!(f, "dial-back: {outcome}"),
-            Self::Provider { says } => write!(f, "the provider reports: {says}"),
-            Self::HeadLag { by_ms } => write!(f, "the head was delayed by {by_ms} ms and extended its deadlines"),
-        }
-    }
 }
 
 /// What came of dialling a node's health port.
@@ -121,16 +108,6 @@ pub enum DialOutcome {
     Refused,
     /// Nothing answered in time.
     TimedOut,
-}
-
-impl fmt::Display for DialOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Answered => "the agent answered",
-            Self::Refused => "connection refused",
-            Self::TimedOut => "no answer in time",
-        })
-    }
 }
 
 /// What the store remembers of a node.

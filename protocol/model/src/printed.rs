@@ -8,6 +8,7 @@ use serde::ser::{
 };
 
 use crate::Timestamp;
+use crate::words::{self, Beside};
 
 /// A document to be printed.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +16,12 @@ pub struct Printed<'a, T: ?Sized>(pub &'a T);
 
 impl<T: Serialize + ?Sized> Serialize for Printed<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(Printing(serializer))
+        self.0.serialize(Printing(serializer, Beside::new()))
     }
 }
 
 /// Hands everything on, and turns moments into text.
-struct Printing<S>(S);
+struct Printing<S>(S, Beside);
 
 macro_rules! hand_on {
     ($($method:ident: $type:ty),* $(,)?) => {
@@ -61,7 +62,11 @@ impl<S: Serializer> Serializer for Printing<S> {
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<S::Ok, S::Error> {
         if name != Timestamp::NAME {
-            return self.0.serialize_newtype_struct(name, &Printed(value));
+            let beside = words::beside(name, value).map_err(serde::ser::Error::custom)?;
+            if beside.is_empty() {
+                return self.0.serialize_newtype_struct(name, &Printed(value));
+            }
+            return value.serialize(Printing(self.0, beside));
         }
         let milliseconds = serde_json::to_value(value).map_err(serde::ser::Error::custom)?;
         let at: Timestamp = serde_json::from_value(milliseconds).map_err(serde::ser::Error::custom)?;
@@ -77,13 +82,13 @@ impl<S: Serializer> Serializer for Printing<S> {
         self.0.serialize_newtype_variant(name, index, variant, &Printed(value))
     }
     fn serialize_seq(self, len: Option<usize>) -> Result<Self::SerializeSeq, S::Error> {
-        self.0.serialize_seq(len).map(Printing)
+        self.0.serialize_seq(len).map(|inner| Printing(inner, Beside::new()))
     }
     fn serialize_tuple(self, len: usize) -> Result<Self::SerializeTuple, S::Error> {
-        self.0.serialize_tuple(len).map(Printing)
+        self.0.serialize_tuple(len).map(|inner| Printing(inner, Beside::new()))
     }
     fn serialize_tuple_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeTupleStruct, S::Error> {
-        self.0.serialize_tuple_struct(name, len).map(Printing)
+        self.0.serialize_tuple_struct(name, len).map(|inner| Printing(inner, Beside::new()))
     }
     fn serialize_tuple_variant(
         self,
@@ -92,13 +97,14 @@ impl<S: Serializer> Serializer for Printing<S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        self.0.serialize_tuple_variant(name, index, variant, len).map(Printing)
+        self.0.serialize_tuple_variant(name, index, variant, len).map(|inner| Printing(inner, Beside::new()))
     }
     fn serialize_map(self, len: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
-        self.0.serialize_map(len).map(Printing)
+        let len = len.map(|len| len + self.1.len());
+        self.0.serialize_map(len).map(|inner| Printing(inner, self.1))
     }
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, S::Error> {
-        self.0.serialize_struct(name, len).map(Printing)
+        self.0.serialize_struct(name, len + self.1.len()).map(|inner| Printing(inner, self.1))
     }
     fn serialize_struct_variant(
         self,
@@ -107,7 +113,7 @@ impl<S: Serializer> Serializer for Printing<S> {
         variant: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        self.0.serialize_struct_variant(name, index, variant, len).map(Printing)
+        self.0.serialize_struct_variant(name, index, variant, len).map(|inner| Printing(inner, Beside::new()))
     }
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         self.0.collect_str(value)

@@ -131,13 +131,46 @@ impl fmt::Display for FailureCause {
 impl ServiceFailure {
     /// The failure and what follows from it, such as `crashed (exit 1); restarts in 30 s`.
     pub fn describe(&self) -> String {
-        let wait = span(self.restart_in_ms);
-        match &self.cause {
-            FailureCause::NotStarted { .. } => format!("{}; tries again in {wait}", self.cause),
-            FailureCause::Unhealthy { .. } => format!("{}; it is restarted", self.cause),
-            FailureCause::Crashed { .. } => format!("{}; restarts in {wait}", self.cause),
-        }
+        describe_failure(&self.cause, self.restart_in_ms)
     }
+}
+
+/// A failure and what follows from it.
+pub(crate) fn describe_failure(cause: &FailureCause, restart_in_ms: u64) -> String {
+    let wait = span(restart_in_ms);
+    match cause {
+        FailureCause::NotStarted { .. } => format!("{cause}; tries again in {wait}"),
+        FailureCause::Unhealthy { .. } => format!("{cause}; it is restarted"),
+        FailureCause::Crashed { .. } => format!("{cause}; restarts in {wait}"),
+    }
+}
+
+/// A state in words, such as `starting: waiting for port 8080`.
+pub(crate) fn describe(state: ServiceState, detail: &str, failure: Option<&ServiceFailure>) -> String {
+    let behind = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+    match (failure, state) {
+        (Some(failure), ServiceState::Backoff) => failure.describe(),
+        (Some(failure @ ServiceFailure { cause: FailureCause::Unhealthy { .. }, .. }), ServiceState::Stopping) => failure.describe(),
+        // An agent of an earlier version does not say more.
+        (None, ServiceState::Backoff) => format!("crashed{behind}"),
+        (Some(failure), ServiceState::Starting | ServiceState::Fetching) => {
+            format!("{} again after it {}{behind}", state.name(), failure.cause)
+        }
+        (_, ServiceState::Waiting) if !detail.is_empty() => format!("waiting {detail}"),
+        (Some(failure), ServiceState::Ready) => format!("ready again after it {}", failure.cause),
+        _ => format!("{}{behind}", state.name()),
+    }
+}
+
+/// A service and its state as a sentence.
+pub(crate) fn sentence(key: &ServiceKey, state: ServiceState, detail: &str, failure: Option<&ServiceFailure>) -> String {
+    let tells_failure = match state {
+        ServiceState::Backoff => true,
+        ServiceState::Stopping => failure.is_some_and(|f| matches!(f.cause, FailureCause::Unhealthy { .. })),
+        _ => false,
+    };
+    let verb = if tells_failure { "" } else { "is " };
+    format!("{key} {verb}{}", describe(state, detail, failure))
 }
 
 fn span(milliseconds: u64) -> String {
@@ -174,30 +207,12 @@ impl ServiceReport {
 
     /// Its state in words, such as `starting: waiting for port 8080` or `crashed (exit 1); restarts in 30 s`.
     pub fn describe(&self) -> String {
-        let detail = if self.detail.is_empty() { String::new() } else { format!(": {}", self.detail) };
-        match (&self.failure, self.state) {
-            (Some(failure), ServiceState::Backoff) => failure.describe(),
-            (Some(failure @ ServiceFailure { cause: FailureCause::Unhealthy { .. }, .. }), ServiceState::Stopping) => failure.describe(),
-            // An agent of an earlier version does not say more.
-            (None, ServiceState::Backoff) => format!("crashed{detail}"),
-            (Some(failure), ServiceState::Starting | ServiceState::Fetching) => {
-                format!("{} again after it {}{detail}", self.state.name(), failure.cause)
-            }
-            (_, ServiceState::Waiting) if !self.detail.is_empty() => format!("waiting {}", self.detail),
-            (Some(failure), ServiceState::Ready) => format!("ready again after it {}", failure.cause),
-            _ => format!("{}{detail}", self.state.name()),
-        }
+        describe(self.state, &self.detail, self.failure.as_ref())
     }
 
     /// The service and its state as a sentence, such as `queue/q crashed (exit 1); restarts in 30 s`.
     pub fn sentence(&self) -> String {
-        let tells_failure = match self.state {
-            ServiceState::Backoff => true,
-            ServiceState::Stopping => self.failure.as_ref().is_some_and(|f| matches!(f.cause, FailureCause::Unhealthy { .. })),
-            _ => false,
-        };
-        let verb = if tells_failure { "" } else { "is " };
-        format!("{} {verb}{}", self.key, self.describe())
+        sentence(&self.key, self.state, &self.detail, self.failure.as_ref())
     }
 
     /// How much work it has, in whatever its runtime counts, if that can be asked: 0 is idle.

@@ -1,15 +1,16 @@
 //! A roll-out that fails: when a revision counts as failed on a node, what is held then, and how it goes on.
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
+use cloudtik_model::reason::{Obstacle, ServiceProblem};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::status::{Rollout as RolloutStatus, RolloutFailure as FailureStatus, RolloutState};
 use cloudtik_model::{NodeId, NodeTypeName};
 
 use super::runs_nothing;
-use crate::services::log_of;
-use crate::{Brain, Node, Refusal, Reply, Request, Rollout, RolloutFailure};
+use crate::{Brain, Node, Reply, Request, Rollout, RolloutFailure};
 
 /// A revision has failed on a node when services of it ended so often since the node took it, and do not all run. Twice may be
 /// a port that is still taken or a service that it needs and that restarts too.
@@ -36,7 +37,7 @@ impl Brain {
         if self.cluster.rollout.is_some() && !self.is_any_unsettled(newest) {
             self.cluster.rollout = None;
             self.store_cluster();
-            self.event(None, EventKind::Decision, format!("the roll-out of revision {newest} is complete"));
+            self.event(None, What::RolloutComplete { revision: newest });
         }
     }
 
@@ -69,7 +70,7 @@ impl Brain {
         let now = self.clock.now();
         let Some(node) = self.nodes.get(id).filter(|node| self.is_on_trial(node)) else { return };
         if node.failed_starts >= FAILED_STARTS {
-            let what = not_running(node).unwrap_or_else(|| format!("services ended {} times", node.failed_starts));
+            let what = not_running(node).unwrap_or(ServiceProblem::Ended { times: node.failed_starts });
             return self.hold_rollout(id, what);
         }
         // What is new may have much to fetch, and is in nobody's way.
@@ -80,8 +81,8 @@ impl Brain {
         if now < due {
             return self.wake_at(id, due);
         }
-        let what = not_running(node).map(|what| format!("; {what}")).unwrap_or_default();
-        self.hold_rollout(id, format!("not ready within {} s{what}", self.config.prepare_deadline / 1_000));
+        let problem = not_running(node).map(Box::new);
+        self.hold_rollout(id, ServiceProblem::NotReadyInTime { within_s: self.config.prepare_deadline / 1_000, problem });
     }
 
     /// A node is about to leave. If the revision that it took did not work there, that is known from now on.
@@ -98,11 +99,11 @@ impl Brain {
         }
     }
 
-    fn hold_rollout(&mut self, id: &NodeId, what: String) {
+    fn hold_rollout(&mut self, id: &NodeId, problem: ServiceProblem) {
         let (Some(node), Some(spec)) = (self.nodes.get(id), &self.cluster.spec) else { return };
         let (generation, newest) = (node.record.generation, spec.revision);
-        let log = failing(node).map(log_of).unwrap_or_default();
-        let failed = RolloutFailure { node: id.clone(), generation, since: self.clock.wall(), what: what.clone() };
+        let log = failing(node).map(|report| report.log.clone()).unwrap_or_default();
+        let failed = RolloutFailure { node: id.clone(), generation, since: self.clock.wall(), problem: problem.clone() };
         let rollout = self.cluster.rollout.get_or_insert_default();
         rollout.failed = Some(failed);
         // Nodes that run nothing yet come up with what works.
@@ -115,11 +116,7 @@ impl Brain {
             }
         }
         self.store_cluster();
-        let message = format!(
-            "the roll-out of revision {newest} is held: it failed on {id}: {what}; correct the cluster's file and run `cloudtik up`, or \
-             `cloudtik rollout undo`, or `cloudtik rollout resume` to try it again"
-        );
-        self.event_with(Some(id), EventKind::Alarm, message, log);
+        self.event_with_log(Some(id), What::RolloutHeld { revision: newest, on: id.clone(), problem }, log);
         self.reconsider_scale();
     }
 
@@ -131,26 +128,26 @@ impl Brain {
     }
 
     /// Why an idle worker stays because of a roll-out, if it does.
-    pub(crate) fn kept_for_rollout(&self, id: &NodeId) -> Option<String> {
+    pub(crate) fn kept_for_rollout(&self, id: &NodeId) -> Option<Obstacle> {
         let (node, spec) = (self.nodes.get(id)?, self.cluster.spec.as_ref()?);
         let newest = spec.revision;
         if self.is_rollout_held() {
             let is_healthy = node.record.revision < newest || node.record.life == NodeState::Ready;
-            return is_healthy.then(|| format!("the roll-out of revision {newest} is held, and what works stays meanwhile"));
+            return is_healthy.then_some(Obstacle::RolloutHeld { revision: newest });
         }
         let is_trial = self.is_on_trial(node) && node.record.was_ready;
-        is_trial.then(|| format!("it takes revision {newest}; whether that works is not known yet"))
+        is_trial.then_some(Obstacle::OnTrial { revision: newest })
     }
 
     pub(crate) fn take_rollout_resume(&mut self, request: Request) {
         let Some(revision) = self.cluster.spec.as_ref().map(|spec| spec.revision).filter(|_| self.is_rollout_held()) else {
-            return self.reply(request, Err(Refusal::Declined("no roll-out is held".to_owned())));
+            return self.reply(request, Err(Refusal::NoRolloutHeld));
         };
         if let Some(rollout) = &mut self.cluster.rollout {
             rollout.failed = None;
         }
         self.store_cluster();
-        self.requested(&request.actor, None, format!("rollout resume: revision {revision} is tried again"));
+        self.requested(&request.actor, None, What::ResumeRollout { revision });
         let now = self.clock.now();
         for node in self.nodes.values_mut() {
             (node.failed_starts, node.taken_at) = (0, now);
@@ -168,7 +165,7 @@ impl Brain {
         let (failed, spec) = (self.rollout_failure()?, self.cluster.spec.as_ref()?);
         Some(format!(
             "the roll-out of revision {} is held: it failed on {}: {} (`cloudtik rollout status`)",
-            spec.revision, failed.node, failed.what
+            spec.revision, failed.node, failed.problem
         ))
     }
 
@@ -195,7 +192,7 @@ impl Brain {
                 node: failed.node.clone(),
                 generation: failed.generation,
                 since: failed.since,
-                what: failed.what.clone(),
+                what: failed.problem.to_string(),
             }),
         }
     }
@@ -208,9 +205,11 @@ fn failing(node: &Node) -> Option<&ServiceReport> {
     unready.max_by_key(|s| (s.failure.is_some() || s.state == ServiceState::Backoff, s.restarts))
 }
 
-/// The same in words.
-fn not_running(node: &Node) -> Option<String> {
-    let failing = failing(node)?;
-    let failed = failing.failure.as_ref().map(|failure| format!("{} {}", failing.key, failure.cause));
-    Some(failed.unwrap_or_else(|| failing.sentence()))
+/// The same as what is wrong.
+fn not_running(node: &Node) -> Option<ServiceProblem> {
+    let ServiceReport { key, state, detail, failure, .. } = failing(node)?;
+    Some(match failure {
+        Some(failure) => ServiceProblem::Failed { service: key.clone(), cause: failure.cause.clone() },
+        None => ServiceProblem::NotReady { service: key.clone(), state: *state, detail: detail.clone() },
+    })
 }

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::NodeTypeName;
 use cloudtik_model::demand::{Ask, AskView, Wants};
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Again, RequestDetails, Scale, What};
 use cloudtik_model::node::NodeState;
+use cloudtik_model::outlook::{Blocked, Shortfall};
+use cloudtik_model::refusal::{Lack, Refusal};
 use cloudtik_model::spec::Spec;
 
 use super::plan::put_back;
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
-use crate::{Brain, Record, Refusal, Reply, Request, Wish};
+use crate::{Brain, Record, Reply, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -28,53 +30,46 @@ type Numbers = BTreeMap<NodeTypeName, u32>;
 impl Brain {
     pub(crate) fn take_scale(&mut self, request: Request, wish: Wish) {
         match self.accept(wish) {
-            Ok((name, message)) => {
-                let details = self.asks.get(&name).map(|ask| self.details_of(ask)).unwrap_or_default();
-                self.requested_with(&request.actor, None, format!("scale: {message}"), details);
-                self.granted.push((request, name, message));
+            Ok((name, scale)) => {
+                self.requested(&request.actor, None, What::Scale(Box::new(scale.clone())));
+                self.granted.push((request, name, scale));
                 self.scaling_changed();
             }
             Err(refusal) => {
-                self.complain_of(Some(&request.actor), None, EventKind::Refusal, format!("scale: {}", refusal.message()));
+                self.complain_of(Some(&request.actor), None, What::ScaleRefused { refusal: refusal.clone() });
                 self.reply(request, Err(refusal));
             }
         }
     }
 
-    /// What is told of a request beside what became of it.
-    fn details_of(&self, ask: &Ask) -> BTreeMap<String, String> {
-        let mut details = BTreeMap::from([("request".to_owned(), ask.name.clone()), ("wants".to_owned(), ask.wants.to_string())]);
-        if !ask.reason.is_empty() {
-            details.insert("reason".to_owned(), ask.reason.clone());
-        }
-        if let Some(until) = ask.until {
-            let seconds = until.0.saturating_sub(self.clock.wall().0) / 1_000;
-            details.insert("ends".to_owned(), format!("{seconds} s later"));
-        }
-        details
+    /// A request as it is told of.
+    fn details_of(&self, ask: &Ask) -> RequestDetails {
+        let ends_in_s = ask.until.map(|until| until.0.saturating_sub(self.clock.wall().0) / 1_000);
+        RequestDetails { name: ask.name.clone(), wants: ask.wants.clone(), reason: ask.reason.clone(), ends_in_s }
     }
 
     /// Says what was granted, and what of it has to wait.
     pub(crate) fn answer_wishes(&mut self) {
-        for (request, name, mut message) in std::mem::take(&mut self.granted) {
+        for (request, name, scale) in std::mem::take(&mut self.granted) {
             let waits = self.asks.get(&name).and_then(|ask| self.unmet(ask));
-            if let (Some(hold), true) = (&self.cluster.held, waits.is_some()) {
-                message.push_str(&format!("; no node is created for it until `cloudtik resume` ({})", hold.reason));
-            } else if let Some(waits) = waits {
-                message.push_str(&format!("; it waits: {waits}"));
-            }
+            let held = self.cluster.held.as_ref().map(|hold| Blocked::OnHold { reason: hold.reason.clone() });
+            let message = match (held, waits) {
+                (_, None) => scale.to_string(),
+                (Some(held), Some(_)) => format!("{scale}; no node is created for it until `cloudtik resume` ({held})"),
+                (None, Some(waits)) => format!("{scale}; it waits: {waits}"),
+            };
             self.reply(request, Ok(Reply::Done { message }));
         }
     }
 
-    fn accept(&mut self, wish: Wish) -> Result<(String, String), Refusal> {
-        let Some(spec) = self.cluster.spec.clone() else { return Err("the cluster has no specification yet".to_owned().into()) };
+    fn accept(&mut self, wish: Wish) -> Result<(String, Scale), Refusal> {
+        let Some(spec) = self.cluster.spec.clone() else { return Err(Refusal::NoSpecification) };
         if self.cluster.stopping {
-            return Err("the cluster is being taken down".to_owned().into());
+            return Err(Refusal::ClusterTakenDown);
         }
         let wall = self.clock.wall();
         if wish.until.is_some_and(|until| until <= wall) {
-            return Err(Refusal::Malformed("it would end before it starts".to_owned()));
+            return Err(Refusal::EndsBeforeStart);
         }
         let mut wants = wish.wants;
         // Beside the others, a number of workers is a number of further ones.
@@ -88,13 +83,12 @@ impl Brain {
             (None, false, Wants::Bundles { .. }) => "room".to_owned(),
         };
         if name.is_empty() || name.len() > 63 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            let message = format!("{name:?} is not a valid request name: use letters, digits, '-', '_' and '.', at most 63");
-            return Err(Refusal::Malformed(message));
+            return Err(Refusal::InvalidRequestName { name });
         }
         self.check_shape(&spec, &wants)?;
         let replaced = self.asks.replaced_by(&name, &wants, wish.additive);
         if self.asks.len() - replaced.len() >= MOST_ASKS {
-            return Err(format!("{MOST_ASKS} requests exist already; revoke some").into());
+            return Err(Refusal::TooManyRequests { max: MOST_ASKS as u32 });
         }
         let before = self.numbers(&spec);
         // What is asked for again keeps its place and what it has; how long it stands, and why, may be new.
@@ -105,13 +99,13 @@ impl Brain {
             self.asks.remove(&ask.name);
             self.asks.insert(ask.clone());
             self.step.records.push(Record::Ask(ask.clone()));
-            let mut message = self.granted(&ask, &[], &before, &before);
-            message.push_str(match (was_until, ask.until) {
-                (Some(_), None) => "; it now lasts until it is revoked",
-                (was, is) if was != is => "; its end was changed",
-                _ => "; the same request existed already",
-            });
-            return Ok((ask.name, message));
+            let again = match (was_until, ask.until) {
+                (Some(_), None) => Again::Lasts,
+                (was, is) if was != is => Again::EndChanged,
+                _ => Again::Same,
+            };
+            let scale = Scale { again: Some(again), ..self.granted(&ask, &[], &before, &before) };
+            return Ok((ask.name, scale));
         }
         let number = self.asks.next_number();
         let ask = Ask { name, number, at: wall, until: wish.until, wants, reason: on_one_line(&wish.reason) };
@@ -124,7 +118,7 @@ impl Brain {
             self.asks.remove(&ask.name);
             gone.into_iter().for_each(|ask| self.asks.insert(ask));
             self.asks.ends.extend(ends);
-            return Err(refusal.into());
+            return Err(refusal);
         }
         for old in gone.iter().filter(|old| old.name != ask.name) {
             self.step.records.push(Record::AskGone { name: old.name.clone() });
@@ -134,8 +128,8 @@ impl Brain {
         // A smaller number says itself that so many are too many.
         self.take_back(lessened(&before, &after));
         self.place_ask(&ask);
-        let message = self.granted(&ask, &gone, &before, &after);
-        Ok((ask.name, message))
+        let scale = self.granted(&ask, &gone, &before, &after);
+        Ok((ask.name, scale))
     }
 
     /// How many workers of each type there are by number.
@@ -144,7 +138,7 @@ impl Brain {
     }
 
     /// Whether an ask that was just taken in may stand. `is_first`: it stands in nobody's place.
-    fn check_new(&mut self, spec: &Spec, ask: &Ask, is_first: bool, before: &Numbers, after: &Numbers) -> Result<(), String> {
+    fn check_new(&mut self, spec: &Spec, ask: &Ask, is_first: bool, before: &Numbers, after: &Numbers) -> Result<(), Refusal> {
         // What is already promised to others and not there yet is not free: then all of it is looked at.
         let is_settled = self.cluster.held.is_none()
             && self.scaling.fleet.waiting_or_parked().is_empty()
@@ -153,7 +147,7 @@ impl Brain {
         // Less is always to be had, whatever else stands.
         let is_less = ask.wants.node_type().is_some() && after.iter().all(|(of, n)| *n <= before[of]);
         if let Some(of) = ask.wants.node_type().filter(|of| self.raw_base(spec, of) > spec.workers[*of].max) {
-            return Err(format!("that would be {} workers of type {of}, above its max {}", self.raw_base(spec, of), spec.workers[of].max));
+            return Err(Refusal::AboveTypeMaximum { node_type: of.clone(), count: self.raw_base(spec, of), max: spec.workers[of].max });
         }
         if is_less || (is_alone && self.has_room_now(spec, ask)) {
             return Ok(());
@@ -162,28 +156,24 @@ impl Brain {
         if let Some((_, refusal)) = known {
             return Err(refusal.clone());
         }
-        let checked = self.check_room(spec, Some(ask));
+        let checked = self.check_room(spec, Some(ask)).map_err(|why| Refusal::NoRoom { why });
         if let (Err(refusal), true) = (&checked, is_first && self.scaling.refused.len() < MOST_REFUSALS) {
             self.scaling.refused.push((ask.wants.clone(), refusal.clone()));
         }
         checked
     }
 
-    /// What was granted, in words.
-    fn granted(&self, ask: &Ask, gone: &[Ask], before: &Numbers, after: &Numbers) -> String {
-        let others: Vec<&str> = gone.iter().map(|old| old.name.as_str()).filter(|name| *name != ask.name).collect();
-        let mut in_place = if others.is_empty() { String::new() } else { format!(", replacing {}", others.join(", ")) };
-        if let Some(old) = gone.iter().find(|old| old.name == ask.name && old.wants != ask.wants) {
-            in_place.push_str(&format!(", instead of {}", old.wants));
-        }
-        match &ask.wants {
-            Wants::Workers { node_type, .. } | Wants::More { node_type, .. } => {
-                let (was, now) = (before[node_type], after[node_type]);
-                let others = self.scaling.wanted.get(node_type).filter(|w| w.count > now).map(|w| w.sources[0].clone());
-                let others = others.map(|source| format!("; there are more, because of {source}")).unwrap_or_default();
-                format!("{node_type}: {was} → {now} workers{in_place}{others}")
-            }
-            Wants::Bundles { .. } => format!("{}: {}{in_place}", ask.name, ask.wants),
+    /// What was granted.
+    fn granted(&self, ask: &Ask, gone: &[Ask], before: &Numbers, after: &Numbers) -> Scale {
+        let numbers = ask.wants.node_type().map(|of| (before[of], after[of]));
+        let more = |of: &NodeTypeName| self.scaling.wanted.get(of).filter(|wanted| wanted.count > after[of]);
+        Scale {
+            request: self.details_of(ask),
+            numbers,
+            replaced: gone.iter().map(|old| old.name.clone()).filter(|name| *name != ask.name).collect(),
+            instead_of: gone.iter().find(|old| old.name == ask.name && old.wants != ask.wants).map(|old| old.wants.clone()),
+            more_because: ask.wants.node_type().and_then(more).and_then(|wanted| wanted.sources.first().cloned()),
+            again: None,
         }
     }
 
@@ -215,63 +205,50 @@ impl Brain {
     }
 
     /// Why no node of any type could ever do for a request for room.
-    pub(crate) fn misfit(&self, spec: &Spec, ask: &Ask) -> Option<String> {
+    pub(crate) fn misfit(&self, spec: &Spec, ask: &Ask) -> Option<Refusal> {
         let checked = if ask.wants.node_type().is_none() { self.check_shape(spec, &ask.wants) } else { Ok(()) };
-        checked.err().map(|refusal| refusal.message().to_owned())
+        checked.err()
     }
 
     /// What no node of any type could ever do is refused.
     fn check_shape(&self, spec: &Spec, wants: &Wants) -> Result<(), Refusal> {
-        let no_type = |name: &NodeTypeName| {
-            let known: Vec<_> = spec.workers.keys().map(NodeTypeName::as_str).collect();
-            Refusal::Unknown(format!("there is no node type {name}; there is {}", known.join(", ")))
-        };
+        let no_type =
+            |name: &NodeTypeName| Refusal::UnknownNodeType { node_type: name.clone(), known: spec.workers.keys().cloned().collect() };
         match wants {
             Wants::Workers { node_type, count } => {
                 let kind = spec.workers.get(node_type).ok_or_else(|| no_type(node_type))?;
                 if *count < kind.min || *count > kind.max {
-                    let message = format!("{count} workers of type {node_type} are not between its min {} and max {}", kind.min, kind.max);
-                    return Err(message.into());
+                    return Err(Refusal::OutOfBounds { node_type: node_type.clone(), count: *count, min: kind.min, max: kind.max });
                 }
                 Ok(())
             }
             Wants::More { node_type, count } => {
                 // Whether it is within the maximum shows beside the others.
                 spec.workers.get(node_type).map(|_| ()).ok_or_else(|| no_type(node_type)).and_then(|()| match count {
-                    0 => Err(Refusal::Malformed("a request for 0 more workers has no effect".to_owned())),
+                    0 => Err(Refusal::NoMoreWorkers),
                     _ => Ok(()),
                 })
             }
             Wants::Bundles { bundles, spread, .. } => {
                 let total: u64 = bundles.iter().map(|b| u64::from(b.count)).sum();
                 if total == 0 || bundles.iter().any(|b| b.bundle.is_nothing() || b.count == 0) {
-                    return Err(Refusal::Malformed("a request for capacity needs at least one bundle that is not empty".to_owned()));
+                    return Err(Refusal::EmptyBundle);
                 }
                 if total > MOST_BUNDLES {
-                    return Err(Refusal::Malformed(format!("{total} bundles are more than {MOST_BUNDLES}")));
+                    return Err(Refusal::TooManyBundles { count: total, max: MOST_BUNDLES });
                 }
                 if *spread && total > u64::from(spec.max_workers) {
-                    let most = spec.max_workers;
-                    let message = format!("{total} bundles, each on a node of its own, need more than the cluster's max_workers {most}");
-                    return Err(message.into());
+                    return Err(Refusal::TooManyForSpread { count: total, max_workers: spec.max_workers });
                 }
                 for counted in bundles {
                     if let Some(unknown) = counted.bundle.resources.keys().find(|name| !self.scaling.custom.contains(name)) {
-                        let known = self.scaling.custom.join(", ");
-                        let known = if known.is_empty() {
-                            "no node type declares custom resources".to_owned()
-                        } else {
-                            format!("there is {known}")
-                        };
-                        return Err(Refusal::Unknown(format!("no node type offers the resource {unknown}; {known}")));
+                        return Err(Refusal::UnknownResource { resource: unknown.clone(), known: self.scaling.custom.clone() });
                     }
                     let need = self.amounts_of(&counted.bundle);
-                    let reasons: Vec<(NodeTypeName, Option<String>)> =
-                        spec.workers.keys().map(|name| (name.clone(), self.lacks(spec, name, &need))).collect();
-                    if reasons.iter().all(|(_, lack)| lack.is_some()) {
-                        let why = reasons.iter().map(|(name, lack)| format!("{name} {}", lack.as_deref().unwrap_or_default()));
-                        let why: Vec<String> = why.collect();
-                        return Err(format!("no node type has {}: {}", counted.bundle, why.join("; ")).into());
+                    let lack = |name: &NodeTypeName| Some((name.clone(), self.lacks(spec, name, &need)?));
+                    let lacks: BTreeMap<NodeTypeName, Lack> = spec.workers.keys().filter_map(lack).collect();
+                    if lacks.len() == spec.workers.len() {
+                        return Err(Refusal::NoTypeFits { bundle: counted.bundle.clone(), lacks });
                     }
                 }
                 Ok(())
@@ -346,21 +323,21 @@ impl Brain {
     }
 
     /// What of a request has no room, or is not there or coming, and why.
-    fn unmet(&self, ask: &Ask) -> Option<String> {
+    fn unmet(&self, ask: &Ask) -> Option<Shortfall> {
         let outlook = self.outlook();
         if let Some(unmet) = outlook.unmet.iter().find(|u| u.source == ask.name) {
-            return Some(format!("{}: {}", unmet.what, unmet.why));
+            return Some(Shortfall::NoRoom { what: unmet.what.clone(), why: unmet.why.clone() });
         }
         let of = ask.wants.node_type()?;
         let spec = self.cluster.spec.as_ref()?;
         let (wanted, there) = (self.base(spec, of), self.scaling.tally.counted(of));
         let (raw, most) = (self.raw_base(spec, of), spec.workers.get(of).map_or(0, |kind| kind.max));
         if raw > most {
-            return Some(format!("{} of {raw} running or starting: workers.{of}.max is {most}", there.min(most)));
+            return Some(Shortfall::AboveTypeMaximum { present: there.min(most), wanted: raw, node_type: of.clone(), max: most });
         }
         let blocked = outlook.types.get(of).and_then(|t| t.blocked.first());
-        let why = outlook.held.as_ref().or(blocked).map(|why| format!(": {why}")).unwrap_or_default();
-        (there < wanted).then(|| format!("{there} of {wanted} running or starting{why}"))
+        let why = outlook.held.as_ref().or(blocked).cloned();
+        (there < wanted).then_some(Shortfall::Missing { present: there, wanted, why })
     }
 
     /// Whether everything that a request wants is there, on nodes that are ready. False if there is no such request.
@@ -383,16 +360,13 @@ impl Brain {
     pub(crate) fn take_revoke(&mut self, request: Request, name: String, now: bool) {
         let before = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         let Some(ask) = self.asks.remove(&name) else {
-            let known: Vec<&str> = self.asks.iter().map(|a| a.name.as_str()).take(20).collect();
-            let known = if known.is_empty() { "there are no requests".to_owned() } else { format!("there is {}", known.join(", ")) };
-            let refusal = format!("there is no request {name}; {known}");
-            self.complain_of(Some(&request.actor), None, EventKind::Refusal, format!("revoke: {refusal}"));
-            return self.reply(request, Err(Refusal::Unknown(refusal)));
+            let refusal = Refusal::UnknownRequest { name, known: self.asks.iter().map(|ask| ask.name.clone()).take(20).collect() };
+            self.complain_of(Some(&request.actor), None, What::RevokeRefused { refusal: refusal.clone() });
+            return self.reply(request, Err(refusal));
         };
         self.step.records.push(Record::AskGone { name });
         let message = format!("{} was revoked ({})", ask.wants, ask.name);
-        let details = self.details_of(&ask);
-        self.requested_with(&request.actor, None, format!("revoke: {message}"), details);
+        self.requested(&request.actor, None, What::Revoke { request: self.details_of(&ask) });
         self.reply(request, Ok(Reply::Done { message }));
         let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         self.forget_asks(&[ask], now);
@@ -417,7 +391,7 @@ impl Brain {
         let over: Vec<String> = self.asks.ends.iter().filter(|(_, ends)| **ends <= now).map(|(name, _)| name.clone()).collect();
         for name in over {
             let Some(ask) = self.asks.remove(&name) else { continue };
-            self.event(None, EventKind::Decision, format!("the request {name} ended: {}", ask.wants));
+            self.event(None, What::RequestEnded { request: name.clone(), wants: ask.wants.clone() });
             self.unplace_ask(&ask);
             if let Some(of) = ask.wants.node_type() {
                 self.scaling.released.insert(of.clone(), self.clock.now());
@@ -436,7 +410,7 @@ impl Brain {
         let over: Vec<String> = self.asks.iter().filter(missing).map(|a| a.name.clone()).collect();
         for name in over {
             self.asks.remove(&name);
-            self.event(None, EventKind::Decision, format!("the request {name} ended: its node type was removed"));
+            self.event(None, What::RequestWithoutType { request: name.clone() });
             self.step.records.push(Record::AskGone { name });
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 
 use super::buy::{Bought, Candidate, Limits, buy};
 use crate::Brain;
@@ -40,10 +40,9 @@ impl Brain {
             self.hope_for(before);
         }
         for Exchange { node, work } in exchanges {
-            let whose: BTreeSet<&str> = work.iter().filter_map(|(id, ..)| self.scaling.groups.get(id)).map(String::as_str).collect();
-            let whose = whose.into_iter().take(5).collect::<Vec<_>>().join(", ");
-            let message = format!("placements of {whose} on {node} move to other nodes: other requests need what only this type has");
-            self.event(Some(&node), EventKind::Decision, message);
+            let whose: BTreeSet<&String> = work.iter().filter_map(|(id, ..)| self.scaling.groups.get(id)).collect();
+            let requests = whose.into_iter().take(5).cloned().collect();
+            self.event(Some(&node), What::PlacementsMoved { requests });
         }
         other
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Launch, Purpose, TypeChoice, What};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::outlook::Outlook;
+use cloudtik_model::outlook::{Blocked, Outlook, UnavailableOffer};
 use cloudtik_model::spec::{Offer, Spec, WorkerType};
 use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName};
 
@@ -35,8 +35,7 @@ struct Order<'o> {
     name: &'o NodeTypeName,
     offer: Offer,
     price: Option<MoneyPerHour>,
-    why: String,
-    details: BTreeMap<String, String>,
+    purpose: Purpose,
 }
 
 impl Brain {
@@ -54,10 +53,8 @@ impl Brain {
                         break;
                     }
                 };
-                let by = wanted.sources.first().cloned().unwrap_or_default();
-                let why = format!("{missing} more of type {name} desired");
-                let details = BTreeMap::from([("wanted by".to_owned(), by), ("offer".to_owned(), offer.to_string())]);
-                if self.request(spec, Order { name, offer, price, why, details }, None).is_none() {
+                let purpose = Purpose::Count { missing, node_type: name.clone(), source: wanted.sources.first().cloned() };
+                if self.request(spec, Order { name, offer, price, purpose }, None).is_none() {
                     break;
                 }
             }
@@ -101,7 +98,7 @@ impl Brain {
     }
 
     /// Buys for what waits, as far as the limits allow.
-    fn buy_for_asks(&mut self, spec: &Spec, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, String>) {
+    fn buy_for_asks(&mut self, spec: &Spec, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, Blocked>) {
         loop {
             let waiting: BTreeSet<GroupId> = self.scaling.fleet.waiting().map(|(id, _)| id).collect();
             if waiting.is_empty() {
@@ -135,13 +132,13 @@ impl Brain {
             for (candidate, bin) in &bought.bins {
                 let of = &candidates[*candidate];
                 let Ok((offer, price)) = self.may_launch(spec, &of.name, &spec.workers[&of.name]) else { continue };
-                let (why, mut details) = self.explain(&bought, bin, &offer);
                 // Once for each type: the reasons are much the same for all that are bought together.
-                match explained.get(candidate) {
-                    Some(first) => drop(details.insert("reasons".to_owned(), format!("as for {first}"))),
-                    None => details.extend(self.compare_types(spec, &bought, candidates, *candidate, bin, blocked)),
-                }
-                let order = Order { name: &of.name, offer, price, why, details };
+                let choice = match explained.get(candidate) {
+                    Some(first) => TypeChoice::AsFor { node: first.clone() },
+                    None => TypeChoice::Not { types: self.compare_types(spec, &bought, candidates, *candidate, bin, blocked) },
+                };
+                let (needs, requests) = self.explain(&bought, bin);
+                let order = Order { name: &of.name, offer, price, purpose: Purpose::Room { needs, requests, choice } };
                 if let Some(id) = self.request(spec, order, Some((of.capacity, bin, &mut members))) {
                     explained.entry(*candidate).or_insert(id);
                 }
@@ -188,11 +185,11 @@ impl Brain {
     }
 
     /// The types of which something may be bought just now, and why nothing of the others.
-    pub(super) fn candidates(&mut self, spec: &Spec) -> (Vec<Candidate>, BTreeMap<NodeTypeName, String>) {
+    pub(super) fn candidates(&mut self, spec: &Spec) -> (Vec<Candidate>, BTreeMap<NodeTypeName, Blocked>) {
         let (mut candidates, mut blocked) = (Vec::new(), BTreeMap::new());
         for (name, kind) in &spec.workers {
             let Some(capacity) = self.capacity_of(name) else {
-                blocked.insert(name.clone(), "its resources are not known until a first node has joined".to_owned());
+                blocked.insert(name.clone(), Blocked::ResourcesUnknown);
                 continue;
             };
             match self.may_launch(spec, name, kind) {
@@ -224,19 +221,18 @@ impl Brain {
     }
 
     /// The offer from which one more of a type may be asked for, or why not.
-    fn may_launch(&mut self, spec: &Spec, name: &NodeTypeName, kind: &WorkerType) -> Result<(Offer, Option<MoneyPerHour>), String> {
+    fn may_launch(&mut self, spec: &Spec, name: &NodeTypeName, kind: &WorkerType) -> Result<(Offer, Option<MoneyPerHour>), Blocked> {
         let tally = &self.scaling.tally;
         if let Some(pause) = self.cluster.paused.get(name) {
-            return Err(format!("paused: {}", pause.reason));
+            return Err(Blocked::Paused { why: pause.reason.clone() });
         }
         if tally.exist_of(name) >= kind.max {
             let counted = tally.counted(name);
             let leaving = tally.exist_of(name).saturating_sub(counted);
-            let leaving = if leaving > 0 { format!(", {leaving} of them terminating or quarantined") } else { String::new() };
-            return Err(format!("its maximum of {} is reached{leaving}", kind.max));
+            return Err(Blocked::TypeMaximum { max: kind.max, leaving });
         }
         if tally.exist() >= spec.max_workers {
-            return Err(format!("the cluster's maximum of {} workers is reached", spec.max_workers));
+            return Err(Blocked::ClusterMaximum { max: spec.max_workers });
         }
         let spent = tally.spent(spec);
         let (mut short, mut dear, mut retry) = (Vec::new(), None, u64::MAX);
@@ -245,12 +241,12 @@ impl Brain {
                 && spent.0.saturating_add(price.0) > budget.0
             {
                 let left = MoneyPerHour(budget.0.saturating_sub(spent.0));
-                dear = Some(format!("the budget of {budget} leaves {left}; one costs {price}"));
+                dear = Some(Blocked::Budget { budget, left, price });
                 continue;
             }
             match self.scaling.launching.shortages.get(&(name.clone(), offer.clone())) {
                 Some(shortage) if shortage.until > self.clock.now() => {
-                    short.push(format!("{offer}: {}", shortage.reason));
+                    short.push(UnavailableOffer { offer, message: shortage.reason.clone() });
                     retry = retry.min(shortage.until);
                 }
                 _ => return Ok((offer, price)),
@@ -258,20 +254,21 @@ impl Brain {
         }
         if retry < u64::MAX {
             self.decide_at(retry);
-            return Err(format!("not available ({})", short.join("; ")));
+            return Err(Blocked::Unavailable { offers: short });
         }
-        Err(dear.unwrap_or_else(|| "it is not available in any zone or market".to_owned()))
+        Err(dear.unwrap_or(Blocked::NotOffered))
     }
 
     /// Stores that a machine is wanted, and asks for it.
-    fn request(&mut self, spec: &Spec, mut order: Order<'_>, content: Option<(Amounts, &Bin, &mut Members)>) -> Option<NodeId> {
+    fn request(&mut self, spec: &Spec, order: Order<'_>, content: Option<(Amounts, &Bin, &mut Members)>) -> Option<NodeId> {
         let now = self.clock.now();
         let id = self.free_id(order.name, spec.workers.get(order.name)?.max)?;
         let generation = self.nodes.get(&id).map_or(Generation(1), |n| n.record.generation.next());
         let mut record = NodeRecord::requested(id.clone(), generation, order.name.clone(), self.clock.wall());
         self.scaling.launched += 1;
         record.number = self.scaling.launched;
-        (record.revision, record.price, record.offer) = (self.revision_for_new(spec, order.name), order.price, order.offer);
+        let offer = order.offer;
+        (record.revision, record.price, record.offer) = (self.revision_for_new(spec, order.name), order.price, offer.clone());
         record.shape = spec.workers.get(order.name).map(WorkerType::shape);
         record.was_lost = self.nodes.get(&id).is_some_and(|n| n.record.was_lost);
         let (failures, not_before) = self.nodes.get(&id).map_or((0, 0), |n| (n.failures, n.not_before));
@@ -284,16 +281,12 @@ impl Brain {
         }
         self.recount(&id);
         self.store_node(&id);
-        let mut message = format!("request {id} (generation {generation}): {}", order.why);
-        if let Some((lost, of)) = self.scaling.launching.take_lost(order.name, now) {
-            order.details.insert("replaces".to_owned(), format!("{lost} (generation {of})"));
-            message = format!("{message}; it replaces {lost} (generation {of})");
-            if lost != id {
-                let details = BTreeMap::from([("replaced by".to_owned(), format!("{id} (generation {generation})"))]);
-                self.event_with(Some(&lost), EventKind::Decision, format!("{id} replaces it"), details);
-            }
+        let replaces = self.scaling.launching.take_lost(order.name, now);
+        if let Some((lost, _)) = replaces.as_ref().filter(|(lost, _)| *lost != id) {
+            self.event(Some(lost), What::ReplacedBy { node: id.clone(), generation });
         }
-        self.event_with(Some(&id), EventKind::Decision, message, order.details);
+        let launch = Launch { node: id.clone(), generation, offer, purpose: order.purpose, replaces };
+        self.event(Some(&id), What::Launch(Box::new(launch)));
         self.drive(&id);
         Some(id)
     }

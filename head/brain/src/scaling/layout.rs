@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Replan, What};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
@@ -178,8 +178,7 @@ impl Brain {
             self.rank(&plan, &order) < self.rank(fleet, &order)
         };
         if is_better {
-            let message = "placements were replanned: nodes become free, or waiting requests fit";
-            self.event(None, EventKind::Decision, message.to_owned());
+            self.event(None, What::PlacementsReplanned { why: Replan::Better });
             self.take_plan(plan);
             self.scaling.is_laid_out = true;
         }
@@ -238,8 +237,7 @@ impl Brain {
             }
         }
         if helps {
-            let message = "placements were replanned: otherwise not all of them would fit";
-            self.event(None, EventKind::Decision, message.to_owned());
+            self.event(None, What::PlacementsReplanned { why: Replan::ToFit });
             if needs_machines {
                 // It needs machines that are not there yet: without them all stays as it was.
                 self.hope();

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
+use cloudtik_model::reason::Reason;
 use cloudtik_model::spec::{Offer, WorkerType};
 use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
@@ -91,8 +92,6 @@ impl Brain {
         let key = (name.clone(), offer.clone());
         let times = self.scaling.launching.shortages.get(&key).map_or(0, |s| s.times) + 1;
         let pause = doubling(SHORTAGE, times, LONGEST_SHORTAGE);
-        let what = if failure.kind == FailureKind::Quota { "quota" } else { "no capacity" };
-        let message = format!("{name}, {offer}: {what} ({}); not tried for {} s", failure.message, pause / 1_000);
         let launched = self.scaling.launched;
         if let Some(shortage) = self.scaling.launching.shortages.get_mut(&key).filter(|s| s.until > now) {
             shortage.launched = launched;
@@ -100,7 +99,9 @@ impl Brain {
             let doubtful_until = now + doubling(SHORTAGE, times, LONGEST_PAUSE);
             let shortage = Shortage { launched, until: now + pause, doubtful_until, times, reason: failure.message.clone() };
             self.scaling.launching.shortages.insert(key, shortage);
-            self.event(None, EventKind::Decision, message);
+            let (quota, message) = (failure.kind == FailureKind::Quota, failure.message.clone());
+            let (node_type, offer) = (name.clone(), offer.clone());
+            self.event(None, What::OfferUnavailable { node_type, offer, quota, message, pause_s: pause / 1_000 });
         }
         self.scaling_changed();
     }
@@ -120,7 +121,7 @@ impl Brain {
     }
 
     /// A worker failed before it was ever ready.
-    pub(crate) fn note_failed(&mut self, name: &NodeTypeName, reason: &str) {
+    pub(crate) fn note_failed(&mut self, name: &NodeTypeName, why: &Reason) {
         // What was under way when the type was paused says nothing new of it.
         if self.cluster.paused.contains_key(name) {
             return;
@@ -136,13 +137,10 @@ impl Brain {
         let times = in_a_row - FAILURES + 1;
         let pause = doubling(PAUSE, times, LONGEST_PAUSE);
         let until = Timestamp(self.clock.wall().0.saturating_add(pause));
-        self.cluster.paused.insert(name.clone(), Pause { until, reason: reason.to_owned(), times });
+        self.cluster.paused.insert(name.clone(), Pause { until, reason: why.clone(), times });
         self.store_cluster();
-        let message = format!(
-            "creation of node type {name} is paused for {} s: {in_a_row} attempts in a row failed, the last: {reason}",
-            pause / 1_000
-        );
-        self.event(None, EventKind::Alarm, message);
+        let (node_type, pause_s) = (name.clone(), pause / 1_000);
+        self.event(None, What::TypePaused { node_type, pause_s, attempts: in_a_row, why: why.clone() });
         self.scaling_changed();
     }
 
@@ -160,7 +158,7 @@ impl Brain {
         for name in &over {
             self.cluster.paused.remove(name);
             self.scaling.launching.pause_ends.remove(name);
-            self.event(None, EventKind::Decision, format!("type {name} is tried again"));
+            self.event(None, What::TypeResumed { node_type: name.clone() });
             self.scaling.changes += 1;
         }
         if !over.is_empty() {
@@ -204,7 +202,7 @@ impl Brain {
             |price: Option<MoneyPerHour>| spec.budget.is_none_or(|budget| others.saturating_add(price.unwrap_or_default().0) <= budget.0);
         let found = offers.into_iter().find(|(offer, price)| !is_short(offer) && is_affordable(*price));
         let Some((offer, price)) = found else {
-            self.forget(id, "its offer is no longer available");
+            self.forget(id, Reason::OfferGone);
             return false;
         };
         if let Some(node) = self.nodes.get_mut(id) {

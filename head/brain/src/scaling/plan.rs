@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::NodeId;
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Replan, What};
 use cloudtik_model::node::NodeState;
 
 use super::Scaling;
@@ -138,8 +138,7 @@ impl Brain {
     /// If a machine on which a plan counted is not to be had, what had room has it again where it was.
     pub(super) fn give_up_hope(&mut self) {
         let Some(hope) = self.scaling.hope.take_if(|hope| hope.is_lost) else { return };
-        let message = "expected machines are not available: placements return to where they were";
-        self.event(None, EventKind::Decision, message.to_owned());
+        self.event(None, What::PlacementsReplanned { why: Replan::MachinesUnavailable });
         let fleet = &mut self.scaling.fleet;
         let mut groups: BTreeSet<GroupId> = hope.plan.values().flatten().map(|planned| GroupId(planned.request)).collect();
         groups.extend(hope.plan.keys().flat_map(|node| fleet.groups_on(node)));

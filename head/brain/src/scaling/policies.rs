@@ -5,17 +5,18 @@
 //! `low` and `high` in which nothing changes. What lowers its number waits; what goes up and down again and again waits
 //! longer each time, and says so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use cloudtik_model::Timestamp;
-use cloudtik_model::event::EventKind;
+use cloudtik_model::demand::Quantity;
+use cloudtik_model::event::{PolicyChange, What};
 use cloudtik_model::node::NodeState;
+use cloudtik_model::outlook::{BeyondMax, LoadLevel, PolicySays, PolicyView, PolicyWait, SignalProblem};
 use cloudtik_model::policy::{Counts, Metric, Policy, Rule, Workers};
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::spec::Spec;
 
 use super::begins_or_ends;
-use crate::clock::time_of_day;
 use crate::{Brain, PolicyWant};
 
 /// Turns within [`FLAP_PAUSES`] pauses that make a policy one that flaps.
@@ -48,7 +49,7 @@ pub(crate) struct PolicyState {
     /// A schedule was on when it was looked at last.
     is_on: Option<bool>,
     /// Since when its signal is not known although what gives it runs, and why.
-    deaf: Option<(u64, String)>,
+    deaf: Option<(u64, PolicySays)>,
 }
 
 impl Brain {
@@ -57,12 +58,13 @@ impl Brain {
     }
 
     /// What a policy asks for now, and why, in words.
-    pub(super) fn consult(&mut self, spec: &Spec, policy: &Policy) -> (Option<u32>, String) {
+    pub(super) fn consult(&mut self, spec: &Spec, policy: &Policy) -> (Option<u32>, PolicySays) {
         match &policy.rule {
             Rule::Schedule { hours, workers } => {
                 let wall = self.clock.wall();
                 let Some((is_on, next)) = begins_or_ends(hours, wall) else {
-                    return (None, format!("the time zone {} is not known", hours.time_zone));
+                    let time_zone = hours.time_zone.clone();
+                    return (None, PolicyView::UnknownTimeZone { time_zone }.into());
                 };
                 let until = next.0.saturating_sub(wall.0);
                 self.decide_at(self.clock.now() + until.min(CLOCK_CHECK));
@@ -74,10 +76,18 @@ impl Brain {
                 let state = self.scaling.policies.entry(policy.name.clone()).or_default();
                 // What a head that just started finds is no news.
                 if state.is_on.replace(is_on).is_some_and(|was_on| was_on != is_on) {
-                    let what = if is_on { format!("begins: {count} workers of type {}", policy.node_type) } else { "ends".to_owned() };
-                    self.event(None, EventKind::Decision, format!("policy {} {what} ({hours})", policy.name));
+                    let (name, node_type, hours) = (policy.name.clone(), policy.node_type.clone(), hours.clone());
+                    let what = match is_on {
+                        true => What::PolicyBegan { policy: name, node_type, count, hours },
+                        false => What::PolicyEnded { policy: name, hours },
+                    };
+                    self.event(None, what);
                 }
-                if is_on { (Some(count), format!("{hours}")) } else { (None, format!("off; on {hours}")) }
+                let hours = hours.clone();
+                match is_on {
+                    true => (Some(count), PolicyView::ScheduleOn { hours }.into()),
+                    false => (None, PolicyView::ScheduleOff { hours }.into()),
+                }
             }
             Rule::Load { metric, high, low, window_ms } => {
                 let raw = self.by_load(policy, *metric, *high, *low, *window_ms);
@@ -90,7 +100,7 @@ impl Brain {
         }
     }
 
-    fn by_load(&mut self, policy: &Policy, metric: Metric, high: u32, low: u32, window: u64) -> (Option<u32>, String) {
+    fn by_load(&mut self, policy: &Policy, metric: Metric, high: u32, low: u32, window: u64) -> (Option<u32>, PolicySays) {
         let now = self.clock.now();
         let (mut ready, mut known, mut sum) = (0u64, 0u64, 0u64);
         for node in self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life == NodeState::Ready) {
@@ -105,32 +115,33 @@ impl Brain {
             if ready > 0 {
                 self.decide_at(now + window.min(5_000));
             }
-            return (None, format!("no {metric} load is known for {seconds} s yet"));
+            return (None, PolicyView::LoadUnknown { metric, window_s: seconds }.into());
         }
         // Loads change without anybody saying so: the window moves on.
         self.decide_at(now + (window / 8).clamp(1_000, 15_000));
         let average = sum / known;
-        let says = format!("{metric} at {} % of {known} over {seconds} s", average / 10);
+        let says =
+            |level: LoadLevel| PolicySays::from(PolicyView::Load { metric, percent: average / 10, nodes: known, window_s: seconds, level });
         let for_share = |share: u64| u32::try_from(sum.div_ceil(share.max(1))).unwrap_or(u32::MAX);
         // Nodes whose load is not known yet may take some of what the others have, and are not too many.
         let for_more = for_share(u64::from(high)).max(u32::try_from(ready).unwrap_or(u32::MAX));
         if average >= SATURATED {
             // How much more is needed cannot be seen: twice as many, as Ray's autoscaler does (`upscaling_speed`).
             let twice = u32::try_from(known.saturating_mul(2)).unwrap_or(u32::MAX);
-            (Some(for_more.max(twice)), format!("{says}: saturated"))
+            (Some(for_more.max(twice)), says(LoadLevel::Saturated))
         } else if average > u64::from(high) {
-            (Some(for_more), format!("{says}, above {} %", high / 10))
+            (Some(for_more), says(LoadLevel::Above { percent: high / 10 }))
         } else if average < u64::from(low) && self.scaling.left.get(&policy.node_type).is_some_and(|at| now < at + window) {
             // What those did that left has not come to the others yet, as far as averages show it.
-            (None, format!("{says}, below {} %, some of which left just now", low / 10))
+            (None, says(LoadLevel::BelowSinceSomeLeft { percent: low / 10 }))
         } else if average < u64::from(low) && known == ready {
-            (Some(for_share(u64::from(high + low) / 2)), format!("{says}, below {} %", low / 10))
+            (Some(for_share(u64::from(high + low) / 2)), says(LoadLevel::Below { percent: low / 10 }))
         } else {
-            (None, format!("{says}, between {} % and {} %", low / 10, high / 10))
+            (None, says(LoadLevel::Between { low: low / 10, high: high / 10 }))
         }
     }
 
-    fn by_signal(&mut self, policy: &Policy, signal: &str, per_worker: u64, counts: Counts) -> (Option<u32>, String) {
+    fn by_signal(&mut self, policy: &Policy, signal: &str, per_worker: u64, counts: Counts) -> (Option<u32>, PolicySays) {
         let (runtime, name) = signal.split_once('.').unwrap_or((signal, ""));
         let of_node = |node: &crate::Node| -> Option<u64> {
             let of_runtime = node.services.values().filter(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
@@ -139,11 +150,11 @@ impl Brain {
         let found = self.nodes.values().filter(|n| n.link.is_some()).filter_map(of_node).reduce(u64::saturating_add);
         let Some(sum) = found else {
             let runs = |n: &&crate::Node| n.services.values().any(|s| s.key.runtime.as_str() == runtime && s.state == ServiceState::Ready);
-            let (told, is_deaf) = match self.nodes.values().find(runs) {
-                Some(node) => (format!("the agent's log says why (`cloudtik logs CLUSTER --node {}`)", node.record.id), true),
-                None => (format!("no service of {runtime} is ready"), false),
+            let (cause, is_deaf) = match self.nodes.values().find(runs) {
+                Some(node) => (SignalProblem::Unreadable { node: node.record.id.clone() }, true),
+                None => (SignalProblem::NoServiceReady { runtime: runtime.to_owned() }, false),
             };
-            let says = format!("{signal} is not known: {told}");
+            let says = PolicySays::from(PolicyView::SignalUnknown { signal: signal.to_owned(), cause });
             let now = self.clock.now();
             let state = self.scaling.policies.entry(policy.name.clone()).or_default();
             let since = state.deaf.as_ref().map_or(now, |(since, _)| *since);
@@ -154,10 +165,10 @@ impl Brain {
             state.deaf = None;
         }
         let needed = u32::try_from(sum.div_ceil(per_worker.max(1))).unwrap_or(u32::MAX);
-        let says = format!("{signal} is {}", cloudtik_model::demand::Quantity(sum));
+        let says = |at_work| PolicySays::from(PolicyView::Signal { signal: signal.to_owned(), value: Quantity(sum), at_work });
         match counts {
-            Counts::All => (Some(needed), says),
-            Counts::Waiting if needed == 0 => (Some(0), says),
+            Counts::All => (Some(needed), says(None)),
+            Counts::Waiting if needed == 0 => (Some(0), says(None)),
             Counts::Waiting => {
                 // What is only missed has its work still.
                 let of_type = self.workers().filter(|n| n.record.node_type == policy.node_type && n.record.life.is_counted());
@@ -171,13 +182,13 @@ impl Brain {
                 if let Some(next) = next {
                     self.decide_at(next);
                 }
-                (Some(needed.saturating_add(settled)), format!("{says}, beside what {settled} that are at work have"))
+                (Some(needed.saturating_add(settled)), says(Some(settled)))
             }
         }
     }
 
     /// Holds a policy to its bounds, and to its number where it would change its mind too soon.
-    fn steady(&mut self, policy: &Policy, (raw, says): (Option<u32>, String)) -> (Option<u32>, String) {
+    fn steady(&mut self, policy: &Policy, (raw, mut says): (Option<u32>, PolicySays)) -> (Option<u32>, PolicySays) {
         let now = self.clock.now();
         // Below the type's minimum it changes nothing.
         let min = self.cluster.spec.as_ref().and_then(|s| s.workers.get(&policy.node_type)).map_or(0, |kind| kind.min);
@@ -188,8 +199,7 @@ impl Brain {
         // Without an opinion of its own, it wants what it wanted: also after a restart of the head.
         let asked = raw;
         let raw = raw.map_or(before, |raw| raw.clamp(least, most));
-        let beyond = asked.filter(|asked| *asked > most).map(|asked| format!("; it would ask for {asked}, and its max is {most}"));
-        let says = says + &beyond.unwrap_or_default();
+        says.beyond_max = asked.filter(|asked| *asked > most).map(|asked| BeyondMax { asked, max: most });
         if raw == before {
             if known.is_none_or(|want| want.count != raw) {
                 self.note_want(policy, raw, None);
@@ -225,9 +235,8 @@ impl Brain {
         if now < due {
             self.decide_at(due);
             // The seconds that pass are not said: that would be news each time.
-            let why = if factor > 1 { "it flaps, so its" } else { "it changed direction just now, so its" };
-            let until = time_of_day(Timestamp(wall.0 + (due - now)));
-            return (Some(before), format!("{says}; {why} {raw} waits until {until}"));
+            says.waits = Some(PolicyWait { count: raw, until: Timestamp(wall.0 + (due - now)), flaps: factor > 1 });
+            return (Some(before), says);
         }
         state.changed = Some((since_start, up));
         let mut flaps = None;
@@ -244,18 +253,11 @@ impl Brain {
             }
         }
         self.note_want(policy, raw, Some(up));
-        let message = format!("policy {}: {before} → {raw} workers of type {}: {says}", policy.name, policy.node_type);
-        let details = BTreeMap::from([
-            ("follows".to_owned(), policy.to_string()),
-            ("saw".to_owned(), says.clone()),
-            ("asks for".to_owned(), asked.map_or_else(String::new, |asked| asked.to_string())),
-            ("within".to_owned(), format!("{least} to {most}")),
-        ]);
-        self.event_with(None, EventKind::Decision, message, details);
+        let change = PolicyChange { policy: policy.clone(), before, now: raw, says: says.clone(), asked, least, most };
+        self.event(None, What::PolicyChanged(Box::new(change)));
         if let Some(factor) = flaps {
-            let seconds = damped.saturating_mul(factor) / 1_000;
-            let message = format!("policy {} flaps: it now waits {seconds} s before it changes direction", policy.name);
-            self.event(None, EventKind::Alarm, message);
+            let wait_s = damped.saturating_mul(factor) / 1_000;
+            self.event(None, What::PolicyFlaps { policy: policy.name.clone(), wait_s });
         }
         (Some(raw), says)
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use cloudtik_model::demand::Ask;
+use cloudtik_model::refusal::{NoRoom, ShortLimit};
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::{MoneyPerHour, NodeTypeName};
 
@@ -30,18 +31,17 @@ struct Missing {
 impl Brain {
     /// Whether everything that is asked for could be there at once, within every maximum and the budget: whatever there is
     /// just now.
-    pub(crate) fn check_room(&self, spec: &Spec, new: Option<&Ask>) -> Result<(), String> {
+    pub(crate) fn check_room(&self, spec: &Spec, new: Option<&Ask>) -> Result<(), NoRoom> {
         let base: Vec<(&NodeTypeName, u32)> = spec.workers.keys().map(|name| (name, self.base(spec, name))).collect();
         let workers: u32 = base.iter().map(|(_, n)| *n).sum();
         let price = |name: &NodeTypeName| spec.workers[name].dearest().unwrap_or_default();
         let cost: MoneyPerHour = base.iter().map(|(name, n)| price(name).times(*n)).sum();
-        let listed: Vec<String> = base.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} of type {name}")).collect();
-        let listed = listed.join(" and ");
+        let numbers = || base.iter().filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).clone(), *n)).collect();
         if workers > spec.max_workers {
-            return Err(format!("{listed} exceed the cluster's max_workers {}; raise it to {workers}", spec.max_workers));
+            return Err(NoRoom::TooManyWorkers { numbers: numbers(), max_workers: spec.max_workers, needed: workers });
         }
         if let Some(budget) = spec.budget.filter(|budget| cost > *budget) {
-            return Err(format!("{listed} would bring the cluster to {cost}, its budget is {budget}"));
+            return Err(NoRoom::TooExpensive { numbers: numbers(), cost, budget });
         }
         // On a fleet of its own: what there is just now decides nothing.
         let mut fleet = Fleet::default();
@@ -134,37 +134,33 @@ impl Brain {
     }
 
     /// What would be bought without the limits, and which of them forbid it.
-    fn what_it_would_take(&self, spec: &Spec, base: &Base, missing: &Missing) -> String {
+    fn what_it_would_take(&self, spec: &Spec, base: &Base, missing: &Missing) -> NoRoom {
         let free: Vec<Candidate> = missing.candidates.iter().map(|c| Candidate { most: u32::MAX / 4, ..c.clone() }).collect();
         // Where many stand already it is looked at less closely.
         let is_close = missing.waiting.len() <= CLOSE_LOOK;
         let most = spec.max_workers.saturating_sub(base.workers);
         let needed = least(&missing.fleet, &missing.waiting, &free, most, is_close);
         // All of it, and not only what is not there yet: that is what the limits are held against.
-        let all = |(name, n): (NodeTypeName, u32)| format!("{} of type {name}", self.base(spec, &name).saturating_add(n));
+        let all = |(name, n): (NodeTypeName, u32)| (name.clone(), self.base(spec, &name).saturating_add(n));
         let numbers = needed.numbers(&free);
         let others = spec.workers.keys().filter(|name| !numbers.iter().any(|(of, _)| of == *name));
         let others = others.map(|name| (name.clone(), 0)).filter(|(name, _)| self.base(spec, name) > 0);
-        let parts: Vec<String> = numbers.iter().cloned().chain(others).map(all).collect();
+        let all_numbers: Vec<(NodeTypeName, u32)> = numbers.iter().cloned().chain(others).map(all).collect();
         let total = base.workers.saturating_add(needed.nodes());
         let money = MoneyPerHour(base.cost.0.saturating_add(needed.money(&free).0));
         let mut limits = Vec::new();
         if total > spec.max_workers {
-            limits.push(format!("max_workers is {}, {total} are needed", spec.max_workers));
+            limits.push(ShortLimit::MaxWorkers { max: spec.max_workers, needed: total });
         }
         if let Some(budget) = spec.budget.filter(|budget| money > *budget) {
-            limits.push(format!("the budget is {budget}, {money} is needed"));
+            limits.push(ShortLimit::Budget { budget, needed: money });
         }
         for (name, n) in needed.numbers(&free) {
             let (kind, now) = (&spec.workers[&name], self.base(spec, &name));
             if now.saturating_add(n) > kind.max {
-                limits.push(format!("workers.{name}.max is {}, {} are needed", kind.max, now.saturating_add(n)));
+                limits.push(ShortLimit::TypeMaximum { max: kind.max, needed: now.saturating_add(n), node_type: name });
             }
         }
-        if limits.is_empty() {
-            limits.push("the maxima and the budget leave no room for it".to_owned());
-        }
-        let takes = format!("with what is asked for already it takes {}", parts.join(" and "));
-        format!("there is no room for all of it: {takes}, but {}", limits.join(", and "))
+        NoRoom::Takes { numbers: all_numbers, limits }
     }
 }

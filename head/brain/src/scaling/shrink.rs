@@ -5,10 +5,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Activity, ScaleIn, ScaleInChoice, What};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::policy::{Metric, Rule};
+use cloudtik_model::reason::{Obstacle, Reason};
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{MoneyPerHour, NodeId, NodeTypeName};
@@ -19,11 +20,6 @@ use crate::{Brain, Node};
 /// A node whose runtimes do not say how much they do is idle below this share of its cores and of its GPUs, in thousandths,
 /// or below what policies on its type's load call little.
 const IDLE_LOAD: u32 = 100;
-
-/// Why one is let go and not another, where limits were lowered, and where less is wanted.
-const BEYOND_LIMITS: &str =
-    "first what is not desired, then nodes with placements, then nodes desired by count, then minima; the most expensive first";
-const NOT_NEEDED: &str = "of nodes without placements: not ready first, then idle, then the most expensive, then the newest";
 
 /// So many gangs are looked at that wait for what is leaving.
 const MOST_GANGS: usize = 8;
@@ -49,12 +45,12 @@ struct Excess {
 
 impl Excess {
     /// Why a worker of a type and a price is too many, if it is.
-    fn reason(&self, spec: &Spec, name: &NodeTypeName, price: MoneyPerHour) -> Option<String> {
+    fn reason(&self, spec: &Spec, name: &NodeTypeName, price: MoneyPerHour) -> Option<Reason> {
         let of_type = self.types.get(name).copied().unwrap_or(0);
         match (of_type > 0, self.workers > 0, self.money > 0 && price.0 > 0) {
-            (true, ..) => Some(format!("above the type's maximum of {}", spec.workers.get(name).map_or(0, |k| k.max))),
-            (_, true, _) => Some(format!("above the cluster's maximum of {}", spec.max_workers)),
-            (.., true) => Some(format!("above the budget of {}", spec.budget.unwrap_or_default())),
+            (true, ..) => Some(Reason::AboveTypeMaximum { max: spec.workers.get(name).map_or(0, |k| k.max) }),
+            (_, true, _) => Some(Reason::AboveClusterMaximum { max: spec.max_workers }),
+            (.., true) => Some(Reason::AboveBudget { budget: spec.budget.unwrap_or_default() }),
             _ => None,
         }
     }
@@ -155,7 +151,7 @@ impl Brain {
     pub(super) fn let_everything_go(&mut self) {
         let all: Vec<NodeId> = self.workers().filter(|n| !n.record.life.is_leaving()).map(|n| n.record.id.clone()).collect();
         for id in all {
-            self.let_go(&id, "the cluster is being taken down", "all workers are removed");
+            self.let_go(&id, Reason::ClusterTakenDown, ScaleInChoice::AllRemoved);
         }
     }
 
@@ -250,10 +246,10 @@ impl Brain {
             match self.may_be_spared(&id) {
                 Ok(()) => {
                     excess.take(&name, price);
-                    self.let_go(&id, &reason, BEYOND_LIMITS);
+                    self.let_go(&id, reason, ScaleInChoice::AboveLimits);
                 }
                 // Others may go in its place.
-                Err(why) => self.complain(Some(&id), EventKind::Refusal, format!("{id} is {reason} and stays: {why}")),
+                Err(why) => self.complain(Some(&id), What::KeptAboveLimit { limit: reason, why }),
             }
         }
     }
@@ -306,23 +302,23 @@ impl Brain {
             let why_not = if let Err(why) = self.may_be_spared(&id) {
                 Some(why)
             } else if is_missed && !at_once {
-                Some("it misses heartbeats, which is decided on its own".to_owned())
+                Some(Obstacle::MissesHeartbeats)
             } else if let Some(why) = self.kept_for_rollout(&id).filter(|_| !at_once) {
                 Some(why)
             } else if !at_once && self.scaling.hope.as_ref().is_some_and(|hope| hope.may_need(&id)) {
-                Some("its placements move to machines that are still starting: it stays until they are ready".to_owned())
+                Some(Obstacle::PlacementsMove)
             } else if awaited.contains(&id) && !at_once {
-                Some("a request waits for other nodes that are terminating, and will be placed on it too".to_owned())
+                Some(Obstacle::Awaited)
             } else if at_once || (node.idle_since.is_some() && (pressed.contains(&id) || self.cluster.hurried.contains(&name))) {
                 None
             } else if let Some(since) = node.idle_since {
                 let due = since.max(self.free_since(&id)).saturating_add(spec.idle_after_ms);
                 (now < due).then(|| {
                     self.decide_at(due);
-                    format!("idle; removed after {} s of that", spec.idle_after_ms / 1_000)
+                    Obstacle::Idle { after_s: spec.idle_after_ms / 1_000 }
                 })
             } else {
-                Some(if self.is_busy(node) { "busy" } else { "its load is not known yet" }.to_owned())
+                Some(if self.is_busy(node) { Obstacle::Busy } else { Obstacle::LoadUnknown })
             };
             match why_not {
                 Some(why) => {
@@ -334,9 +330,9 @@ impl Brain {
                         *n = n.saturating_sub(1);
                         is_told = false;
                     }
-                    let choice =
-                        if spec.workers.contains_key(&name) { NOT_NEEDED } else { "its node type was removed, and all its nodes with it" };
-                    self.let_go(&id, "no longer needed", choice);
+                    let has_type = spec.workers.contains_key(&name);
+                    let choice = if has_type { ScaleInChoice::NotNeeded } else { ScaleInChoice::TypeRemoved };
+                    self.let_go(&id, Reason::NotNeeded, choice);
                 }
             }
         }
@@ -409,23 +405,25 @@ impl Brain {
         self.workers().filter(|n| n.record.life.is_leaving() && n.record.life.may_exist()).collect()
     }
 
-    fn let_go(&mut self, id: &NodeId, reason: &str, choice: &str) {
-        let sources = self.nodes.get(id).and_then(|n| self.scaling.wanted.get(&n.record.node_type)).map(|w| w.sources.join("; "));
-        let mut details = BTreeMap::from([("wanted of its type".to_owned(), sources.unwrap_or_default())]);
-        if let Some(node) = self.nodes.get(id) {
-            let name = &node.record.node_type;
-            let (there, wanted) = (self.counted(name), self.wanted_of(name));
-            details.insert("of its type".to_owned(), format!("{there} running or starting, {wanted} desired by count"));
-            let does = match node.idle_since {
-                _ if node.is_on_its_way() => "it was not ready yet".to_owned(),
-                Some(since) => format!("idle for {} s", self.clock.now().saturating_sub(since) / 1_000),
-                None => "busy, or its load is not known".to_owned(),
-            };
-            details.insert("what it does".to_owned(), does);
-            details.insert("why this one".to_owned(), choice.to_owned());
-        }
-        self.event_with(Some(id), EventKind::Decision, format!("scale in {id}: {reason}"), details);
-        self.enter(id, NodeState::Draining { reason: reason.to_owned() }, reason);
+    fn let_go(&mut self, id: &NodeId, why: Reason, choice: ScaleInChoice) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let name = &node.record.node_type;
+        let activity = match node.idle_since {
+            _ if node.is_on_its_way() => Activity::NotReadyYet,
+            Some(since) => Activity::Idle { for_s: self.clock.now().saturating_sub(since) / 1_000 },
+            None => Activity::BusyOrUnknown,
+        };
+        let decision = ScaleIn {
+            node: id.clone(),
+            why: why.clone(),
+            sources: self.scaling.wanted.get(name).map(|wanted| wanted.sources.clone()).unwrap_or_default(),
+            present: self.counted(name),
+            wanted: self.wanted_of(name),
+            activity,
+            choice,
+        };
+        self.event(Some(id), What::ScaleIn(Box::new(decision)));
+        self.enter(id, NodeState::Draining { reason: why.clone() }, why);
         self.drive(id);
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use cloudtik_model::NodeTypeName;
 use cloudtik_model::demand::{Ask, Wants};
-use cloudtik_model::outlook::Outlook;
+use cloudtik_model::outlook::{NamedWants, Outlook, Source};
 use cloudtik_model::spec::Spec;
 
 use crate::Brain;
@@ -15,7 +15,7 @@ use crate::Brain;
 pub(crate) struct Wanted {
     pub(crate) count: u32,
     /// Who wants how many, the deciding one first.
-    pub(crate) sources: Vec<String>,
+    pub(crate) sources: Vec<Source>,
 }
 
 impl Brain {
@@ -58,26 +58,31 @@ impl Brain {
         if self.cluster.stopping {
             return all;
         }
-        let mut policies: BTreeMap<NodeTypeName, Vec<(u32, String)>> = BTreeMap::new();
+        let mut policies: BTreeMap<NodeTypeName, Vec<(u32, Source)>> = BTreeMap::new();
         for policy in &spec.policies {
             let (count, says) = self.consult(spec, policy);
             if let Some(count) = count {
-                policies.entry(policy.node_type.clone()).or_default().push((count, format!("policy {}: {count} ({says})", policy.name)));
+                policies
+                    .entry(policy.node_type.clone())
+                    .or_default()
+                    .push((count, Source::Policy { policy: policy.name.clone(), count, says: says.clone() }));
             }
             outlook.policies.insert(policy.name.clone(), says);
         }
         for (name, kind) in &spec.workers {
             let base = self.base(spec, name);
             let of_type = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name));
-            let by_hand: Vec<String> = of_type.map(|ask| format!("{} ({})", ask.name, ask.wants)).collect();
-            let of_base =
-                if by_hand.is_empty() { format!("minimum {base}") } else { format!("asked for: {base} by {}", by_hand.join(", ")) };
+            let requests: Vec<NamedWants> = of_type.map(|ask| NamedWants { name: ask.name.clone(), wants: ask.wants.clone() }).collect();
+            let of_base = match requests.is_empty() {
+                true => Source::Minimum { count: base },
+                false => Source::Requests { count: base, requests },
+            };
             let mut sources = vec![(base, of_base)];
             sources.extend(policies.remove(name).unwrap_or_default());
             // The first of the largest decides; the sort is stable.
             sources.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
             let count = sources[0].0.clamp(kind.min, kind.max);
-            all.insert(name.clone(), Wanted { count, sources: sources.into_iter().map(|(_, text)| text).collect() });
+            all.insert(name.clone(), Wanted { count, sources: sources.into_iter().map(|(_, source)| source).collect() });
         }
         self.hold_policies_to_limits(spec, &mut all);
         all
@@ -121,7 +126,7 @@ impl Brain {
             let held = beyond.min(left).min(affordable);
             if held < beyond {
                 wanted.count = base[name] + held;
-                wanted.sources.push(format!("of that, the limits leave {}", wanted.count));
+                wanted.sources.push(Source::Limits { count: wanted.count });
             }
             workers = workers.saturating_sub(held);
             money = money.map(|left| left.saturating_sub(dear(name, held)));

@@ -104,7 +104,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     let (calls, events) = (slow.world.calls.len(), slow.world.events.len());
     slow.pass(1_200_000);
     if slow.world.events.len() > events {
-        return Err(format!("no rest: {:?}", slow.world.events[events..].iter().map(|e| &e.message).collect::<Vec<_>>()));
+        return Err(format!("no rest: {:?}", slow.world.events[events..].iter().map(|e| e.message()).collect::<Vec<_>>()));
     }
     let before = unmet(&slow.world).len();
     slow.restart();

@@ -38,8 +38,11 @@ fn a_quorum_is_never_given_up() {
     world.workers(1).expect("within the bounds");
     world.pass(600_000);
     assert_eq!(world.machines("default"), 3);
-    let why: Vec<&String> = world.outlook.types[&name("default")].surplus.values().collect();
-    assert!(why[0].contains("run/worker"), "{why:?}");
+    let why: Vec<&Obstacle> = world.outlook.types[&name("default")].surplus.values().collect();
+    assert!(
+        matches!(why[0], Obstacle::QuorumNeedsIt { service, .. } | Obstacle::OtherMemberLeaves { service, .. } if *service == key()),
+        "{why:?}"
+    );
 }
 
 /// Members of a whole that are too many go one after the other.
@@ -58,7 +61,7 @@ fn members_of_a_whole_go_one_at_a_time() {
         reason: String::new(),
     };
     world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
-    let draining = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").count();
+    let draining = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == StateName::Draining).count();
     assert_eq!(draining, 1, "members leave one at a time");
 }
 
@@ -182,7 +185,7 @@ fn a_head_that_just_started_takes_nobody_for_idle() {
         world.machines("default"),
         3,
         "busy ones stay: {:?}",
-        world.events.iter().rev().take(8).map(|e| &e.message).collect::<Vec<_>>()
+        world.events.iter().rev().take(8).map(|e| e.message()).collect::<Vec<_>>()
     );
 }
 
@@ -193,7 +196,7 @@ fn a_restart_of_the_head_cuts_no_drain_off() {
     let mut world = World::new(of);
     world.pass(5_000);
     let mut record = world.nodes[&id("w2")].clone();
-    record.life = NodeState::Draining { reason: "no longer needed".to_owned() };
+    record.life = NodeState::Draining { reason: Reason::NotNeeded };
     world.nodes.insert(id("w2"), record);
     let links = std::mem::take(&mut world.links);
     world.restart();
@@ -224,8 +227,14 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
         reason: String::new(),
     };
     world.brain.handle(world.moment(), Input::Scale { request: Request::new(world.next, Actor::LOCAL), wish });
-    let draining: Vec<String> =
-        world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").map(|n| n.record.id.to_string()).collect();
+    let draining: Vec<String> = world
+        .brain
+        .snapshot()
+        .nodes
+        .iter()
+        .filter(|n| n.record.life.name() == StateName::Draining)
+        .map(|n| n.record.id.to_string())
+        .collect();
     assert_eq!(draining.len(), 3);
     world.pass(5_000);
     // The head's network is gone for eight seconds.
@@ -238,8 +247,8 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
     let ended: Vec<String> = world
         .events
         .iter()
-        .filter(|e| e.message.contains("terminating"))
-        .map(|e| format!("{}: {}", e.node.as_ref().expect("of a node"), e.message))
+        .filter(|e| e.message().contains("terminating"))
+        .map(|e| format!("{}: {}", e.node.as_ref().expect("of a node"), e.message()))
         .collect();
     assert!(ended.is_empty(), "{ended:?}; machines {}", world.machines("default"));
 }
@@ -314,7 +323,7 @@ fn a_type_that_is_gone_drains_as_its_services_said() {
         .filter_map(|a| if let Action::SendGoal { order, .. } = a { Some((order.revision, order.drain)) } else { None })
         .collect();
     world.pass(120_000);
-    let left = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == "draining").count();
+    let left = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == StateName::Draining).count();
     assert_eq!(left, 2, "cut off after a minute of the ten that they may take; goals (revision, drain) {orders:?}");
 }
 
@@ -356,7 +365,7 @@ fn a_drain_waits_until_services_have_stopped() {
     world.drains_slowly = true;
     world.workers(1).expect("less");
     world.pass(120_000);
-    assert_eq!((world.machines("default"), world.nodes[&id("w2")].life.name()), (2, "draining"));
+    assert_eq!((world.machines("default"), world.nodes[&id("w2")].life.name()), (2, StateName::Draining));
     world.services.remove(&id("w2"));
     world.report(&id("w2"));
     world.pass(1_000);
@@ -376,7 +385,7 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
     world.pass(3_000);
     assert_eq!(world.said(EventKind::Decision, "scale in w3"), 0);
-    assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")].contains("it misses heartbeats"));
+    assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")] == Obstacle::MissesHeartbeats);
     world.link(&id("w3"));
     world.pass(1_000);
     assert_eq!(world.said(EventKind::Decision, "scale in w3"), 1, "it is heard, and was idle for long enough since its request ended");

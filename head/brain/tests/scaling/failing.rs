@@ -1,7 +1,7 @@
 //! Services that fail, as events tell them; workers that are lost, and what replaces them.
 
-use cloudtik_model::event::{Event, LOG_DETAIL};
 use cloudtik_model::report::{FailureCause, ServiceFailure};
+use cloudtik_model::wait::{Wait, WaitingService};
 
 use super::*;
 
@@ -52,15 +52,19 @@ fn a_crash_is_one_event_with_the_end_of_the_log_and_its_repetitions_have_one_top
     }
     let events = services(&world);
     assert_eq!(events.len(), 5, "{events:#?}");
-    assert!(events.iter().all(|e| e.message == "run/worker crashed (exit 1); restarts in 30 s"), "{events:#?}");
-    assert!(events.iter().all(|e| e.topic.as_deref() == Some("run/worker crashed (exit 1)")));
-    let logs: Vec<bool> = events.iter().map(|e| e.details.get(LOG_DETAIL).is_some_and(|log| log == "cannot bind\ngiving up")).collect();
+    let crashed = What::ServiceFailed { service: key(), failure: crash(1), restart_in_ms: 30_000 };
+    assert!(events.iter().all(|e| e.what == crashed), "{events:#?}");
+    let logs: Vec<bool> = events.iter().map(|e| e.log == ["cannot bind", "giving up"]).collect();
     assert_eq!(logs, [true, true, true, false, false], "the same log again and again is not kept");
     // Another failure is news, with its log; one that came and went between two reports is told all the same.
     report(&mut world, ServiceState::Ready, 6, Some((crash(2), 9)));
-    let last: Vec<&str> = services(&world).iter().rev().take(2).map(|e| e.message.as_str()).collect();
+    let last: Vec<String> = services(&world).iter().rev().take(2).map(|e| e.message()).collect();
     assert_eq!(last, ["run/worker is ready", "run/worker crashed (exit 2); restarts in 30 s"]);
-    assert!(services(&world).iter().any(|e| e.message.contains("exit 2") && e.details.contains_key(LOG_DETAIL)));
+    assert!(
+        services(&world)
+            .iter()
+            .any(|e| matches!(&e.what, What::ServiceFailed { failure, .. } if *failure == crash(2)) && !e.log.is_empty())
+    );
 }
 
 #[test]
@@ -70,9 +74,16 @@ fn a_restart_for_failed_health_checks_is_no_crash() {
     report(&mut world, ServiceState::Unhealthy, 0, None);
     report(&mut world, ServiceState::Stopping, 0, Some((FailureCause::Unhealthy { seen: "port 80 answered 500".to_owned() }, 3)));
     let waits = world.brain.snapshot().waiting_for;
-    assert!(waits.contains(&"run/worker on w1: failed its health checks (port 80 answered 500); it is restarted".to_owned()), "{waits:?}");
+    let unhealthy = FailureCause::Unhealthy { seen: "port 80 answered 500".to_owned() };
+    let is_told = |wait: &Wait| match wait {
+        Wait::Service { service, node, report: Some(WaitingService { failure: Some(failure), .. }) } => {
+            *service == key() && *node == id("w1") && failure.cause == unhealthy
+        }
+        _ => false,
+    };
+    assert!(waits.iter().any(is_told), "{waits:?}");
     report(&mut world, ServiceState::Ready, 1, None);
-    let messages: Vec<&str> = services(&world).iter().map(|e| e.message.as_str()).collect();
+    let messages: Vec<String> = services(&world).iter().map(|e| e.message()).collect();
     let restart = "run/worker failed its health checks (port 80 answered 500); it is restarted";
     assert_eq!(messages, ["run/worker is unhealthy", restart, "run/worker is ready"]);
 }
@@ -87,7 +98,7 @@ fn what_a_head_that_starts_hears_of_an_old_failure_is_no_news() {
     let session = world.links[&id("w1")];
     old.key = "run/other".parse().expect("a key");
     world.tell(Input::Reported { session, node: id("w1"), complete: false, services: vec![old] });
-    assert!(services(&world).iter().all(|e| !e.message.contains("crashed")), "{:#?}", services(&world));
+    assert!(services(&world).iter().all(|e| !e.message().contains("crashed")), "{:#?}", services(&world));
 }
 
 #[test]
@@ -95,18 +106,16 @@ fn a_lost_worker_is_told_with_what_replaces_it() {
     let mut world = world();
     world.ask(|request| Input::Kill { request, node: id("w1") }).expect("it may go");
     world.pass(10_000);
-    let requested: Vec<&Event> = world.events.iter().filter(|e| e.details.contains_key("replaces")).collect();
+    let replaces = |e: &&Event| matches!(&e.what, What::Launch(launch) if launch.replaces == Some((id("w1"), Generation(1))));
+    let requested: Vec<&Event> = world.events.iter().filter(replaces).collect();
     assert_eq!(requested.len(), 1, "{:#?}", world.events);
-    assert_eq!(requested[0].details["replaces"], "w1 (generation 1)");
-    assert!(requested[0].message.ends_with("; it replaces w1 (generation 1)"), "{}", requested[0].message);
     let (node, generation) = (requested[0].node.clone().expect("of a node"), requested[0].generation.expect("of a generation"));
-    let told: Vec<&Event> = world.events.iter().filter(|e| e.details.contains_key("replaced by")).collect();
+    let told: Vec<&Event> = world.events.iter().filter(|e| matches!(e.what, What::ReplacedBy { .. })).collect();
     if node == id("w1") {
         assert!(told.is_empty(), "the same name says it by its generation: {told:#?}");
     } else {
         assert_eq!(told.len(), 1, "{told:#?}");
-        assert_eq!((told[0].node.clone(), told[0].message.clone()), (Some(id("w1")), format!("{node} replaces it")));
-        assert_eq!(told[0].details["replaced by"], format!("{node} (generation {generation})"));
+        assert_eq!((told[0].node.clone(), told[0].what.clone()), (Some(id("w1")), What::ReplacedBy { node, generation }));
     }
     // What is asked for later replaces nothing.
     world.events.clear();
@@ -127,8 +136,10 @@ fn a_worker_that_is_given_up_leaves_the_end_of_its_log() {
         }
         world.pass(25_000);
     }
-    let given_up = world.events.iter().find(|e| e.kind == EventKind::Verdict && e.message.contains("did not start in"));
-    let given_up = given_up.unwrap_or_else(|| panic!("{:#?}", world.events));
-    assert!(given_up.message.contains("tries: it crashed (exit 1)"), "{}", given_up.message);
-    assert_eq!(given_up.details[LOG_DETAIL], "cannot bind\ngiving up");
+    let is_given_up = |e: &&Event| match &e.what {
+        What::NodeFailed { why: Reason::ServiceFailed { cause, .. } } => *cause == Some(crash(1)),
+        _ => false,
+    };
+    let given_up = world.events.iter().find(is_given_up).unwrap_or_else(|| panic!("{:#?}", world.events));
+    assert_eq!(given_up.log, ["cannot bind", "giving up"]);
 }

@@ -21,13 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Request, Session, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::{Event, EventKind, NotChosen, Purpose, ScaleInChoice, StateName, TypeChoice, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
+use cloudtik_model::outlook::{BeyondMax, Blocked, LoadLevel, PolicyView, Shortfall, Source, UnmetCause};
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
+use cloudtik_model::reason::{Obstacle, Reason};
+use cloudtik_model::refusal::Lack;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::status::RolloutState;
-use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, Resources, Timestamp};
+use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeTypeName, Resources, Timestamp};
 use world::*;
 
 pub fn load_policy() -> Policy {
@@ -60,11 +63,11 @@ pub fn default_offer() -> (String, Offer) {
 }
 
 pub fn unmet(world: &World) -> Vec<(String, String)> {
-    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect()
+    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why.to_string()))).collect()
 }
 
 pub fn decisions(world: &World) -> Vec<String> {
-    world.events.iter().filter(|e| e.kind == EventKind::Decision).map(|e| e.message.clone()).collect()
+    world.events.iter().filter(|e| e.kind == EventKind::Decision).map(|e| e.message()).collect()
 }
 
 pub fn put(world: &mut World, named: &str, wants: Wants, until: Option<u64>) -> Result<String, String> {

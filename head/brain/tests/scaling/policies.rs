@@ -13,7 +13,9 @@ fn load_makes_more_and_lets_idle_ones_go() {
     world.pass(40_000);
     assert_eq!(world.machines("default"), 2, "one and a quarter are two");
     let why = &world.brain.outlook().types[&name("default")].sources[0];
-    assert!(why.contains("policy busy: 2") && why.contains("above 80 %"), "{why}");
+    let Source::Policy { policy, count: 2, says } = why else { panic!("{why:?}") };
+    assert_eq!(policy, "busy");
+    assert!(matches!(says.sees, PolicyView::Load { level: LoadLevel::Above { percent: 80 }, .. }), "{says:?}");
     world.busy("w2", 900);
     world.pass(60_000);
     assert_eq!(world.machines("default"), 3);
@@ -41,7 +43,8 @@ fn much_load_asks_for_no_fewer() {
     world.gpu_load = (1..=2).map(|n| (id(&format!("w{n}")), 850)).collect();
     world.pass(120_000);
     let seen = &world.brain.outlook().policies["busy"];
-    assert!(seen.contains("gpu at 85 % of 2") && !decisions(&world).iter().any(|d| d.contains("6 → ")), "{seen}: {:?}", decisions(&world));
+    let is_seen = matches!(seen.sees, PolicyView::Load { metric: Metric::Gpu, percent: 85, nodes: 2, .. });
+    assert!(is_seen && !decisions(&world).iter().any(|d| d.contains("6 → ")), "{seen}: {:?}", decisions(&world));
 }
 
 #[test]
@@ -60,7 +63,7 @@ fn a_policy_that_flaps_is_damped_and_says_so() {
     let alarms = world.brain.snapshot().alarms;
     assert!(alarms.iter().any(|alarm| alarm.starts_with("policy busy flaps: it waits ")), "{alarms:?}");
     let changes = |from: u64| {
-        let of_policy = world.events.iter().filter(|e| e.message.starts_with("policy busy:"));
+        let of_policy = world.events.iter().filter(|e| e.message().starts_with("policy busy:"));
         of_policy.filter(|e| (from..from + 1_800_000).contains(&(e.at.0 - MONDAY))).count()
     };
     let (first, last) = (changes(0), changes(9_000_000));
@@ -189,8 +192,14 @@ fn what_policies_decide_is_told() {
     world.pass(24 * 3_600_000);
     assert_eq!(world.said(EventKind::Decision, "policy morning begins: 3 workers of type default"), 1, "{:?}", decisions(&world));
     assert_eq!(world.said(EventKind::Decision, "policy morning ends"), 1);
-    let event = world.events.iter().find(|e| e.message.starts_with("policy busy: 1 → 2")).expect("it asks for more");
-    assert!(event.details["saw"].contains("above 80 %") && event.details["follows"].contains("cpu from 30 % to 80 %"), "{event:?}");
+    let grows = |e: &&Event| match &e.what {
+        What::PolicyChanged(of) => {
+            (of.policy.name.as_str(), of.before, of.now) == ("busy", 1, 2)
+                && matches!(of.says.sees, PolicyView::Load { level: LoadLevel::Above { percent: 80 }, .. })
+        }
+        _ => false,
+    };
+    assert!(world.events.iter().any(|e| grows(&e)), "it asks for more: {:?}", decisions(&world));
 }
 
 #[test]
@@ -356,5 +365,5 @@ fn a_policy_says_what_its_maximum_cuts_off() {
     world.pass(1_000);
     assert_eq!(world.machines("default"), 6);
     let says = &world.brain.outlook().policies["busy"];
-    assert!(says.ends_with("it would ask for 10, and its max is 6"), "{says}");
+    assert_eq!(says.beyond_max, Some(BeyondMax { asked: 10, max: 6 }), "{says}");
 }

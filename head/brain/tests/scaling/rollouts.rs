@@ -40,7 +40,7 @@ fn a_revision_that_fails_on_a_node_takes_no_further_one() {
     let (mut world, mut of) = idle_four();
     roll(&mut world, &mut of, 2, true);
     world.pass(3_600_000);
-    assert!(healthy(&world) >= 3, "one of four took it: {:?}", world.events.iter().rev().take(12).map(|e| &e.message).collect::<Vec<_>>());
+    assert!(healthy(&world) >= 3, "one of four took it: {:?}", world.events.iter().rev().take(12).map(|e| e.message()).collect::<Vec<_>>());
     let status = world.brain.rollout();
     let failure = status.failure.clone().expect("it failed");
     assert_eq!((status.state, status.revision, status.from), (RolloutState::Held, 2, Some(1)));

@@ -14,7 +14,7 @@ fn a_held_cluster_is_left_as_it_is() {
     world.restart();
     world.pass(60_000);
     assert_eq!(world.machines("default"), 2, "also after a restart");
-    assert!(world.outlook.held.as_deref().is_some_and(|h| h.contains("the network moves")));
+    assert_eq!(world.outlook.held, Some(Blocked::OnHold { reason: "the network moves".to_owned() }));
     world.silent.clear();
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.pass(120_000);
@@ -55,7 +55,12 @@ fn a_held_head_gives_up_no_launch() {
     world.workers(1).expect("fits");
     world.ask(|request| Input::Hold { request, reason: "looking into it".to_owned() }).expect("held");
     world.pass(400_000);
-    assert_eq!(world.machines("default"), 1, "while held: {:?}", world.events.iter().rev().take(4).map(|e| &e.message).collect::<Vec<_>>());
+    assert_eq!(
+        world.machines("default"),
+        1,
+        "while held: {:?}",
+        world.events.iter().rev().take(4).map(|e| e.message()).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -89,7 +94,7 @@ fn a_node_in_quarantine_is_replaced_and_kept() {
     world.link(&id("w1"));
     world.ask(|request| Input::Release { request, node: id("w1") }).expect("taken back");
     world.pass(5_000);
-    assert_eq!(world.brain.node(&id("w1")).map(|n| n.record.life.name()), Some("ready"));
+    assert_eq!(world.brain.node(&id("w1")).map(|n| n.record.life.name()), Some(StateName::Ready));
     world.pass(400_000);
     assert_eq!(world.machines("default"), 2, "one too many is let go when it is idle");
 }
@@ -109,7 +114,7 @@ fn what_a_person_looks_at_is_not_deleted_when_it_stops() {
     };
     stop(&mut world, "w1");
     world.pass(120_000);
-    assert_eq!(world.nodes[&id("w1")].life.name(), "quarantined");
+    assert_eq!(world.nodes[&id("w1")].life.name(), StateName::Quarantined);
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("a person may");
     stop(&mut world, "w2");
     world.pass(120_000);
@@ -137,7 +142,8 @@ fn a_roll_out_waits_for_the_quorum_of_what_it_restarts() {
     world.pass(3_000);
     let revisions = |world: &World| [1, 2, 3].map(|n| world.nodes[&id(&format!("w{n}"))].revision);
     assert_eq!(revisions(&world), [1, 1, 1], "two of three are needed, and one is silent already");
-    let waits = world.brain.snapshot().waiting_for.join("; ");
+    let waits: Vec<String> = world.brain.snapshot().waiting_for.iter().map(ToString::to_string).collect();
+    let waits = waits.join("; ");
     assert!(waits.contains("run/worker has 1 of 3 members up beside it, and needs 2"), "{waits}");
     world.silent.clear();
     world.links.extend(link.map(|link| (id("w3"), link)));
@@ -174,7 +180,8 @@ fn what_is_taken_back_from_aside_serves_who_waits() {
     world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("it is there");
     world.pass(1_000);
     let unmet = world.brain.asks()[0].unmet.clone().expect("two are too few");
-    assert!(unmet.contains("quarantined nodes take no work (w1; `cloudtik release` ends that)"), "{unmet}");
+    let aside = UnmetCause::Quarantined { nodes: vec![id("w1")] };
+    assert!(matches!(&unmet, Shortfall::NoRoom { why, .. } if why.contains(&aside)), "{unmet:?}");
     let refusal = world.ask(|request| Input::Release { request, node: id("w2") }).expect_err("it is not");
     assert_eq!(refusal, "w2 is not quarantined; quarantined: w1");
     world.pass(4_000);
@@ -199,7 +206,7 @@ fn events_say_who_asked() {
         Input::Scale { request: request(3), wish: wish(2) },
         Input::Scale { request: request(4), wish: wish(9) },
         Input::Kill { request: request(5), node: id("w1") },
-        Input::Noted { actor: ann.clone(), node: id("w1"), what: "exec true".to_owned() },
+        Input::Noted { actor: ann.clone(), node: id("w1"), what: What::Exec { program: "true".to_owned() } },
     ];
     for input in all {
         let known = world.events.len();

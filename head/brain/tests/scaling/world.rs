@@ -249,7 +249,7 @@ impl World {
                     Reply::RolloutResumed { revision } => format!("revision {revision}"),
                     Reply::Admit { .. } => String::new(),
                 });
-                self.replies.insert(request, said.map_err(|refusal| refusal.message().to_owned()));
+                self.replies.insert(request, said.map_err(|refusal| refusal.to_string()));
             }
             _ => {}
         }
@@ -354,6 +354,6 @@ impl World {
     }
 
     pub fn said(&self, kind: EventKind, what: &str) -> usize {
-        self.events.iter().filter(|e| e.kind == kind && e.message.contains(what)).count()
+        self.events.iter().filter(|e| e.kind == kind && e.message().contains(what)).count()
     }
 }

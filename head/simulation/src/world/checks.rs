@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use cloudtik_brain::{Action, ClusterRecord, Record};
 use cloudtik_model::InstanceId;
 use cloudtik_model::demand::Ask;
-use cloudtik_model::event::EventKind;
+use cloudtik_model::event::What;
 use cloudtik_model::node::{NodeRecord, NodeState};
+use cloudtik_model::outlook::{Blocked, UnmetCause};
+use cloudtik_model::reason::{Obstacle, Reason};
 use cloudtik_model::status::Phase;
+use cloudtik_model::wait::{Wait, WorkersMissing};
 
 use super::World;
 use crate::promises::Violation;
@@ -73,7 +76,7 @@ impl World {
             if !matches!(node.life, NodeState::Down { .. }) || was_down {
                 continue;
             }
-            let is_verdict = |r: &Record| matches!(r, Record::Event(e) if e.kind == EventKind::Verdict && e.node.as_ref() == Some(&node.id) && !e.details.is_empty());
+            let is_verdict = |r: &Record| matches!(r, Record::Event(e) if e.node.as_ref() == Some(&node.id) && matches!(&e.what, What::NodeDown { evidence } if !evidence.is_empty()));
             if !step.iter().any(is_verdict) {
                 return Err(self.broken(10, format!("{} is called down without a stored verdict and its evidence", node.id)));
             }
@@ -97,7 +100,14 @@ impl World {
         let (node, generation) = (&record.id, record.generation);
         let Some(instance) = &record.instance else { return Ok(()) };
         let wanted = self.asked_to_go.contains(&(node.clone(), generation))
-            || ["no longer needed", "being taken down", "above the"].iter().any(|why| reason.contains(why));
+            || matches!(
+                reason,
+                Reason::NotNeeded
+                    | Reason::ClusterTakenDown
+                    | Reason::AboveTypeMaximum { .. }
+                    | Reason::AboveClusterMaximum { .. }
+                    | Reason::AboveBudget { .. }
+            );
         if wanted || self.provider.get(instance).is_none_or(|machine| machine.broken) {
             return Ok(());
         }
@@ -129,18 +139,16 @@ impl World {
         // What never was in the whole is no member of it.
         let Some(before) = before.filter(|b| is_whole && !record.id.is_head() && b.was_ready) else { return Ok(()) };
         let (what, may_be_only_one) = match &record.life {
-            NodeState::Draining { reason } if !before.life.is_leaving() => (reason.as_str(), false),
+            NodeState::Draining { reason: Reason::ClusterTakenDown } => return Ok(()),
+            NodeState::Draining { reason } if !before.life.is_leaving() => (reason.to_string(), false),
             // What a person kills is that person's choice, and what the provider lost is gone already.
-            NodeState::Terminating { reason } if !before.life.is_leaving() && reason.contains("not recovered") => (reason.as_str(), false),
+            NodeState::Terminating { reason: reason @ Reason::NotRecovered } if !before.life.is_leaving() => (reason.to_string(), false),
             // Two members cannot do without either: a new description must be taken all the same.
             _ if before.revision < self.rolled && self.rolled <= record.revision && before.life == NodeState::Ready => {
-                ("a new revision", true)
+                ("a new revision".to_owned(), true)
             }
             _ => return Ok(()),
         };
-        if what.contains("being taken down") {
-            return Ok(());
-        }
         let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
         let members = workers().filter(|r| r.was_ready).count();
         let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready).count();
@@ -160,7 +168,7 @@ impl World {
         }
         let NodeState::Draining { reason } = &record.life else { return Ok(()) };
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation && !b.life.is_leaving());
-        let is_new = before.is_some_and(|before| before.was_ready) && reason.contains("no longer needed");
+        let is_new = before.is_some_and(|before| before.was_ready) && *reason == Reason::NotNeeded;
         self.stats.judged_idle += u64::from(is_new);
         let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
         let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
@@ -180,7 +188,7 @@ impl World {
         let newest = self.stored.cluster.spec.as_ref().map_or(0, |spec| spec.revision);
         let is_taken = before.revision < record.revision;
         if let (NodeState::Draining { reason }, false) = (&record.life, before.life.is_leaving())
-            && reason.contains("no longer needed")
+            && *reason == Reason::NotNeeded
             && before.was_ready
             && !self.stored.cluster.taken_back.contains_key(&record.node_type)
             && self.stored.cluster.spec.as_ref().is_some_and(|spec| spec.workers.contains_key(&record.node_type))
@@ -255,13 +263,14 @@ impl World {
         }
         // Room that was promised may have become impossible, by what nodes there were to be had meanwhile; then it is said so.
         // Requests may also hold what a minimum needs, when what was set aside came back.
-        let is_told = |w: &String| {
-            let is_at_a_limit = ["is reached", "is spent", " leaves ", "can hold it"].iter().any(|why| w.contains(why));
-            let were_limits_changed = self.stored.specs.len() > 1;
-            let is_limited = is_at_a_limit && (!self.stored.asks.is_empty() || were_limits_changed);
+        let were_limits_changed = self.stored.specs.len() > 1;
+        let is_limited = !self.stored.asks.is_empty() || were_limits_changed;
+        let is_told = |wait: &Wait| match wait {
+            Wait::Room { unmet } => is_limited && unmet.why.iter().any(is_limit),
+            Wait::Workers { why: Some(WorkersMissing::Blocked { by }), .. } => is_limited && leaves_too_little(by),
             // A quorum outlives its type.
-            let is_needed = w.contains("whose node type was removed") && w.contains("members up without it");
-            ((w.starts_with("room for") || w.contains("more worker")) && is_limited) || is_needed
+            Wait::Removal { why, .. } => matches!(why, Some(Obstacle::QuorumNeedsIt { .. })),
+            _ => false,
         };
         let waits_for_room = !snapshot.waiting_for.is_empty() && snapshot.waiting_for.iter().all(is_told);
         if snapshot.phase != Phase::Ready && !waits_for_room {
@@ -273,5 +282,27 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether one of the cluster's limits leaves too little.
+fn leaves_too_little(by: &Blocked) -> bool {
+    matches!(by, Blocked::TypeMaximum { .. } | Blocked::ClusterMaximum { .. } | Blocked::Budget { .. })
+}
+
+/// Whether something has no room because of a limit, or because no machine is large enough.
+fn is_limit(cause: &UnmetCause) -> bool {
+    match cause {
+        UnmetCause::ClusterMaximum { .. }
+        | UnmetCause::BudgetLeaves { .. }
+        | UnmetCause::NeedsWorkers { .. }
+        | UnmetCause::NeedsMoney { .. }
+        | UnmetCause::NoTypeHoldsIt => true,
+        UnmetCause::Blocked { by, .. } => leaves_too_little(by),
+        UnmetCause::Quarantined { .. }
+        | UnmetCause::MachinesInUse
+        | UnmetCause::CannotHoldAll { .. }
+        | UnmetCause::NotOffered { .. }
+        | UnmetCause::TriedLater { .. } => false,
     }
 }

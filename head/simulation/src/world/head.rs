@@ -92,7 +92,7 @@ impl World {
                 Record::Grant(_) | Record::GrantGone { .. } => {}
                 Record::Event(event) => {
                     self.stats.verdicts += u64::from(event.kind == cloudtik_model::event::EventKind::Verdict);
-                    let line = || format!("  {} {:?} {}", event.kind.name(), event.node, event.message);
+                    let line = || format!("  {} {:?} {}", event.kind.name(), event.node, event.message());
                     self.note(line);
                     self.stored.told.note(&event);
                     self.write_down(event);

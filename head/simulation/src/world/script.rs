@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Input, Refusal, Reply, Request, Wish};
+use cloudtik_brain::{Input, Reply, Request, Wish};
 use cloudtik_model::demand::{Quantity, Wants};
+use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::Load;
 use cloudtik_model::scenario::{Demand, Scenario, Times};
 use cloudtik_model::simulation::{Arrival, Work};
@@ -355,7 +356,7 @@ impl World {
                 script.look_again = true;
             }
             (Stage::Asking, Err(why)) => {
-                script.arrivals[arrival].refused = Some(why.message().to_owned());
+                script.arrivals[arrival].refused = Some(why.to_string());
                 script.refused.insert(arrival);
                 if !std::mem::replace(&mut script.queue_moves, true) {
                     self.script_after(REFUSED_PAUSE, Scripted::QueueMoves { in_time: true });
