@@ -1,4 +1,5 @@
-//! Documents as `-o json` prints them: every [`Timestamp`] as RFC 3339 in UTC, all else as it is stored and sent.
+//! Documents as `-o json` prints them: every [`Timestamp`] as RFC 3339 in UTC, the words beside the codes of reasons and events,
+//! all else as it is stored and sent.
 
 use std::fmt::Display;
 
@@ -20,7 +21,7 @@ impl<T: Serialize + ?Sized> Serialize for Printed<'_, T> {
     }
 }
 
-/// Hands everything on, and turns moments into text.
+/// Hands everything on, turns moments into text, and ends a struct or a map with what is printed beside its fields.
 struct Printing<S>(S, Beside);
 
 macro_rules! hand_on {
@@ -154,7 +155,10 @@ macro_rules! fields {
             fn skip_field(&mut self, key: &'static str) -> Result<(), C::Error> {
                 self.0.skip_field(key)
             }
-            fn end(self) -> Result<C::Ok, C::Error> {
+            fn end(mut self) -> Result<C::Ok, C::Error> {
+                for (key, value) in &self.1 {
+                    self.0.serialize_field(key, value)?;
+                }
                 self.0.end()
             }
         })*
@@ -172,7 +176,10 @@ impl<C: SerializeMap> SerializeMap for Printing<C> {
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
         self.0.serialize_value(&Printed(value))
     }
-    fn end(self) -> Result<C::Ok, C::Error> {
+    fn end(mut self) -> Result<C::Ok, C::Error> {
+        for (key, value) in &self.1 {
+            self.0.serialize_entry(key, value)?;
+        }
         self.0.end()
     }
 }

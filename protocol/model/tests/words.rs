@@ -1,0 +1,88 @@
+//! What is stored has codes and fields; what is printed has the words beside them.
+
+use cloudtik_model::event::{Event, ScaleIn, ScaleInChoice, StateName, What};
+use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
+use cloudtik_model::outlook::Source;
+use cloudtik_model::printed::Printed;
+use cloudtik_model::reason::Reason;
+use cloudtik_model::{Actor, NodeId, Timestamp};
+use serde_json::{Value, json};
+
+fn w1() -> NodeId {
+    NodeId::new("w1").expect("valid")
+}
+
+fn stored(of: &impl serde::Serialize) -> Value {
+    serde_json::to_value(of).expect("JSON")
+}
+
+fn printed(of: &impl serde::Serialize) -> Value {
+    serde_json::to_value(Printed(of)).expect("JSON")
+}
+
+#[test]
+fn an_event_is_stored_by_code_and_printed_with_its_words() {
+    let why = Reason::AboveTypeMaximum { max: 3 };
+    let what = What::StateChanged { from: StateName::Ready, to: StateName::Draining, why };
+    let event = Event { node: Some(w1()), actor: Some(Actor::LOCAL), ..Event::new(Timestamp(1_709_210_096_789), what) };
+    let plain = stored(&event);
+    assert_eq!(
+        plain,
+        json!({"position": 0, "at": 1_709_210_096_789u64, "node": "w1", "generation": null, "kind": "node", "actor": {"actor": "local-user"},
+            "what": {"code": "state-changed", "from": "ready", "to": "draining", "why": {"code": "above-type-maximum", "max": 3}}})
+    );
+    assert_eq!(serde_json::from_value::<Event>(plain).expect("an event"), event);
+
+    let shown = printed(&event);
+    assert_eq!(shown["at"], "2024-02-29T12:34:56.789Z");
+    assert_eq!(shown["message"], "ready → draining: above the type's maximum of 3");
+    assert_eq!(shown["what"]["code"], "state-changed");
+    assert_eq!(shown["what"]["why"]["message"], "above the type's maximum of 3");
+    assert_eq!(event.sentence(), "ready → draining: above the type's maximum of 3 (by the local user)");
+}
+
+#[test]
+fn facts_behind_an_event_are_fields_and_are_printed_by_name() {
+    let decision = ScaleIn {
+        node: w1(),
+        why: Reason::NotNeeded,
+        sources: vec![Source::Minimum { count: 1 }],
+        present: 2,
+        wanted: 1,
+        activity: cloudtik_model::event::Activity::Idle { for_s: 60 },
+        choice: ScaleInChoice::NotNeeded,
+    };
+    let event = Event::new(Timestamp(0), What::ScaleIn(Box::new(decision)));
+    assert_eq!(serde_json::from_value::<Event>(stored(&event)).expect("an event"), event);
+    let shown = printed(&event);
+    assert_eq!(shown["message"], "scale in w1: no longer needed");
+    assert_eq!(shown["details"]["wanted of its type"], "minimum 1");
+    assert_eq!(shown["what"]["sources"][0], json!({"code": "minimum", "count": 1, "message": "minimum 1"}));
+
+    let evidence = vec![Evidence { at: Timestamp(0), kind: EvidenceKind::DialBack { outcome: DialOutcome::TimedOut } }];
+    let verdict = Event::new(Timestamp(0), What::NodeDown { evidence });
+    assert_eq!(serde_json::from_value::<Event>(stored(&verdict)).expect("an event"), verdict);
+    assert_eq!(printed(&verdict)["details"]["evidence 1"], "dial-back: no answer in time");
+}
+
+#[test]
+fn a_state_carries_its_reason_as_data() {
+    let life = NodeState::Quarantined { reason: Reason::Quarantined { reason: "its disk is slow".to_owned() } };
+    let plain = stored(&life);
+    assert_eq!(plain, json!({"state": "quarantined", "reason": {"code": "quarantined", "reason": "its disk is slow"}}));
+    assert_eq!(serde_json::from_value::<NodeState>(plain).expect("a state"), life);
+    assert_eq!(printed(&life)["reason"]["message"], "its disk is slow");
+}
+
+/// Two events say the same again whatever amounts they name, and not if anything else differs.
+#[test]
+fn events_repeat_each_other_by_what_they_are_about() {
+    use cloudtik_model::report::FailureCause;
+    let crash = |code: i32, restart_in_ms| {
+        let failure = FailureCause::Crashed { exit_code: Some(code), how: format!("exit {code}") };
+        Event::new(Timestamp(restart_in_ms), What::ServiceFailed { service: "queue/q".parse().expect("a key"), failure, restart_in_ms })
+    };
+    assert!(crash(1, 200).repeats(&crash(1, 400)));
+    assert!(!crash(1, 200).repeats(&crash(2, 200)));
+    assert!(!crash(1, 200).repeats(&Event { node: Some(w1()), ..crash(1, 200) }));
+}
