@@ -248,8 +248,11 @@ impl wire::access_server::Access for AccessService {
             let status = Status::resource_exhausted("too many invitations from this address were not valid; wait a minute");
             return Err(self.refuse("invitation-rate", from, status));
         }
-        let key = pki::request_fingerprint(&request.certificate_request)
-            .map_err(|e| self.refuse("malformed-invitation", from, Status::invalid_argument(e.to_string())))?;
+        let key = pki::request_fingerprint(&request.certificate_request).map_err(|e| {
+            // It costs as much to look at as a wrong token.
+            self.access.attempts().failed(now, from);
+            self.refuse("malformed-invitation", from, Status::invalid_argument(e.to_string()))
+        })?;
         let certify = |grant: &GrantRecord, now| self.authority.certify_administrator(&request.certificate_request, grant, now);
         let accepted = self.access.accept(&request.token, &key, from, certify).await;
         let (grant, (chain, expires)): (_, (Vec<CertificateDer<'static>>, _)) = accepted.map_err(|error| {
@@ -263,5 +266,21 @@ impl wire::access_server::Access for AccessService {
         let document = Accepted { cluster: self.cluster.clone(), workspace, name: grant.name, role: grant.role, expires };
         let document = serde_json::to_vec(&document).map_err(|e| Status::internal(e.to_string()))?.into();
         Ok(Response::new(wire::AcceptReply { chain: chain.iter().map(|c| c.to_vec().into()).collect(), document }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_grants_of_every_released_form_are_read() {
+        let stored = r#"{"number":7,"name":"ada@example.org","role":"operator","granted_at":1,"granted_by":{"actor":"local-user"},"expires":9,"token":"d1","accept_by":5,"accepted":{"at":2,"key":"d2","from":"10.0.0.7"},"revoked":{"at":3,"by":{"actor":"administrator","name":"bob","role":"admin"}}}"#;
+        let record: GrantRecord = serde_json::from_str(stored).expect("is read");
+        assert_eq!(serde_json::to_string(&record).expect("becomes JSON"), stored);
+        assert_eq!(record.state(Timestamp(4)), GrantState::Revoked);
+        let offered = r#"{"number":8,"name":"ada","role":"viewer","granted_at":1,"granted_by":{"actor":"local-user"},"expires":9,"token":"d1","accept_by":5}"#;
+        let record: GrantRecord = serde_json::from_str(offered).expect("what was not there yet is absent");
+        assert_eq!(record.state(Timestamp(4)), GrantState::Offered);
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::Target;
 use crate::client::{Client, document, is_refused};
 use crate::clusters;
 use crate::failing::{Failing, Shown, failing};
-use crate::failure::{Failure, TIMED_OUT};
+use crate::failure::{Failure, NOT_AUTHORISED, TIMED_OUT};
 use crate::orphans;
 use crate::output::{Printer, ago, clock, columns_of_output, short};
 use crate::pause::Pause;
@@ -322,7 +322,11 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
     for (number, place) in clusters::all()?.into_iter().enumerate() {
         asked.spawn(async move {
             let asking = async { Client::dial(&place).await?.status().await };
-            let status = tokio::time::timeout(LIST_PATIENCE, asking).await.ok().and_then(Result::ok);
+            let status = match tokio::time::timeout(LIST_PATIENCE, asking).await {
+                Ok(Ok(status)) => Ok(status),
+                Ok(Err(failure)) if failure.code == NOT_AUTHORISED => Err("no-access"),
+                Ok(Err(_)) | Err(_) => Err("unreachable"),
+            };
             (number, place, status)
         });
     }
@@ -333,9 +337,9 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         all.push(Listed {
             cluster: place.name.to_string(),
             workspace: place.workspace_name(),
-            phase: status.as_ref().map_or_else(|| "unreachable".to_owned(), |s| s.phase.name().to_owned()),
+            phase: status.as_ref().map_or_else(|why| (*why).to_owned(), |s| s.phase.name().to_owned()),
             nodes: status.as_ref().map_or(0, |s| s.nodes.len()),
-            head: status.map(|s| s.head.address),
+            head: status.ok().map(|s| s.head.address),
             file: place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default(),
         });
     }

@@ -433,6 +433,8 @@ fn a_revoked_person_is_refused_at_once_and_what_they_follow_ends() {
     }
     let refused = person.run(&["status", "revoked"]);
     assert!(refused.code == NOT_AUTHORISED && refused.err.contains("the access of olga was revoked"), "{}", refused.err);
+    let listed = person.run(&["list"]).ok().out;
+    assert!(listed.lines().any(|line| line.starts_with("revoked") && line.contains("no-access")), "{listed}");
     assert!(other.try_wait().expect("is ours").is_none(), "others go on");
     other.kill().expect("is ours");
     other.wait().expect("is ours");
