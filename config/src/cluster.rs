@@ -17,6 +17,8 @@ pub const DEFAULT_MIN: u32 = 1;
 /// More nodes than any provider gives; a larger number is a slip.
 pub const MOST_WORKERS: u64 = 100_000;
 
+/// Archives of several versions of the shipped runtimes: so many bytes.
+pub const DEFAULT_SOFTWARE_LIMIT: Bytes = Bytes(20 << 30);
 /// A day: a stolen certificate is soon worth nothing, and a head that is away for a night bricks nobody.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Lifetimes that make sense.
@@ -85,11 +87,20 @@ pub struct Head {
     pub record: bool,
     /// How long a worker goes on without hearing the head; then it lets its work go and ends. For ever, if nothing is said.
     pub dead_man_timer: Option<Duration>,
+    /// Beyond this, archives of software that no goal needs are removed.
+    pub software_limit: Bytes,
 }
 
 impl Default for Head {
     fn default() -> Self {
-        Self { cpus: None, memory: None, certificate_lifetime: DEFAULT_LIFETIME, record: false, dead_man_timer: None }
+        Self {
+            cpus: None,
+            memory: None,
+            certificate_lifetime: DEFAULT_LIFETIME,
+            record: false,
+            dead_man_timer: None,
+            software_limit: DEFAULT_SOFTWARE_LIMIT,
+        }
     }
 }
 
@@ -173,6 +184,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
             certificate_lifetime: lifetime.map_or(DEFAULT_LIFETIME, |l| l.value),
             record: table.boolean("record").unwrap_or(false),
             dead_man_timer: dead_man.map(|d| d.value),
+            software_limit: table.parse("software_limit").map_or(DEFAULT_SOFTWARE_LIMIT, |limit| limit.value),
         };
         table.finish();
         head

@@ -8,6 +8,7 @@ mod programs;
 mod roles;
 mod rollout;
 mod setup;
+mod tidy;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;

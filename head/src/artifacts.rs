@@ -10,6 +10,7 @@
 
 mod apt;
 mod client;
+mod collect;
 mod fetch;
 mod links;
 mod pack;

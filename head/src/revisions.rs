@@ -128,12 +128,6 @@ impl Revisions {
         Ok((workers, planner.cluster().head.dead_man_timer))
     }
 
-    /// Forgets descriptions after the one that the brain was told of: a head ended in between, and whoever sent them was
-    /// told nothing.
-    pub fn forget_after(&self, revision: u64) -> Vec<u64> {
-        self.all().split_off(&(revision + 1)).into_keys().collect()
-    }
-
     /// What a revision said.
     pub fn description(&self, revision: u64) -> Option<Description> {
         self.all().get(&revision).map(|(description, _)| description.clone())
@@ -185,8 +179,5 @@ mod tests {
         assert_eq!(revisions.workers(1, &default).expect("described").0.cpus, Some(3));
         assert_eq!(revisions.workers(2, &default).expect_err("unreadable"), Undescribed::Revision(2));
         assert_eq!(revisions.workers(1, &other).expect_err("no such type"), Undescribed::NodeType { revision: 1, node_type: other });
-        // The brain was told of the first.
-        assert_eq!(revisions.forget_after(1), [3]);
-        assert_eq!((revisions.latest().map(|(n, ..)| n), revisions.next()), (Some(1), 4), "a number is given once");
     }
 }

@@ -86,9 +86,6 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
     let revisions = Revisions::load(&*store, &remembered.join_secret)?;
-    for untold in revisions.forget_after(remembered.memory.cluster.spec.as_ref().map_or(0, |spec| spec.revision)) {
-        tracing::warn!("revision {untold} was stored by a head that ended before it took it; it is not used");
-    }
     let own = authority.own(address, revisions.certificate_lifetime())?;
     let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);
@@ -210,6 +207,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     tasks.spawn(serve_tls(listener, identity.clone(), router, refused, stop.clone()));
     tasks.spawn(Renewal { authority, revisions, address, root, identity, client, own }.run(stop.clone()));
+    tasks.spawn(head.clone().tidy(stop.clone()));
     ready.send_replace(Some(head));
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);

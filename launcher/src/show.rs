@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use cloudtik_model::Bytes;
+use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use serde::Serialize;
 
+use crate::cache;
 use crate::cli::Target;
 use crate::client::{Client, document, is_refused};
 use crate::clusters;
@@ -229,6 +231,7 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
     let place = &client.place;
     let remote = Remote::of(place)?;
     let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
+    let software = if remote.is_none() { Some(cache::look(&cache::directory()?)?) } else { None };
     if printer.is_json() {
         #[derive(Serialize)]
         struct Info<'a> {
@@ -243,6 +246,9 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             access: Option<&'a Remote>,
             head: &'a cloudtik_model::status::Head,
             runtimes: &'a [cloudtik_model::status::Runtime],
+            /// Of this machine; absent where the cluster is reached over the network.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            software: Option<serde_json::Value>,
         }
         printer.json(&Info {
             cluster: place.name.as_str(),
@@ -252,6 +258,7 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             access: remote.as_ref(),
             head: &status.head,
             runtimes: &status.runtimes,
+            software: software.map(|s| serde_json::json!({ "directory": s.directory, "bytes": s.bytes, "unused_bytes": s.unused_bytes() })),
         });
         return Ok(());
     }
@@ -262,6 +269,10 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
     }
     printer.line(&format!("directory  {}", place.directory.display()));
     printer.line(&format!("head       {} (version {}, process {})", status.head.address, status.head.version, status.head.pid));
+    if let Some(software) = software {
+        let (all, unused) = (Size(software.bytes), Size(software.unused_bytes()));
+        printer.line(&format!("software   {all} in {}, {unused} of it unused", software.directory.display()));
+    }
     for runtime in &status.runtimes {
         printer.line(&format!("{:<10} {} ({})", runtime.name, runtime.version, runtime.state));
         for endpoint in &runtime.endpoints {

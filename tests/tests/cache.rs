@@ -72,6 +72,10 @@ fn software_is_kept_for_clusters_that_exist_and_told_and_removed_afterwards() {
     let cleaned = cluster.run(&["cache", "clean"]).ok();
     assert!(cleaned.err.contains("kept data-1 (10 MB): used by keeps") && cleaned.err.contains("nothing to remove"), "{cleaned:?}");
     assert!(cluster.wait_ready().ready);
+    let info = json(&cluster, &["info", "keeps"]);
+    assert_eq!((&info["software"]["bytes"], &info["software"]["unused_bytes"]), (&listed["bytes"], &Value::from(0)), "{info:#}");
+    let told = cluster.run(&["info", "keeps"]).ok().out;
+    assert!(told.lines().any(|line| line.starts_with("software   10 MB in ") && line.ends_with(", 0 B of it unused")), "{told}");
 
     // What somebody removed by hand is fetched again when a node needs it.
     let artifacts = cluster.state().join("artifacts");

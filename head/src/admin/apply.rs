@@ -59,7 +59,7 @@ impl Head {
     }
 
     /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
-    async fn forget_old_revisions(&self) -> Result<(), Status> {
+    pub(super) async fn forget_old_revisions(&self) -> Result<(), Status> {
         let in_use = |brain: &Brain| {
             // That to which a roll-out may have to go back.
             brain.oldest_revision().into_iter().chain(brain.rollout().from).min()
