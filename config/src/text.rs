@@ -7,6 +7,7 @@ use crate::diagnostics::{InvalidFile, Problem};
 enum Encoding {
     Utf16LittleEndian,
     Utf16BigEndian,
+    Utf32,
     /// One byte a character: ISO 8859-1, or Windows' kin of it.
     Latin1,
     Binary,
@@ -22,7 +23,8 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<String, InvalidFile> {
         _ => guess(bytes),
     };
     let first = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), |text| text.find('\0').unwrap_or(0));
-    let convert = |from: &str| format!("save it as UTF-8, for example with: iconv -f {from} -t UTF-8 {name} > new.toml");
+    let file = shlex::try_quote(name).unwrap_or(name.into());
+    let convert = |from: &str| format!("save it as UTF-8, for example with: iconv -f {from} -t UTF-8 {file} > new.toml");
     let problem = |span, message: &str, help: String| Problem { span, message: message.to_owned(), help: Some(help) };
     let (text, problem) = match encoding {
         Encoding::Utf16LittleEndian | Encoding::Utf16BigEndian => {
@@ -34,6 +36,8 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<String, InvalidFile> {
             let kind = if encoding == Encoding::Utf16LittleEndian { "UTF-16LE" } else { "UTF-16BE" };
             (text, problem(0..end, "the file is UTF-16, not UTF-8", convert(kind)))
         }
+        // Its mark says which byte comes first.
+        Encoding::Utf32 => (String::new(), problem(0..0, "the file is UTF-32, not UTF-8", convert("UTF-32"))),
         Encoding::Latin1 => {
             // One character a byte, so that the line is shown as it was meant.
             let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
@@ -52,6 +56,7 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<String, InvalidFile> {
 
 fn guess(bytes: &[u8]) -> Encoding {
     match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Encoding::Utf32,
         [0xff, 0xfe, ..] => return Encoding::Utf16LittleEndian,
         [0xfe, 0xff, ..] => return Encoding::Utf16BigEndian,
         _ => {}
@@ -105,6 +110,15 @@ mod tests {
                 assert!(help.contains(&format!("iconv -f {kind} -t UTF-8 c.toml")), "{help}");
             }
         }
+    }
+
+    #[test]
+    fn utf_32_is_not_taken_for_utf_16_and_commands_are_quoted() {
+        let bytes: Vec<u8> = "\u{feff}[c]".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
+        let error = decode("my file.toml", &bytes).expect_err("not UTF-8");
+        let place = error.places().remove(0);
+        assert_eq!((place.line, place.message.as_str()), (1, "the file is UTF-32, not UTF-8"));
+        assert!(place.help.is_some_and(|help| help.contains("iconv -f UTF-32 -t UTF-8 'my file.toml'")));
     }
 
     #[test]

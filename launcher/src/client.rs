@@ -58,9 +58,11 @@ impl Client {
             if let Some(lost) = head_node::lost_state(&place) {
                 return lost;
             }
-            let file = place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
-            Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message))
-                .hint(format!("`cloudtik up {file}` brings it back; its log is below {}", place.nodes().display()))
+            Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message)).hint(format!(
+                "`{}` brings it back; its log is below {}",
+                place.up_command(),
+                place.nodes().display()
+            ))
         })
     }
 

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Target;
 use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
+use crate::output::quoted;
 use crate::remote;
 
 /// What the launcher remembers of a cluster.
@@ -128,6 +129,12 @@ impl Place {
             .map_err(|e| Failure::failed(format!("writing {}: {e}", path.display())))
     }
 
+    /// The command that brings the cluster up from its file.
+    pub fn up_command(&self) -> String {
+        let file = self.remembered().map(|known| known.file).filter(|file| !is_standard_input(file));
+        format!("cloudtik up {}", file.map_or_else(|| "CLUSTER.toml".to_owned(), |file| quoted(&file.to_string_lossy())))
+    }
+
     pub fn provider(&self, network: [u8; 3]) -> Result<LocalProvider, Failure> {
         Ok(LocalProvider::new(Settings { nodes: self.nodes(), network, agent: program("cloudtik-agent")? }))
     }
@@ -158,13 +165,22 @@ pub fn is_standard_input(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
+/// Bytes of the largest file that is read as one that a person wrote.
+const MAX_TEXT: u64 = 4 << 20;
+
+/// All that there is, or a little more than is accepted.
+fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The name and the text of a file that a person wrote; `-` is standard input.
 pub fn read_text(file: &Path) -> Result<(String, String), Failure> {
     let (name, bytes) = if is_standard_input(file) {
-        let mut bytes = Vec::new();
-        ("standard input".to_owned(), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
+        ("standard input".to_owned(), read_bounded(io::stdin().lock()))
     } else {
-        (file.display().to_string(), fs::read(file))
+        (file.display().to_string(), fs::File::open(file).and_then(read_bounded))
     };
     let bytes = bytes.map_err(|e| {
         let is_missing = e.kind() == io::ErrorKind::NotFound;
@@ -175,6 +191,13 @@ pub fn read_text(file: &Path) -> Result<(String, String), Failure> {
         let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {name}: {why}"));
         if is_missing { failure.hint("`cloudtik init` writes a cluster file to start from") } else { failure }
     })?;
+    if bytes.len() as u64 > MAX_TEXT {
+        let message = format!("{name} is larger than {} MiB, which no file that a person wrote is", MAX_TEXT >> 20);
+        return Err(Failure::new(INVALID, message).hint("is it the right file? it must be TOML, in UTF-8"));
+    }
+    if bytes.is_empty() && is_standard_input(file) {
+        return Err(Failure::new(INVALID, "standard input is empty").hint("pipe the file in, as in `cloudtik up - < cluster.toml`"));
+    }
     let text = text::decode(&name, &bytes).map_err(|e| Failure::invalid(vec![e]))?;
     Ok((name, text))
 }

@@ -102,8 +102,7 @@ fn left_processes() -> Vec<Finding> {
         };
         // A cluster that is there otherwise has its other nodes to lose, and its head, whose node can be made again.
         let hint = if orphan.is_of_head() && HeadNode::is_lost(&orphan.place) {
-            let file = orphan.place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |known| known.file.display().to_string());
-            format!("`cloudtik up {file}` makes the head's node anew; the head goes on with its state")
+            format!("`{}` makes the head's node anew; the head goes on with its state", orphan.place.up_command())
         } else if orphan.place.head().is_dir() {
             format!("`kill -9 {}` ends them", pids.join(" "))
         } else {
@@ -159,8 +158,7 @@ async fn of_cluster(cluster: Target<'_>) -> Vec<Finding> {
         findings.push(if left > SOON {
             found("head's certificate", detail)
         } else {
-            let file = client.place.remembered().map_or_else(|| "CLUSTER.toml".to_owned(), |r| r.file.display().to_string());
-            missing("head's certificate", detail, format!("`cloudtik up {file}` has it certified anew; nothing is restarted"))
+            missing("head's certificate", detail, format!("`{}` has it certified anew; nothing is restarted", client.place.up_command()))
         });
     }
     match client.status().await {

@@ -8,7 +8,7 @@ use cloudtik_model::ClusterName;
 
 use crate::clusters::is_standard_input;
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, REFUSED};
-use crate::output::Printer;
+use crate::output::{Printer, quoted};
 
 /// With `NAME` for the cluster's name.
 const TEMPLATE: &str = include_str!("init.toml");
@@ -35,7 +35,7 @@ pub fn run(printer: &Printer, file: &Path, name: &ClusterName) -> Result<(), Fai
     if printer.is_json() {
         printer.json(&serde_json::json!({ "file": path, "cluster": name }));
     } else {
-        printer.say(&format!("wrote {path}; create the cluster with `cloudtik up {path}`"));
+        printer.say(&format!("wrote {path}; create the cluster with `cloudtik up {}`", quoted(&path.to_string())));
     }
     Ok(())
 }

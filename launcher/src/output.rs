@@ -277,6 +277,11 @@ pub fn has_colour(stream: &impl IsTerminal) -> bool {
     takes_codes(stream) && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// A word as a shell takes it, for commands that people are to type.
+pub fn quoted(word: &str) -> String {
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Into::into)
+}
+
 /// Says something on standard error; that nobody listens is no failure.
 pub fn talk(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

@@ -25,7 +25,7 @@ use crate::clusters::{Described, Place, describe, home, program, usable};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
-use crate::output::Printer;
+use crate::output::{Printer, quoted};
 use crate::remote;
 use crate::show;
 use crate::takeover;
@@ -438,7 +438,7 @@ async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
         Err(_) => false,
     };
     let state = if described { "what was created remains and keeps running:" } else { "what was created remains, unfinished:" };
-    let (name, file) = (&place.name, file.display());
+    let (name, file) = (&place.name, quoted(&file.to_string_lossy()));
     let mut lines = vec![(format!("cloudtik up {file}"), "go on from here"), (format!("cloudtik down {name}"), "remove it")];
     if described {
         lines.insert(0, (format!("cloudtik status {name}"), "see it"));

@@ -215,6 +215,14 @@ fn files_to_start_from_are_written_and_checked() {
     }
     let all = run(&["validate", "a.toml", "b.toml", "cluster.toml", "c.toml", "d.toml", "-o", "json"]);
     let document: serde_json::Value = serde_json::from_str(&all.err).expect("a document");
+    // What has no end is not read to it, and what is empty has no place.
+    let endless = run(&["validate", "/dev/zero"]);
+    assert!(endless.code == 3 && endless.err.contains("/dev/zero is larger than 4 MiB"), "{endless:?}");
+    let empty = run(&["validate", "-"]);
+    assert!(empty.code == 3 && empty.err.contains("standard input is empty"), "{empty:?}");
+    // Commands to type are such, whatever the file is called.
+    let spaced = run(&["init", "my cluster.toml"]).ok();
+    assert!(spaced.err.contains("`cloudtik up 'my cluster.toml'`"), "{spaced:?}");
     // What cannot be read hides no problem of the others.
     let some = run(&["validate", "a.toml", "missing.toml", "."]);
     let told = ["a.toml:2:1", "cannot read missing.toml: ", "cannot read .: it is a folder", "problem"];

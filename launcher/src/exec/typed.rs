@@ -6,6 +6,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Arguments, Command};
 use crate::failure::{Failure, USAGE};
+use crate::output::quoted;
 
 /// The exit statuses of what cannot be started, as shells have them.
 const NOT_A_PROGRAM: u8 = 126;
@@ -44,10 +45,6 @@ fn is_assignment(word: &str) -> bool {
 /// Whether only a shell makes a command of it.
 fn is_for_shell(text: &str) -> bool {
     text.contains(|c: char| c.is_whitespace() || "|&;<>()$`".contains(c))
-}
-
-fn quoted(word: &str) -> String {
-    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Into::into)
 }
 
 fn joined<'a>(words: impl Iterator<Item = &'a str>) -> String {
