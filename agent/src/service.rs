@@ -152,7 +152,14 @@ impl ServiceTask {
                 self.report(ServiceState::Stopped, &left);
                 return;
             };
-            self.last = Some(service.clone());
+            let last = self.last.replace(service.clone());
+            if let (Some(last), Some(running)) = (last, &mut self.running) {
+                // What another check says is not known yet.
+                running.ready &= last.readiness == service.readiness;
+                if last.health != service.health {
+                    running.failed_probes = 0;
+                }
+            }
             let changed = self.running.as_ref().is_some_and(|r| r.state.identity != identity(&service));
             let result = if self.running.is_some() && changed && !service.hold {
                 self.stop("its goal changed").await;

@@ -268,8 +268,8 @@ async fn abandon(settings: &Settings) -> anyhow::Result<()> {
 async fn take_up(settings: &Settings, brain: &BrainHandle, revisions: &Revisions) -> anyhow::Result<()> {
     let known = brain.query(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
     let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
-    let (_, rolling) = changes::compare(revisions.get(known).as_deref(), &planner);
-    brain.send(Input::Specified { spec: settings.spec(&planner, latest, rolling), actor: Actor::Head }).await;
+    let (_, steps) = changes::compare(revisions.get(known).as_deref(), &planner);
+    brain.send(Input::Specified { spec: settings.spec(&planner, latest, steps), actor: Actor::Head }).await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cloudtik_config::cluster::{Cluster, Workers};
-use cloudtik_model::spec::Spec;
+use cloudtik_model::spec::{Spec, Steps};
 use cloudtik_model::{Bytes, ClusterName, Generation, Resources};
 use cloudtik_providers::local;
 use cloudtik_runtimes::Planner;
@@ -53,8 +53,8 @@ impl Settings {
     }
 
     /// What the brain needs to know of a description.
-    pub fn spec(&self, planner: &Planner, revision: u64, rolling: bool) -> Spec {
-        let mut spec = planner.spec(revision, rolling);
+    pub fn spec(&self, planner: &Planner, revision: u64, steps: Steps) -> Spec {
+        let mut spec = planner.spec(revision, steps);
         let Provider::Local(_) = self.provider;
         fill_in(&mut spec, planner.cluster(), local_resources());
         spec

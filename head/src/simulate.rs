@@ -30,7 +30,7 @@ pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
     let mut scenario =
         scenario::read("the scenario", &request.scenario, cluster, None).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
     scenario.seed = request.seed.unwrap_or(scenario.seed);
-    let mut spec = planner.spec(1, false);
+    let mut spec = planner.spec(1, cloudtik_model::spec::Steps::default());
     fill_in(&mut spec, cluster, if cluster.provider == Provider::Local { local_resources() } else { USUAL });
     let world = World::new(Setup::of_scenario(spec, scenario, 0));
     world.simulate(cluster.name.clone()).map_err(|violation| anyhow::Error::msg(violation.to_string()))

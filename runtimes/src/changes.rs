@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_config::Workers;
 use cloudtik_model::report::Java;
+use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
 
@@ -75,8 +76,18 @@ fn jobs<'a>(planner: Option<&'a Planner>, name: &RuntimeName) -> Option<&'a Subm
     planner?.catalog().get(name)?.submit.as_ref()
 }
 
-/// What taking `new` instead of `old` changes, and whether processes that run are restarted for it.
-pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
+/// A change of services counts as working on a node when it has for this long, at the least.
+const SHORTEST_TRIAL: u64 = 5_000;
+
+/// How long it takes until what is wrong with a service, or with its health check, shows: until its check fails so often in
+/// a row that it counts as unhealthy.
+fn trial(service: &goal::Service) -> u64 {
+    let check = service.health.as_ref().map_or(0, |h| h.interval_ms.saturating_mul(u64::from(h.failures)).saturating_add(h.timeout_ms));
+    SHORTEST_TRIAL.max(check)
+}
+
+/// What taking `new` instead of `old` changes, and how the nodes take it.
+pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, Steps) {
     let mut changes = Vec::new();
     let mut note = |action: &str, what: String, detail: String| {
         changes.push(Change { disturbs: matches!(action, "destroy" | "restart"), action: action.to_owned(), what, detail });
@@ -191,8 +202,18 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, bool) {
     }
     let prices: Vec<MoneyPerHour> = after.values().filter_map(|w| Some(w.price?.times(w.min))).collect();
     let price = (!prices.is_empty()).then(|| prices.into_iter().sum());
-    let rolling = !restarted.is_empty();
-    (Plan { changes, price }, rolling)
+    // Nodes that are there run what they ran; without an older description nothing runs that could suffer.
+    let mut trials = BTreeMap::new();
+    if old.is_some() {
+        let is_there = |name: &NodeTypeName| *name == NodeTypeName::head() || (before.contains_key(name) && after.contains_key(name));
+        let changed = runs.iter().filter(|(place, service)| ran.get(place) != Some(service)).map(|(place, s)| (place, trial(s)));
+        let gone = ran.keys().filter(|place| !runs.contains_key(*place)).map(|place| (place, SHORTEST_TRIAL));
+        for ((name, _), span) in changed.chain(gone).filter(|((name, _), _)| is_there(name)) {
+            let longest: &mut u64 = trials.entry(name.clone()).or_default();
+            *longest = (*longest).max(span);
+        }
+    }
+    (Plan { changes, price }, Steps { rolling: !restarted.is_empty(), trials })
 }
 
 fn count(n: u32) -> String {

@@ -11,7 +11,7 @@ use cloudtik_config::reader::Scalar;
 use cloudtik_config::{Cluster, RuntimeUse};
 use cloudtik_model::policy::{Policy, Rule};
 use cloudtik_model::report::Java;
-use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
+use cloudtik_model::spec::{Role, ServicePlacement, Spec, Steps, WorkerType};
 use cloudtik_model::status::Endpoint;
 use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, address, goal};
 use minijinja::{Value, context};
@@ -170,7 +170,7 @@ impl Planner {
     }
 
     /// What the brain needs to know.
-    pub fn spec(&self, revision: u64, rolling: bool) -> Spec {
+    pub fn spec(&self, revision: u64, steps: Steps) -> Spec {
         let workers = self.cluster.workers.iter().map(|(name, w)| {
             let resources = w.cpus.zip(w.memory).map(|(cpus, memory)| Resources { cpus, memory, gpus: w.gpus.unwrap_or(0) });
             let kind = WorkerType {
@@ -193,7 +193,8 @@ impl Planner {
             services: self.used().flat_map(|(_, m)| m.services.iter().map(|s| placement(m, s))).collect(),
             policies: self.cluster.scaling.iter().map(|s| self.policy(&s.policy)).collect(),
             idle_after_ms: self.cluster.idle_after.as_millis() as u64,
-            rolling,
+            rolling: steps.rolling,
+            trials: steps.trials,
         }
     }
 

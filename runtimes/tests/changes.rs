@@ -55,6 +55,29 @@ fn services_that_go_come_move_or_change_are_told_of() {
 }
 
 #[test]
+fn every_change_of_what_nodes_run_is_tried_on_the_types_that_it_reaches() {
+    let steps = |old: &str, new: &str| changes::compare(Some(&planner(old)), &planner(new)).1;
+    let trials = |old: &str, new: &str| steps(old, new).trials.into_iter().map(|(name, span)| (name.to_string(), span)).collect::<Vec<_>>();
+    let (a, b) = (service("a", "workers", ""), service("b", "workers", ""));
+    let both = format!("{a}{b}");
+    let workers = vec![("default".to_owned(), 5_000)];
+    assert_eq!(trials(&both, &both), [], "nothing changes");
+    assert_eq!(trials(&a, &both), workers, "a service comes");
+    assert_eq!(trials(&both, &a), workers, "one goes");
+    assert_eq!(trials(&a, &service("a", "workers", "readiness = { tcp = \"{{ node.address }}:1\" }")), workers);
+    let checked =
+        service("a", "workers", "health = { tcp = \"{{ node.address }}:1\", interval = \"10s\", timeout = \"2s\", failures = 3 }");
+    assert_eq!(trials(&a, &checked), [("default".to_owned(), 32_000)], "until its check can have failed three times");
+    assert!(!steps(&a, &checked).rolling, "nothing restarts");
+    let on_head = format!("{a}{}", service("b", "head", ""));
+    assert_eq!(trials(&both, &on_head), [("default".to_owned(), 5_000), ("head".to_owned(), 5_000)]);
+    let changed = service("a", "workers", "environment = { A = \"1\" }");
+    assert!(steps(&a, &changed).rolling);
+    assert_eq!(trials(&a, &changed), workers);
+    assert_eq!(changes::compare(None, &planner(&a)).1, cloudtik_model::spec::Steps::default(), "nothing runs yet");
+}
+
+#[test]
 fn it_is_said_what_a_changed_type_reaches() {
     let of = |types: &str| planner_of(&CLUSTER.replace("[workers.default]\nmin = 2\n", types), &service("a", "workers", ""));
     let typed = |rest: &str| of(&format!("[workers.default]\nmin = 0\nmax = 4\n{rest}"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_model::status::{Rollout, RolloutAnswer, RolloutState, Status};
+use cloudtik_model::status::{Node as NodeView, Rollout, RolloutAnswer, RolloutState, Status};
 use cloudtik_tests::{Cluster, send, until};
 use nix::sys::signal::Signal;
 
@@ -16,6 +16,7 @@ summary = "A web server that can be told to fail"
 
 [properties]
 works = "yes"
+checked = "/"
 
 [services.web]
 role = "workers"
@@ -25,12 +26,17 @@ command = [
     "[ {{ properties.works }} = yes ] || { echo it was told to fail >&2; exit 3; }; exec /usr/bin/python3 -m http.server --bind {{ node.address }} {{ ports.web.web }}",
 ]
 readiness = { tcp = "{{ node.address }}:{{ ports.web.web }}", interval = "100ms" }
+health = { http = "http://{{ node.address }}:{{ ports.web.web }}{{ properties.checked }}", interval = "500ms", failures = 2 }
 stop = { signal = "TERM", grace = "2s" }
 "#;
 
 fn file(folder: &Path, works: &str) -> String {
+    file_checked(folder, works, "/")
+}
+
+fn file_checked(folder: &Path, works: &str, checked: &str) -> String {
     format!(
-        "idle_after = \"10s\"\n[workers.default]\nmin = 1\nmax = 5\n[runtimes.web]\npath = \"{}\"\n[runtimes.web.properties]\nworks = \"{works}\"",
+        "idle_after = \"10s\"\n[workers.default]\nmin = 1\nmax = 5\n[runtimes.web]\npath = \"{}\"\n[runtimes.web.properties]\nworks = \"{works}\"\nchecked = \"{checked}\"",
         folder.display()
     )
 }
@@ -86,4 +92,61 @@ fn a_revision_that_fails_on_a_node_is_held_and_can_be_undone_and_resumed() {
     let status = cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3);
     assert!(status.alarms.is_empty() && healthy(&status) == 3, "{status:?}");
     until("the roll-out's end", Duration::from_secs(10), || (rollout().state == RolloutState::Complete).then_some(()));
+}
+
+/// A cluster of three workers that run the web server.
+fn three(name: &str, folder: &Path) -> Cluster {
+    fs::create_dir(folder).expect("makes the folder");
+    fs::write(folder.join("runtime.toml"), RUNTIME).expect("writes");
+    let cluster = Cluster::new(name, &file(folder, "yes").replace("min = 1", "min = 3"));
+    cluster.up();
+    cluster
+}
+
+fn rollout_of(cluster: &Cluster) -> Rollout {
+    serde_json::from_str(&cluster.run(&["rollout", "status", &cluster.name, "-o", "json"]).ok().out).expect("a roll-out's status")
+}
+
+/// Waits until the roll-out is held; at no time are fewer than two of three workers well.
+fn held(cluster: &Cluster) -> Rollout {
+    until("the roll-out to be held", Duration::from_secs(90), || {
+        let status = cluster.status();
+        let is_ill = |node: &&NodeView| node.kind == "worker" && node.services.iter().any(|s| s.state != "ready");
+        let ill: Vec<_> = status.nodes.iter().filter(is_ill).map(|node| &node.id).collect();
+        assert!(ill.len() <= 1, "{ill:?} are hit");
+        Some(rollout_of(cluster)).filter(|r| r.state == RolloutState::Held)
+    })
+}
+
+#[test]
+fn a_health_check_that_fails_is_tried_on_one_worker_and_undone() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let runtime = folder.path().join("web");
+    let cluster = three("checks", &runtime);
+    cluster.write(&file_checked(&runtime, "yes", "/nothing-there").replace("min = 1", "min = 3"));
+    cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
+    let held = held(&cluster);
+    assert_eq!((held.from, held.outdated.len()), (Some(1), 2), "{held:?}");
+    cluster.run(&["rollout", "undo", "checks", "--yes"]).ok();
+    cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());
+    until("the roll-out's end", Duration::from_secs(30), || (rollout_of(&cluster).state == RolloutState::Complete).then_some(()));
+}
+
+#[test]
+fn a_runtime_that_comes_and_crashes_is_tried_on_one_worker_and_undone() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let runtime = folder.path().join("web");
+    let cluster = three("comes", &runtime);
+    let other = folder.path().join("bad");
+    fs::create_dir(&other).expect("makes the folder");
+    let bad = "[runtime]\nname = \"bad\"\nversion = \"1\"\nsummary = \"ends at once\"\n[services.bad]\nrole = \"workers\"\ncommand = [\"/bin/false\"]\n";
+    fs::write(other.join("runtime.toml"), bad).expect("writes");
+    let text = file(&runtime, "yes").replace("min = 1", "min = 3");
+    cluster.write(&format!("{text}\n[runtimes.bad]\npath = \"{}\"", other.display()));
+    cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
+    let held = held(&cluster);
+    assert!(held.failure.as_ref().is_some_and(|f| f.what.contains("bad/bad")), "{held:?}");
+    assert_eq!(held.outdated.len(), 2, "{held:?}");
+    cluster.run(&["rollout", "undo", "comes", "--yes"]).ok();
+    cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());
 }

@@ -301,6 +301,7 @@ impl Brain {
     }
 
     pub(crate) fn take_report(&mut self, session: Session, id: NodeId, complete: bool, services: Vec<ServiceReport>) -> Option<NodeId> {
+        let now = self.clock.now();
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         if complete {
             let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
@@ -309,6 +310,9 @@ impl Brain {
         let (mut changes, mut is_news) = (Vec::new(), false);
         for report in services {
             let before = node.services.insert(report.key.clone(), report.clone());
+            if report.state != ServiceState::Ready && !report.key.runtime.is_own() {
+                node.unready_at = now;
+            }
             let is_current = node.sent.as_ref().is_some_and(|sent| report.goal_version >= sent.version);
             if is_current && !report.key.runtime.is_own() && has_failed(before.as_ref(), &report) {
                 node.failed_starts = node.failed_starts.saturating_add(1);

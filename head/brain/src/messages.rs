@@ -417,6 +417,9 @@ pub struct Rollout {
 /// Where and how a revision failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutFailure {
+    /// The revision that the node had.
+    #[serde(default)]
+    pub revision: u64,
     pub node: NodeId,
     pub generation: Generation,
     pub since: Timestamp,

@@ -23,6 +23,10 @@ pub(crate) struct Node {
     pub(crate) failed_starts: u32,
     /// When the node took its revision, or that was tried again, in this head's life.
     pub(crate) taken_at: u64,
+    /// When something of it was last seen not to be ready, in this head's life.
+    pub(crate) unready_at: u64,
+    /// When it was last seen to wait for software, in this head's life.
+    pub(crate) fetching_until: u64,
     /// A provider call of this node that has not come back.
     pub(crate) in_flight: bool,
     /// Failed calls in a row.
@@ -75,6 +79,8 @@ impl Node {
             acknowledged: 0,
             failed_starts: 0,
             taken_at: now,
+            unready_at: 0,
+            fetching_until: 0,
             watch: Watch::since(now),
             in_flight: false,
             failures: 0,

@@ -74,10 +74,16 @@ impl Brain {
 
     pub(crate) fn has_what_it_is_to_run(&self, id: &NodeId) -> bool {
         let Some(node) = self.nodes.get(id).filter(|_| self.cluster.spec.is_some()) else { return false };
+        self.runs_all_but(node, &BTreeSet::new())
+    }
+
+    /// Whether a node runs well what it is to run, but for some services, and nothing else.
+    fn runs_all_but(&self, node: &Node, left_out: &BTreeSet<ServiceKey>) -> bool {
         let Some(sent) = node.sent.as_ref().filter(|s| node.acknowledged >= s.version) else { return false };
         let placed: Vec<&ServiceKey> = self.placements(node).map(|p| &p.key).collect();
         let runs_what_it_is_to = placed
             .iter()
+            .filter(|key| !left_out.contains(**key))
             .all(|key| node.services.get(*key).is_some_and(|s| s.state == ServiceState::Ready && s.goal_version >= sent.version));
         let runs_nothing_else =
             node.services.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own() || placed.contains(&&s.key));
@@ -132,7 +138,7 @@ impl Brain {
 
     /// Where nodes take a revision one after the other, the next may be due when any of them changed.
     pub(crate) fn go_on_rolling(&mut self) {
-        let is_due = std::mem::take(&mut self.nodes_changed) && self.cluster.spec.as_ref().is_some_and(|spec| spec.rolling);
+        let is_due = std::mem::take(&mut self.nodes_changed) && self.cluster.spec.as_ref().is_some_and(Spec::is_stepwise);
         if is_due {
             let advanced = self.advance_revisions();
             self.drive_linked(advanced);
@@ -158,11 +164,12 @@ impl Brain {
         }
     }
 
-    /// Lets nodes take the newest revision: all at once where no process restarts, else one when the last has settled.
-    /// Says which did.
+    /// Lets nodes take the newest revision: all at once where it does not reach what they run. Else one of each type of node
+    /// tries it first; then the others follow, together where nothing restarts, or else each when the last has settled. Says
+    /// which took it.
     fn advance_revisions(&mut self) -> Vec<NodeId> {
         let Some(spec) = &self.cluster.spec else { return Vec::new() };
-        let (newest, rolling, now) = (spec.revision, spec.rolling, self.clock.now());
+        let (newest, now) = (spec.revision, self.clock.now());
         if self.is_rollout_held() {
             return Vec::new();
         }
@@ -171,7 +178,8 @@ impl Brain {
             return Vec::new();
         }
         let mut behind: Vec<NodeId> = self.behind.iter().cloned().collect();
-        if rolling {
+        let mut looks = Vec::new();
+        if spec.is_stepwise() {
             // What does not run anything yet is no step of the roll-out.
             let unsettled = self.is_any_unsettled(newest);
             // Nodes that never had a link run nothing that would have to be kept up: they need not wait. One that was not
@@ -183,14 +191,27 @@ impl Brain {
                 node.link.is_some() && matches!(node.record.life, NodeState::Preparing | NodeState::Ready)
             };
             behind.retain(|id| runs_nothing(id) || (!unsettled && is_there(id)));
+            // Where the first of a type runs it, and not for long enough yet, all others wait.
+            let unproven;
+            (unproven, looks) = self.unproven(spec).unwrap_or_default();
+            behind.retain(|id| runs_nothing(id) || looks.is_empty());
+            let is_proven = |id: &NodeId| !unproven.contains(&self.nodes[id].record.node_type);
+            // Those that may all follow go before the next trial.
+            let follow_at_once = !spec.rolling && behind.iter().any(|id| !runs_nothing(id) && is_proven(id));
             let mut took_one = false;
             // What does not run well has nothing to lose: if the new revision is no better, nothing else learns of it.
             behind.sort_by_key(|id| (self.nodes[id].record.life == NodeState::Ready, !id.is_head()));
             behind.retain(|id| {
-                let may = runs_nothing(id) || (!took_one && self.may_restart(id).is_ok());
-                took_one |= may && !runs_nothing(id);
+                if runs_nothing(id) || follow_at_once {
+                    return runs_nothing(id) || is_proven(id);
+                }
+                let may = !took_one && (!spec.rolling || self.may_restart(id).is_ok());
+                took_one |= may;
                 may
             });
+        }
+        for (id, at) in looks {
+            self.wake_at(&id, at);
         }
         for id in &behind {
             let node = self.nodes.get_mut(id).expect("listed above");

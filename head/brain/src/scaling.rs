@@ -234,14 +234,19 @@ impl Brain {
         self.remember_drains(known.as_ref(), &spec);
         // A roll-out that is under way goes on as one, whatever the next change is about.
         let mut spec = spec;
-        let is_rolling = known.as_ref().is_some_and(|known| {
-            known.rolling && self.nodes.values().any(|n| n.record.revision < known.revision && !n.record.life.is_leaving())
-        });
-        spec.rolling |= is_rolling;
+        let is_new_try = spec.is_stepwise();
+        let is_behind = |known: &Spec| self.nodes.values().any(|n| n.record.revision < known.revision && !n.record.life.is_leaving());
+        if let Some(known) = known.as_ref().filter(|known| known.is_stepwise() && (self.cluster.rollout.is_some() || is_behind(known))) {
+            spec.rolling |= known.rolling;
+            for (name, span) in &known.trials {
+                let longest = spec.trials.entry(name.clone()).or_default();
+                *longest = (*longest).max(*span);
+            }
+        }
         let same_shapes = known.as_ref().is_some_and(|known| known.workers == spec.workers);
         self.scaling.policies.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
         self.cluster.policy_wants.retain(|name, _| spec.policies.iter().any(|p| p.name == *name));
-        self.begin_rollout(known.as_ref(), &spec);
+        self.begin_rollout(known.as_ref(), &spec, is_new_try);
         self.cluster.spec = Some(spec);
         self.specified_at = self.clock.now();
         self.store_cluster();

@@ -58,8 +58,10 @@ pub struct World {
     setup: Setup,
     /// The cluster as it is to be by now.
     spec: Spec,
-    /// The last revision for which processes must start again.
-    rolled: u64,
+    /// The revisions for which processes must start again.
+    rolls: BTreeSet<u64>,
+    /// The last revision that changes what nodes run and restarts nothing.
+    tried: u64,
     /// Revisions under which services of workers end again and again: from one on, and before another.
     bad: Vec<(u64, u64)>,
     random: Random,
@@ -112,7 +114,8 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         let mut world = Self {
             spec: setup.spec.clone(),
-            rolled: 0,
+            rolls: BTreeSet::new(),
+            tried: 0,
             bad: Vec::new(),
             random: Random::new(setup.seed),
             now: 0,

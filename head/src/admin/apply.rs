@@ -2,6 +2,7 @@
 
 use cloudtik_brain::{Brain, Input};
 use cloudtik_model::NodeTypeName;
+use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_runtimes::changes::compare;
 use tonic::Status;
@@ -31,7 +32,7 @@ impl Head {
         let latest = self.revisions.latest();
         let stopping = self.brain.query(|brain| brain.cluster().stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
-        let (mut plan, rolling) = compare(old, &planner);
+        let (mut plan, steps) = compare(old, &planner);
         plan.changes.extend(self.workers_to_go(&planner).await?);
         let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
         if !unchanged {
@@ -46,7 +47,7 @@ impl Head {
             .await
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| Status::internal(e.to_string()))?;
-        let spec = self.settings.spec(&planner, revision, rolling);
+        let spec = self.settings.spec(&planner, revision, steps);
         self.revisions.put(revision, description, planner);
         self.brain.send(Input::Specified { spec, actor: self.actor.clone() }).await;
         if let Err(status) = self.forget_old_revisions().await {
@@ -75,7 +76,7 @@ impl Head {
 
     /// The requests that stand and would lose what they have, or could not have it.
     async fn requests_at_odds(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
-        let spec = self.settings.spec(planner, 0, false);
+        let spec = self.settings.spec(planner, 0, Steps::default());
         let odds = self.brain.query(move |brain| brain.requests_at_odds(&spec)).await.map_err(stopped)?;
         let change = |(requests, detail): (String, String)| {
             let what = if requests.contains(", ") { format!("requests {requests}") } else { format!("request {requests}") };
@@ -87,7 +88,7 @@ impl Head {
     /// The workers that a description would let go, which nobody should learn afterwards.
     async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
         // The revision's number decides nothing here.
-        let spec = self.settings.spec(planner, 0, false);
+        let spec = self.settings.spec(planner, 0, Steps::default());
         let whose = move |brain: &Brain| {
             let excess = brain.excess(&spec).into_iter();
             let odds: Vec<String> = brain.requests_at_odds(&spec).into_iter().map(|(names, _)| names).collect();

@@ -26,6 +26,24 @@ pub struct Spec {
     /// The change restarts processes that run, so nodes take it one after the other.
     #[serde(default)]
     pub rolling: bool,
+    /// The types of node on which services or their checks change. One node of a type takes the revision first; it counts as
+    /// working when it has run well for so many milliseconds, and then others of the type take it.
+    #[serde(default)]
+    pub trials: BTreeMap<NodeTypeName, u64>,
+}
+
+/// How nodes take a revision; see [`Spec::rolling`] and [`Spec::trials`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps {
+    pub rolling: bool,
+    pub trials: BTreeMap<NodeTypeName, u64>,
+}
+
+impl Spec {
+    /// Whether the change reaches what nodes run, so that not all of them take it at once.
+    pub fn is_stepwise(&self) -> bool {
+        self.rolling || !self.trials.is_empty()
+    }
 }
 
 impl Default for Spec {
@@ -39,6 +57,7 @@ impl Default for Spec {
             policies: Vec::new(),
             idle_after_ms: Self::default_idle_after(),
             rolling: false,
+            trials: BTreeMap::new(),
         }
     }
 }

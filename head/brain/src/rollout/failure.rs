@@ -1,15 +1,17 @@
 //! A roll-out that fails: when a revision counts as failed on a node, what is held then, and how it goes on.
 
+use std::collections::BTreeSet;
+
 use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::reason::{Obstacle, ServiceProblem};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{ServiceReport, ServiceState};
-use cloudtik_model::spec::Spec;
+use cloudtik_model::spec::{ServicePlacement, Spec};
 use cloudtik_model::status::{Rollout as RolloutStatus, RolloutFailure as FailureStatus, RolloutState};
-use cloudtik_model::{NodeId, NodeTypeName};
+use cloudtik_model::{NodeId, NodeTypeName, ServiceKey};
 
-use super::runs_nothing;
+use super::{runs, runs_nothing};
 use crate::{Brain, Node, Reply, Request, Rollout, RolloutFailure};
 
 /// A revision has failed on a node when services of it ended so often since the node took it, and do not all run. Twice may be
@@ -17,11 +19,15 @@ use crate::{Brain, Node, Reply, Request, Rollout, RolloutFailure};
 const FAILED_STARTS: u32 = 3;
 
 impl Brain {
-    /// A description is taken: a new roll-out begins, or the one that is under way goes on with it. Another revision is a new
-    /// try: it is not held for what the one before did.
-    pub(crate) fn begin_rollout(&mut self, known: Option<&Spec>, spec: &Spec) {
+    /// A description is taken: a new roll-out begins, or the one that is under way goes on with it. A revision that changes
+    /// what nodes run is a new try: it is not held for what the one before did. One that leaves that alone changes nothing in
+    /// a roll-out, held or not.
+    pub(crate) fn begin_rollout(&mut self, known: Option<&Spec>, spec: &Spec, is_new_try: bool) {
+        if !is_new_try && self.cluster.rollout.is_some() {
+            return;
+        }
         let unfinished = self.cluster.rollout.take();
-        if let (Some(known), true) = (known, spec.rolling) {
+        if let (Some(known), true) = (known, spec.is_stepwise()) {
             let from = match unfinished {
                 Some(rollout) => rollout.from,
                 None => Some(Box::new(known.clone())),
@@ -31,10 +37,16 @@ impl Brain {
         self.nodes.values_mut().for_each(|node| node.failed_starts = 0);
     }
 
-    /// Every node has the newest revision: the roll-out ends when all of them run it well.
+    /// Every node has the newest revision: the roll-out ends when all of them run it well, for as long as a trial takes.
     pub(super) fn end_rollout(&mut self) {
-        let Some(newest) = self.cluster.spec.as_ref().map(|spec| spec.revision) else { return };
-        if self.cluster.rollout.is_some() && !self.is_any_unsettled(newest) {
+        let Some(spec) = self.cluster.spec.as_ref().filter(|_| self.cluster.rollout.is_some()) else { return };
+        let newest = spec.revision;
+        if let Some(looks) = self.unproven(spec).map(|(_, looks)| looks).filter(|looks| !looks.is_empty()) {
+            return looks.into_iter().for_each(|(id, at)| self.wake_at(&id, at));
+        }
+        let is_step = |n: &&Node| n.record.revision == newest && n.record.life.is_counted() && !runs_nothing(n);
+        let is_converged = |n: &Node| n.record.life == NodeState::Ready && self.has_what_it_is_to_run(&n.record.id);
+        if self.cluster.rollout.is_some() && self.nodes.values().filter(is_step).all(is_converged) {
             self.cluster.rollout = None;
             self.store_cluster();
             self.event(None, What::RolloutComplete { revision: newest });
@@ -47,8 +59,47 @@ impl Brain {
         self.nodes.values().filter(is_step).any(|n| !self.is_settled(n))
     }
 
-    fn is_settled(&self, node: &Node) -> bool {
-        node.record.life == NodeState::Ready && self.has_what_it_is_to_run(&node.record.id)
+    /// Whether a node runs well what it can run of its revision: what comes after something that only this roll-out brings,
+    /// and that is not ready yet, may have to wait until other nodes have taken the revision.
+    pub(super) fn is_settled(&self, node: &Node) -> bool {
+        if self.has_what_it_is_to_run(&node.record.id) {
+            return node.record.life == NodeState::Ready;
+        }
+        let Some(from) = self.cluster.rollout.as_ref().and_then(|rollout| rollout.from.as_ref()) else { return false };
+        let is_new = |key: &ServiceKey| !from.services.iter().any(|known| known.key == *key);
+        let waits = |placed: &ServicePlacement| {
+            !runs(node, &placed.key) && placed.after.iter().any(|key| is_new(key) && !self.readiness.is_ready(key))
+        };
+        let waiting: BTreeSet<ServiceKey> = self.placements(node).filter(|placed| waits(placed)).map(|placed| placed.key.clone()).collect();
+        node.record.life == NodeState::Preparing && !waiting.is_empty() && self.runs_all_but(node, &waiting)
+    }
+
+    /// Whether the revision has worked on a node of a type for as long as it takes until what is wrong would show.
+    pub(super) fn is_proven(&self, spec: &Spec, name: &NodeTypeName) -> bool {
+        let Some(span) = spec.trials.get(name) else { return true };
+        self.tried(spec, name).any(|(_, since)| self.clock.now() >= since.saturating_add(*span))
+    }
+
+    /// The types of node on which the newest revision is not known to work, and when to look at those that try it; nothing if
+    /// there are none.
+    pub(super) fn unproven<'a>(&'a self, spec: &'a Spec) -> Option<(BTreeSet<&'a NodeTypeName>, Vec<(NodeId, u64)>)> {
+        let names: BTreeSet<&NodeTypeName> = spec.trials.keys().filter(|name| !self.is_proven(spec, name)).collect();
+        let looks = names.iter().flat_map(|name| {
+            let span = spec.trials.get(*name).copied().unwrap_or(0);
+            self.tried(spec, name).map(move |(node, since)| (node.record.id.clone(), since.saturating_add(span)))
+        });
+        let looks = looks.collect();
+        (!names.is_empty()).then_some((names, looks))
+    }
+
+    /// The nodes of a type that run the newest revision well, and since when.
+    pub(super) fn tried<'a>(&'a self, spec: &'a Spec, name: &'a NodeTypeName) -> impl Iterator<Item = (&'a Node, u64)> {
+        let has_it = move |n: &&Node| n.record.node_type == *name && n.record.revision == spec.revision && n.record.life.is_counted();
+        self.nodes
+            .values()
+            .filter(has_it)
+            .filter(|n| !runs_nothing(n) && self.is_settled(n))
+            .map(|n| (n, n.entered.max(n.taken_at).max(n.unready_at)))
     }
 
     fn rollout_failure(&self) -> Option<&RolloutFailure> {
@@ -68,16 +119,26 @@ impl Brain {
     /// Holds the roll-out if the revision has failed on a node.
     pub(crate) fn watch_rollout(&mut self, id: &NodeId) {
         let now = self.clock.now();
+        if self.cluster.rollout.is_some() {
+            // It may have worked for long enough by now for others to follow.
+            self.nodes_changed = true;
+        }
         let Some(node) = self.nodes.get(id).filter(|node| self.is_on_trial(node)) else { return };
         if node.failed_starts >= FAILED_STARTS {
             let what = not_running(node).unwrap_or(ServiceProblem::Ended { times: node.failed_starts });
             return self.hold_rollout(id, what);
         }
-        // What is new may have much to fetch, and is in nobody's way.
+        // What is new may have much to do before it is ready, and nothing depends on it yet.
         if node.record.life != NodeState::Preparing || !node.record.was_ready {
             return;
         }
-        let due = node.preparing_since.unwrap_or(node.entered).max(node.taken_at).saturating_add(self.config.prepare_deadline);
+        let since = node.preparing_since.unwrap_or(node.entered).max(node.taken_at);
+        if is_fetching(node) {
+            // Software that takes long to fetch says nothing about the revision; a fetch that fails is shown as that.
+            self.nodes.get_mut(id).expect("looked up above").fetching_until = now;
+            return self.wake_at(id, now.saturating_add(self.config.prepare_deadline));
+        }
+        let due = since.max(node.fetching_until).saturating_add(self.config.prepare_deadline);
         if now < due {
             return self.wake_at(id, due);
         }
@@ -103,7 +164,8 @@ impl Brain {
         let (Some(node), Some(spec)) = (self.nodes.get(id), &self.cluster.spec) else { return };
         let (generation, newest) = (node.record.generation, spec.revision);
         let log = failing(node).map(|report| report.log.clone()).unwrap_or_default();
-        let failed = RolloutFailure { node: id.clone(), generation, since: self.clock.wall(), problem: problem.clone() };
+        let since = self.clock.wall();
+        let failed = RolloutFailure { revision: newest, node: id.clone(), generation, since, problem: problem.clone() };
         let rollout = self.cluster.rollout.get_or_insert_default();
         rollout.failed = Some(failed);
         // Nodes that run nothing yet come up with what works.
@@ -131,9 +193,9 @@ impl Brain {
     pub(crate) fn kept_for_rollout(&self, id: &NodeId) -> Option<Obstacle> {
         let (node, spec) = (self.nodes.get(id)?, self.cluster.spec.as_ref()?);
         let newest = spec.revision;
-        if self.is_rollout_held() {
-            let is_healthy = node.record.revision < newest || node.record.life == NodeState::Ready;
-            return is_healthy.then_some(Obstacle::RolloutHeld { revision: newest });
+        if let Some(failed) = self.rollout_failure() {
+            let is_healthy = node.record.revision < failed.revision || node.record.life == NodeState::Ready;
+            return is_healthy.then_some(Obstacle::RolloutHeld { revision: failed.revision });
         }
         let is_trial = self.is_on_trial(node) && node.record.was_ready;
         is_trial.then_some(Obstacle::OnTrial { revision: newest })
@@ -162,10 +224,10 @@ impl Brain {
 
     /// Why the newest revision goes to no further node, for people.
     pub(crate) fn rollout_alarm(&self) -> Option<String> {
-        let (failed, spec) = (self.rollout_failure()?, self.cluster.spec.as_ref()?);
+        let failed = self.rollout_failure()?;
         Some(format!(
             "the roll-out of revision {} is held: it failed on {}: {} (`cloudtik rollout status`)",
-            spec.revision, failed.node, failed.problem
+            failed.revision, failed.node, failed.problem
         ))
     }
 
@@ -196,6 +258,17 @@ impl Brain {
             }),
         }
     }
+}
+
+/// Whether something of a node waits for software: it is being fetched there, or by the head (then the agent was told to start
+/// the service, and waits).
+fn is_fetching(node: &Node) -> bool {
+    let may_start = |key: &ServiceKey| node.sent.as_ref().is_some_and(|sent| sent.start.contains(key));
+    node.services.values().any(|service| match service.state {
+        ServiceState::Fetching => true,
+        ServiceState::Waiting => may_start(&service.key),
+        _ => false,
+    })
 }
 
 /// The service of a node that does not run; of several, one that failed, and was started most often.

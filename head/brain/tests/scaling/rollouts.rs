@@ -161,3 +161,92 @@ fn a_roll_out_that_works_ends() {
     world.pass(40_000);
     assert_eq!(world.brain.rollout().state, RolloutState::Complete);
 }
+
+/// Takes another revision that restarts nothing: a check changed, or a service came.
+fn adjust(world: &mut World, of: &mut Spec, revision: u64) {
+    (of.revision, of.rolling) = (revision, false);
+    of.trials = BTreeMap::from([(name("default"), 10_000)]);
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
+}
+
+#[test]
+fn a_check_that_fails_is_tried_on_one_node_and_held_there() {
+    let (mut world, mut of) = idle_four();
+    world.sickening.insert(2, 8_000);
+    adjust(&mut world, &mut of, 2);
+    world.pass(7_000);
+    assert_eq!((healthy(&world), took(&world, 2)), (4, vec!["w1".to_owned()]), "it works so far, and nobody follows yet");
+    world.pass(3_600_000);
+    assert_eq!(world.brain.rollout().state, RolloutState::Held);
+    assert!(world.brain.rollout().failure.is_some_and(|f| f.node == id("w1") && !f.what.is_empty()));
+    assert!(healthy(&world) >= 3 && took(&world, 2).len() <= 1, "{:?}", took(&world, 2));
+    // Undone, as a new revision.
+    adjust(&mut world, &mut of, 3);
+    world.pass(60_000);
+    assert_eq!((world.brain.rollout().state, took(&world, 3).len()), (RolloutState::Complete, healthy(&world)));
+}
+
+#[test]
+fn a_check_that_works_goes_to_one_node_and_then_to_all_others_at_once() {
+    let (mut world, mut of) = idle_four();
+    of.workers.insert(name("default"), kind(4, 4, 4, 100));
+    adjust(&mut world, &mut of, 2);
+    world.pass(9_000);
+    assert_eq!((took(&world, 2).len(), world.brain.rollout().state, world.brain.rollout().from), (1, RolloutState::Progressing, Some(1)));
+    world.restart();
+    world.pass(9_000);
+    assert_eq!(took(&world, 2).len(), 1, "a new head saw it work for less long");
+    world.pass(2_000);
+    assert_eq!((took(&world, 2).len(), healthy(&world)), (4, 4));
+    world.pass(1_000);
+    assert_eq!(world.brain.rollout().state, RolloutState::Complete);
+}
+
+#[test]
+fn a_service_that_comes_and_crashes_is_tried_on_one_node() {
+    let (mut world, mut of) = idle_four();
+    of.workers.insert(name("default"), kind(4, 4, 4, 100));
+    world.bad.insert(2);
+    adjust(&mut world, &mut of, 2);
+    world.pass(600_000);
+    assert_eq!((world.brain.rollout().state, healthy(&world), took(&world, 2)), (RolloutState::Held, 3, vec!["w1".to_owned()]));
+}
+
+#[test]
+fn a_held_roll_out_stays_held_by_a_revision_that_leaves_services_alone() {
+    let (mut world, mut of) = idle_four();
+    of.workers.insert(name("default"), kind(4, 4, 4, 100));
+    roll(&mut world, &mut of, 2, true);
+    world.pass(20_000);
+    world.bad.insert(3);
+    (of.revision, of.rolling, of.max_workers) = (3, false, 50);
+    world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
+    world.pass(600_000);
+    let status = world.brain.rollout();
+    assert_eq!((status.state, status.from, healthy(&world)), (RolloutState::Held, Some(1), 3));
+    assert!(world.brain.snapshot().alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held")));
+    // Tried again, it fails where it failed, and nowhere else.
+    resume(&mut world).expect("it is held");
+    world.pass(60_000);
+    assert_eq!((world.brain.rollout().state, healthy(&world), took(&world, 3)), (RolloutState::Held, 3, vec!["w1".to_owned()]));
+    roll(&mut world, &mut of, 4, false);
+    world.pass(60_000);
+    assert_eq!((world.brain.rollout().state, healthy(&world)), (RolloutState::Complete, 4));
+}
+
+#[test]
+fn software_that_takes_long_to_fetch_is_no_failure_of_the_revision() {
+    let (mut world, mut of) = idle_four();
+    of.workers.insert(name("default"), kind(4, 4, 4, 100));
+    world.fetching.insert(id("w1"));
+    roll(&mut world, &mut of, 2, false);
+    for _ in 0..40 {
+        world.pass(60_000);
+        world.report(&id("w1"));
+    }
+    assert_eq!((world.brain.rollout().state, took(&world, 2), healthy(&world)), (RolloutState::Progressing, vec!["w1".to_owned()], 3));
+    world.fetching.clear();
+    world.report(&id("w1"));
+    world.pass(60_000);
+    assert_eq!((world.brain.rollout().state, healthy(&world)), (RolloutState::Complete, 4));
+}

@@ -7,7 +7,7 @@ use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::{Event, EventKind};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord};
 use cloudtik_model::outlook::Outlook;
-use cloudtik_model::report::{Facts, Load, ServiceReport, ServiceState};
+use cloudtik_model::report::{Facts, FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Offer, Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,12 @@ pub struct World {
     pub drains_slowly: bool,
     /// Types on whose nodes the service fails again and again.
     pub never_starts: BTreeSet<NodeTypeName>,
+    /// Revisions under which the service turns unhealthy a while after a node took it.
+    pub sickening: BTreeMap<u64, u64>,
+    /// When it does on each node, and how often it was started again for it.
+    pub sick_at: BTreeMap<NodeId, (u64, u32)>,
+    /// Nodes whose software is being fetched.
+    pub fetching: BTreeSet<NodeId>,
     /// Revisions under which the service ends again and again on workers, and how often it did on each.
     pub bad: BTreeSet<u64>,
     pub failing_on: BTreeMap<NodeId, u32>,
@@ -136,6 +142,9 @@ impl World {
             gpu_load: BTreeMap::new(),
             drains_slowly: false,
             never_starts: BTreeSet::new(),
+            sickening: BTreeMap::new(),
+            sick_at: BTreeMap::new(),
+            fetching: BTreeSet::new(),
             bad: BTreeSet::new(),
             failing_on: BTreeMap::new(),
             gauges: BTreeMap::new(),
@@ -235,6 +244,10 @@ impl World {
                 } else {
                     self.failing_on.remove(&node);
                 }
+                match self.sickening.get(&order.revision).filter(|_| !node.is_head() && !order.drain) {
+                    Some(after) => _ = self.sick_at.entry(node.clone()).or_insert((self.now + after, 0)),
+                    None => drop(self.sick_at.remove(&node)),
+                }
                 let fails = self.failing_on.contains_key(&node);
                 if (order.drain && !self.drains_slowly) || never_starts || fails {
                     self.services.remove(&node);
@@ -283,6 +296,8 @@ impl World {
     pub fn report(&mut self, node: &NodeId) {
         let Some(session) = self.links.get(node).copied() else { return };
         let state = match self.services.contains(node) {
+            _ if self.fetching.contains(node) => ServiceState::Fetching,
+            true if self.sick_at.get(node).is_some_and(|(at, _)| self.now >= *at) => ServiceState::Unhealthy,
             true => ServiceState::Ready,
             false if self.failing_on.contains_key(node) => ServiceState::Backoff,
             false => ServiceState::Stopped,
@@ -297,7 +312,11 @@ impl World {
             since: Timestamp(0),
             goal_version: self.versions.get(node).copied().unwrap_or(0),
             gauges: self.gauges.get(node).cloned().unwrap_or_default(),
-            failure: None,
+            failure: self.sick_at.get(node).filter(|(_, times)| *times > 0).map(|(_, times)| ServiceFailure {
+                cause: FailureCause::Unhealthy { seen: "no answer".to_owned() },
+                at: Timestamp((*times).into()),
+                restart_in_ms: 0,
+            }),
             log: Vec::new(),
         };
         self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report] });
@@ -314,6 +333,14 @@ impl World {
                     let load =
                         Some(Load { cpu: self.load.get(&node).copied().unwrap_or(0), memory: 0, gpu: self.gpu_load.get(&node).copied() });
                     self.tell(Input::heartbeat(session, node, self.moment().mono, load));
+                }
+                for node in self.sick_at.keys().filter(|node| self.links.contains_key(*node)).cloned().collect::<Vec<_>>() {
+                    // Its agent starts it again, and it turns unhealthy again.
+                    let (fell_ill, times) = self.sick_at[&node];
+                    if self.now >= fell_ill + 4_000 {
+                        self.sick_at.insert(node.clone(), (self.now + 2_000, times + 1));
+                    }
+                    self.report(&node);
                 }
                 for node in self.failing_on.keys().cloned().collect::<Vec<_>>() {
                     *self.failing_on.entry(node.clone()).or_default() += 1;

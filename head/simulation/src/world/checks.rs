@@ -144,7 +144,7 @@ impl World {
             // What a person kills is that person's choice, and what the provider lost is gone already.
             NodeState::Terminating { reason: reason @ Reason::NotRecovered } if !before.life.is_leaving() => (reason.to_string(), false),
             // Two members cannot do without either: a new description must be taken all the same.
-            _ if before.revision < self.rolled && self.rolled <= record.revision && before.life == NodeState::Ready => {
+            _ if self.restarts_between(before.revision, record.revision) && before.life == NodeState::Ready => {
                 ("a new revision".to_owned(), true)
             }
             _ => return Ok(()),
@@ -193,7 +193,8 @@ impl World {
             && !self.stored.cluster.taken_back.contains_key(&record.node_type)
             && self.stored.cluster.spec.as_ref().is_some_and(|spec| spec.workers.contains_key(&record.node_type))
         {
-            let is_healthy = before.revision < newest || before.life == NodeState::Ready;
+            let failed = self.stored.cluster.rollout.as_ref().and_then(|rollout| rollout.failed.as_ref()).map_or(newest, |f| f.revision);
+            let is_healthy = before.revision < failed || before.life == NodeState::Ready;
             let is_on_trial = before.revision == newest && self.is_bad(newest) && before.life == NodeState::Preparing;
             if is_held && is_healthy {
                 return Err(self.broken(11, format!("{} works and is let go while a roll-out is held", record.id)));

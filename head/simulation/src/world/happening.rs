@@ -73,6 +73,8 @@ pub(super) enum Happening {
     JoinLost(InstanceId, u64),
     Beat(InstanceId, Session),
     ServiceReady(InstanceId, ServiceKey, u32),
+    /// A service that runs fails by what a revision changed about it.
+    ServiceFails(InstanceId, ServiceKey, u32),
     Trouble,
     PeopleLeave(u64),
     /// Something of the scenario.
@@ -99,6 +101,7 @@ impl World {
             Happening::JoinLost(id, request) => self.join_again(&id, request),
             Happening::Beat(id, session) => self.beat(&id, session),
             Happening::ServiceReady(id, service, process) => self.service_ready(&id, &service, process),
+            Happening::ServiceFails(id, service, process) => self.service_fails(&id, &service, process),
         }
         Ok(())
     }

@@ -161,6 +161,7 @@ impl World {
     pub(super) fn take_goal(&mut self, epoch: Epoch, node: &NodeId, order: GoalOrder) -> Result<(), Violation> {
         let now = self.now;
         let id = self.links.get(&order.session);
+        let restarts = id.and_then(|id| self.agents.get(id)).is_some_and(|agent| self.restarts_between(agent.revision, order.revision));
         let Some(agent) = id.and_then(|id| self.agents.get_mut(id)).filter(|agent| agent.node == *node) else {
             return self.take_stale_goal(epoch, node, order.version, &order.start);
         };
@@ -176,10 +177,10 @@ impl World {
         let GoalOrder { session, version, ref start, drain, revision } = order;
         let placed: BTreeSet<ServiceKey> =
             if drain { BTreeSet::new() } else { self.spec.services_on(&agent.node_type).map(|p| p.key.clone()).collect() };
-        // Processes start again if the description before was an earlier one than the last for which they must.
+        // Processes start again if a description since the one before says so.
         if version >= agent.version {
-            let before = std::mem::replace(&mut agent.revision, revision);
-            if before < self.rolled && self.rolled <= revision {
+            agent.revision = revision;
+            if restarts {
                 agent.services.values_mut().for_each(|service| service.state = ServiceState::Stopped);
             }
         }
@@ -192,7 +193,29 @@ impl World {
             let delay = self.random.within(self.setup.pace.service);
             self.after(delay, Happening::ServiceReady(id.clone(), service, process));
         }
+        // Its trial is as long as it takes until that shows.
+        let trial = self.stored.cluster.spec.as_ref().and_then(|spec| spec.trials.values().min().copied()).unwrap_or(0);
+        if self.is_bad(revision) && !node.is_head() && trial > 0 {
+            let runs: Vec<(ServiceKey, u32)> = self.agents[&id]
+                .services
+                .iter()
+                .filter(|(_, service)| service.state == ServiceState::Ready)
+                .map(|(key, service)| (key.clone(), service.process))
+                .collect();
+            for (key, process) in runs {
+                let delay = self.random.between(1, trial * 3 / 4);
+                self.after(delay, Happening::ServiceFails(id.clone(), key, process));
+            }
+        }
         Ok(())
+    }
+
+    pub(super) fn service_fails(&mut self, id: &InstanceId, key: &ServiceKey, process: u32) {
+        let is_bad = self.agents.get(id).is_some_and(|agent| self.is_bad(agent.revision));
+        let Some(agent) = self.agents.get_mut(id).filter(|_| is_bad) else { return };
+        let Some(service) = agent.services.get_mut(key).filter(|s| s.process == process && s.state == ServiceState::Ready) else { return };
+        service.state = ServiceState::Starting;
+        self.service_ready(id, key, process);
     }
 
     /// What an earlier leadership had sent reaches the node late, over whatever way: it must change nothing.

@@ -96,7 +96,11 @@ impl World {
         let stopped: Vec<InstanceId> =
             self.provider.alive().filter(|m| m.instance.state == InstanceState::Stopped).map(|m| m.instance.id.clone()).collect();
         for record in self.stored.nodes.values() {
-            if record.instance.as_ref().is_some_and(|of| stopped.contains(of)) && !record.life.is_leaving() {
+            // One whose type is gone never takes the corrected revision: where too few members are left, a person decides.
+            let fails_for_ever = self.is_bad(record.revision) && !self.spec.workers.contains_key(&record.node_type) && !record.id.is_head();
+            let is_stopped = record.instance.as_ref().is_some_and(|of| stopped.contains(of));
+            if (is_stopped || fails_for_ever) && !record.life.is_leaving() {
+                self.asked_to_go.insert((record.id.clone(), record.generation));
                 self.next += 1;
                 inputs.push(Input::Kill { request: Request::new(self.next, Actor::LOCAL), node: record.id.clone() });
             }
@@ -105,7 +109,10 @@ impl World {
         if !self.spec.policies.is_empty() {
             self.spec.policies.clear();
             self.spec.revision += 1;
-            self.spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled);
+            if self.stored.cluster.spec.as_ref().is_some_and(|known| known.revision >= self.tried) {
+                self.spec.trials.clear();
+            }
+            self.spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled());
         }
         if self.is_bad(self.spec.revision) {
             self.correct();
@@ -119,10 +126,14 @@ impl World {
 
     /// Somebody changes a limit, a price or the types, in a file that would be accepted.
     fn change_description(&mut self, name: &NodeTypeName) {
+        let rolled = self.rolled();
         let spec = &mut self.spec;
         spec.revision += 1;
+        if self.stored.cluster.spec.as_ref().is_some_and(|known| known.revision >= self.tried) {
+            spec.trials.clear();
+        }
         // What restarts processes, and was not heard of yet, is part of this change.
-        spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled);
+        spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < rolled);
         let is_priced = spec.workers.values().any(|kind| kind.price.is_some());
         let Some(kind) = spec.workers.get_mut(name) else { return };
         match self.random.between(0, 5) {
@@ -162,10 +173,26 @@ impl World {
     /// The next revision is without the fault of the last.
     fn correct(&mut self) {
         self.spec.revision += 1;
-        (self.spec.rolling, self.rolled) = (true, self.spec.revision);
+        self.restart_all();
         if let Some((_, until)) = self.bad.last_mut() {
             *until = self.spec.revision;
         }
+    }
+
+    /// The newest revision restarts every process, node by node.
+    fn restart_all(&mut self) {
+        self.spec.rolling = true;
+        self.rolls.insert(self.spec.revision);
+    }
+
+    /// Whether processes start again on a node that takes the later of two revisions.
+    pub(super) fn restarts_between(&self, before: u64, revision: u64) -> bool {
+        before < revision && self.rolls.range(before + 1..=revision).next().is_some()
+    }
+
+    /// The last revision that restarts processes.
+    fn rolled(&self) -> u64 {
+        self.rolls.last().copied().unwrap_or(0)
     }
 
     /// Whether services of workers fail under a revision.
@@ -187,7 +214,7 @@ impl World {
             .filter(|r| !r.id.is_head() && r.life != NodeState::Gone)
             .map(|r| (r.id.clone(), r.generation))
             .collect();
-        let input = match self.random.between(0, 17) {
+        let input = match self.random.between(0, 18) {
             4 | 5 => {
                 let room = (0..self.random.between(1, 2)).map(|_| Counted {
                     bundle: Bundle {
@@ -224,8 +251,7 @@ impl World {
             10 => {
                 // Something that every process is made from: they all start again, node by node.
                 self.spec.revision += 1;
-                self.spec.rolling = true;
-                self.rolled = self.spec.revision;
+                self.restart_all();
                 Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
             }
             // The same, with a fault, or without it again.
@@ -234,8 +260,24 @@ impl World {
                     self.correct();
                 } else {
                     self.spec.revision += 1;
-                    (self.spec.rolling, self.rolled) = (true, self.spec.revision);
+                    self.restart_all();
                     self.bad.push((self.spec.revision, u64::MAX));
+                }
+                Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
+            }
+            // A check changes, or a service comes: nothing restarts. With a fault, or without it again.
+            18 => {
+                if self.is_bad(self.spec.revision) {
+                    self.correct();
+                } else {
+                    self.spec.revision += 1;
+                    let trial = self.random.between(1_000, 30_000);
+                    self.spec.trials = self.spec.workers.keys().map(|name| (name.clone(), trial)).collect();
+                    self.spec.rolling = self.stored.cluster.spec.as_ref().is_none_or(|known| known.revision < self.rolled());
+                    self.tried = self.spec.revision;
+                    if self.random.permille(500) {
+                        self.bad.push((self.spec.revision, u64::MAX));
+                    }
                 }
                 Some(Input::Specified { actor: Actor::LOCAL, spec: self.spec.clone() })
             }
