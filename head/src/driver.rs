@@ -1,5 +1,7 @@
 //! Executes the brain's actions. It has no choice to make: what cannot be done comes back to the brain as an input.
 
+mod batches;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use cloudtik_model::spec::Offer;
 use cloudtik_model::{Generation, NodeId, NodeTypeName};
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::{pki, tls};
-use cloudtik_providers::{CreateNode, Error, NodeProvider};
+use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider};
 use cloudtik_runtimes::View;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +33,7 @@ use crate::telemetry::Telemetry;
 const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a provider may take to answer a call.
 const CALL_DEADLINE: Duration = Duration::from_secs(50);
-/// Creations and deletions under way at once.
+/// Calls of the provider under way at once.
 const PARALLEL_CALLS: usize = 32;
 /// Dial-backs under way at once: each holds a socket.
 const PARALLEL_DIALS: usize = 256;
@@ -40,6 +42,13 @@ const PARALLEL_DIALS: usize = 256;
 struct Limits {
     calls: Arc<Semaphore>,
     dials: Arc<Semaphore>,
+}
+
+/// What is due now and can be asked for together.
+#[derive(Default)]
+struct Due {
+    creations: Vec<CreateNode>,
+    deletions: Vec<DeleteNode>,
 }
 
 /// What executing needs.
@@ -65,28 +74,26 @@ impl Driver {
     pub async fn run(self, effects: EffectQueue) {
         let limits = Limits { calls: Arc::new(Semaphore::new(PARALLEL_CALLS)), dials: Arc::new(Semaphore::new(PARALLEL_DIALS)) };
         while let Some(effect) = effects.next().await {
-            self.execute(effect, &limits);
+            let mut due = Due::default();
+            for effect in std::iter::once(effect).chain(effects.take_ready()) {
+                self.execute(effect, &limits, &mut due);
+            }
+            self.call_in_batches("create", due.creations, &limits.calls, batches::create);
+            self.call_in_batches("delete", due.deletions, &limits.calls, batches::delete);
         }
     }
 
-    /// Begins an effect; never waits.
-    fn execute(&self, effect: Effect, limits: &Limits) {
+    /// Begins an effect, or puts it to those that one call can carry; never waits.
+    fn execute(&self, effect: Effect, limits: &Limits, due: &mut Due) {
         let calls = &limits.calls;
         match effect.action {
             Action::Create { node, generation, node_type, revision, offer } => {
-                let request = match self.create_request(&node, generation, &node_type, revision, offer) {
-                    Ok(request) => request,
-                    Err(error) => return self.refuse_creation(node, generation, &error),
-                };
-                self.call("create", calls, move |provider| async move {
-                    let result = in_time(provider.create(&request)).await;
-                    (result.is_ok(), Input::Created { node, generation, result: result.map_err(failure) })
-                });
+                match self.create_request(&node, generation, &node_type, revision, offer) {
+                    Ok(request) => due.creations.push(request),
+                    Err(error) => self.refuse_creation(node, generation, &error),
+                }
             }
-            Action::Delete { node, generation, instance } => self.call("delete", calls, move |provider| async move {
-                let result = in_time(provider.delete(&node, generation, &instance)).await;
-                (result.is_ok(), Input::Deleted { node, generation, instance, result: result.map_err(failure) })
-            }),
+            Action::Delete { node, generation, instance } => due.deletions.push(DeleteNode { node, generation, instance }),
             Action::RestartAgent { node, generation, instance, force } => self.call("restart-agent", calls, move |provider| async move {
                 let result = in_time(provider.restart_agent(&node, generation, &instance, force)).await;
                 (result.is_ok(), Input::AgentRestarted { node, generation, result: result.map_err(failure) })
@@ -117,6 +124,32 @@ impl Driver {
             Action::CloseLink { session, cause } => self.hub.dismiss(session, &cause.to_string()),
             // The runner has answered it.
             Action::Reply { .. } => {}
+        }
+    }
+
+    /// Calls the provider with as many requests at a time as it takes, and gives the brain the answer to each.
+    fn call_in_batches<R, W>(
+        &self,
+        operation: &'static str,
+        requests: Vec<R>,
+        calls: &Arc<Semaphore>,
+        call: fn(Arc<dyn NodeProvider>, Vec<R>) -> W,
+    ) where
+        R: Send + 'static,
+        W: Future<Output = Vec<(bool, Input)>> + Send + 'static,
+    {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        for batch in batches::split(requests, self.provider.capabilities().batch) {
+            let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
+            self.tasks.spawn(async move {
+                let _permit = calls.acquire().await;
+                for (worked, input) in call(provider, batch).await {
+                    telemetry.call(operation, worked);
+                    brain.send(input).await;
+                }
+            });
         }
     }
 
@@ -181,17 +214,19 @@ impl Driver {
 
 /// A call that does not come back is taken for one that failed and may yet have its effect.
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| {
-        let source = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer in {} s", CALL_DEADLINE.as_secs()));
-        Err(Error::transient("get an answer from the provider", source))
-    })
+    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> Error {
+    let source = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer in {} s", CALL_DEADLINE.as_secs()));
+    Error::transient("get an answer from the provider", source)
 }
 
 fn failure(error: Error) -> Failure {
     let retry_after = error.retry_after().map(|d| d.as_millis() as u64);
     let kind = match &error {
         Error::StockOut(_) => FailureKind::StockOut,
-        Error::Quota(_) => FailureKind::Quota,
+        Error::Quota { .. } => FailureKind::Quota,
         Error::Throttled { .. } => FailureKind::Throttled,
         other if other.is_permanent() => FailureKind::Permanent,
         _ => FailureKind::Transient,

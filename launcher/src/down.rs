@@ -7,7 +7,7 @@ use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::files::{RemoveError, refuse_mounts, remove_tree};
 use cloudtik_protocol::wire;
-use cloudtik_providers::NodeProvider;
+use cloudtik_providers::{DeleteNode, NodeProvider};
 
 use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
@@ -241,7 +241,7 @@ async fn delete_everything(place: &Place) -> Result<(), Failure> {
             let mut instances = provider.list().await?;
             instances.sort_by_key(|i| !i.node.is_head());
             for instance in instances.iter().filter(|i| i.state != InstanceState::Terminated) {
-                provider.delete(&instance.node, instance.generation, &instance.id).await?;
+                provider.delete_one(&DeleteNode::of(instance)).await?;
             }
         }
     }

@@ -99,7 +99,8 @@ impl From<providers::Error> for Failure {
         let code = match &error {
             providers::Error::Undeletable { .. }
             | providers::Error::StockOut(_)
-            | providers::Error::Quota(_)
+            | providers::Error::Quota { .. }
+            | providers::Error::Conflict { .. }
             | providers::Error::Throttled { .. } => REFUSED,
             providers::Error::Permission { .. } => NOT_AUTHORISED,
             providers::Error::NotFound(_) => NOT_FOUND,

@@ -15,7 +15,7 @@ use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
 use cloudtik_providers::local::{inherited_environment, instance_id};
-use cloudtik_providers::{CreateNode, NodeProvider, WorkspaceProvider};
+use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider, WorkspaceProvider};
 use cloudtik_runtimes::changes;
 use serde::Serialize;
 
@@ -306,7 +306,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     let provider = place.provider(network)?;
     if let HeadNode::Lost(last) = known {
         // Its head runs on, and has the store that the next one is to open.
-        provider.delete(&node, last, &instance_id(&node, last)).await?;
+        let lost = DeleteNode { node: node.clone(), generation: last, instance: instance_id(&node, last) };
+        provider.delete_one(&lost).await?;
     } else if !is_made && !head_directory.join("head.json").exists() {
         // What is left of a cluster of this name whose directory was removed while it ran.
         provider.kill_everything()?;
@@ -347,7 +348,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         power_off: Vec::new(),
         made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
     };
-    provider.create(&CreateNode { node_type: NodeTypeName::head(), offer: Offer::default(), bootstrap }).await?;
+    provider.create_one(&CreateNode { node_type: NodeTypeName::head(), offer: Offer::default(), bootstrap }).await?;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use processes::{MARK, orphans};
 pub use workspace::LocalWorkspace;
 
-use crate::{Capabilities, CreateNode, Error, NodeProvider};
+use crate::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
 
 /// The file that marks a directory as an instance.
 const INSTANCE_FILE: &str = "instance.json";
@@ -36,9 +36,11 @@ pub const BOOTSTRAP_FILE: &str = "bootstrap.json";
 pub const AGENT_LOCK: &str = "agent.lock";
 /// How long an agent that was told to stop may take.
 const ENDING: Duration = Duration::from_secs(2);
-/// How long processes may take to vanish after SIGKILL before the delete fails (to be repeated).
 /// An agent of this machine is back within moments.
 const REBOOT_TIME: Duration = Duration::from_secs(5);
+/// Few, since a call's answers come together and each item is a process on this machine anyway.
+const BATCH: usize = 4;
+/// How long processes may take to vanish after SIGKILL before the delete fails (to be repeated).
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where and how nodes are made.
@@ -148,7 +150,10 @@ impl LocalProvider {
         }
         let used: Vec<u8> = self.instances()?.iter().filter_map(|(_, i)| Some(i.address?.octets()[3])).collect();
         let free = (2..=254).find(|last| !used.contains(last));
-        free.map(|last| Ipv4Addr::new(a, b, c, last)).ok_or_else(|| Error::Quota("a local cluster has at most 253 workers".to_owned()))
+        free.map(|last| Ipv4Addr::new(a, b, c, last)).ok_or_else(|| Error::Quota {
+            quota: "addresses".to_owned(),
+            message: "a local cluster has at most 253 workers".to_owned(),
+        })
     }
 
     fn create_now(&self, request: &CreateNode) -> Result<Instance, Error> {
@@ -319,21 +324,34 @@ fn describe(id: InstanceId, file: &InstanceFile) -> Instance {
 #[async_trait]
 impl NodeProvider for LocalProvider {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO }
+        Capabilities {
+            restart_agent: true,
+            reboot: Some(REBOOT_TIME),
+            owned_machines: false,
+            visibility: Duration::ZERO,
+            batch: BATCH,
+        }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {
         blocking(self, |p| Ok(p.instances()?.into_iter().map(|(id, file)| describe(id, &file)).collect())).await
     }
 
-    async fn create(&self, request: &CreateNode) -> Result<Instance, Error> {
-        let request = request.clone();
-        blocking(self, move |p| p.create_now(&request)).await
+    async fn create(&self, requests: &[CreateNode]) -> Vec<Result<Instance, Error>> {
+        each(self, requests, LocalProvider::create_now).await
     }
 
-    async fn delete(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
-        let (node, instance) = (node.clone(), instance.clone());
-        blocking(self, move |p| p.delete_now(&node, generation, &instance)).await
+    async fn delete(&self, requests: &[DeleteNode]) -> Vec<Result<(), Error>> {
+        each(self, requests, |provider, request| provider.delete_now(&request.node, request.generation, &request.instance)).await
+    }
+
+    async fn describe(&self, instance: &InstanceId) -> Result<Instance, Error> {
+        let instance = instance.clone();
+        blocking(self, move |p| {
+            let found = p.instances()?.into_iter().find(|(id, _)| *id == instance);
+            found.map(|(id, file)| describe(id, &file)).ok_or_else(|| Error::NotFound(instance.to_string()))
+        })
+        .await
     }
 
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
@@ -353,4 +371,22 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let provider = provider.clone();
     tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("run a local operation", e))?
+}
+
+/// Works on all items at once, each on a thread of its own; the answers are in the order of the items.
+async fn each<R: Clone + Send + 'static, T: Send + 'static>(
+    provider: &LocalProvider,
+    requests: &[R],
+    work: fn(&LocalProvider, &R) -> Result<T, Error>,
+) -> Vec<Result<T, Error>> {
+    let begin = |request: &R| {
+        let (provider, request) = (provider.clone(), request.clone());
+        tokio::task::spawn_blocking(move || work(&provider, &request))
+    };
+    let begun: Vec<_> = requests.iter().map(begin).collect();
+    let mut answers = Vec::with_capacity(begun.len());
+    for item in begun {
+        answers.push(item.await.unwrap_or_else(|error| Err(Error::transient("run a local operation", error))));
+    }
+    answers
 }

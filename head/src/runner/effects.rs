@@ -66,24 +66,40 @@ impl EffectQueue {
         self.0.arrived.notify_one();
     }
 
+    /// What is there now, in order, without waiting for more.
+    pub fn take_ready(&self) -> Vec<Effect> {
+        let mut state = self.state();
+        std::iter::from_fn(|| state.pop()).collect()
+    }
+
     /// The next one; none when the queue is closed and empty.
     pub async fn next(&self) -> Option<Effect> {
         loop {
             {
                 let mut state = self.state();
-                match state.order.pop_front() {
-                    Some(Slot::Goal(node)) => {
-                        if let Some(effect) = state.goals.remove(&node) {
-                            return Some(effect);
-                        }
-                        continue;
-                    }
-                    Some(Slot::Other(effect)) => return Some(effect),
-                    None if state.is_closed => return None,
-                    None => {}
+                if let Some(effect) = state.pop() {
+                    return Some(effect);
+                }
+                if state.is_closed {
+                    return None;
                 }
             }
             self.0.arrived.notified().await;
+        }
+    }
+}
+
+impl State {
+    fn pop(&mut self) -> Option<Effect> {
+        loop {
+            match self.order.pop_front()? {
+                Slot::Goal(node) => {
+                    if let Some(effect) = self.goals.remove(&node) {
+                        return Some(effect);
+                    }
+                }
+                Slot::Other(effect) => return Some(effect),
+            }
         }
     }
 }
