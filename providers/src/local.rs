@@ -150,10 +150,8 @@ impl LocalProvider {
         }
         let used: Vec<u8> = self.instances()?.iter().filter_map(|(_, i)| Some(i.address?.octets()[3])).collect();
         let free = (2..=254).find(|last| !used.contains(last));
-        free.map(|last| Ipv4Addr::new(a, b, c, last)).ok_or_else(|| Error::Quota {
-            quota: "addresses".to_owned(),
-            message: "a local cluster has at most 253 workers".to_owned(),
-        })
+        free.map(|last| Ipv4Addr::new(a, b, c, last))
+            .ok_or_else(|| Error::Quota { quota: "addresses".to_owned(), message: "a local cluster has at most 253 workers".to_owned() })
     }
 
     fn create_now(&self, request: &CreateNode) -> Result<Instance, Error> {
@@ -324,13 +322,7 @@ fn describe(id: InstanceId, file: &InstanceFile) -> Instance {
 #[async_trait]
 impl NodeProvider for LocalProvider {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            restart_agent: true,
-            reboot: Some(REBOOT_TIME),
-            owned_machines: false,
-            visibility: Duration::ZERO,
-            batch: BATCH,
-        }
+        Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO, batch: BATCH }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {

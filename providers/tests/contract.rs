@@ -97,13 +97,7 @@ impl Fake {
 #[async_trait]
 impl NodeProvider for Fake {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            restart_agent: false,
-            reboot: None,
-            owned_machines: false,
-            visibility: Duration::from_millis(100),
-            batch: BATCH,
-        }
+        Capabilities { restart_agent: false, reboot: None, owned_machines: false, visibility: Duration::from_millis(100), batch: BATCH }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {

@@ -18,13 +18,25 @@ const ROOMS_THAT_NAME_A_PROVIDER: [&str; 7] = [
     "launcher/src/up.rs",
 ];
 /// Packages by which code reaches a clock, chance, files, processes or the network.
-const REACHING: [&str; 12] = [
-    "tokio", "nix", "rustix", "libc", "mio", "socket2", "hyper", "reqwest", "rand", "getrandom", "cloudtik-files", "cloudtik-protocol",
-];
+const REACHING: [&str; 12] =
+    ["tokio", "nix", "rustix", "libc", "mio", "socket2", "hyper", "reqwest", "rand", "getrandom", "cloudtik-files", "cloudtik-protocol"];
 /// What the standard library and `jiff` offer of the same.
 const REACHING_CALLS: [&str; 15] = [
-    "std::fs", "std::io", "std::process", "std::thread", "std::env", "std::os", "TcpStream", "TcpListener", "UdpSocket", "UnixStream",
-    "Instant::now", "SystemTime", "UNIX_EPOCH", "Timestamp::now", "Zoned::now",
+    "std::fs",
+    "std::io",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "std::os",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "Instant::now",
+    "SystemTime",
+    "UNIX_EPOCH",
+    "Timestamp::now",
+    "Zoned::now",
 ];
 
 /// The files of Rust below a directory, without tests beside the code.

@@ -45,7 +45,7 @@ impl NodeProvider for Scripted {
     }
 }
 
-fn request(number: u64) -> DeleteNode {
+fn request(number: u32) -> DeleteNode {
     DeleteNode {
         node: NodeId::new(format!("w{number}")).expect("valid"),
         generation: Generation(number),
