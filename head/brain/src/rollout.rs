@@ -193,7 +193,7 @@ impl Brain {
             behind.retain(|id| runs_nothing(id) || (!unsettled && is_there(id)));
             // Where the first of a type runs it, and not for long enough yet, all others wait.
             let unproven;
-            (unproven, looks) = self.unproven(spec).unwrap_or_default();
+            (unproven, looks) = self.unproven(spec);
             behind.retain(|id| runs_nothing(id) || looks.is_empty());
             let is_proven = |id: &NodeId| !unproven.contains(&self.nodes[id].record.node_type);
             // Those that may all follow go before the next trial.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::NodeId;
 
 use super::tree::FreeTree;
-use super::{Amounts, Bin, Class, GPUS};
+use super::{Amounts, Bin, Class, GPUS, devices};
 pub use exchange::Exchange;
 pub use undo::Before;
 
@@ -303,7 +303,7 @@ impl Fleet {
         let is_parked = self.parked.contains(&id);
         let (Some(slot), Some(placed)) = (self.by_node.get(node).copied(), self.groups.get(&id).filter(|_| !is_parked)) else { return };
         let Some((need, _)) = placed.group.shapes.get(shape) else { return };
-        let count = count.min(need.copies_in(&self.free(slot))).min(placed.waiting[shape]);
+        let count = self.layable(slot, need, count.min(need.copies_in(&self.free(slot))).min(placed.waiting[shape]));
         if count > 0 {
             self.put(slot, id, shape, count);
         }
@@ -376,7 +376,12 @@ impl Fleet {
         let slot = self.insert(node, capacity);
         for (class, count) in &bin.content {
             for (id, shape, taken) in take_members(&mut members[*class], *count) {
-                self.put(slot, id, shape, taken);
+                // A purchase goes by sums. What does not lie on the devices waits for the next one.
+                let Some(need) = self.groups.get(&id).map(|placed| placed.group.shapes[shape].0) else { continue };
+                let taken = self.layable(slot, &need, taken);
+                if taken > 0 {
+                    self.put(slot, id, shape, taken);
+                }
             }
         }
     }
@@ -384,6 +389,21 @@ impl Fleet {
     fn free(&self, slot: usize) -> Amounts {
         let with_gpus = self.slots[slot].as_ref().is_some_and(|s| s.capacity.0[GPUS] > 0);
         if with_gpus { self.with_gpus.get(slot) } else { self.plain.get(slot) }
+    }
+
+    /// Of so many demands that add up, how many lie on the devices of a node beside what lies there.
+    fn layable(&self, slot: usize, need: &Amounts, count: u32) -> u32 {
+        let Some(of) = self.slots[slot].as_ref().filter(|_| need.wants_gpus()) else { return count };
+        let shape_of = |id: &GroupId, shape: usize| self.groups.get(id).map_or(0, |placed| placed.group.shapes[shape].0.0[GPUS]);
+        let mut lies: Vec<(u64, u32)> = of.holds.iter().map(|(id, shape, n)| (shape_of(id, *shape), *n)).collect();
+        lies.retain(|(parts, _)| *parts > 0);
+        let parts = need.0[GPUS];
+        // Of one size, what adds up fits.
+        if !lies.iter().any(|(other, _)| *other != parts && (devices::is_fractional(*other) || devices::is_fractional(parts))) {
+            return count;
+        }
+        let fits = |n: &u32| devices::lays(of.capacity.0[GPUS], lies.iter().copied().chain([(parts, *n)]));
+        (1..=count).rev().find(fits).unwrap_or(0)
     }
 
     fn set_free(&mut self, slot: usize, free: Amounts) {
@@ -479,7 +499,10 @@ impl Fleet {
                         continue;
                     }
                     let copies = if spread { 1 } else { need.copies_in(&self.free(slot)).min(waiting) };
-                    self.put(slot, id, shape, copies);
+                    let copies = self.layable(slot, &need, copies);
+                    if copies > 0 {
+                        self.put(slot, id, shape, copies);
+                    }
                 }
             }
         }

@@ -18,6 +18,9 @@ use crate::{Brain, Node, Reply, Request, Rollout, RolloutFailure};
 /// a port that is still taken or a service that it needs and that restarts too.
 const FAILED_STARTS: u32 = 3;
 
+/// Types of node, and nodes with the moment at which they will have run a revision for long enough.
+type Unproven<'a> = (BTreeSet<&'a NodeTypeName>, Vec<(NodeId, u64)>);
+
 impl Brain {
     /// A description is taken: a new roll-out begins, or the one that is under way goes on with it. A revision that changes
     /// what nodes run is a new try: it is not held for what the one before did. One that leaves that alone changes nothing in
@@ -41,7 +44,8 @@ impl Brain {
     pub(super) fn end_rollout(&mut self) {
         let Some(spec) = self.cluster.spec.as_ref().filter(|_| self.cluster.rollout.is_some()) else { return };
         let newest = spec.revision;
-        if let Some(looks) = self.unproven(spec).map(|(_, looks)| looks).filter(|looks| !looks.is_empty()) {
+        let (_, looks) = self.unproven(spec);
+        if !looks.is_empty() {
             return looks.into_iter().for_each(|(id, at)| self.wake_at(&id, at));
         }
         let is_step = |n: &&Node| n.record.revision == newest && n.record.life.is_counted() && !runs_nothing(n);
@@ -80,16 +84,15 @@ impl Brain {
         self.tried(spec, name).any(|(_, since)| self.clock.now() >= since.saturating_add(*span))
     }
 
-    /// The types of node on which the newest revision is not known to work, and when to look at those that try it; nothing if
-    /// there are none.
-    pub(super) fn unproven<'a>(&'a self, spec: &'a Spec) -> Option<(BTreeSet<&'a NodeTypeName>, Vec<(NodeId, u64)>)> {
+    /// The types of node on which the newest revision is not known to work, and when to look at the nodes that try it.
+    pub(super) fn unproven<'a>(&'a self, spec: &'a Spec) -> Unproven<'a> {
         let names: BTreeSet<&NodeTypeName> = spec.trials.keys().filter(|name| !self.is_proven(spec, name)).collect();
         let looks = names.iter().flat_map(|name| {
             let span = spec.trials.get(*name).copied().unwrap_or(0);
             self.tried(spec, name).map(move |(node, since)| (node.record.id.clone(), since.saturating_add(span)))
         });
         let looks = looks.collect();
-        (!names.is_empty()).then_some((names, looks))
+        (names, looks)
     }
 
     /// The nodes of a type that run the newest revision well, and since when.

@@ -224,10 +224,11 @@ impl Brain {
             }
             Wants::More { node_type, count } => {
                 // Whether it is within the maximum shows beside the others.
-                spec.workers.get(node_type).map(|_| ()).ok_or_else(|| no_type(node_type)).and_then(|()| match count {
+                match count {
+                    _ if !spec.workers.contains_key(node_type) => Err(no_type(node_type)),
                     0 => Err(Refusal::NoMoreWorkers),
                     _ => Ok(()),
-                })
+                }
             }
             Wants::Bundles { bundles, spread, .. } => {
                 let total: u64 = bundles.iter().map(|b| u64::from(b.count)).sum();

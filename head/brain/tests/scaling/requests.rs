@@ -5,11 +5,11 @@ use super::*;
 /// What a machine was bought for, for which requests, and why none of another type.
 fn bought(world: &World, node: &str) -> (Vec<Counted>, Vec<String>, BTreeMap<NodeTypeName, NotChosen>) {
     let of_node = world.events.iter().filter(|e| e.node == Some(id(node)));
-    let found = of_node.filter_map(|e| match &e.what {
+    let mut found = of_node.filter_map(|e| match &e.what {
         What::Launch(launch) => Some(&launch.purpose),
         _ => None,
     });
-    match found.last() {
+    match found.next_back() {
         Some(Purpose::Room { needs, requests, choice: TypeChoice::Not { types } }) => (needs.clone(), requests.clone(), types.clone()),
         other => panic!("{other:?}"),
     }

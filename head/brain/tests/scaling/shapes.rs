@@ -147,6 +147,31 @@ fn very_many_small_pieces_are_counted() {
     assert_eq!(world.machines("default"), 1);
 }
 
+/// They add up to less than two devices, and do not fit on two.
+#[test]
+fn fractions_of_several_sizes_are_ready_only_where_they_lie_on_devices() {
+    let mut world = World::new(spec(&[("gpu", with_gpus(0, 2))]));
+    let bundle = |gpus| Bundle { gpus: Quantity(gpus), ..Bundle::default() };
+    let of = [(500, 1), (333, 2), (200, 4)];
+    let bundles = of.iter().map(|(gpus, count)| Counted { bundle: bundle(*gpus), count: *count }).collect();
+    put(&mut world, "mix", Wants::Bundles { bundles, gang: false, spread: false }, None).expect("there are four devices at most");
+    world.pass(60_000);
+    let laid = world.brain.asks()[0].nodes.clone();
+    assert!(world.brain.is_ready("mix") && world.machines("gpu") == 2, "{laid:?}");
+    world.restart();
+    world.pass(60_000);
+    assert!(world.brain.is_ready("mix") && world.machines("gpu") == 2, "also for another head: {:?}", world.brain.asks()[0].nodes);
+    // A half, a fifth and a third lie on one device; a whole one beside them on the other.
+    world.ask(|request| Input::Revoke { request, name: "mix".to_owned(), now: true }).expect("it stands");
+    world.pass(60_000);
+    for (name, gpus) in [("half", 500), ("third", 333), ("whole", 1_000)] {
+        put(&mut world, name, fractions(1, gpus), None).expect("fits");
+    }
+    world.pass(60_000);
+    assert!(["half", "third", "whole"].iter().all(|name| world.brain.is_ready(name)));
+    assert_eq!(world.machines("gpu"), 1);
+}
+
 fn fractions(count: u32, gpus: u64) -> Wants {
     let bundle = Bundle { gpus: Quantity(gpus), ..Bundle::default() };
     Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }

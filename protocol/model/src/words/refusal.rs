@@ -5,7 +5,6 @@ use crate::NodeTypeName;
 use crate::refusal::{Lack, NoRoom, Refusal, ShortLimit};
 
 impl fmt::Display for Refusal {
-    #[expect(clippy::too_many_lines, reason = "one line for each refusal")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownNode { node } => write!(f, "there is no node {node}; `cloudtik nodes` lists the nodes"),

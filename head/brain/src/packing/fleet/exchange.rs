@@ -94,7 +94,11 @@ impl Fleet {
             self.take(slot, *id, *shape, *n);
         }
         for (id, shape, n) in others {
-            self.put(slot, *id, *shape, *n);
+            let Some(need) = self.groups.get(id).map(|placed| placed.group.shapes[*shape].0) else { continue };
+            let n = self.layable(slot, &need, *n);
+            if n > 0 {
+                self.put(slot, *id, *shape, n);
+            }
         }
     }
 
