@@ -268,7 +268,7 @@ fn two_people_use_one_cluster_from_homes_of_their_own() {
 /// Who an event names: a person, or the kind of actor.
 fn actor_of(cluster: &Cluster, said: &str) -> String {
     let out = cluster.run(&["events", &cluster.name, "-o", "json"]).ok().out;
-    let events = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event a line"));
+    let mut events = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an event a line"));
     let event = events.rfind(|event| event["message"].as_str().is_some_and(|message| message.contains(said)));
     let actor = event.unwrap_or_else(|| panic!("no event says {said:?}:\n{out}"))["actor"].clone();
     actor["name"].as_str().or(actor["actor"].as_str()).unwrap_or_default().to_owned()
