@@ -153,7 +153,14 @@ mod tests {
         sleep.arg("600").current_dir(place(&digests[0])).env("HOME_OF_IT", place(&digests[1]));
         sleep.stdin(fs::File::open(place(&digests[2]).join("file")).expect("opens"));
         let mut child = sleep.spawn().expect("runs");
-        let found = of_process(Path::new(&format!("/proc/{}", child.id())));
+        // The kernel shows the environment of a program a moment after it runs.
+        let process = format!("/proc/{}", child.id());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = of_process(Path::new(&process));
+        while found.len() < digests.len() && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            found = of_process(Path::new(&process));
+        }
         child.kill().expect("it runs");
         child.wait().expect("it ends");
         assert_eq!(found, digests.into());
