@@ -1,0 +1,156 @@
+//! Stored records: every version that was ever stored is read, and what is stored carries no words that are decided by.
+//!
+//! A record whose form changes gets another golden file beside those that are there: `UPDATE_GOLDEN=1` writes the newest ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cloudtik_brain::{ClusterRecord, Hold, Pause, Rollout, RolloutFailure};
+use cloudtik_model::event::{Event, Launch, Purpose, StateName, TypeChoice, What};
+use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeRecord, NodeState};
+use cloudtik_model::outlook::Blocked;
+use cloudtik_model::reason::{InstanceReport, Obstacle, Reason, ServiceProblem};
+use cloudtik_model::refusal::Refusal;
+use cloudtik_model::report::FailureCause;
+use cloudtik_model::spec::Offer;
+use cloudtik_model::{Actor, Generation, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The version of the records that is stored now.
+const VERSION: u32 = 1;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn w1() -> NodeId {
+    NodeId::new("w1").expect("valid")
+}
+
+fn default_type() -> NodeTypeName {
+    NodeTypeName::new("default").expect("valid")
+}
+
+fn web() -> ServiceKey {
+    "web/web".parse().expect("a key")
+}
+
+fn crashed() -> FailureCause {
+    FailureCause::Crashed { exit_code: Some(1), how: "exit 1".to_owned() }
+}
+
+fn events() -> Vec<Event> {
+    let evidence = vec![
+        Evidence { at: Timestamp(1), kind: EvidenceKind::HeartbeatsMissed { for_ms: 4_000 } },
+        Evidence { at: Timestamp(2), kind: EvidenceKind::DialBack { outcome: DialOutcome::Refused } },
+        Evidence { at: Timestamp(3), kind: EvidenceKind::Provider { says: InstanceReport::Stopped } },
+    ];
+    let choice = TypeChoice::AsFor { node: w1() };
+    let launch = Launch {
+        node: w1(),
+        generation: Generation(2),
+        offer: Offer::default(),
+        purpose: Purpose::Room { needs: Vec::new(), requests: vec!["job".to_owned()], choice },
+        replaces: Some((w1(), Generation(1))),
+    };
+    let quorum = Obstacle::QuorumNeedsIt { service: web(), up: 1, members: 3, needed: 2 };
+    let all = vec![
+        What::HeadStarted { epoch: 1 },
+        What::StateChanged { from: StateName::Ready, to: StateName::Draining, why: Reason::NotNeeded },
+        What::NodeDown { evidence },
+        What::Launch(Box::new(launch)),
+        What::Hold { reason: "the network moves".to_owned() },
+        What::Refused { refusal: Refusal::CannotDrain { node: w1(), why: quorum } },
+        What::ServiceFailed { service: web(), failure: crashed(), restart_in_ms: 200 },
+    ];
+    let event =
+        |what| Event { node: Some(w1()), generation: Some(Generation(1)), actor: Some(Actor::LOCAL), ..Event::new(Timestamp(7), what) };
+    all.into_iter().map(event).collect()
+}
+
+fn nodes() -> Vec<NodeRecord> {
+    let states = [
+        NodeState::Requested,
+        NodeState::Ready,
+        NodeState::Suspect { evidence: vec![Evidence { at: Timestamp(1), kind: EvidenceKind::HeadLag { by_ms: 9 } }] },
+        NodeState::Draining { reason: Reason::DrainedOnRequest },
+        NodeState::Terminating { reason: Reason::ProviderReports { instance: InstanceReport::NotListed } },
+        NodeState::Failed { reason: Reason::ServiceFailed { service: web(), tries: 5, cause: Some(crashed()), detail: String::new() } },
+        NodeState::Quarantined { reason: Reason::Quarantined { reason: "its disk is slow".to_owned() } },
+    ];
+    let node = |life| NodeRecord { life, ..NodeRecord::requested(w1(), Generation(1), default_type(), Timestamp(7)) };
+    states.map(node).into()
+}
+
+fn clusters() -> Vec<ClusterRecord> {
+    let pause = Pause { until: Timestamp(9), reason: Reason::CreateFailed { message: "no permission".to_owned() }, times: 2 };
+    let problem = ServiceProblem::NotReadyInTime {
+        within_s: 600,
+        problem: Some(Box::new(ServiceProblem::Failed { service: web(), cause: crashed() })),
+    };
+    let failed = RolloutFailure { revision: 3, node: w1(), generation: Generation(1), since: Timestamp(8), problem };
+    vec![ClusterRecord {
+        held: Some(Hold { since: Timestamp(7), reason: "the network moves".to_owned() }),
+        paused: BTreeMap::from([(default_type(), pause)]),
+        rollout: Some(Rollout { from: None, failed: Some(failed) }),
+        ..ClusterRecord::default()
+    }]
+}
+
+fn blocks() -> Vec<Blocked> {
+    vec![Blocked::OnHold { reason: String::new() }, Blocked::Paused { why: Reason::OfferGone }, Blocked::TypeMaximum { max: 3, leaving: 1 }]
+}
+
+/// Reads every version of a record, and compares the newest with how it is stored now.
+fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, now: &[T]) {
+    let newest = golden().join(format!("{name}-{VERSION}.json"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&newest, serde_json::to_string_pretty(now).expect("JSON") + "\n").expect("writable");
+    }
+    for version in 1..=VERSION {
+        let text = fs::read_to_string(golden().join(format!("{name}-{version}.json"))).expect("a golden file of each version");
+        let read: Vec<T> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name} of version {version}: {error}"));
+        assert!(!read.is_empty());
+        if version == VERSION {
+            assert_eq!(read, now, "{name}");
+            let stored: Value = serde_json::to_value(now).expect("JSON");
+            assert_eq!(stored, serde_json::from_str::<Value>(&text).expect("JSON"), "{name} is stored otherwise: it needs another version");
+        }
+    }
+}
+
+#[test]
+fn records_of_every_version_are_read_and_the_newest_is_how_they_are_stored() {
+    check("event", &events());
+    check("node", &nodes());
+    check("cluster", &clusters());
+    check("blocked", &blocks());
+}
+
+/// Texts are for people: the brain decides, and the simulation checks, by types.
+#[test]
+fn nothing_that_decides_or_checks_searches_texts() {
+    let mut found = Vec::new();
+    let mut folders =
+        vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulation/src")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                files += 1;
+                let text = fs::read_to_string(&entry).expect("a text");
+                let decides = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let searches =
+                    |line: &&str| [".contains(\"", ".starts_with(\"", ".ends_with(\"", ".find(\""].iter().any(|of| line.contains(of));
+                found.extend(decides.lines().filter(searches).map(|line| format!("{}: {}", entry.display(), line.trim())));
+            }
+        }
+    }
+    assert!(files > 60, "it looks at {files} files");
+    assert!(found.is_empty(), "{found:#?}");
+}
