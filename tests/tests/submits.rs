@@ -152,7 +152,7 @@ fn what_a_runtime_cannot_run_is_refused_before_it_is_sent() {
     let unknown = jobs.cluster.run(&["submit", "refused", "--runtime", "flink", &script]);
     assert!(unknown.code == 5 && unknown.err.contains("error: this cluster has no runtime flink"), "{unknown:?}");
     let missing = jobs.cluster.run(&["submit", "refused", "--runtime", "batch", "--py-files", "/no/such.py", &script]);
-    assert!(missing.code == 4 && missing.err.contains("cannot read /no/such.py"), "{missing:?}");
+    assert!(missing.code == 2 && missing.err.contains("cannot submit /no/such.py: there is no such file"), "{missing:?}");
     assert!(!jobs.cluster.node_home("head").join("jobs").exists(), "nothing was sent");
     assert_eq!(jobs.cluster.run(&["submit", "refused", "--runtime", "plain", &notebook]).ok().out, "\n", "no endings: any file is taken");
 }

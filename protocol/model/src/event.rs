@@ -135,12 +135,15 @@ pub enum What {
         why: Reason,
     },
     ListFailed {
+        #[serde(rename = "error")]
         message: String,
     },
     AgentRestartFailed {
+        #[serde(rename = "error")]
         message: String,
     },
     RebootFailed {
+        #[serde(rename = "error")]
         message: String,
     },
 
@@ -163,6 +166,7 @@ pub enum What {
         generation: Generation,
     },
     CreateFailed {
+        #[serde(rename = "error")]
         message: String,
     },
     RestartAgent {
@@ -186,6 +190,7 @@ pub enum What {
         offer: Offer,
         /// The account may have no more, rather than that there is none.
         quota: bool,
+        #[serde(rename = "error")]
         message: String,
         pause_s: u64,
     },
@@ -317,16 +322,20 @@ pub enum What {
         why: Reason,
     },
     GoalRefused {
+        #[serde(rename = "error")]
         message: String,
     },
     DeleteFailed {
+        #[serde(rename = "error")]
         message: String,
     },
     OrphanDeleteFailed {
         instance: InstanceId,
+        #[serde(rename = "error")]
         message: String,
     },
     Throttled {
+        #[serde(rename = "error")]
         message: String,
     },
     /// Many workers are silent together.
@@ -340,6 +349,7 @@ pub enum What {
     },
     /// Something goes wrong at the head that no decision depends on, as software that cannot be fetched.
     HeadProblem {
+        #[serde(rename = "error")]
         message: String,
     },
 

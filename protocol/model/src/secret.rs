@@ -119,8 +119,13 @@ impl Scanner<'_> {
         let rest = self.rest();
         let length = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
         let name = &self.text[self.at..self.at + length];
+        let is_in_path = self.text[..self.at].ends_with('/');
         self.at += length;
         let after = self.rest();
+        // The last part of a path, and what is said of that: no value.
+        if is_in_path && after.starts_with(": ") {
+            return None;
+        }
         let lower = name.to_ascii_lowercase();
         if lower == "bearer" {
             let token = after.trim_start().split(|c: char| c.is_whitespace() || "\"',;".contains(c)).next().unwrap_or_default();
@@ -195,6 +200,14 @@ mod tests {
             assert_eq!(redact(text), expected);
             assert_eq!(redact(expected), expected, "again");
         }
+    }
+
+    #[test]
+    fn a_file_whose_name_sounds_secret_is_no_value() {
+        for text in ["cannot read /home/x/secret: Permission denied (os error 13)", "/tmp/password.sh: this user may not read it"] {
+            assert_eq!(redact(text), text);
+        }
+        assert_eq!(redact("/etc/app password: hunter2"), "/etc/app password: [secret]");
     }
 
     #[test]
