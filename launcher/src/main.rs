@@ -42,6 +42,7 @@ mod up;
 mod validate;
 mod waits;
 mod watch;
+mod workspace;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -15,7 +15,7 @@ use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
 use cloudtik_providers::local::{inherited_environment, instance_id};
-use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider, WorkspaceProvider};
+use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider};
 use cloudtik_runtimes::changes;
 use serde::Serialize;
 
@@ -30,6 +30,7 @@ use crate::remote;
 use crate::show;
 use crate::takeover;
 use crate::terminal::Progress;
+use crate::workspace;
 
 /// How long a head may take to open its socket.
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
@@ -72,7 +73,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let workspaces = home()?.join("workspaces");
     create_private_directory(&workspaces).map_err(|e| Failure::failed(format!("cannot create {}: {}", workspaces.display(), e)))?;
-    place.workspace.create().await?;
+    workspace::ensure(printer, &place.workspace).await?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,

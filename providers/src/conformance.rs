@@ -1,5 +1,7 @@
 //! The contract of [`NodeProvider`] as a suite that every implementation runs.
 
+pub mod workspace;
+
 use std::time::{Duration, Instant};
 
 use cloudtik_model::node::{Instance, InstanceState};

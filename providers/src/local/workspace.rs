@@ -1,14 +1,22 @@
 //! The workspace of local clusters: a directory.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use cloudtik_files::{RemoveError, create_private_directory, remove_tree};
+use cloudtik_files::create_private_directory_in_place;
 use cloudtik_model::ClusterName;
 
-use crate::{Error, WorkspaceProvider};
+use crate::Error;
+use crate::workspace::{Action, Cost, Desired, Found, Presence, ResourceId, Status, Step, WorkspaceProvider};
+
+const DIRECTORY: &str = "directory";
+const CLUSTERS: &str = "clusters";
+/// What others may not do in it.
+const OTHERS: u32 = 0o077;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalWorkspace {
@@ -18,49 +26,147 @@ pub struct LocalWorkspace {
 
 impl LocalWorkspace {
     fn clusters_directory(&self) -> PathBuf {
-        self.directory.join("clusters")
+        self.directory.join(CLUSTERS)
     }
 
     /// Where a cluster of this workspace keeps itself.
     pub fn cluster_directory(&self, cluster: &ClusterName) -> PathBuf {
         self.clusters_directory().join(cluster.as_str())
     }
+
+    fn clusters(&self) -> Result<Vec<ClusterName>, Error> {
+        let failed = |e| failure("read", &self.clusters_directory(), e);
+        let entries = match fs::read_dir(self.clusters_directory()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            names.extend(ClusterName::new(entry.file_name().to_string_lossy()).ok());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn path_of(&self, resource: &ResourceId) -> Result<PathBuf, Error> {
+        match resource.as_str() {
+            DIRECTORY => Ok(self.directory.clone()),
+            CLUSTERS => Ok(self.clusters_directory()),
+            other => Err(Error::NotFound(format!("a local workspace has no {other}"))),
+        }
+    }
+
+    fn in_use(&self, clusters: &[ClusterName]) -> Error {
+        let used_by = clusters.iter().map(ToString::to_string).collect();
+        Error::Conflict { what: format!("the workspace {}", self.name()), used_by }
+    }
+
+    /// Removes the locks of clusters that are gone. One that is held belongs to a command that makes a cluster just now.
+    fn remove_locks(&self) -> Result<(), Error> {
+        let failed = |e| failure("read", &self.clusters_directory(), e);
+        let entries = match fs::read_dir(self.clusters_directory()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let cluster = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
+            let Some(Ok(cluster)) = cluster.map(ClusterName::new) else { continue };
+            let failed = |e| failure("remove", &entry.path(), e);
+            let file = match File::open(entry.path()) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            match file.try_lock() {
+                Ok(()) => fs::remove_file(entry.path()).or_else(gone).map_err(failed)?,
+                Err(fs::TryLockError::WouldBlock) => return Err(self.in_use(&[cluster])),
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes one directory, which must be empty: files of others are never deleted with it.
+    fn remove(&self, path: &Path) -> Result<(), Error> {
+        let clusters = self.clusters()?;
+        if !clusters.is_empty() {
+            return Err(self.in_use(&clusters));
+        }
+        if path == self.clusters_directory() {
+            self.remove_locks()?;
+        }
+        fs::remove_dir(path).or_else(gone).map_err(|error| match error.kind() {
+            // A cluster may have come meanwhile.
+            io::ErrorKind::DirectoryNotEmpty => match self.clusters() {
+                Ok(clusters) if !clusters.is_empty() => self.in_use(&clusters),
+                _ => Error::Undeletable { what: path.display().to_string(), source: error.into() },
+            },
+            io::ErrorKind::ResourceBusy | io::ErrorKind::NotADirectory => {
+                Error::Undeletable { what: path.display().to_string(), source: error.into() }
+            }
+            io::ErrorKind::PermissionDenied => Error::Permission { action: format!("removal of {}", path.display()) },
+            _ => failure("remove", path, error),
+        })
+    }
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn presence(path: &Path) -> Result<Presence, Error> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Ok(Presence::Differs { differences: vec!["it is not a directory".to_owned()] }),
+        Ok(found) if found.permissions().mode() & OTHERS != 0 => {
+            Ok(Presence::Differs { differences: vec!["others may enter it".to_owned()] })
+        }
+        Ok(_) => Ok(Presence::Present),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Presence::Missing),
+        Err(error) => Err(failure("read", path, error)),
+    }
+}
+
+/// Nothing that a disk refuses passes by itself.
+fn failure(operation: &str, path: &Path, error: io::Error) -> Error {
+    Error::permanent(format!("{operation} {}", path.display()), error)
 }
 
 #[async_trait]
 impl WorkspaceProvider for LocalWorkspace {
-    async fn create(&self) -> Result<(), Error> {
-        let failed = |e| Error::transient(format!("create {}", self.directory.display()), e);
-        create_private_directory(&self.directory).map_err(failed)?;
-        create_private_directory(&self.clusters_directory()).map_err(failed)
+    fn name(&self) -> String {
+        self.directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
-    async fn exists(&self) -> Result<bool, Error> {
-        Ok(self.clusters_directory().is_dir())
-    }
-
-    async fn delete(&self) -> Result<(), Error> {
-        let clusters = self.clusters().await?;
-        if let Some(cluster) = clusters.first() {
-            return Err(Error::Mismatch(format!("cluster {cluster} still lives in it")));
-        }
-        remove_tree(&self.directory).map_err(|error| match error {
-            RemoveError::Mounted(_) => {
-                Error::Undeletable { what: format!("the workspace {}", self.directory.display()), source: error.into() }
-            }
-            RemoveError::Io { source, .. } => Error::transient(format!("remove {}", self.directory.display()), source),
-        })
-    }
-
-    async fn clusters(&self) -> Result<Vec<ClusterName>, Error> {
-        let entries = match fs::read_dir(self.clusters_directory()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::transient("read the workspace", error)),
+    fn desired(&self) -> Vec<Desired> {
+        let one = |id, path: PathBuf| Desired {
+            id: ResourceId::new(id),
+            summary: format!("the directory {}", path.display()),
+            cost: Cost::Free,
         };
-        let mut names: Vec<ClusterName> =
-            entries.flatten().filter_map(|e| ClusterName::new(e.file_name().to_string_lossy()).ok()).collect();
-        names.sort();
-        Ok(names)
+        vec![one(DIRECTORY, self.directory.clone()), one(CLUSTERS, self.clusters_directory())]
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let mut resources = Vec::new();
+        for desired in self.desired() {
+            let path = self.path_of(&desired.id)?;
+            let presence = presence(&path)?;
+            let outputs = BTreeMap::from([("path".to_owned(), path.display().to_string())]);
+            resources.push(Found { id: desired.id, presence, outputs });
+        }
+        Ok(Status { resources, clusters: self.clusters()? })
+    }
+
+    async fn apply(&self, step: &Step) -> Result<(), Error> {
+        let path = self.path_of(&step.resource)?;
+        match step.action {
+            Action::Create | Action::Change => create_private_directory_in_place(&path).map_err(|e| failure("create", &path, e)),
+            Action::Remove => self.remove(&path),
+        }
     }
 }
