@@ -97,8 +97,7 @@ impl From<Status> for Failure {
 impl From<providers::Error> for Failure {
     fn from(error: providers::Error) -> Self {
         let code = match &error {
-            providers::Error::Conflict { .. }
-            | providers::Error::Undeletable { .. }
+            providers::Error::Undeletable { .. }
             | providers::Error::StockOut(_)
             | providers::Error::Quota { .. }
             | providers::Error::Conflict { .. }

@@ -20,7 +20,7 @@ pub async fn ensure(printer: &Printer, workspace: &dyn WorkspaceProvider) -> Res
     };
     if let Some(costs) = costs {
         let message = format!("the workspace {name} is not complete, and what is missing costs {costs}");
-        return Err(Failure::new(REFUSED, message).hint(format!("cloudtik workspace create {name}")));
+        return Err(Failure::new(REFUSED, message));
     }
     let (_stop, stopped) = watch::channel(false);
     run(workspace, &plan, Patience::default(), stopped, |_| {}).await.map_err(|failed| {

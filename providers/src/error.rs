@@ -17,8 +17,8 @@ pub enum Error {
     #[error("not found: {0}")]
     NotFound(String),
     /// It is in use, by what `used_by` names; nothing was changed.
-    #[error("{what} is in use by {used_by}")]
-    Conflict { what: String, used_by: String },
+    #[error("{what} is in use by {}", used_by.join(", "))]
+    Conflict { what: String, used_by: Vec<String> },
     /// What is asked for and what exists under that id differ.
     #[error("mismatch: {0}")]
     Mismatch(String),

@@ -13,4 +13,3 @@ pub mod workspace;
 pub use error::Error;
 pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider};
 pub use workspace::WorkspaceProvider;
-}

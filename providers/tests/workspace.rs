@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cloudtik_model::{ClusterName, MoneyPerHour};
+use cloudtik_providers::Error;
 use cloudtik_providers::conformance::workspace::{World, check};
 use cloudtik_providers::local::LocalWorkspace;
 use cloudtik_providers::workspace::{
     Action, Cost, Desired, Event, Found, Outcome, Patience, Presence, ResourceId, Status, Step, WorkspaceProvider, run,
 };
-use cloudtik_providers::Error;
 use tokio::sync::watch;
 
 struct LocalWorld(LocalWorkspace);
@@ -182,7 +182,8 @@ impl WorkspaceProvider for Fake {
 
     fn desired(&self) -> Vec<Desired> {
         let cost = |price| if price == 0 { Cost::Free } else { Cost::PerHour(MoneyPerHour(price)) };
-        let one = |(id, _, price): &(&str, &[&str], u64)| Desired { id: ResourceId::new(*id), summary: format!("the {id}"), cost: cost(*price) };
+        let one =
+            |(id, _, price): &(&str, &[&str], u64)| Desired { id: ResourceId::new(*id), summary: format!("the {id}"), cost: cost(*price) };
         RESOURCES.iter().map(one).collect()
     }
 

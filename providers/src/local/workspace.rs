@@ -143,11 +143,8 @@ impl WorkspaceProvider for LocalWorkspace {
     }
 
     fn desired(&self) -> Vec<Desired> {
-        let one = |id, path: PathBuf| Desired {
-            id: ResourceId::new(id),
-            summary: format!("the directory {}", path.display()),
-            cost: Cost::Free,
-        };
+        let one =
+            |id, path: PathBuf| Desired { id: ResourceId::new(id), summary: format!("the directory {}", path.display()), cost: Cost::Free };
         vec![one(DIRECTORY, self.directory.clone()), one(CLUSTERS, self.clusters_directory())]
     }
 

@@ -28,17 +28,31 @@ impl Default for Patience {
 /// What happens while a plan is applied.
 #[derive(Debug)]
 pub enum Event<'a> {
-    Started { number: usize, of: usize, step: &'a Step },
+    Started {
+        number: usize,
+        of: usize,
+        step: &'a Step,
+    },
     /// The step failed in a way that passes, and is repeated after the pause.
-    Waiting { step: &'a Step, error: &'a Error, pause: Duration },
-    Done { number: usize, of: usize, step: &'a Step },
+    Waiting {
+        step: &'a Step,
+        error: &'a Error,
+        pause: Duration,
+    },
+    Done {
+        number: usize,
+        of: usize,
+        step: &'a Step,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     /// It was asked to stop; so many steps were applied.
-    Stopped { applied: usize },
+    Stopped {
+        applied: usize,
+    },
 }
 
 /// A step failed; those before it hold.
