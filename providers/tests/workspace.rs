@@ -119,7 +119,7 @@ impl Cloud {
 
     fn create(&mut self, id: &'static str, needs: &[&str]) -> Result<(), Error> {
         if self.quota_of == Some(id) {
-            return Err(Error::Quota(id.to_owned()));
+            return Err(Error::Quota { quota: id.to_owned(), message: "the account has its most of these".to_owned() });
         }
         for need in needs {
             match self.made.get(need) {
@@ -272,7 +272,7 @@ async fn a_step_that_is_refused_is_named_and_the_next_run_goes_on_there() {
         let plan = fake.plan().await.expect("plans");
         assert_eq!(plan.cost(), Cost::PerHour(MoneyPerHour(45_000)));
         let failed = run(&fake, &plan, QUICK, stopped.clone(), |_| {}).await.expect_err("the quota is used up");
-        assert!(matches!(failed.source, Error::Quota(_)), "{failed:?}");
+        assert!(matches!(failed.source, Error::Quota { .. }), "{failed:?}");
         assert_eq!((failed.applied, failed.step.resource.as_str()), (number, *id));
         let before = fake.exists().await;
         assert_eq!(before.len(), number, "the steps before it hold");

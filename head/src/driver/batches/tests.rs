@@ -56,7 +56,7 @@ fn request(number: u32) -> DeleteNode {
 #[tokio::test]
 async fn each_item_of_a_batch_is_told_with_its_own_result() {
     let throttled = Error::Throttled { message: "rate exceeded".to_owned(), retry_after: Some(std::time::Duration::from_secs(3)) };
-    let conflict = Error::Conflict { what: "w3.3".to_owned(), used_by: "an image".to_owned() };
+    let conflict = Error::Conflict { what: "w3.3".to_owned(), used_by: vec!["an image".to_owned()] };
     // The last of four is left without an answer.
     let provider = Arc::new(Scripted(Mutex::new(vec![Ok(()), Err(throttled), Err(conflict)])));
     let told: Vec<_> = delete(provider, (1..=4).map(request).collect())
