@@ -23,6 +23,7 @@ use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
 use cloudtik_model::refusal::RefusalKind;
 use cloudtik_model::{Actor, NodeId, Timestamp};
+use cloudtik_protocol::readiness::setting_up;
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_runtimes::View;
@@ -123,11 +124,11 @@ impl AdminService {
         let actor = user(request)?.actor();
         if self.keys.expires_at().is_none() {
             // Nothing will come of waiting: whoever holds the root must go on.
-            return Err(Status::unavailable("the head is still being set up"));
+            return Err(setting_up());
         }
         let mut head = self.head.clone();
         let ready = tokio::time::timeout(START_PATIENCE, head.wait_for(Option::is_some)).await;
-        let ready = ready.map_err(|_| Status::unavailable("the head is still being set up"))?;
+        let ready = ready.map_err(|_| setting_up())?;
         let head = ready.map_err(|_| Status::unavailable("the head is stopping"))?.clone();
         let head = head.ok_or_else(|| Status::unavailable("the head is stopping"))?;
         Ok(Head { actor, ..head })

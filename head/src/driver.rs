@@ -135,13 +135,13 @@ impl Driver {
         calls: &Arc<Semaphore>,
         call: fn(Arc<dyn NodeProvider>, Vec<R>) -> W,
     ) where
-        R: Send + 'static,
+        R: Clone + Send + 'static,
         W: Future<Output = Vec<(bool, Input)>> + Send + 'static,
     {
         if self.stop.is_cancelled() {
             return;
         }
-        for batch in batches::split(requests, self.provider.capabilities().batch) {
+        for batch in batches::split(&requests, self.provider.capabilities().batch) {
             let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
             self.tasks.spawn(async move {
                 let _permit = calls.acquire().await;

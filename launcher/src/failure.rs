@@ -2,6 +2,7 @@
 
 use cloudtik_config::diagnostics::InvalidFile;
 pub use cloudtik_protocol::logging::chain;
+use cloudtik_protocol::readiness::is_setting_up;
 use cloudtik_providers as providers;
 use tonic::{Code, Status};
 
@@ -86,7 +87,7 @@ impl From<Status> for Failure {
             return failure.hint("it may be paused or overloaded; `cloudtik status CLUSTER` shows when it is back");
         }
         let failure = Self::new(code, message);
-        if failure.message.contains("still being set up") {
+        if is_setting_up(&status) {
             return failure.hint("`cloudtik up CLUSTER.toml` goes on with it, `cloudtik down CLUSTER` removes it");
         }
         failure

@@ -10,6 +10,7 @@ pub mod ending;
 pub mod exposition;
 pub mod logging;
 pub mod pki;
+pub mod readiness;
 pub mod tls;
 pub mod transport;
 

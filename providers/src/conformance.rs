@@ -4,13 +4,38 @@ pub mod workspace;
 
 use std::time::{Duration, Instant};
 
+use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
-use cloudtik_model::{Generation, InstanceId, NodeId};
+use cloudtik_model::spec::Offer;
+use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, NodeTypeName};
 
 use crate::{CreateNode, DeleteNode, Error, NodeProvider};
 
 /// Between two looks at a list that may lag behind.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A node as the suite has it created. Its agent, if one runs, finds no head at `head`; `ca` is the root certificate in PEM.
+pub fn request(node: &NodeId, generation: Generation, head: &str, ca: &str) -> CreateNode {
+    let node_type = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
+    let bootstrap = Bootstrap {
+        cluster: ClusterName::new("contract").expect("valid"),
+        node: node.clone(),
+        generation,
+        node_type: node_type.clone(),
+        head: head.to_owned(),
+        ca: ca.to_owned(),
+        token: "token".to_owned(),
+        address: None,
+        resources: None,
+        pinned: Vec::new(),
+        artifacts: None,
+        heartbeat_ms: 1_000,
+        dead_man_ms: None,
+        power_off: Vec::new(),
+        made_at: 0,
+    };
+    CreateNode { node_type, offer: Offer::default(), bootstrap }
+}
 
 /// Runs the whole suite on a provider without instances. `request` makes what is to be created for a node and a
 /// generation. Panics with the clause that does not hold.

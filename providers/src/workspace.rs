@@ -39,7 +39,7 @@ impl fmt::Display for ResourceId {
 
 /// What a resource costs while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Cost {
     Free,
     PerHour(MoneyPerHour),
@@ -58,7 +58,7 @@ pub struct Desired {
 
 /// How a resource was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Presence {
     Present,
     Missing,
@@ -101,7 +101,7 @@ impl Status {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     Create,
     Change,

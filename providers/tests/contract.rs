@@ -6,9 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
-use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, NodeTypeName};
+use cloudtik_model::{Generation, InstanceId, NodeId};
 use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider, conformance};
 
 /// A breach of the contract.
@@ -149,33 +148,14 @@ impl NodeProvider for Fake {
     }
 }
 
-fn request(node: &NodeId, generation: Generation) -> CreateNode {
-    let node_type = NodeTypeName::new(NodeTypeName::DEFAULT).expect("valid");
-    let bootstrap = Bootstrap {
-        cluster: ClusterName::new("contract").expect("valid"),
-        node: node.clone(),
-        generation,
-        node_type: node_type.clone(),
-        head: "10.0.0.254:9".to_owned(),
-        ca: "ca".to_owned(),
-        token: "token".to_owned(),
-        address: None,
-        resources: None,
-        pinned: Vec::new(),
-        artifacts: None,
-        heartbeat_ms: 1_000,
-        dead_man_ms: None,
-        power_off: Vec::new(),
-        made_at: 0,
-    };
-    CreateNode { node_type, offer: Default::default(), bootstrap }
-}
-
 /// Whether the suite passes.
 fn conforms(fault: Fault) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let fake = Fake::new(fault);
-    std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(conformance::check(&fake, request)))).is_ok()
+    std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(conformance::check(&fake, |node, generation| conformance::request(node, generation, "10.0.0.254:9", "ca")))
+    }))
+    .is_ok()
 }
 
 #[test]

@@ -285,6 +285,18 @@ fn as_nobody(cluster: &Cluster, command: &Command) -> Command {
     as_user(command)
 }
 
+/// A cluster without workers that is an ordinary user's.
+fn cluster_of_nobody(name: &str) -> Option<Cluster> {
+    if !nobody_can_run() {
+        skipped("copies of an ordinary user need programs that every user may run");
+        return None;
+    }
+    let cluster = Cluster::new(name, "[workers.default]\nmin = 0");
+    let up = as_nobody(&cluster, &cluster.command(&["up", &text(&cluster.file), "--yes"])).output().expect("runs");
+    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    Some(cluster)
+}
+
 /// Lets folders be removed again.
 fn open_again(path: &Path) {
     if path.is_dir() && !path.is_symlink() {
@@ -295,13 +307,7 @@ fn open_again(path: &Path) {
 
 #[test]
 fn folders_that_may_not_be_written_are_copied_as_they_are() {
-    let cluster = Cluster::new("closed", "[workers.default]\nmin = 0");
-    let file = text(&cluster.file);
-    if !nobody_can_run() {
-        return skipped("copies of an ordinary user need programs that every user may run");
-    }
-    let up = as_nobody(&cluster, &cluster.command(&["up", &file, "--yes"])).output().expect("runs");
-    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let Some(cluster) = cluster_of_nobody("closed") else { return };
     let (here, there) = (folder(&cluster, "here"), folder(&cluster, "there"));
     let data = here.join("data");
     fs::create_dir_all(data.join("inner")).expect("makes");
@@ -341,13 +347,7 @@ fn folders_that_may_not_be_written_are_copied_as_they_are() {
 
 #[test]
 fn what_cannot_be_copied_says_why_and_leaves_nothing() {
-    let cluster = Cluster::new("why", "[workers.default]\nmin = 0");
-    let file = text(&cluster.file);
-    if !nobody_can_run() {
-        return skipped("copies of an ordinary user need programs that every user may run");
-    }
-    let up = as_nobody(&cluster, &cluster.command(&["up", &file, "--yes"])).output().expect("runs");
-    assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    let Some(cluster) = cluster_of_nobody("why") else { return };
     let (here, there) = (folder(&cluster, "here"), folder(&cluster, "there"));
     fs::write(here.join("file"), vec![7; 4 << 20]).expect("writes");
     fs::create_dir_all(here.join("data/closed")).expect("makes");

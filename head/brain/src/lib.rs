@@ -307,7 +307,7 @@ impl Brain {
             Input::Kill { request, node } => self.take_kill(request, node),
             Input::Drain { request, node } => self.take_drain(request, node),
             Input::Complained { what } => {
-                self.complain(None, What::HeadProblem { message: what });
+                self.complain(None, What::HeadProblem { error: what });
                 None
             }
             Input::Noted { actor, node, what } => {

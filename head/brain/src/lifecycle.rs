@@ -111,7 +111,7 @@ impl Brain {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
         let is_requested = node.record.life == NodeState::Requested;
-        let (message, reason) = (failure.message.clone(), Reason::CreateFailed { message: failure.message.clone() });
+        let (message, reason) = (failure.message.clone(), Reason::CreateFailed { error: failure.message.clone() });
         match failure.kind {
             FailureKind::Throttled => {
                 node.not_before = now + failure.wait();
@@ -119,7 +119,7 @@ impl Brain {
             }
             FailureKind::StockOut | FailureKind::Quota => {
                 let nothing_exists = node.uncertain.is_none();
-                self.event(Some(id), What::CreateFailed { message });
+                self.event(Some(id), What::CreateFailed { error: message });
                 self.note_shortage(&node_type, &offer, failure);
                 self.note_gangs_without(id);
                 match is_requested {
@@ -134,12 +134,12 @@ impl Brain {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, failure);
                 if is_requested {
-                    self.note_trouble(id, Trouble::CreateFailed { message: message.clone() });
+                    self.note_trouble(id, Trouble::CreateFailed { error: message.clone() });
                 }
-                self.event(Some(id), What::CreateFailed { message });
+                self.event(Some(id), What::CreateFailed { error: message });
             }
             FailureKind::Permanent => {
-                self.event(Some(id), What::CreateFailed { message });
+                self.event(Some(id), What::CreateFailed { error: message });
                 if is_requested {
                     self.note_gangs_without(id);
                     self.enter(id, NodeState::Failed { reason: reason.clone() }, reason);
@@ -296,42 +296,6 @@ impl Brain {
         }
         if matches!(self.nodes[&id].record.life, NodeState::Requested | NodeState::Launched | NodeState::Joined) {
             self.enter(&id, NodeState::Preparing, Reason::AgentConnected);
-        }
-        Some(id)
-    }
-
-    pub(crate) fn take_report(&mut self, session: Session, id: NodeId, complete: bool, services: Vec<ServiceReport>) -> Option<NodeId> {
-        let now = self.clock.now();
-        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
-        if complete {
-            let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
-            node.services.retain(|key, _| kept.contains(key));
-        }
-        let (mut changes, mut is_news) = (Vec::new(), false);
-        for report in services {
-            let before = node.services.insert(report.key.clone(), report.clone());
-            if report.state != ServiceState::Ready && !report.key.runtime.is_own() {
-                node.unready_at = now;
-            }
-            let is_current = node.sent.as_ref().is_some_and(|sent| report.goal_version >= sent.version);
-            if is_current && !report.key.runtime.is_own() && has_failed(before.as_ref(), &report) {
-                node.failed_starts = node.failed_starts.saturating_add(1);
-            }
-            is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
-            self.nodes_changed |= before.as_ref().map(|b| b.goal_version) != Some(report.goal_version);
-            let changed = before.as_ref().map(|b| (b.state, b.failure.as_ref())) != Some((report.state, report.failure.as_ref()));
-            if changed {
-                changes.push((before, report));
-            }
-        }
-        self.touch(&id);
-        self.note_activity(&id);
-        if is_news && self.follows_signals() {
-            self.reconsider_scale();
-        }
-        for (before, report) in changes {
-            self.services_changed |= before.as_ref().map(|b| b.state) != Some(report.state);
-            self.note_service(&id, before.as_ref(), &report);
         }
         Some(id)
     }
@@ -495,7 +459,7 @@ impl Brain {
                 node.failures += 1;
                 node.not_before = now + pause(node.failures, &failure);
                 node.undeletable = Some(failure.message.clone());
-                self.complain(Some(&id), What::DeleteFailed { message: failure.message });
+                self.complain(Some(&id), What::DeleteFailed { error: failure.message });
             }
         }
         Some(id)
@@ -505,7 +469,7 @@ impl Brain {
     pub(crate) fn take_throttling(&mut self, failure: &Failure) {
         let now = self.clock.now();
         self.pace().throttled(now, failure.wait());
-        self.complain(None, What::Throttled { message: failure.message.clone() });
+        self.complain(None, What::Throttled { error: failure.message.clone() });
     }
 
     /// No instance of the node exists any more.
@@ -532,16 +496,6 @@ impl Brain {
 fn trouble_of(report: &ServiceReport) -> Trouble {
     let ServiceReport { key, state, detail, failure, .. } = report;
     Trouble::Service { service: key.clone(), state: *state, detail: detail.clone(), failure: failure.clone() }
-}
-
-/// Whether a service failed since the report before.
-fn has_failed(before: Option<&ServiceReport>, report: &ServiceReport) -> bool {
-    match (&report.failure, before) {
-        // It may have been started again since.
-        (Some(failure), Some(before)) => before.failure.as_ref().is_none_or(|known| known.at != failure.at),
-        (None, Some(before)) => report.state == ServiceState::Backoff && (before.state, before.restarts) != (report.state, report.restarts),
-        (_, None) => report.state == ServiceState::Backoff,
-    }
 }
 
 /// The pause before a call is repeated, in milliseconds.

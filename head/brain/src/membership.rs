@@ -321,8 +321,8 @@ impl Brain {
         node.in_flight = false;
         if let Err(failure) = result {
             let message = failure.message;
-            self.note_trouble(&id, Trouble::AgentRestartFailed { message: message.clone() });
-            self.event(Some(&id), What::AgentRestartFailed { message });
+            self.note_trouble(&id, Trouble::AgentRestartFailed { error: message.clone() });
+            self.event(Some(&id), What::AgentRestartFailed { error: message });
             self.listing.wanted_now = true;
         }
         Some(id)
@@ -356,7 +356,7 @@ impl Brain {
         if let Err(failure) = result {
             // Nothing to wait for.
             node.watch.rebooted = Some(now.saturating_sub(time));
-            self.event(Some(&id), What::RebootFailed { message: failure.message });
+            self.event(Some(&id), What::RebootFailed { error: failure.message });
             self.listing.wanted_now = true;
         }
         Some(id)

@@ -100,7 +100,7 @@ impl Brain {
             Some(refusal) => {
                 node.sent = None;
                 node.goal_not_before = self.clock.now() + GOAL_PAUSE;
-                self.complain(Some(&id), What::GoalRefused { message: refusal });
+                self.complain(Some(&id), What::GoalRefused { error: refusal });
             }
         }
         Some(id)

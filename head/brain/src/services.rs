@@ -4,13 +4,49 @@ use cloudtik_model::NodeId;
 use cloudtik_model::event::What;
 use cloudtik_model::report::{ServiceReport, ServiceState};
 
-use crate::Brain;
+use crate::{Brain, Session};
 
 /// So many starts of a service that fails the same way are stored with the last lines of its log each: later ones say the
 /// same again.
 const STARTS_WITH_LOG: u32 = 3;
 
 impl Brain {
+    pub(crate) fn take_report(&mut self, session: Session, id: NodeId, complete: bool, services: Vec<ServiceReport>) -> Option<NodeId> {
+        let now = self.clock.now();
+        let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
+        if complete {
+            let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
+            node.services.retain(|key, _| kept.contains(key));
+        }
+        let (mut changes, mut is_news) = (Vec::new(), false);
+        for report in services {
+            let before = node.services.insert(report.key.clone(), report.clone());
+            if report.state != ServiceState::Ready && !report.key.runtime.is_own() {
+                node.unready_at = now;
+            }
+            let is_current = node.sent.as_ref().is_some_and(|sent| report.goal_version >= sent.version);
+            if is_current && !report.key.runtime.is_own() && has_failed(before.as_ref(), &report) {
+                node.failed_starts = node.failed_starts.saturating_add(1);
+            }
+            is_news |= before.as_ref().map(|b| &b.gauges) != Some(&report.gauges);
+            self.nodes_changed |= before.as_ref().map(|b| b.goal_version) != Some(report.goal_version);
+            let changed = before.as_ref().map(|b| (b.state, b.failure.as_ref())) != Some((report.state, report.failure.as_ref()));
+            if changed {
+                changes.push((before, report));
+            }
+        }
+        self.touch(&id);
+        self.note_activity(&id);
+        if is_news && self.follows_signals() {
+            self.reconsider_scale();
+        }
+        for (before, report) in changes {
+            self.services_changed |= before.as_ref().map(|b| b.state) != Some(report.state);
+            self.note_service(&id, before.as_ref(), &report);
+        }
+        Some(id)
+    }
+
     /// Stores what changed of a service since the report before.
     pub(crate) fn note_service(&mut self, id: &NodeId, before: Option<&ServiceReport>, report: &ServiceReport) {
         let last = before.and_then(|b| b.failure.as_ref());
@@ -35,5 +71,15 @@ impl Brain {
             ServiceState::Backoff if report.failure.is_none() => self.event(Some(id), what()),
             ServiceState::Backoff | ServiceState::Waiting | ServiceState::Fetching | ServiceState::Starting | ServiceState::Stopping => {}
         }
+    }
+}
+
+/// Whether a service failed since the report before.
+fn has_failed(before: Option<&ServiceReport>, report: &ServiceReport) -> bool {
+    match (&report.failure, before) {
+        // It may have been started again since.
+        (Some(failure), Some(before)) => before.failure.as_ref().is_none_or(|known| known.at != failure.at),
+        (None, Some(before)) => report.state == ServiceState::Backoff && (before.state, before.restarts) != (report.state, report.restarts),
+        (_, None) => report.state == ServiceState::Backoff,
     }
 }

@@ -92,7 +92,7 @@ impl Brain {
             }
             Err(failure) => {
                 // Unknown is not gone: nothing follows from a list that failed.
-                self.complain(None, What::ListFailed { message: failure.message });
+                self.complain(None, What::ListFailed { error: failure.message });
                 return;
             }
         };
@@ -179,7 +179,7 @@ impl Brain {
             Err(failure) => {
                 swept.failures += 1;
                 swept.not_before = now + pause(swept.failures, &failure);
-                self.complain(None, What::OrphanDeleteFailed { instance: instance.clone(), message: failure.message });
+                self.complain(None, What::OrphanDeleteFailed { instance: instance.clone(), error: failure.message });
             }
         }
     }

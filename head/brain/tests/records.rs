@@ -86,7 +86,7 @@ fn nodes() -> Vec<NodeRecord> {
 }
 
 fn clusters() -> Vec<ClusterRecord> {
-    let pause = Pause { until: Timestamp(9), reason: Reason::CreateFailed { message: "no permission".to_owned() }, times: 2 };
+    let pause = Pause { until: Timestamp(9), reason: Reason::CreateFailed { error: "no permission".to_owned() }, times: 2 };
     let problem = ServiceProblem::NotReadyInTime {
         within_s: 600,
         problem: Some(Box::new(ServiceProblem::Failed { service: web(), cause: crashed() })),

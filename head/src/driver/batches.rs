@@ -8,13 +8,8 @@ use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider};
 use super::{CALL_DEADLINE, failure, no_answer};
 
 /// Divides requests into calls of at most `size` items, in their order.
-pub fn split<R>(mut requests: Vec<R>, size: usize) -> Vec<Vec<R>> {
-    let mut calls = Vec::new();
-    while !requests.is_empty() {
-        let rest = requests.split_off(size.max(1).min(requests.len()));
-        calls.push(std::mem::replace(&mut requests, rest));
-    }
-    calls
+pub fn split<R: Clone>(requests: &[R], size: usize) -> Vec<Vec<R>> {
+    requests.chunks(size.max(1)).map(<[R]>::to_vec).collect()
 }
 
 /// Creates nodes by one call: for each whether it worked, and the brain's input.

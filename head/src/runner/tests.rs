@@ -46,6 +46,35 @@ fn bench(workers: u32) -> Bench {
     Bench { brain, effects, now, _directory: directory }
 }
 
+/// A query that keeps the brain from everything else until it is released.
+struct Busy {
+    go_on: std::sync::mpsc::Sender<()>,
+    query: tokio::task::JoinHandle<Result<(), Stopped>>,
+}
+
+impl Busy {
+    async fn keep(brain: &BrainHandle) -> Self {
+        let (entered, is_busy) = oneshot::channel();
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let brain = brain.clone();
+        let query = tokio::spawn(async move {
+            brain
+                .query(move |_| {
+                    let _ = entered.send(());
+                    let _ = held.recv();
+                })
+                .await
+        });
+        is_busy.await.expect("the query runs");
+        Self { go_on, query }
+    }
+
+    async fn release(self) {
+        self.go_on.send(()).expect("the query waits");
+        answered("the busy query", async { self.query.await.expect("it does not panic") }).await;
+    }
+}
+
 async fn answered<T>(what: &str, answer: impl Future<Output = Result<T, Stopped>>) -> T {
     tokio::time::timeout(BOUND, answer).await.unwrap_or_else(|_| panic!("no answer: {what}")).expect("the runner runs")
 }
@@ -78,17 +107,7 @@ async fn a_backlog_is_not_taken_for_missed_heartbeats() {
     };
     let before = answered("the links are open", bench.brain.query(workers)).await;
     // The brain is busy while twelve seconds of heartbeats and other inputs arrive; one worker is silent.
-    let (entered, is_busy) = oneshot::channel();
-    let (go_on, held) = std::sync::mpsc::channel::<()>();
-    let busy = bench.brain.clone();
-    let query = tokio::spawn(async move {
-        busy.query(move |_| {
-            let _ = entered.send(());
-            let _ = held.recv();
-        })
-        .await
-    });
-    is_busy.await.expect("the query runs");
+    let busy = Busy::keep(&bench.brain).await;
     for second in 1..=12 {
         for n in 1..=3 {
             bench.now.store(second * 1_000 - 100, Ordering::SeqCst);
@@ -104,8 +123,7 @@ async fn a_backlog_is_not_taken_for_missed_heartbeats() {
             })
             .await;
     }
-    go_on.send(()).expect("the query waits");
-    answered("the busy query", async { query.await.expect("it does not panic") }).await;
+    busy.release().await;
     let after = answered("the backlog", bench.brain.query(workers)).await;
     assert_eq!(after[..3], before[..3], "since then none of them was anything else, not even for a moment");
     assert!(matches!(after[3].1, NodeState::Suspect { .. } | NodeState::Down { .. }), "{:?}", after[3]);
@@ -181,17 +199,7 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
     let make = |moment, _: Option<&mut Recorder>| Brain::restore(Config::default(), Epoch(1), Memory::default(), moment);
     let effects = EffectQueue::default();
     let (brain, _failure) = BrainRunner::start(make, None, commits.clone(), effects, Telemetry::default(), system_clock());
-    let (entered, is_busy) = oneshot::channel();
-    let (go_on, held) = std::sync::mpsc::channel::<()>();
-    let busy = brain.clone();
-    let query = tokio::spawn(async move {
-        busy.query(move |_| {
-            let _ = entered.send(());
-            let _ = held.recv();
-        })
-        .await
-    });
-    is_busy.await.expect("the query runs");
+    let busy = Busy::keep(&brain).await;
     // Each is an event.
     for n in 0..2_000 {
         brain
@@ -202,8 +210,7 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
             })
             .await;
     }
-    go_on.send(()).expect("the query waits");
-    answered("the busy query", async { query.await.expect("it does not panic") }).await;
+    busy.release().await;
     answered("the backlog", brain.query(|_| ())).await;
     let commits = commits.0.lock().expect("not poisoned").clone();
     let sizes: Vec<_> = commits.iter().map(Vec::len).collect();

@@ -33,7 +33,7 @@ fn worker_record() -> NodeRecord {
 }
 
 fn event(node: &NodeId) -> Record {
-    let what = What::CreateFailed { message: "no".to_owned() };
+    let what = What::CreateFailed { error: "no".to_owned() };
     Record::Event(Event { node: Some(node.clone()), generation: Some(Generation(1)), ..Event::new(Timestamp(1), what) })
 }
 

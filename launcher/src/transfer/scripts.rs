@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use cloudtik_protocol::files::unescape_octal;
 use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
@@ -190,21 +191,7 @@ impl Complaint {
 
 /// A name as GNU tar shows it, where bytes that are not printable stand as `\303`.
 fn unescaped(name: &str) -> String {
-    let (mut out, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        match octal {
-            Some(digits) => {
-                out.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
-                rest = &after[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8_lossy(&unescape_octal(name.as_bytes())).into_owned()
 }
 
 #[cfg(test)]

@@ -74,10 +74,11 @@ pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// The fifth field of each line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), where spaces are written as `\040`.
 fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
     let points = mountinfo.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
-    points.map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+    points.map(|field| PathBuf::from(OsString::from_vec(unescape_octal(field))))
 }
 
-fn unescape(field: &[u8]) -> Vec<u8> {
+/// A text in which some bytes stand as a backslash and three octal digits, as the kernel and GNU tar write them.
+pub fn unescape_octal(field: &[u8]) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(field.len()), field);
     while let Some((first, after)) = rest.split_first() {
         let octal = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));

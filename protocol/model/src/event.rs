@@ -1,19 +1,22 @@
 //! What happened and what was decided, as stored facts for `events` and `why`.
 
-use std::collections::BTreeMap;
+mod details;
 
 use serde::{Deserialize, Serialize};
 
 use crate::access::Role;
-use crate::demand::{Counted, Wants};
+use crate::demand::Wants;
 use crate::node::Evidence;
-use crate::outlook::{Blocked, PolicySays, Source};
-use crate::policy::{Hours, Policy};
+use crate::policy::Hours;
 use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem};
-use crate::refusal::{Lack, Refusal};
+use crate::refusal::Refusal;
 use crate::report::{FailureCause, ServiceState};
 use crate::spec::Offer;
-use crate::{Actor, AdministratorName, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey, Timestamp};
+pub use details::{
+    Activity, Again, Launch, NotChosen, PolicyChange, Purpose, Replan, RequestDetails, Scale, ScaleIn, ScaleInChoice, TypeChoice,
+};
+
+use crate::{Actor, AdministratorName, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey, Timestamp};
 
 /// One line of the cluster's durable log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,16 +138,13 @@ pub enum What {
         why: Reason,
     },
     ListFailed {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     AgentRestartFailed {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     RebootFailed {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
 
     // Verdicts.
@@ -166,8 +166,7 @@ pub enum What {
         generation: Generation,
     },
     CreateFailed {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     RestartAgent {
         cause: RestartCause,
@@ -190,8 +189,7 @@ pub enum What {
         offer: Offer,
         /// The account may have no more, rather than that there is none.
         quota: bool,
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
         pause_s: u64,
     },
     TypeResumed {
@@ -322,21 +320,17 @@ pub enum What {
         why: Reason,
     },
     GoalRefused {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     DeleteFailed {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     OrphanDeleteFailed {
         instance: InstanceId,
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     Throttled {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
     /// Many workers are silent together.
     Brake {
@@ -349,8 +343,7 @@ pub enum What {
     },
     /// Something goes wrong at the head that no decision depends on, as software that cannot be fetched.
     HeadProblem {
-        #[serde(rename = "error")]
-        message: String,
+        error: String,
     },
 
     // Services.
@@ -365,177 +358,6 @@ pub enum What {
         /// As its agent said.
         detail: String,
     },
-}
-
-/// A machine that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Launch {
-    pub node: NodeId,
-    pub generation: Generation,
-    pub offer: Offer,
-    pub purpose: Purpose,
-    /// The node that was lost and that this one replaces.
-    pub replaces: Option<(NodeId, Generation)>,
-}
-
-/// What a machine is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "for", rename_all = "kebab-case")]
-pub enum Purpose {
-    /// So many more of its type are wanted.
-    Count { missing: u32, node_type: NodeTypeName, source: Option<Source> },
-    /// Work has no room elsewhere.
-    Room {
-        needs: Vec<Counted>,
-        /// Requests of which some of that is; a few.
-        requests: Vec<String>,
-        choice: TypeChoice,
-    },
-}
-
-/// Why a machine of this type is asked for and none of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "choice", rename_all = "kebab-case")]
-pub enum TypeChoice {
-    /// For much the same reasons as another that was asked for with it.
-    AsFor {
-        node: NodeId,
-    },
-    Not {
-        types: BTreeMap<NodeTypeName, NotChosen>,
-    },
-}
-
-/// Why a type was not chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "code", rename_all = "kebab-case")]
-pub enum NotChosen {
-    Blocked {
-        by: Blocked,
-    },
-    Lacks {
-        what: Lack,
-    },
-    /// The preferred choice does not fit within the limits.
-    PreferredDoesNotFit {
-        max_workers: u32,
-        budget: Option<MoneyPerHour>,
-    },
-    LowerPriority {
-        its: i32,
-        chosen: i32,
-    },
-    GpusNotNeeded,
-    MaximumReached {
-        max: u32,
-    },
-    SameCost,
-    MoreExpensive {
-        nodes: u64,
-        price: MoneyPerHour,
-        chosen: MoneyPerHour,
-    },
-    CheaperTogether,
-}
-
-/// A worker that is let go because less is wanted or allowed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScaleIn {
-    pub node: NodeId,
-    pub why: Reason,
-    /// Who wants how many of its type.
-    pub sources: Vec<Source>,
-    /// Of its type, running or starting.
-    pub present: u32,
-    /// Of its type, by count.
-    pub wanted: u32,
-    pub activity: Activity,
-    pub choice: ScaleInChoice,
-}
-
-/// What a worker does that is let go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "activity", rename_all = "kebab-case")]
-pub enum Activity {
-    NotReadyYet,
-    Idle { for_s: u64 },
-    BusyOrUnknown,
-}
-
-/// Why this worker and no other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScaleInChoice {
-    AllRemoved,
-    /// The order in which what is above a limit goes.
-    AboveLimits,
-    /// The order in which what is not needed goes.
-    NotNeeded,
-    TypeRemoved,
-}
-
-/// A policy that wants another number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyChange {
-    pub policy: Policy,
-    pub before: u32,
-    pub now: u32,
-    pub says: PolicySays,
-    /// Before it was held to its bounds; nothing if it has no opinion.
-    pub asked: Option<u32>,
-    pub least: u32,
-    pub most: u32,
-}
-
-/// Why it was planned anew where everything lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Replan {
-    /// Nodes become free, or what waits fits.
-    Better,
-    /// Otherwise not all would fit.
-    ToFit,
-    /// Machines that the plan counted on are not to be had.
-    MachinesUnavailable,
-}
-
-/// A request as it is told of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RequestDetails {
-    pub name: String,
-    pub wants: Wants,
-    /// In the words of who asked.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// How long it stands.
-    #[serde(default)]
-    pub ends_in_s: Option<u64>,
-}
-
-/// A request that was granted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scale {
-    pub request: RequestDetails,
-    /// For a number of workers: how many there are to be, before and now.
-    pub numbers: Option<(u32, u32)>,
-    /// Other requests in whose place it stands.
-    pub replaced: Vec<String>,
-    /// What was wanted under this name before.
-    pub instead_of: Option<Wants>,
-    /// Why there are more than that.
-    pub more_because: Option<Source>,
-    /// It stood already.
-    pub again: Option<Again>,
-}
-
-/// What became of a request that stood already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Again {
-    /// It ended by itself, and does not any more.
-    Lasts,
-    EndChanged,
-    Same,
 }
 
 impl What {

@@ -46,7 +46,7 @@ pub enum Reason {
     /// The provider could not make it.
     CreateFailed {
         /// What the provider said.
-        message: String,
+        error: String,
     },
     /// None of its type's offers is to be had.
     OfferGone,
@@ -216,10 +216,10 @@ pub enum ServiceProblem {
 #[serde(remote = "Self", tag = "code", rename_all = "kebab-case")]
 pub enum Trouble {
     CreateFailed {
-        message: String,
+        error: String,
     },
     AgentRestartFailed {
-        message: String,
+        error: String,
     },
     Quarantined {
         reason: String,

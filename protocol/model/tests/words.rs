@@ -4,7 +4,7 @@ use cloudtik_model::event::{Event, ScaleIn, ScaleInChoice, StateName, What};
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
 use cloudtik_model::outlook::Source;
 use cloudtik_model::printed::Printed;
-use cloudtik_model::reason::Reason;
+use cloudtik_model::reason::{Reason, Trouble};
 use cloudtik_model::{Actor, NodeId, Timestamp};
 use serde_json::{Value, json};
 
@@ -85,4 +85,25 @@ fn events_repeat_each_other_by_what_they_are_about() {
     assert!(crash(1, 200).repeats(&crash(1, 400)));
     assert!(!crash(1, 200).repeats(&crash(2, 200)));
     assert!(!crash(1, 200).repeats(&Event { node: Some(w1()), ..crash(1, 200) }));
+}
+
+/// A field that is called like the words would stand there twice, which readers refuse.
+#[test]
+fn no_printed_document_names_a_field_twice() {
+    #[derive(serde::Deserialize)]
+    struct Worded {
+        message: String,
+    }
+    let error = || "no route to host".to_owned();
+    let texts = [
+        serde_json::to_string(&Printed(&What::ListFailed { error: error() })),
+        serde_json::to_string(&Printed(&What::GoalRefused { error: error() })),
+        serde_json::to_string(&Printed(&What::Throttled { error: error() })),
+        serde_json::to_string(&Printed(&Reason::CreateFailed { error: error() })),
+        serde_json::to_string(&Printed(&Trouble::AgentRestartFailed { error: error() })),
+    ];
+    for text in texts.map(|text| text.expect("JSON")) {
+        let read: Worded = serde_json::from_str(&text).unwrap_or_else(|problem| panic!("{problem}: {text}"));
+        assert!(read.message.ends_with(&error()), "{text}");
+    }
 }

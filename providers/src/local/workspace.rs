@@ -34,18 +34,18 @@ impl LocalWorkspace {
         self.clusters_directory().join(cluster.as_str())
     }
 
-    fn clusters(&self) -> Result<Vec<ClusterName>, Error> {
-        let failed = |e| failure("read", &self.clusters_directory(), e);
-        let entries = match fs::read_dir(self.clusters_directory()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            names.extend(ClusterName::new(entry.file_name().to_string_lossy()).ok());
+    /// The names in the directory of clusters; none where that is missing.
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let read = fs::read_dir(self.clusters_directory()).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        match read {
+            Ok(entries) => Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failure("read", &self.clusters_directory(), error)),
         }
+    }
+
+    fn clusters(&self) -> Result<Vec<ClusterName>, Error> {
+        let mut names: Vec<ClusterName> = self.names()?.into_iter().filter_map(|name| ClusterName::new(name).ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -65,25 +65,18 @@ impl LocalWorkspace {
 
     /// Removes the locks of clusters that are gone. One that is held belongs to a command that makes a cluster just now.
     fn remove_locks(&self) -> Result<(), Error> {
-        let failed = |e| failure("read", &self.clusters_directory(), e);
-        let entries = match fs::read_dir(self.clusters_directory()) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for name in self.names()? {
+            let path = self.clusters_directory().join(&name);
             let cluster = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
             let Some(Ok(cluster)) = cluster.map(ClusterName::new) else { continue };
-            let failed = |e| failure("remove", &entry.path(), e);
-            let file = match File::open(entry.path()) {
+            let failed = |e| failure("remove", &path, e);
+            let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
             };
             match file.try_lock() {
-                Ok(()) => fs::remove_file(entry.path()).or_else(gone).map_err(failed)?,
+                Ok(()) => fs::remove_file(&path).or_else(gone).map_err(failed)?,
                 Err(fs::TryLockError::WouldBlock) => return Err(self.in_use(&[cluster])),
                 Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
             }

@@ -1,7 +1,7 @@
 //! How often a caller may bring a wrong token.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// Wrong tokens in a row that one address may bring at once.
 const BURST: u32 = 5;
@@ -103,7 +103,7 @@ mod tests {
         }
         assert!(!attempts.may_try(0, address("2001:db8::ffff")) && attempts.may_try(0, address("2001:db8:0:1::1")));
         for n in 0..MAX_SOURCES as u32 * 2 {
-            let from = IpAddr::from(std::net::Ipv4Addr::from_bits(n));
+            let from = IpAddr::from(core::net::Ipv4Addr::from_bits(n));
             if attempts.may_try(1, from) {
                 attempts.failed(1, from);
             }

@@ -101,7 +101,7 @@ impl Brain {
             self.scaling.launching.shortages.insert(key, shortage);
             let (quota, message) = (failure.kind == FailureKind::Quota, failure.message.clone());
             let (node_type, offer) = (name.clone(), offer.clone());
-            self.event(None, What::OfferUnavailable { node_type, offer, quota, message, pause_s: pause / 1_000 });
+            self.event(None, What::OfferUnavailable { node_type, offer, quota, error: message, pause_s: pause / 1_000 });
         }
         self.scaling_changed();
     }

@@ -136,7 +136,7 @@ fn who_is_idle_goes_before_who_works() {
     world.workers(2).expect("less");
     world.pass(2_000);
     assert_eq!(world.machines("default"), 5);
-    assert_eq!(world.said(EventKind::Decision, "scale in w4"), 1, "{:?}", decisions(&world));
+    assert_eq!(world.scaled_in("w4"), 1, "{:?}", decisions(&world));
 }
 
 #[test]
@@ -205,7 +205,13 @@ fn a_restart_of_the_head_cuts_no_drain_off() {
     assert!(world.machines.keys().any(|instance| instance.as_str() == "i-w2.1"), "its agent is still on its way back");
     (links.len() == 2).then(|| world.link(&id("w2")));
     world.pass(1_000);
-    assert_eq!(world.said(EventKind::Node, "draining → terminating: drained"), 1);
+    assert_eq!(
+        world.told(|what| matches!(
+            what,
+            What::StateChanged { from: StateName::Draining, to: StateName::Terminating, why: Reason::Drained }
+        )),
+        1
+    );
 }
 
 /// Nodes that drain are not terminated for silence while everybody is silent.
@@ -247,7 +253,7 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
     let ended: Vec<String> = world
         .events
         .iter()
-        .filter(|e| e.message().contains("terminating"))
+        .filter(|e| matches!(e.what, What::StateChanged { to: StateName::Terminating, .. }))
         .map(|e| format!("{}: {}", e.node.as_ref().expect("of a node"), e.message()))
         .collect();
     assert!(ended.is_empty(), "{ended:?}; machines {}", world.machines("default"));
@@ -384,11 +390,11 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     let session = world.links.remove(&id("w3")).expect("it is linked");
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
     world.pass(3_000);
-    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 0);
+    assert_eq!(world.scaled_in("w3"), 0);
     assert!(world.brain.outlook().types[&name("default")].surplus[&id("w3")] == Obstacle::MissesHeartbeats);
     world.link(&id("w3"));
     world.pass(1_000);
-    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 1, "it is heard, and was idle for long enough since its request ended");
+    assert_eq!(world.scaled_in("w3"), 1, "it is heard, and was idle for long enough since its request ended");
 }
 
 /// A request that cannot be served just now makes every idle machine go at once, of types that do not help it too: what short

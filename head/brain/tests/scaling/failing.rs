@@ -36,6 +36,10 @@ fn report(world: &mut World, state: ServiceState, restarts: u32, failure: Option
     world.tell(Input::Reported { session, node: id("w1"), complete: true, services: vec![report] });
 }
 
+fn is(state: ServiceState) -> What {
+    What::ServiceChanged { service: key(), state, detail: String::new() }
+}
+
 fn services(world: &World) -> Vec<&Event> {
     world.events.iter().filter(|e| e.kind == EventKind::Service).collect()
 }
@@ -58,8 +62,8 @@ fn a_crash_is_one_event_with_the_end_of_the_log_and_its_repetitions_have_one_top
     assert_eq!(logs, [true, true, true, false, false], "the same log again and again is not kept");
     // Another failure is news, with its log; one that came and went between two reports is told all the same.
     report(&mut world, ServiceState::Ready, 6, Some((crash(2), 9)));
-    let last: Vec<String> = services(&world).iter().rev().take(2).map(|e| e.message()).collect();
-    assert_eq!(last, ["run/worker is ready", "run/worker crashed (exit 2); restarts in 30 s"]);
+    let last: Vec<What> = services(&world).iter().rev().take(2).map(|e| e.what.clone()).collect();
+    assert_eq!(last, [is(ServiceState::Ready), What::ServiceFailed { service: key(), failure: crash(2), restart_in_ms: 30_000 }]);
     assert!(
         services(&world)
             .iter()
@@ -83,9 +87,9 @@ fn a_restart_for_failed_health_checks_is_no_crash() {
     };
     assert!(waits.iter().any(is_told), "{waits:?}");
     report(&mut world, ServiceState::Ready, 1, None);
-    let messages: Vec<String> = services(&world).iter().map(|e| e.message()).collect();
-    let restart = "run/worker failed its health checks (port 80 answered 500); it is restarted";
-    assert_eq!(messages, ["run/worker is unhealthy", restart, "run/worker is ready"]);
+    let told: Vec<What> = services(&world).iter().map(|e| e.what.clone()).collect();
+    let restart = What::ServiceFailed { service: key(), failure: unhealthy, restart_in_ms: 30_000 };
+    assert_eq!(told, [is(ServiceState::Unhealthy), restart, is(ServiceState::Ready)]);
 }
 
 #[test]
@@ -98,7 +102,7 @@ fn what_a_head_that_starts_hears_of_an_old_failure_is_no_news() {
     let session = world.links[&id("w1")];
     old.key = "run/other".parse().expect("a key");
     world.tell(Input::Reported { session, node: id("w1"), complete: false, services: vec![old] });
-    assert!(services(&world).iter().all(|e| !e.message().contains("crashed")), "{:#?}", services(&world));
+    assert!(services(&world).iter().all(|e| !matches!(e.what, What::ServiceFailed { .. })), "{:#?}", services(&world));
 }
 
 #[test]
@@ -121,7 +125,9 @@ fn a_lost_worker_is_told_with_what_replaces_it() {
     world.events.clear();
     world.workers(2).expect("there is room");
     world.pass(10_000);
-    assert!(world.said(EventKind::Decision, "request") == 1 && world.said(EventKind::Decision, "replaces") == 0, "{:#?}", world.events);
+    let launches: Vec<_> =
+        world.events.iter().filter_map(|e| if let What::Launch(of) = &e.what { Some(&of.replaces) } else { None }).collect();
+    assert_eq!(launches, [&None], "{:#?}", world.events);
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     world.pass(1_800_000);
     if world.calls.len() != calls {
         let all: Vec<_> =
-            world.events[events..].iter().map(|e| e.message()).filter(|m| m.starts_with("request") || m.starts_with("let")).collect();
+            world.events[events..].iter().map(|e| &e.what).filter(|w| matches!(w, What::Launch(_) | What::ScaleIn(_))).collect();
         println!(
             "{asks:#?} {all:#?} {:?}",
             world.nodes.values().filter(|n| n.life.is_counted()).map(|n| n.id.as_str()).collect::<Vec<_>>()

@@ -21,12 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Request, Session, Wish};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
-use cloudtik_model::event::{Event, EventKind, NotChosen, Purpose, ScaleInChoice, StateName, TypeChoice, What};
+use cloudtik_model::event::{Event, EventKind, NotChosen, Purpose, Replan, ScaleInChoice, StateName, TypeChoice, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::outlook::{BeyondMax, Blocked, LoadLevel, PolicyView, Shortfall, Source, UnmetCause};
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
 use cloudtik_model::reason::{Obstacle, Reason};
-use cloudtik_model::refusal::Lack;
+use cloudtik_model::refusal::{Lack, Refusal};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::status::RolloutState;

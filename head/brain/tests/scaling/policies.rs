@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn flaps(what: &What) -> bool {
+    matches!(what, What::PolicyFlaps { policy, .. } if policy == "busy")
+}
+
 #[test]
 fn load_makes_more_and_lets_idle_ones_go() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
@@ -27,7 +31,7 @@ fn load_makes_more_and_lets_idle_ones_go() {
     world.pass(400_000);
     assert_eq!(world.nodes[&id("w3")].life, NodeState::Ready, "what works stays");
     assert_eq!(world.machines("default"), 1);
-    assert_eq!(world.said(EventKind::Decision, "scale in w3"), 0);
+    assert_eq!(world.scaled_in("w3"), 0);
 }
 
 /// Nodes whose load is not known yet are not too many while the others have too much to do.
@@ -44,7 +48,11 @@ fn much_load_asks_for_no_fewer() {
     world.pass(120_000);
     let seen = &world.brain.outlook().policies["busy"];
     let is_seen = matches!(seen.sees, PolicyView::Load { metric: Metric::Gpu, percent: 85, nodes: 2, .. });
-    assert!(is_seen && !decisions(&world).iter().any(|d| d.contains("6 → ")), "{seen}: {:?}", decisions(&world));
+    assert!(
+        is_seen && world.told(|what| matches!(what, What::PolicyChanged(of) if of.before == 6)) == 0,
+        "{seen}: {:?}",
+        decisions(&world)
+    );
 }
 
 #[test]
@@ -59,11 +67,11 @@ fn a_policy_that_flaps_is_damped_and_says_so() {
         }
         world.pass(90_000);
     }
-    assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
+    assert!(world.told(flaps) > 0);
     let alarms = world.brain.snapshot().alarms;
     assert!(alarms.iter().any(|alarm| alarm.starts_with("policy busy flaps: it waits ")), "{alarms:?}");
     let changes = |from: u64| {
-        let of_policy = world.events.iter().filter(|e| e.message().starts_with("policy busy:"));
+        let of_policy = world.events.iter().filter(|e| matches!(&e.what, What::PolicyChanged(of) if of.policy.name == "busy"));
         of_policy.filter(|e| (from..from + 1_800_000).contains(&(e.at.0 - MONDAY))).count()
     };
     let (first, last) = (changes(0), changes(9_000_000));
@@ -156,8 +164,8 @@ fn what_waits_is_counted_beside_what_runs() {
         world.tell(Input::LinkClosed { session, node, cause: "a blink".to_owned() });
     }
     world.pass(2_000);
-    let fewer: Vec<String> = decisions(&world).into_iter().filter(|d| d.starts_with("policy") && d.contains(" → 1 ")).collect();
-    assert!(fewer.len() <= 1 && world.cluster.policy_wants["busy"].count >= most as u32, "{fewer:?}");
+    let fewer = world.told(|what| matches!(what, What::PolicyChanged(of) if of.now == 1));
+    assert!(fewer <= 1 && world.cluster.policy_wants["busy"].count >= most as u32, "{:?}", decisions(&world));
 }
 
 /// Machines that are made and ended again every ten seconds are no calm, however short the pause.
@@ -175,8 +183,8 @@ fn a_policy_with_a_short_pause_flaps_too() {
         world.report(&id("source-1"));
         world.pass(9_000);
     }
-    assert!(world.said(EventKind::Alarm, "policy busy flaps") > 0);
-    let turns = decisions(&world).iter().filter(|d| d.starts_with("policy busy")).count();
+    assert!(world.told(flaps) > 0);
+    let turns = world.told(|what| matches!(what, What::PolicyChanged(of) if of.policy.name == "busy"));
     assert!(turns <= 16, "{turns} turns in six minutes");
 }
 
@@ -190,8 +198,12 @@ fn what_policies_decide_is_told() {
     let mut world = World::new(of);
     world.busy("w1", 900);
     world.pass(24 * 3_600_000);
-    assert_eq!(world.said(EventKind::Decision, "policy morning begins: 3 workers of type default"), 1, "{:?}", decisions(&world));
-    assert_eq!(world.said(EventKind::Decision, "policy morning ends"), 1);
+    let begins = |what: &What| match what {
+        What::PolicyBegan { policy, node_type, count: 3, .. } => policy == "morning" && *node_type == name("default"),
+        _ => false,
+    };
+    assert_eq!(world.told(begins), 1, "{:?}", decisions(&world));
+    assert_eq!(world.told(|what| matches!(what, What::PolicyEnded { policy, .. } if policy == "morning")), 1);
     let grows = |e: &&Event| match &e.what {
         What::PolicyChanged(of) => {
             (of.policy.name.as_str(), of.before, of.now) == ("busy", 1, 2)

@@ -81,7 +81,8 @@ fn plain_work_makes_room_for_what_needs_gpus() {
     world.pass(3_600_000);
     assert_eq!((world.machines("default"), world.machines("gpu")), (1, 1), "{:?}", world.brain.plan());
     assert!(world.brain.is_ready("plain") && world.brain.is_ready("gpus"), "{:?}", unmet(&world));
-    assert!(decisions(&world).iter().any(|d| d.contains("plain") && d.contains("move to other nodes")), "{:?}", decisions(&world));
+    let moved = |what: &What| matches!(what, What::PlacementsMoved { requests } if requests.contains(&"plain".to_owned()));
+    assert!(world.told(moved) > 0, "{:?}", decisions(&world));
 }
 
 /// The same with what a person named.
@@ -123,7 +124,8 @@ fn plain_work_that_made_room_has_it_back() {
         world.pass(60_000);
         let (says, machines) = (unmet(&world), (world.machines("default"), world.machines("gpu")));
         assert!(world.brain.is_ready("plain"), "late: {learns_late}: {says:?}");
-        assert!(decisions(&world).iter().any(|d| d.starts_with("expected machines are not available")), "{:?}", decisions(&world));
+        let back = What::PlacementsReplanned { why: Replan::MachinesUnavailable };
+        assert!(world.told(|what| *what == back) > 0, "{:?}", decisions(&world));
         assert_eq!((world.brain.is_ready("gpus"), machines), (has_gpus, (0, 1 + usize::from(has_gpus))), "late: {learns_late}: {says:?}");
     }
 }

@@ -15,6 +15,15 @@ fn bought(world: &World, node: &str) -> (Vec<Counted>, Vec<String>, BTreeMap<Nod
     }
 }
 
+/// Whether an event tells that so many workers were refused.
+fn is_refused(world: &World, workers: u32) -> bool {
+    let is_told = |what: &What| match what {
+        What::ScaleRefused { refusal: Refusal::OutOfBounds { count, .. } | Refusal::AboveTypeMaximum { count, .. } } => *count == workers,
+        _ => false,
+    };
+    world.told(is_told) > 0
+}
+
 #[test]
 fn room_is_bought_from_the_cheapest_type_and_said_why() {
     let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 4, 8, 90) };
@@ -330,14 +339,14 @@ fn every_refusal_is_stored() {
     world.pass(5_000);
     world.workers(77).expect_err("too many");
     world.workers(78).expect_err("too many");
-    if world.said(EventKind::Refusal, "78") == 0 {
+    if !is_refused(&world, 78) {
         missing.push("scale 78, right after scale 77");
     }
     world.pass(5_000);
     world.tell(Input::Complained { what: "something else".to_owned() });
     world.workers(79).expect_err("too many");
     world.pass(700_000);
-    if world.said(EventKind::Refusal, "79") == 0 {
+    if !is_refused(&world, 79) {
         missing.push("scale 79, within a second of another complaint");
     }
     assert!(missing.is_empty(), "no stored fact tells of: {missing:?}");

@@ -47,7 +47,7 @@ fn a_revision_that_fails_on_a_node_takes_no_further_one() {
     assert_eq!((failure.node.as_str(), failure.what.as_str()), ("w1", "run/worker crashed: exit status 1"));
     let alarms = world.brain.snapshot().alarms;
     assert!(alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held: it failed on w1")), "{alarms:?}");
-    assert_eq!(world.said(EventKind::Alarm, "the roll-out of revision 2 is held"), 1);
+    assert_eq!(world.told(|what| matches!(what, What::RolloutHeld { revision: 2, .. })), 1);
     assert!(!world.brain.snapshot().waiting_for.is_empty(), "it is not what was asked for");
 }
 
@@ -154,7 +154,7 @@ fn a_roll_out_that_works_ends() {
     roll(&mut world, &mut of, 2, false);
     world.pass(10_000);
     assert_eq!((world.brain.rollout().state, healthy(&world), took(&world, 2).len()), (RolloutState::Complete, 4, 4));
-    assert_eq!(world.said(EventKind::Decision, "the roll-out of revision 2 is complete"), 1);
+    assert_eq!(world.told(|what| *what == What::RolloutComplete { revision: 2 }), 1);
     // What fails later is no matter of the roll-out.
     world.services.remove(&id("w2"));
     world.failing_on.insert(id("w2"), 0);

@@ -119,7 +119,7 @@ fn what_a_person_looks_at_is_not_deleted_when_it_stops() {
     stop(&mut world, "w2");
     world.pass(120_000);
     assert_eq!(world.machines("default"), 3, "nothing is let go while the head is held");
-    assert!(world.said(EventKind::Refusal, "it is kept while the cluster is on hold") > 0);
+    assert!(world.told(|what| matches!(what, What::KeptOnHold { .. })) > 0);
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(60_000);
     assert!(world.nodes[&id("w2")].life == NodeState::Gone && world.machines("default") == 3, "now it is replaced");

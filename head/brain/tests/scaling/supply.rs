@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn is_paused(what: &What) -> bool {
+    matches!(what, What::TypePaused { node_type, .. } if node_type.as_str() == "default")
+}
+
 #[test]
 fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
     let spot = WorkerType {
@@ -20,7 +24,7 @@ fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
     expected.push("other on-demand".to_owned());
     assert_eq!(tried, expected);
     assert_eq!((world.machines("default"), world.machines("other")), (0, 1));
-    assert_eq!(world.said(EventKind::Decision, "not tried for 60 s"), 4);
+    assert_eq!(world.told(|what| matches!(what, What::OfferUnavailable { pause_s: 60, .. })), 4);
 }
 
 #[test]
@@ -45,7 +49,7 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     world.pass(200_000);
     let calls = world.calls.len();
     assert!(calls <= 6, "{calls} calls");
-    assert_eq!(world.said(EventKind::Alarm, "creation of node type default is paused for 300 s"), 1);
+    assert_eq!(world.told(|what| is_paused(what) && matches!(what, What::TypePaused { pause_s: 300, .. })), 1);
     assert!(world.brain.snapshot().alarms[0].contains("default"), "it is shown");
     world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
     assert_eq!(world.machines("other"), 1, "others go on");
@@ -55,11 +59,7 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(1_000);
     assert_eq!(world.machines("default"), 4);
-    assert_eq!(
-        world.said(EventKind::Alarm, "creation of node type default is paused for"),
-        1,
-        "what was under way meanwhile says nothing new"
-    );
+    assert_eq!(world.told(is_paused), 1, "what was under way meanwhile says nothing new");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_list_that_lags_ends_nobody_who_is_heard() {
     let mut lost = false;
     for _ in 0..40 {
         world.pass(1_000);
-        lost |= world.events.iter().any(|e| e.message().contains("its instance is lost"));
+        lost |= world.lost_an_instance();
     }
     assert!(!lost, "w2 was linked, heard each second and at 90 % all the while");
 }
@@ -299,8 +299,7 @@ fn members_that_are_stopped_keep_their_disks() {
         world.tell(Input::LinkClosed { session, node, cause: "stopped".to_owned() });
     }
     world.pass(60_000);
-    let deleted = world.events.iter().filter(|e| e.message().contains("its instance is lost")).count();
-    assert_eq!(deleted, 0, "the disks of all three members are gone");
+    assert!(!world.lost_an_instance(), "the disks of all three members are gone");
 }
 
 /// A machine that costs money and never is of use is given up.
@@ -310,7 +309,9 @@ fn what_fails_again_and_again_while_it_prepares_is_given_up() {
     world.never_starts.insert(name("default"));
     world.wish(bundles(&[(1, 4, 0)])).expect("fits");
     world.pass(3_600_000);
-    assert!(world.said(EventKind::Alarm, "run/worker did not start in 7 tries") > 0, "the type is paused, and why is said");
+    let is_told =
+        |what: &What| matches!(what, What::TypePaused { why: Reason::ServiceFailed { service, tries: 7, .. }, .. } if *service == key());
+    assert!(world.told(is_told) > 0, "the type is paused, and why is said");
     assert_eq!(world.machines("other"), 1, "the work has its room elsewhere");
 }
 
@@ -399,7 +400,7 @@ fn an_orphan_is_asked_to_be_deleted_once() {
         }
         while let Some(input) = waiting.pop() {
             let step = world.brain.handle(world.moment(), input);
-            told += step.records.iter().filter(|r| matches!(r, Record::Event(e) if e.message().contains("delete the orphan"))).count();
+            told += step.records.iter().filter(|r| matches!(r, Record::Event(Event { what: What::DeleteOrphan { .. }, .. }))).count();
             for action in step.actions {
                 match action {
                     Action::ListInstances { number } => {

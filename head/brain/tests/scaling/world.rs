@@ -4,9 +4,10 @@ use cloudtik_brain::{
     Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Planned, Record, Reply, Request, Session, Wish,
 };
 use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
-use cloudtik_model::event::{Event, EventKind};
+use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord};
 use cloudtik_model::outlook::Outlook;
+use cloudtik_model::reason::Reason;
 use cloudtik_model::report::{Facts, FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Offer, Role, ServicePlacement, Spec, WorkerType};
 use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
@@ -380,7 +381,19 @@ impl World {
         self.load.insert(id(node), cpu);
     }
 
-    pub fn said(&self, kind: EventKind, what: &str) -> usize {
-        self.events.iter().filter(|e| e.kind == kind && e.message().contains(what)).count()
+    /// How many events are such.
+    pub fn told(&self, is: impl Fn(&What) -> bool) -> usize {
+        self.events.iter().filter(|e| is(&e.what)).count()
+    }
+
+    /// How often a node was scaled in.
+    pub fn scaled_in(&self, node: &str) -> usize {
+        self.told(|what| matches!(what, What::ScaleIn(of) if of.node.as_str() == node))
+    }
+
+    /// Whether a node was given up because its instance was gone.
+    pub fn lost_an_instance(&self) -> bool {
+        let is_lost = |what: &What| matches!(what, What::InstanceLost { .. } | What::StateChanged { why: Reason::InstanceLost, .. });
+        self.told(is_lost) > 0
     }
 }

@@ -82,10 +82,10 @@ async fn each_item_of_a_batch_is_told_with_its_own_result() {
 
 #[test]
 fn requests_are_divided_by_what_a_call_may_carry() {
-    assert_eq!(split(vec![1, 2, 3, 4, 5], 2), [vec![1, 2], vec![3, 4], vec![5]]);
-    assert_eq!(split(vec![1, 2], 100), [vec![1, 2]]);
-    assert_eq!(split(vec![1, 2], 0), [vec![1], vec![2]]);
-    assert!(split(Vec::<u8>::new(), 3).is_empty());
+    assert_eq!(split(&[1, 2, 3, 4, 5], 2), [vec![1, 2], vec![3, 4], vec![5]]);
+    assert_eq!(split(&[1, 2], 100), [vec![1, 2]]);
+    assert_eq!(split(&[1, 2], 0), [vec![1], vec![2]]);
+    assert!(split::<u8>(&[], 3).is_empty());
 }
 
 #[tokio::test]

@@ -139,24 +139,24 @@ impl fmt::Display for What {
                 write!(f, "the head was delayed by up to {seconds} s; all deadlines are extended by that")
             }
             Self::StateChanged { from, to, why } => write!(f, "{from} → {to}: {why}"),
-            Self::ListFailed { message } => write!(f, "listing instances failed: {message}"),
-            Self::AgentRestartFailed { message } => write!(f, "the agent could not be restarted: {message}"),
-            Self::RebootFailed { message } => write!(f, "it could not be rebooted: {message}"),
+            Self::ListFailed { error } => write!(f, "listing instances failed: {error}"),
+            Self::AgentRestartFailed { error } => write!(f, "the agent could not be restarted: {error}"),
+            Self::RebootFailed { error } => write!(f, "it could not be rebooted: {error}"),
             Self::NodeDown { .. } => f.write_str("the node is down"),
             Self::InstanceLost { .. } => f.write_str("the node's instance is lost"),
             Self::NodeFailed { why } => why.fmt(f),
             Self::Launch(launch) => launch.fmt(f),
             Self::ReplacedBy { node, .. } => write!(f, "{node} replaces it"),
-            Self::CreateFailed { message } => write!(f, "create failed: {message}"),
+            Self::CreateFailed { error } => write!(f, "create failed: {error}"),
             Self::RestartAgent { cause } => write!(f, "restart the agent: {cause}"),
             Self::Reboot => f.write_str("reboot: its agent could not be brought back"),
             Self::Replace => f.write_str("replace: milder recovery steps failed"),
             Self::ScaleIn(decision) => write!(f, "scale in {}: {}", decision.node, decision.why),
             Self::DeleteOrphan { instance, owner, of } => write!(f, "delete the orphan {instance} ({owner}, generation {of})"),
             Self::BrakeReleased => f.write_str("the brake is released: too few workers miss heartbeats for a common cause"),
-            Self::OfferUnavailable { node_type, offer, quota, message, pause_s } => {
+            Self::OfferUnavailable { node_type, offer, quota, error, pause_s } => {
                 let what = if *quota { "quota" } else { "no capacity" };
-                write!(f, "{node_type}, {offer}: {what} ({message}); not tried for {pause_s} s")
+                write!(f, "{node_type}, {offer}: {what} ({error}); not tried for {pause_s} s")
             }
             Self::TypeResumed { node_type } => write!(f, "type {node_type} is tried again"),
             Self::PolicyBegan { policy, node_type, count, hours } => {
@@ -228,12 +228,12 @@ impl fmt::Display for What {
                 f,
                 "creation of node type {node_type} is paused for {pause_s} s: {attempts} attempts in a row failed, the last: {why}"
             ),
-            Self::GoalRefused { message } => write!(f, "the agent refused its goal, which will be sent again: {message}"),
-            Self::DeleteFailed { message } => write!(f, "delete failed and will be retried: {message}"),
-            Self::OrphanDeleteFailed { instance, message } => {
-                write!(f, "delete of the orphan {instance} failed and will be retried: {message}")
+            Self::GoalRefused { error } => write!(f, "the agent refused its goal, which will be sent again: {error}"),
+            Self::DeleteFailed { error } => write!(f, "delete failed and will be retried: {error}"),
+            Self::OrphanDeleteFailed { instance, error } => {
+                write!(f, "delete of the orphan {instance} failed and will be retried: {error}")
             }
-            Self::Throttled { message } => write!(f, "the provider throttles calls; slowing down: {message}"),
+            Self::Throttled { error } => write!(f, "the provider throttles calls; slowing down: {error}"),
             Self::Brake { silent, workers } => write!(
                 f,
                 "{silent} of {workers} workers stopped sending heartbeats at once: no node is terminated for missed heartbeats until that \
@@ -247,7 +247,7 @@ impl fmt::Display for What {
                     behind_s.unsigned_abs()
                 )
             }
-            Self::HeadProblem { message } => f.write_str(message),
+            Self::HeadProblem { error } => f.write_str(error),
             Self::ServiceFailed { service, failure, restart_in_ms } => {
                 write!(f, "{service} {}", report::describe_failure(failure, *restart_in_ms))
             }

@@ -19,7 +19,7 @@ impl fmt::Display for Reason {
             Self::NotNeeded => f.write_str("no longer needed"),
             Self::Created { instance } => write!(f, "created as {instance}"),
             Self::Found { instance } => write!(f, "found as {instance}"),
-            Self::CreateFailed { message } => write!(f, "create failed: {message}"),
+            Self::CreateFailed { error } => write!(f, "create failed: {error}"),
             Self::OfferGone => f.write_str("its offer is no longer available"),
             Self::JoinTokenValid => f.write_str("its join token is valid"),
             Self::AgentConnected => f.write_str("its agent connected"),
@@ -142,8 +142,8 @@ impl fmt::Display for ServiceProblem {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateFailed { message } => write!(f, "create failed: {message}"),
-            Self::AgentRestartFailed { message } => write!(f, "the agent could not be restarted: {message}"),
+            Self::CreateFailed { error } => write!(f, "create failed: {error}"),
+            Self::AgentRestartFailed { error } => write!(f, "the agent could not be restarted: {error}"),
             Self::Quarantined { reason } if reason.is_empty() => f.write_str("quarantined on request"),
             Self::Quarantined { reason } => write!(f, "quarantined: {reason}"),
             Self::Service { service, state, detail, failure } => f.write_str(&report::sentence(service, *state, detail, failure.as_ref())),
