@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloudtik_model::spec::Spot;
-use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, RuntimeName};
+use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, ShapeName};
 
 use crate::diagnostics::InvalidFile;
-use crate::reader::{At, Problems, Scalar, Table, nearest, read_file};
+use crate::reader::{At, Problems, Scalar, Table, read_file};
 use crate::scaling::{self, Scaling};
 
 /// The workspace of a cluster that names none.
@@ -35,10 +35,6 @@ const MOST_RESOURCES: usize = 5;
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
 const MOST_TYPE_LETTERS: usize = 40;
 
-/// The providers by kind, and whether this build can use them.
-const PROVIDERS: [(&str, bool); 7] =
-    [("local", true), ("virtual", false), ("on-premise", false), ("aws", false), ("azure", false), ("gcp", false), ("kubernetes", false)];
-
 /// A validated description of a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
@@ -46,34 +42,14 @@ pub struct Cluster {
     pub workspace: ClusterName,
     pub max_workers: u32,
     pub budget: Option<MoneyPerHour>,
-    pub provider: Provider,
+    /// Where machines come from. What else `[provider]` says is read by the provider itself.
+    pub provider: ProviderKind,
     pub head: Head,
     pub workers: BTreeMap<NodeTypeName, Workers>,
     pub runtimes: Vec<RuntimeUse>,
     pub scaling: Vec<Scaling>,
     /// How long a worker that nobody wants any more must have been idle before it is let go.
     pub idle_after: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Provider {
-    Local,
-    /// Exists for `cloudtik simulate` only.
-    Simulated,
-}
-
-impl Provider {
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Simulated => "simulated",
-        }
-    }
-
-    /// Whether machines are to be had in several places, and in several ways.
-    pub fn has_offers(&self) -> bool {
-        matches!(self, Self::Simulated)
-    }
 }
 
 /// The head's own shape.
@@ -109,6 +85,8 @@ impl Default for Head {
 pub struct Workers {
     pub min: u32,
     pub max: u32,
+    /// Of the provider's catalogue; it has resources and a price of its own, which those that are written here replace.
+    pub shape: Option<ShapeName>,
     pub cpus: Option<u32>,
     pub memory: Option<Bytes>,
     pub gpus: Option<u32>,
@@ -189,8 +167,8 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         table.finish();
         head
     });
-    let provider = read_provider(root, problems);
-    let workers = read_workers(root, provider.as_ref(), problems);
+    let provider = read_provider(root);
+    let workers = read_workers(root, problems);
     let runtimes = read_runtimes(root);
     let mut table = root.require_table("cluster");
     let budget: Option<At<MoneyPerHour>> = table.as_mut().and_then(|table| table.parse("budget"));
@@ -215,7 +193,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         if least > budget.value {
             problems.note(budget.span.clone(), format!("`cluster.budget` is {}, but the types' minima cost {least}", budget.value), None);
         }
-        for (name, _) in workers.iter().filter(|(_, w)| w.price.is_none()) {
+        for (name, _) in workers.iter().filter(|(_, w)| w.price.is_none() && w.shape.is_none()) {
             let help = Some(format!("add price = \"0.40/h\" to [workers.{name}]"));
             let message = format!("`cluster.budget` cannot be kept while the node type {name} has no price");
             problems.note(budget.span.clone(), message, help);
@@ -235,37 +213,12 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     })
 }
 
-fn read_provider(root: &mut Table<'_>, problems: &Problems) -> Option<Provider> {
-    let mut table = root.require_table("provider")?;
-    let kind = table.require_text("kind", "\"local\"")?;
-    match kind.value.as_str() {
-        "local" => {
-            table.finish();
-            Some(Provider::Local)
-        }
-        "simulated" => {
-            table.finish();
-            Some(Provider::Simulated)
-        }
-        other if PROVIDERS.iter().any(|(known, _)| *known == other) => {
-            problems.note(
-                kind.span,
-                format!("the provider `{other}` is not part of this version"),
-                Some("this build has: local".to_owned()),
-            );
-            None
-        }
-        other => {
-            let names = PROVIDERS.iter().map(|(name, _)| *name);
-            let help = nearest(other, names.clone()).map(|near| format!("did you mean `{near}`?"));
-            let help = help.unwrap_or_else(|| format!("providers: {}", names.collect::<Vec<_>>().join(", ")));
-            problems.note(kind.span, format!("there is no provider `{other}`"), Some(help));
-            None
-        }
-    }
+/// The kind only: the provider reads its own keys.
+fn read_provider(root: &mut Table<'_>) -> Option<ProviderKind> {
+    root.require_table("provider")?.require("kind", "\"local\"").map(|kind| kind.value)
 }
 
-fn read_workers(root: &mut Table<'_>, provider: Option<&Provider>, problems: &Problems) -> BTreeMap<NodeTypeName, Workers> {
+fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeName, Workers> {
     let mut types = BTreeMap::new();
     let Some(mut all) = root.table("workers") else { return types };
     for name in all.names::<NodeTypeName>() {
@@ -288,14 +241,15 @@ fn read_workers(root: &mut Table<'_>, provider: Option<&Provider>, problems: &Pr
         let workers = Workers {
             min: least,
             max: max.map_or(least, |m| m.value as u32),
+            shape: table.parse("shape").map(|shape| shape.value),
             cpus: integer32(&mut table, "cpus", 1, 4096),
             memory: table.parse("memory").map(|m| m.value),
             gpus: integer32(&mut table, "gpus", 0, 4096),
             resources: read_resources(&mut table),
             price: table.parse("price").map(|p| p.value),
             priority: table.integer("priority", 0, 1_000).map_or(0, |p| p.value as i32),
-            zones: read_offers(&mut table, "zones", provider).unwrap_or_default(),
-            spot: read_spot(&mut table, provider),
+            zones: table.texts("zones").into_iter().map(|zone| zone.value).collect(),
+            spot: read_spot(&mut table),
         };
         table.finish();
         types.insert(name.value, workers);
@@ -324,31 +278,11 @@ fn read_resources(table: &mut Table<'_>) -> BTreeMap<String, u32> {
     resources
 }
 
-/// Texts that only a provider with a choice of places understands.
-fn read_offers(table: &mut Table<'_>, key: &str, provider: Option<&Provider>) -> Option<Vec<String>> {
-    let is_there = table.has(key);
-    let texts = table.texts(key);
-    if is_there && provider.is_some_and(|p| !p.has_offers()) {
-        refuse_offer(table, key, provider);
-        return None;
-    }
-    Some(texts.into_iter().map(|t| t.value).collect())
-}
-
-fn refuse_offer(table: &Table<'_>, key: &str, provider: Option<&Provider>) {
-    let kind = provider.map_or("", Provider::kind);
-    table.problem(format!("`{key}`: the provider {kind} does not support it"), Some("leave it out".to_owned()));
-}
-
-fn read_spot(table: &mut Table<'_>, provider: Option<&Provider>) -> Option<Spot> {
-    let keys: Vec<&str> = ["spot", "spot_price", "or_on_demand"].into_iter().filter(|key| table.has(key)).collect();
+fn read_spot(table: &mut Table<'_>) -> Option<Spot> {
+    let keys = ["spot", "spot_price", "or_on_demand"].into_iter().filter(|key| table.has(key)).count();
     let (spot, price, or_on_demand) = (table.boolean("spot"), table.parse("spot_price"), table.boolean("or_on_demand"));
-    if let Some(key) = keys.first().filter(|_| provider.is_some_and(|p| !p.has_offers())) {
-        refuse_offer(table, key, provider);
-        return None;
-    }
     if spot != Some(true) {
-        if keys.len() > usize::from(spot.is_some()) {
+        if keys > usize::from(spot.is_some()) {
             table.problem("`spot_price` and `or_on_demand` have no effect without `spot = true`", None);
         }
         return None;
@@ -402,7 +336,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let text = "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"lokal\"\n[workers.default]\nmin = \"2\"\nmin_worker = 3\nmemory = \"2 apples\"\n";
+        let text = "[cluster]\nnmae = \"demo\"\n[provider]\nkind = 1\n[workers.default]\nmin = \"2\"\nmin_worker = 3\nmemory = \"2 apples\"\n";
         let problems = Cluster::read("c.toml", text).expect_err("broken").problems;
         let messages: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
         assert_eq!(problems.len(), 6, "{messages:#?}");

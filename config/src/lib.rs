@@ -12,5 +12,5 @@ pub mod secrets;
 mod syntax;
 pub mod text;
 
-pub use cluster::{Cluster, Head, Provider, RuntimeUse, Workers};
+pub use cluster::{Cluster, Head, RuntimeUse, Workers};
 pub use diagnostics::{InvalidFile, Problem};

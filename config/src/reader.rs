@@ -55,6 +55,17 @@ pub fn read_file<T>(name: &str, text: &str, read: impl FnOnce(&mut Table<'_>, &P
     }
 }
 
+/// Reads a part of a file of which the rest is read by others: what is not asked for is no problem.
+pub fn read_part<T>(name: &str, text: &str, read: impl FnOnce(&mut Table<'_>, &Problems) -> T) -> Result<T, InvalidFile> {
+    let problems = Problems::default();
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for problem in if errors.is_empty() { Vec::new() } else { syntax::problems(text, &errors) } {
+        problems.note(problem.span, problem.message, problem.help);
+    }
+    let value = read(&mut Table::new("", document.span(), document.get_ref(), problems.clone()), &problems);
+    if problems.is_empty() { Ok(value) } else { Err(InvalidFile::new(name, text, problems.0.borrow().clone())) }
+}
+
 /// One table, of which every key must be asked for before [`Table::finish`].
 #[derive(Debug)]
 pub struct Table<'t> {
@@ -90,6 +101,14 @@ impl<'t> Table<'t> {
         Self { path: path.to_owned(), span, table, known: Vec::new(), problems }
     }
 
+    /// Reads with problems noted elsewhere, for what others tell of.
+    pub fn quietly<T>(&mut self, problems: &Problems, read: impl FnOnce(&mut Self) -> T) -> T {
+        let own = std::mem::replace(&mut self.problems, problems.clone());
+        let value = read(self);
+        self.problems = own;
+        value
+    }
+
     /// The place of the table's header.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
@@ -97,6 +116,12 @@ impl<'t> Table<'t> {
 
     fn named(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// The place of a key's value, or of the table where there is none.
+    pub fn span_of(&self, key: &str) -> Range<usize> {
+        let found = self.table.iter().find(|(k, _)| k.get_ref() == key);
+        found.map_or_else(|| self.span(), |(_, value)| value.span())
     }
 
     fn get(&mut self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {

@@ -2,7 +2,7 @@
 
 use cloudtik_config::Cluster;
 
-const FILES: [(&str, &str); 33] = [
+const FILES: [(&str, &str); 31] = [
     ("empty", ""),
     ("no-name", "[cluster]\n[provider]\nkind = \"local\"\n"),
     ("misspelt-key", "[cluster]\nnmae = \"demo\"\n[provider]\nkind = \"local\"\n"),
@@ -14,8 +14,6 @@ const FILES: [(&str, &str); 33] = [
         "[cluster]\nname = \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"\n[provider]\nkind = \"local\"\n",
     ),
     ("no-provider", "[cluster]\nname = \"demo\"\n"),
-    ("unknown-provider", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"locla\"\n"),
-    ("provider-not-built-in", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"aws\"\n"),
     ("provider-without-kind", "[cluster]\nname = \"demo\"\n[provider]\nregion = \"x\"\n"),
     ("min-above-max", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 3\nmax = 2\n"),
     ("min-as-text", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = \"2\"\n"),
@@ -61,7 +59,7 @@ const FILES: [(&str, &str); 33] = [
         "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nmin = 2\nmax = 2\n[[scaling]]\npolicy = \"load\"\n",
     ),
     (
-        "offers-of-no-provider",
+        "spot-and-resources",
         "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nspot = true\nzones = [\"a\"]\n[workers.gpu]\ngpus = 1\nspot_price = \"1/h\"\n[workers.gpu.resources]\ncpus = 3\nlicences = 0\n",
     ),
     ("no-toml", "[cluster\nname = demo\n"),

@@ -45,6 +45,7 @@ use crate::identity::Keys;
 use crate::revisions::{Description, Revisions};
 use crate::runner::{BrainHandle, Stopped};
 use crate::sessions::Sessions;
+use crate::machines::MachinesHandle;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -64,6 +65,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Head {
     pub settings: Arc<Settings>,
+    pub machines: MachinesHandle,
     pub brain: BrainHandle,
     pub board: StatusBoard,
     pub store: Arc<dyn Store>,

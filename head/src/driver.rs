@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::goals::Goals;
 use crate::hub::Hub;
+use crate::machines::MachinesHandle;
 use crate::revisions::{Revisions, Undescribed};
 use crate::runner::BrainHandle;
 use crate::runner::effects::{Effect, EffectQueue};
@@ -55,7 +56,7 @@ struct Due {
 pub struct Driver {
     pub settings: Arc<Settings>,
     pub join_secret: Vec<u8>,
-    pub provider: Arc<dyn NodeProvider>,
+    pub machines: MachinesHandle,
     pub brain: BrainHandle,
     pub hub: Hub,
     pub revisions: Revisions,
@@ -141,8 +142,9 @@ impl Driver {
         if self.stop.is_cancelled() {
             return;
         }
-        for batch in batches::split(&requests, self.provider.capabilities().batch) {
-            let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
+        let provider = self.machines.provider_now();
+        for batch in batches::split(&requests, provider.capabilities().batch) {
+            let (provider, brain, telemetry, calls) = (provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
             self.tasks.spawn(async move {
                 let _permit = calls.acquire().await;
                 for (worked, input) in call(provider, batch).await {
@@ -161,7 +163,8 @@ impl Driver {
         if self.stop.is_cancelled() {
             return;
         }
-        let (provider, brain, telemetry, calls) = (self.provider.clone(), self.brain.clone(), self.telemetry.clone(), calls.clone());
+        let provider = self.machines.provider_now();
+        let (brain, telemetry, calls) = (self.brain.clone(), self.telemetry.clone(), calls.clone());
         self.tasks.spawn(async move {
             let _permit = calls.acquire().await;
             let (worked, input) = work(provider).await;
@@ -189,6 +192,7 @@ impl Driver {
         let resources = self.settings.resources_of(Some(&workers));
         Ok(CreateNode {
             offer,
+            shape: workers.shape.clone(),
             node_type: node_type.clone(),
             bootstrap: Bootstrap {
                 cluster: self.settings.cluster.clone(),

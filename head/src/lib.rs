@@ -35,6 +35,7 @@ mod goals;
 mod http;
 mod hub;
 mod identity;
+mod machines;
 mod place;
 mod recorder;
 mod revisions;

@@ -12,8 +12,11 @@ use cloudtik_config::secrets;
 use cloudtik_model::{NodeTypeName, RuntimeName};
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::pki;
+use cloudtik_providers::Chosen;
+use cloudtik_registry::registry;
 use cloudtik_runtimes::{Catalog, Folder, Planner, changes};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::store::Store;
 
@@ -36,9 +39,12 @@ impl Description {
     }
 
     /// Reads and checks everything; problems are as a person reads them.
-    pub(crate) fn planner(&self) -> Result<Planner, String> {
+    pub(crate) fn read(&self) -> Result<Checked, String> {
         let name = "the cluster file";
-        let cluster = Cluster::read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
+        let mut cluster = Cluster::read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
+        let provider = registry().read(name, &self.cluster_file).map_err(|e| e.render(false, 100))?;
+        let provider = provider.expect("a cluster that was read names its provider");
+        provider.fill_in(&mut cluster);
         let mut folders: BTreeMap<RuntimeName, Folder> = BTreeMap::new();
         for (path, text) in &self.runtime_files {
             let Some((runtime, file)) = path.split_once('/') else { return Err(format!("{path:?} names no file of a runtime")) };
@@ -52,8 +58,14 @@ impl Description {
         let planner = Planner::new(cluster, catalog);
         // Templates that cannot be filled in show here, not on a node.
         changes::check(&planner).map_err(|e| chain(&e))?;
-        Ok(planner)
+        Ok(Checked { planner, provider })
     }
+}
+
+/// A description, read and checked.
+pub struct Checked {
+    pub planner: Planner,
+    pub provider: Chosen,
 }
 
 /// Why a worker cannot be created as it was described.
@@ -67,17 +79,27 @@ pub enum Undescribed {
     NodeType { revision: u64, node_type: NodeTypeName },
 }
 
-fn equip(planner: Planner, secret: &[u8]) -> Planner {
-    planner.with_secrets(|runtime| pki::runtime_secret(secret, runtime))
+fn with_secrets(read: Checked, secret: &[u8]) -> Checked {
+    Checked { planner: read.planner.with_secrets(|runtime| pki::runtime_secret(secret, runtime)), ..read }
 }
 
-/// Descriptions and their planners by revision.
-type Accepted = BTreeMap<u64, (Description, Arc<Planner>)>;
+/// One revision that may still be in use.
+struct Accepted {
+    description: Description,
+    planner: Arc<Planner>,
+    provider: Chosen,
+}
+
+impl Accepted {
+    fn new(description: Description, read: Checked) -> Self {
+        Self { description, planner: Arc::new(read.planner), provider: read.provider }
+    }
+}
 
 /// A cheap handle on every revision that may still be in use.
 #[derive(Clone)]
 pub struct Revisions {
-    all: Arc<Mutex<Accepted>>,
+    all: Arc<Mutex<BTreeMap<u64, Accepted>>>,
     /// The highest number that was ever given away, be it readable or not.
     highest: Arc<AtomicU64>,
     /// What the secrets of runtimes are derived from.
@@ -91,9 +113,9 @@ impl Revisions {
             highest = highest.max(revision);
             let description: Description = serde_json::from_slice(&document)?;
             // One that this version cannot read any more is no use; nodes that have it keep running what they run.
-            match description.planner().map(|planner| equip(planner, secret)) {
-                Ok(planner) => {
-                    all.insert(revision, (description, Arc::new(planner)));
+            match description.read().map(|read| with_secrets(read, secret)) {
+                Ok(read) => {
+                    all.insert(revision, Accepted::new(description, read));
                 }
                 Err(error) => tracing::warn!("revision {revision} is not readable any more: {error}"),
             }
@@ -101,23 +123,23 @@ impl Revisions {
         Ok(Self { all: Arc::new(Mutex::new(all)), highest: Arc::new(AtomicU64::new(highest)), secret: Arc::new(secret.to_vec()) })
     }
 
-    /// Reads and checks a description; the planner has the cluster's secrets.
-    pub fn planner(&self, description: &Description) -> Result<Planner, String> {
-        description.planner().map(|planner| equip(planner, &self.secret))
+    /// Reads and checks a description; its planner has the cluster's secrets.
+    pub fn read(&self, description: &Description) -> Result<Checked, String> {
+        description.read().map(|read| with_secrets(read, &self.secret))
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, Accepted> {
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Accepted>> {
         self.all.lock().expect("nothing panics while holding the lock")
     }
 
-    pub fn put(&self, revision: u64, description: Description, planner: Planner) {
+    pub fn put(&self, revision: u64, description: Description, read: Checked) {
         self.highest.fetch_max(revision, Ordering::Relaxed);
-        self.all().insert(revision, (description, Arc::new(planner)));
+        self.all().insert(revision, Accepted::new(description, read));
     }
 
     /// The planner of a revision.
     pub fn get(&self, revision: u64) -> Option<Arc<Planner>> {
-        self.all().get(&revision).map(|(_, planner)| planner.clone())
+        self.all().get(&revision).map(|accepted| accepted.planner.clone())
     }
 
     /// How a revision describes a type of worker, and the timer of [`cloudtik_config::cluster::Head`].
@@ -130,7 +152,7 @@ impl Revisions {
 
     /// What a revision said.
     pub fn description(&self, revision: u64) -> Option<Description> {
-        self.all().get(&revision).map(|(description, _)| description.clone())
+        self.all().get(&revision).map(|accepted| accepted.description.clone())
     }
 
     pub fn forget_before(&self, revision: u64) {
@@ -148,9 +170,15 @@ impl Revisions {
         self.latest().map_or(DEFAULT_LIFETIME, |(_, _, planner)| planner.cluster().head.certificate_lifetime)
     }
 
+    /// The provider's settings of the latest revision, if there is any.
+    pub fn provider_settings(&self) -> Option<Value> {
+        self.all().values().next_back().map(|latest| latest.provider.settings.clone())
+    }
+
     /// The latest revision, if there is any.
     pub fn latest(&self) -> Option<(u64, Description, Arc<Planner>)> {
-        self.all().iter().next_back().map(|(n, (d, p))| (*n, d.clone(), p.clone()))
+        let all = self.all();
+        all.iter().next_back().map(|(number, latest)| (*number, latest.description.clone(), latest.planner.clone()))
     }
 }
 

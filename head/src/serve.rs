@@ -17,7 +17,6 @@ use cloudtik_protocol::transport::{Refused, serve_tls};
 use cloudtik_protocol::wire::{access_server, admin_server, artifacts_server, bus_server, join_server, setup_server};
 use cloudtik_protocol::{BUS_PORT, MAX_FRAME, pki};
 use cloudtik_providers::NodeProvider;
-use cloudtik_providers::local::{LocalProvider, instance_id};
 use cloudtik_runtimes::{View, changes};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -37,13 +36,14 @@ use crate::goals::{GoalSources, Goals};
 use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
+use crate::machines::MachinesHandle;
 use crate::place::Place;
 use crate::recorder::Recorder;
 use crate::revisions::Revisions;
 use crate::runner::effects::EffectQueue;
 use crate::runner::{BrainHandle, BrainRunner, system_clock};
 use crate::sessions::Sessions;
-use crate::settings::{Provider, Settings};
+use crate::settings::Settings;
 use crate::store::{self, EmbeddedDatabase, Leadership};
 use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
@@ -92,16 +92,14 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let listener = TcpListener::bind((address, BUS_PORT)).await.with_context(|| format!("listening on {address}:{BUS_PORT}"))?;
 
     let view = View { head_address: settings.address.clone(), bus: SocketAddr::new(address, BUS_PORT).to_string() };
-    let provider: Arc<dyn NodeProvider> = match &settings.provider {
-        Provider::Local(local) => Arc::new(LocalProvider::new(local.clone())),
-    };
+    let machines = MachinesHandle::open(&settings.provider, revisions.provider_settings())?;
     let (epoch, join_secret) = (remembered.epoch, remembered.join_secret.clone());
     tracing::info!(cluster = %settings.cluster, epoch = epoch.0, address = view.bus, "head starts");
     let hub = Hub::new(epoch, telemetry.clone());
     let sessions = Sessions::new(hub.clone(), tasks.clone());
     let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
     let effects = EffectQueue::default();
-    let config = brain_config(&settings, provider.as_ref());
+    let config = brain_config(&settings, &*machines.provider_now());
     let memory = own_node(&settings, remembered.memory);
     let recorder = if settings.record || revisions.latest().is_some_and(|(_, _, planner)| planner.cluster().head.record) {
         Recorder::open(state, epoch).inspect_err(|error| tracing::warn!("nothing is recorded: {error}")).ok()
@@ -128,7 +126,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let driver = Driver {
         settings: settings.clone(),
         join_secret: join_secret.clone(),
-        provider,
+        machines: machines.clone(),
         brain: brain.clone(),
         hub: hub.clone(),
         revisions: revisions.clone(),
@@ -141,6 +139,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     };
     tasks.spawn(driver.run(effects));
     tasks.spawn(goals.follow_artifacts(stop.clone()));
+    tasks.spawn(machines.clone().tell_changes(brain.clone(), stop.clone()));
     brain.send(Input::Started).await;
     take_up(&settings, &brain, &revisions).await?;
 
@@ -154,6 +153,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     });
     let head = Head {
         settings: settings.clone(),
+        machines,
         brain: brain.clone(),
         board,
         store,
@@ -258,10 +258,8 @@ async fn progress(brain: &BrainHandle, pause: Duration) {
 /// The state was removed: nothing that runs can be accounted for any more, and no other head will come. The nodes end with
 /// this head, where their processes can be told without any record.
 async fn abandon(settings: &Settings) -> anyhow::Result<()> {
-    let Provider::Local(local) = &settings.provider;
     tracing::error!("the head's state was removed while it ran: the nodes of {} end, and the head with them", settings.cluster);
-    let provider = LocalProvider::new(local.clone());
-    tokio::task::spawn_blocking(move || provider.kill_everything()).await?.context("ending the nodes")
+    MachinesHandle::open(&settings.provider, None)?.provider_now().purge().await.context("ending the nodes")
 }
 
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.
@@ -296,7 +294,7 @@ fn own_node(settings: &Settings, mut memory: Memory) -> Memory {
         let mut record = NodeRecord::requested(id.clone(), settings.generation, NodeTypeName::head(), now);
         record.life = NodeState::Launched;
         record.address = Some(settings.address.clone());
-        record.instance = Some(instance_id(&id, settings.generation));
+        record.instance = settings.instance.clone();
         nodes.push(record);
     }
     memory

@@ -1,69 +1,55 @@
-//! What a head is given when it is made: `head.json` in its state directory.
+//! What the head was given when it was made, and what its provider adds to descriptions.
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 
 use anyhow::Context;
 use cloudtik_config::cluster::{Cluster, Workers};
 use cloudtik_model::spec::{Spec, Steps};
-use cloudtik_model::{Bytes, ClusterName, Generation, Resources};
-use cloudtik_providers::local;
+use cloudtik_model::{HeadSettings, Resources};
+use cloudtik_providers::Kind;
+use cloudtik_registry::registry;
 use cloudtik_runtimes::Planner;
-use serde::{Deserialize, Serialize};
 
-/// What a worker of the local provider may use, unless its type says otherwise.
-pub const LOCAL_MEMORY: Bytes = Bytes(2 << 30);
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// `head.json`, with the provider that it names.
 pub struct Settings {
-    pub cluster: ClusterName,
-    /// The address that the head listens on.
-    pub address: String,
-    /// The cluster's root certificate in PEM.
-    pub ca: String,
-    /// SHA-256 of the join token of the head's own node, which the launcher made.
-    pub head_token_sha256: String,
-    /// Of the head's own node.
-    pub generation: Generation,
-    /// Archives of software, shared by the user's clusters on this machine.
-    pub artifacts: PathBuf,
-    /// Where nodes of this machine unpack artifacts, if they share it.
-    #[serde(default)]
-    pub unpacked: Option<PathBuf>,
-    pub provider: Provider,
-    /// Milliseconds between heartbeats.
-    pub heartbeat_ms: u64,
-    /// The brain's inputs are recorded.
-    #[serde(default)]
-    pub record: bool,
+    document: HeadSettings,
+    kind: &'static dyn Kind,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Provider {
-    Local(local::Settings),
+impl Deref for Settings {
+    type Target = HeadSettings;
+    fn deref(&self) -> &HeadSettings {
+        &self.document
+    }
 }
 
 impl Settings {
-    pub const FILE: &str = "head.json";
+    pub const FILE: &str = HeadSettings::FILE;
 
     pub fn read(state: &Path) -> anyhow::Result<Self> {
         let path = state.join(Self::FILE);
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))
+        let document = serde_json::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))?;
+        Self::new(document).with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// Fails if this program has no such provider.
+    pub fn new(document: HeadSettings) -> anyhow::Result<Self> {
+        let kind = registry().require(&document.provider.kind)?;
+        Ok(Self { document, kind })
     }
 
     /// What the brain needs to know of a description.
     pub fn spec(&self, planner: &Planner, revision: u64, steps: Steps) -> Spec {
         let mut spec = planner.spec(revision, steps);
-        let Provider::Local(_) = self.provider;
-        fill_in(&mut spec, planner.cluster(), local_resources());
+        fill_in(&mut spec, planner.cluster(), self.kind.default_resources());
         spec
     }
 
     /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
     pub fn resources_of(&self, workers: Option<&Workers>) -> Resources {
-        let Provider::Local(_) = self.provider;
-        or_default(workers, local_resources())
+        or_default(workers, self.kind.default_resources())
     }
 }
 
@@ -80,10 +66,4 @@ pub fn fill_in(spec: &mut Spec, cluster: &Cluster, default: Resources) {
     for (name, kind) in &mut spec.workers {
         kind.resources.get_or_insert(or_default(cluster.workers.get(name), default));
     }
-}
-
-/// What a node of this machine may use by default.
-pub fn local_resources() -> Resources {
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    Resources { cpus, memory: LOCAL_MEMORY, gpus: 0 }
 }

@@ -5,16 +5,12 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use anyhow::Context;
-use cloudtik_config::{Provider, scenario};
+use cloudtik_config::scenario;
 use cloudtik_model::simulation::{Replayed, Request, Simulated};
-use cloudtik_model::{Bytes, Resources};
 use cloudtik_simulation::{Setup, World, replay};
 
-use crate::revisions::Description;
-use crate::settings::{fill_in, local_resources};
-
-/// What a node of a modelled provider has where its type does not say.
-const USUAL: Resources = Resources { cpus: 4, memory: Bytes(16 << 30), gpus: 0 };
+use crate::revisions::{Description, Checked};
+use crate::settings::fill_in;
 
 /// Lives the life of an earlier head again.
 pub fn replay(file: &Path) -> anyhow::Result<Replayed> {
@@ -25,13 +21,13 @@ pub fn replay(file: &Path) -> anyhow::Result<Replayed> {
 pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
     let request: Request = serde_json::from_reader(request).context("reading the request")?;
     let description = Description { cluster_file: request.cluster_file, runtime_files: request.runtime_files };
-    let planner = description.planner().map_err(anyhow::Error::msg)?;
+    let Checked { planner, provider } = description.read().map_err(anyhow::Error::msg)?;
     let cluster = planner.cluster();
     let mut scenario =
         scenario::read("the scenario", &request.scenario, cluster, None).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
     scenario.seed = request.seed.unwrap_or(scenario.seed);
     let mut spec = planner.spec(1, cloudtik_model::spec::Steps::default());
-    fill_in(&mut spec, cluster, if cluster.provider == Provider::Local { local_resources() } else { USUAL });
+    fill_in(&mut spec, cluster, provider.kind().default_resources());
     let world = World::new(Setup::of_scenario(spec, scenario, 0));
     world.simulate(cluster.name.clone()).map_err(|violation| anyhow::Error::msg(violation.to_string()))
 }

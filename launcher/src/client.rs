@@ -47,23 +47,10 @@ impl Client {
         }
         let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
         let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
-        dialled.map_err(|error| {
-            if let Ok(Some(remote)) = Remote::of(&place) {
-                return remote.unreachable(&place, error);
-            }
-            if error.code == NOT_AUTHORISED {
-                return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
-                    .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
-            }
-            if let Some(lost) = head_node::lost_state(&place) {
-                return lost;
-            }
-            Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message)).hint(format!(
-                "`{}` brings it back; its log is below {}",
-                place.up_command(),
-                place.nodes().display()
-            ))
-        })
+        match dialled {
+            Ok(client) => Ok(client),
+            Err(error) => Err(unreachable(&place, error).await),
+        }
     }
 
     pub async fn dial(place: &Place) -> Result<Self, Failure> {
@@ -95,6 +82,22 @@ impl Client {
     pub async fn watch(&self) -> Result<Statuses, tonic::Status> {
         Statuses::open(self.admin()).await
     }
+}
+
+/// What to say where the head of a cluster does not answer.
+async fn unreachable(place: &Place, error: Failure) -> Failure {
+    if let Ok(Some(remote)) = Remote::of(place) {
+        return remote.unreachable(place, error);
+    }
+    if error.code == NOT_AUTHORISED {
+        return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
+            .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
+    }
+    if let Some(lost) = head_node::lost_state(place).await {
+        return lost;
+    }
+    let hint = format!("`{}` brings it back; its log is below {}", place.up_command(), place.nodes().display());
+    Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message)).hint(hint)
 }
 
 /// Whether the operating system refused it.

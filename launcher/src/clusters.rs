@@ -15,9 +15,12 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use cloudtik_config::{Cluster, Provider, text};
-use cloudtik_model::{ClusterName, natural};
-use cloudtik_providers::local::{LocalProvider, LocalWorkspace, Settings};
+use cloudtik_config::{Cluster, InvalidFile, text};
+use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, natural};
+use cloudtik_providers::kind::ClusterSite;
+use cloudtik_providers::{Chosen, machines_of};
+use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
+use cloudtik_registry::registry;
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,11 @@ use crate::cli::Target;
 use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
 use crate::output::quoted;
 use crate::remote;
+
+/// Below the user's directory of state.
+const WORKSPACES: &str = "workspaces";
+/// Below a workspace's directory.
+const CLUSTERS: &str = "clusters";
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,14 +42,18 @@ pub struct Remembered {
     /// The file that this was, if it was a symbolic link: the link may lead elsewhere by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real: Option<PathBuf>,
-    pub network: [u8; 3],
+    /// Where its machines come from.
+    pub provider: ProviderDocument,
+    /// The address that its head listens on.
+    pub head_address: String,
 }
 
 /// One cluster's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub name: ClusterName,
-    pub workspace: LocalWorkspace,
+    /// The directory of its workspace.
+    pub workspace: PathBuf,
     pub directory: PathBuf,
 }
 
@@ -78,24 +90,29 @@ pub fn usable(home: &Path) -> Result<(), Failure> {
     Err(Failure::new(USAGE, message).hint(format!("set CLOUDTIK_HOME to a directory whose path has no {}", listed.join(" "))))
 }
 
-fn workspace(name: &ClusterName) -> Result<LocalWorkspace, Failure> {
-    Ok(LocalWorkspace { directory: home()?.join("workspaces").join(name.as_str()) })
+/// The directories of workspaces, below the user's directory of state.
+pub fn workspaces() -> Result<PathBuf, Failure> {
+    Ok(home()?.join(WORKSPACES))
 }
 
 impl Place {
+    /// A cluster of the workspace whose directory is given.
+    pub fn within(workspace: PathBuf, name: ClusterName) -> Self {
+        let directory = workspace.join(CLUSTERS).join(name.as_str());
+        Self { name, workspace, directory }
+    }
+
     pub fn of(cluster: &Cluster) -> Result<Self, Failure> {
-        if cluster.provider == Provider::Simulated {
-            let what = format!("{} can only be simulated: the provider `simulated` creates no machines", cluster.name);
+        if registry().find(&cluster.provider).is_some_and(|kind| kind.machines().is_none()) {
+            let what = format!("{} can only be simulated: the provider `{}` creates no machines", cluster.name, cluster.provider);
             return Err(Failure::new(INVALID, what).hint("cloudtik simulate CLUSTER.toml --demand SCENARIO.toml"));
         }
-        let workspace = workspace(&cluster.workspace)?;
-        let directory = workspace.cluster_directory(&cluster.name);
-        Ok(Self { name: cluster.name.clone(), workspace, directory })
+        Ok(Self::within(workspaces()?.join(cluster.workspace.as_str()), cluster.name.clone()))
     }
 
     /// The name of the workspace.
     pub fn workspace_name(&self) -> String {
-        self.workspace.directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        self.workspace.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     pub fn exists(&self) -> bool {
@@ -135,8 +152,24 @@ impl Place {
         format!("cloudtik up {}", file.map_or_else(|| "CLUSTER.toml".to_owned(), |file| quoted(&file.to_string_lossy())))
     }
 
-    pub fn provider(&self, network: [u8; 3]) -> Result<LocalProvider, Failure> {
-        Ok(LocalProvider::new(Settings { nodes: self.nodes(), network, agent: program("cloudtik-agent")? }))
+    /// What the head was given when it was made, if it was and that is readable.
+    pub fn head_settings(&self) -> Option<HeadSettings> {
+        serde_json::from_slice(&fs::read(self.head().join(HeadSettings::FILE)).ok()?).ok()
+    }
+
+    /// Where the cluster's machines come from, as the launcher or the head keeps it; nothing if neither does.
+    pub fn provider(&self) -> Option<ProviderDocument> {
+        self.remembered().map(|known| known.provider).or_else(|| self.head_settings().map(|head| head.provider))
+    }
+
+    /// Settles what a new cluster keeps for its life; the address is its head's.
+    pub fn settle(&self, chosen: &Chosen) -> Result<(ProviderDocument, String), Failure> {
+        let (nodes, agent) = (self.nodes(), program("cloudtik-agent")?);
+        let site =
+            ClusterSite { cluster: &self.name, directory: &self.directory, nodes: &nodes, agent: &agent, ports: &[BUS_PORT, HEALTH_PORT] };
+        let settled = machines_of(chosen.kind())?.settle(&chosen.settings, &site)?;
+        let kind = chosen.kind().name().parse().map_err(|e| Failure::failed(format!("{e}")))?;
+        Ok((ProviderDocument { kind, settings: chosen.settings.clone(), site: settled.site }, settled.head_address))
     }
 }
 
@@ -154,6 +187,7 @@ pub fn program(name: &str) -> Result<PathBuf, Failure> {
 /// A cluster file, read and checked with the runtimes that it names.
 pub struct Described {
     pub cluster: Cluster,
+    pub provider: Chosen,
     pub planner: cloudtik_runtimes::Planner,
     pub text: String,
     pub folders: std::collections::BTreeMap<cloudtik_model::RuntimeName, cloudtik_runtimes::Folder>,
@@ -215,13 +249,13 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
     // Both are looked at even if one is broken: every problem is told at once.
     let uses = Cluster::runtimes_in(&text);
     let (folders, unreadable) = catalog::read_folders(&uses, &base);
+    let read = read_cluster(&name, &text);
     if !unreadable.is_empty() {
-        let invalid = Cluster::read(&name, &text).err();
-        return Err(Failure::invalid(invalid.into_iter().chain(unreadable).collect()));
+        return Err(Failure::invalid(read.err().into_iter().chain(unreadable).collect()));
     }
     let found = cloudtik_runtimes::Catalog::of_cluster(&uses, &folders, &name, &text);
-    let (cluster, found) = match (Cluster::read(&name, &text), found) {
-        (Ok(cluster), Ok(found)) => (cluster, found),
+    let ((cluster, provider), found) = match (read, found) {
+        (Ok(read), Ok(found)) => (read, found),
         (Ok(_), Err(invalid)) => return Err(Failure::invalid(invalid)),
         (Err(invalid), Ok(_)) => return Err(Failure::invalid(vec![invalid])),
         (Err(invalid), Err(others)) => {
@@ -236,7 +270,23 @@ pub fn describe(file: &Path) -> Result<Described, Failure> {
     found.check_properties(&cluster, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
     let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
     cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
-    Ok(Described { cluster, planner, text, folders, path })
+    Ok(Described { cluster, provider, planner, text, folders, path })
+}
+
+/// A cluster file and its provider's part of it, without the runtimes.
+fn read_cluster(name: &str, text: &str) -> Result<(Cluster, Chosen), InvalidFile> {
+    match (Cluster::read(name, text), registry().read(name, text)) {
+        (Ok(mut cluster), Ok(Some(provider))) => {
+            provider.fill_in(&mut cluster);
+            Ok((cluster, provider))
+        }
+        (Ok(_), Ok(None)) => unreachable!("a cluster that was read names its provider"),
+        (Ok(_), Err(invalid)) | (Err(invalid), Ok(_)) => Err(invalid),
+        (Err(mut invalid), Err(other)) => {
+            invalid.absorb(other);
+            Err(invalid)
+        }
+    }
 }
 
 /// The cluster that a person means by a name, or by the path of its file; without either it is the only one.
@@ -269,7 +319,7 @@ fn is_in(place: &Place, workspace: Option<&str>) -> bool {
 pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
     if let Some(file) = target.cluster.filter(|named| named.contains('/') || named.ends_with(".toml")) {
         let (name, text) = read_text(Path::new(file))?;
-        let cluster = Cluster::read(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
+        let (cluster, _) = read_cluster(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
         if let Some(workspace) = target.workspace.filter(|workspace| *workspace != cluster.workspace.as_str()) {
             let message = format!("the cluster of {file} is in the workspace {}, not {workspace}", cluster.workspace);
             return Err(Failure::new(USAGE, message).hint("leave --workspace out"));
@@ -296,14 +346,12 @@ pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
 /// Every cluster of this user on this machine, and those that the user was given access to.
 pub fn all() -> Result<Vec<Place>, Failure> {
     let mut places = Vec::new();
-    let roots = ["workspaces", remote::DIRECTORY].map(|root| home().map(|home| fs::read_dir(home.join(root))));
+    let roots = [WORKSPACES, remote::DIRECTORY].map(|root| home().map(|home| fs::read_dir(home.join(root))));
     for entry in roots.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().flatten() {
-        let workspace = LocalWorkspace { directory: entry.path() };
-        let Ok(clusters) = fs::read_dir(entry.path().join("clusters")) else { continue };
+        let Ok(clusters) = fs::read_dir(entry.path().join(CLUSTERS)) else { continue };
         for cluster in clusters.flatten() {
             if let Ok(name) = ClusterName::new(cluster.file_name().to_string_lossy()) {
-                let directory = cluster.path();
-                places.push(Place { name, workspace: workspace.clone(), directory });
+                places.push(Place::within(entry.path(), name));
             }
         }
     }

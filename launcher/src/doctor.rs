@@ -31,7 +31,7 @@ struct Finding {
 
 pub async fn run(printer: &Printer, cluster: Option<Target<'_>>) -> Result<u8, Failure> {
     let mut findings = machine();
-    findings.extend(left_processes());
+    findings.extend(left_processes().await);
     if let Some(cluster) = cluster {
         findings.extend(of_cluster(cluster).await);
     }
@@ -85,12 +85,13 @@ fn machine() -> Vec<Finding> {
 }
 
 /// Processes of clusters whose state was removed while they ran.
-fn left_processes() -> Vec<Finding> {
+async fn left_processes() -> Vec<Finding> {
     let found = match orphans::find() {
         Ok(found) => found,
         Err(failure) => return vec![missing("orphan processes", failure.message, String::new())],
     };
-    let describe = |orphan: orphans::Orphan| {
+    let mut findings = Vec::new();
+    for orphan in found {
         let pids: Vec<String> = orphan.processes.iter().map(ToString::to_string).collect();
         let (name, count, node) = (&orphan.place.name, pids.len(), orphan.node());
         let missing_part = if orphan.directory.is_dir() { orphan.place.head() } else { orphan.directory.clone() };
@@ -101,16 +102,16 @@ fn left_processes() -> Vec<Finding> {
             workspace => format!(" --workspace {workspace}"),
         };
         // A cluster that is there otherwise has its other nodes to lose, and its head, whose node can be made again.
-        let hint = if orphan.is_of_head() && HeadNode::is_lost(&orphan.place) {
+        let hint = if orphan.is_of_head() && HeadNode::of(&orphan.place).await.is_ok_and(|node| node.is_lost()) {
             format!("`{}` makes the head's node anew; the head goes on with its state", orphan.place.up_command())
         } else if orphan.place.head().is_dir() {
             format!("`kill -9 {}` ends them", pids.join(" "))
         } else {
             format!("`cloudtik down {name}{in_workspace} --yes` ends them, or `kill -9 {}`", pids.join(" "))
         };
-        missing("orphan processes", detail, hint)
-    };
-    found.into_iter().map(describe).collect()
+        findings.push(missing("orphan processes", detail, hint));
+    }
+    findings
 }
 
 fn state_directory(home: &Path) -> Finding {

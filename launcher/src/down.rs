@@ -7,7 +7,8 @@ use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::files::{RemoveError, refuse_mounts, remove_tree};
 use cloudtik_protocol::wire;
-use cloudtik_providers::{DeleteNode, NodeProvider};
+use cloudtik_providers::DeleteNode;
+use cloudtik_registry::registry;
 
 use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
@@ -144,8 +145,7 @@ async fn end_orphans(printer: &Printer, place: &Place, yes: bool) -> Result<(), 
     if place.exists() {
         return Err(Failure::overtaken(format!("{name} was brought up by another command; it stays")));
     }
-    // Ending goes by the directories that the processes carry, not by their addresses.
-    place.provider([127, 0, 0])?.kill_everything()?;
+    registry().end_leftovers(&place.nodes())?;
     if printer.is_json() {
         print_document(printer, name.as_str(), None);
     }
@@ -232,10 +232,8 @@ async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progres
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
 async fn delete_everything(place: &Place) -> Result<(), Failure> {
     nothing_mounted(place)?;
-    // Deleting goes by the directories of the nodes; where the launcher's own note is lost, their addresses do not matter.
-    let network = place.remembered().map_or([127, 0, 0], |r| r.network);
-    if place.nodes().is_dir() {
-        let provider = place.provider(network)?;
+    if let Some(known) = place.provider() {
+        let provider = registry().nodes(&known)?;
         // Twice: a head may have been making a node while it was deleted.
         for _ in 0..2 {
             let mut instances = provider.list().await?;
@@ -245,11 +243,11 @@ async fn delete_everything(place: &Place) -> Result<(), Failure> {
             }
         }
     }
-    let (provider, own) = (place.provider(network)?, place.clone());
+    let own = place.clone();
     // On a thread of its own, so that an interrupt is heard meanwhile.
     let deletion = tokio::task::spawn_blocking(move || {
         // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.
-        provider.kill_everything()?;
+        registry().end_leftovers(&own.nodes())?;
         remove_tree(&own.directory).map_err(|error| not_removed(&own, &error))
     });
     deletion.await.map_err(|e| Failure::failed(e.to_string()))?

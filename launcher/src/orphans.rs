@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use cloudtik_model::{ClusterName, NodeId};
-use cloudtik_providers::local::{LocalWorkspace, orphans};
+use cloudtik_providers::kind::Leftover;
+use cloudtik_registry::registry;
 
-use crate::clusters::{Place, home};
+use crate::clusters::{Place, workspaces};
 use crate::failure::Failure;
 
 /// What runs of one node that has no directory, or whose cluster has no head's state, any more.
@@ -32,11 +33,12 @@ impl Orphan {
 
 /// The orphans of this user's state directory.
 pub fn find() -> Result<Vec<Orphan>, Failure> {
-    let workspaces = home()?.join("workspaces");
-    let found = orphans(&workspaces)?.into_iter();
-    Ok(found
-        .filter_map(|(directory, processes)| Some(Orphan { place: place_of(&workspaces, &directory)?, directory, processes }))
-        .collect())
+    let workspaces = workspaces()?;
+    let found = registry().leftovers(&workspaces)?.into_iter();
+    let orphan = |left: Leftover| {
+        Some(Orphan { place: place_of(&workspaces, &left.directory)?, directory: left.directory, processes: left.processes })
+    };
+    Ok(found.filter_map(orphan).collect())
 }
 
 /// The cluster of a node's directory: `WORKSPACE/clusters/CLUSTER/nodes/INSTANCE` below the workspaces.
@@ -44,9 +46,7 @@ fn place_of(workspaces: &Path, directory: &Path) -> Option<Place> {
     let below: Vec<_> = directory.strip_prefix(workspaces).ok()?.components().map(|c| c.as_os_str().to_string_lossy()).collect();
     let [workspace, clusters, cluster, nodes, _] = below.as_slice() else { return None };
     let name = ClusterName::new(cluster.as_ref()).ok().filter(|_| clusters == "clusters" && nodes == "nodes")?;
-    let workspace = LocalWorkspace { directory: workspaces.join(workspace.as_ref()) };
-    let directory = workspace.cluster_directory(&name);
-    Some(Place { name, workspace, directory })
+    Some(Place::within(workspaces.join(workspace.as_ref()), name))
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@ use cloudtik_protocol::files::{create_private_directory, write_atomically};
 use cloudtik_protocol::pki::{self, Identity};
 use cloudtik_protocol::wire::access_client::AccessClient;
 use cloudtik_protocol::{PROTOCOL_VERSION, tls, transport, wire};
-use cloudtik_providers::local::LocalWorkspace;
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
@@ -100,9 +99,7 @@ pub fn instead_of(place: &Place) -> Result<Option<Place>, Failure> {
     if place.exists() {
         return Ok(None);
     }
-    let workspace = LocalWorkspace { directory: home()?.join(DIRECTORY).join(place.workspace_name()) };
-    let directory = workspace.cluster_directory(&place.name);
-    let elsewhere = Place { name: place.name.clone(), workspace, directory };
+    let elsewhere = Place::within(home()?.join(DIRECTORY).join(place.workspace_name()), place.name.clone());
     Ok(Remote::of(&elsewhere)?.map(|_| elsewhere))
 }
 
@@ -183,20 +180,20 @@ async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &I
     {
         write_atomically(&draft.join(file), &text, 0o600).map_err(failed)?;
     }
-    let workspace = LocalWorkspace { directory: root.join(accepted.workspace.as_str()) };
-    let directory = workspace.cluster_directory(name);
+    let place = Place::within(root.join(accepted.workspace.as_str()), name.clone());
+    let directory = &place.directory;
     if let Some(parent) = directory.parent() {
         cloudtik_protocol::files::create_missing_directories(parent).map_err(failed)?;
     }
     let replaced = root.join(format!(".replaced-{}", pki::hex(&pki::random::<8>())));
-    let was_there = match fs::rename(&directory, &replaced) {
+    let was_there = match fs::rename(directory, &replaced) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(failed(error)),
     };
-    fs::rename(draft, &directory).map_err(failed)?;
+    fs::rename(draft, directory).map_err(failed)?;
     if was_there {
         let _ = fs::remove_dir_all(&replaced);
     }
-    Ok((Place { name: name.clone(), workspace, directory }, accepted))
+    Ok((place, accepted))
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cloudtik_model::ProviderDocument;
 use cloudtik_model::status::Change;
 
 use crate::clusters::{self, Described, Place, Remembered, is_standard_input};
@@ -23,16 +24,16 @@ pub fn changes(described: &Described, place: &Place) -> Result<Vec<Change>, Fail
 }
 
 /// What is remembered of a cluster that comes up from a file.
-pub fn remembered(described: &Described, network: [u8; 3]) -> Remembered {
+pub fn remembered(described: &Described, provider: ProviderDocument, head_address: String) -> Remembered {
     let real = described.path.canonicalize().ok().filter(|real| *real != described.path);
-    Remembered { file: described.path.clone(), real, network }
+    Remembered { file: described.path.clone(), real, provider, head_address }
 }
 
 /// Notes that another file is the cluster's by now. Another name of the same file, or standard input, changes nothing.
 pub fn note(described: &Described, place: &Place) -> Result<(), Failure> {
     match place.remembered() {
         Some(known) if !is_standard_input(&described.path) && !is_same(&known, &described.path) => {
-            place.remember(&remembered(described, known.network))
+            place.remember(&remembered(described, known.provider, known.head_address))
         }
         _ => Ok(()),
     }

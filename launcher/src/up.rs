@@ -3,25 +3,24 @@
 mod elsewhere;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::status::{Plan, Status};
-use cloudtik_model::{NodeId, NodeTypeName, Resources, ServiceKey, goal};
+use cloudtik_model::{HeadSettings, NodeId, NodeTypeName, Resources, ServiceKey, goal};
 use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
-use cloudtik_protocol::{BUS_PORT, HEALTH_PORT, pki, transport, wire};
-use cloudtik_providers::local::{inherited_environment, instance_id};
-use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider};
+use cloudtik_protocol::{BUS_PORT, pki, transport, wire};
+use cloudtik_providers::{CreateNode, DeleteNode, inherited_environment};
+use cloudtik_registry::registry;
 use cloudtik_runtimes::changes;
 use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, describe, home, program, usable};
+use crate::clusters::{Described, Place, describe, home, program, usable, workspaces};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
@@ -71,9 +70,9 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     // From here on an interrupt is ours to explain.
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let workspaces = home()?.join("workspaces");
+    let workspaces = workspaces()?;
     create_private_directory(&workspaces).map_err(|e| Failure::failed(format!("cannot create {}: {}", workspaces.display(), e)))?;
-    workspace::ensure(printer, &place.workspace).await?;
+    workspace::ensure(printer, &*described.provider.machines()?.workspace(&described.provider.settings, &place.workspace)?).await?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,
@@ -135,18 +134,18 @@ async fn bring_up(
     let mut timings = std::mem::take(timings);
     let mut lock = Lock::take(place).await?;
     // One whose node was lost has a description all the same.
-    let mut is_made = HeadNode::of(place) != HeadNode::Missing;
+    let mut is_made = HeadNode::of(place).await? != HeadNode::Missing;
     if !is_made && !takeover::changes(described, place)?.is_empty() {
         show_plan(printer, described, &first_plan(described, place)?);
         drop(lock);
         printer.confirm_async(&format!("Bring {} up?", place.name), arguments.yes).await?;
         lock = Lock::take(place).await?;
         // Another command may have brought it up meanwhile: then this is a change of that, with a plan of its own.
-        is_made = HeadNode::of(place) != HeadNode::Missing;
+        is_made = HeadNode::of(place).await? != HeadNode::Missing;
     }
     let mut progress = Progress::new();
     let client = match running(place).await.ok().flatten() {
-        Some(client) if HeadNode::is_made(place) => client,
+        Some(client) if HeadNode::of(place).await?.is_made() => client,
         _ => {
             progress.phase(&format!("{}: making the head", place.name));
             make_head(described, place).await?;
@@ -154,7 +153,10 @@ async fn bring_up(
             progress.phase(&format!("{}: waiting for the head to answer", place.name));
             let deadline = tokio::time::Instant::now() + HEAD_PATIENCE;
             let dialled = transport::retry_until(deadline, Duration::from_millis(1), || Client::dial(place)).await;
-            let client = dialled.map_err(|e| head_trouble(place, e))?;
+            let client = match dialled {
+                Ok(client) => client,
+                Err(failure) => return Err(head_trouble(place, failure).await),
+            };
             timings.note("start the head's agent and the head", &mut mark);
             client
         }
@@ -178,7 +180,7 @@ async fn bring_up(
                 drop(lock);
                 printer.confirm_async("Apply these changes?", arguments.yes).await?;
                 lock = Lock::take(place).await?;
-                if !HeadNode::is_made(place) {
+                if !HeadNode::of(place).await?.is_made() {
                     return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
                 }
             }
@@ -208,7 +210,7 @@ async fn bring_up(
 
 /// The head, if the cluster has one. A head that is restarting is waited for a little.
 async fn running(place: &Place) -> Result<Option<Client>, Failure> {
-    if HeadNode::of(place) == HeadNode::Missing {
+    if HeadNode::of(place).await? == HeadNode::Missing {
         return Ok(None);
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
@@ -230,7 +232,7 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
 async fn whole_plan(client: &Client, described: &Described, place: &Place) -> Result<Plan, Failure> {
     let mut plan = apply(client, described, true).await?;
     plan.changes.splice(0..0, takeover::changes(described, place)?);
-    if HeadNode::is_lost(place) {
+    if HeadNode::of(place).await?.is_lost() {
         plan.changes.insert(0, head_node::change());
     }
     Ok(plan)
@@ -258,7 +260,7 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
     if plan.changes.is_empty() {
         return printer.line(&format!("{}: nothing to change", described.cluster.name));
     }
-    printer.line(&format!("{}, provider {}:", printer.bold(described.cluster.name.as_str()), described.cluster.provider.kind()));
+    printer.line(&format!("{}, provider {}:", printer.bold(described.cluster.name.as_str()), described.cluster.provider));
     for change in &plan.changes {
         let sign = match change.action.as_str() {
             "create" => "+",
@@ -276,8 +278,8 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
 
 /// Makes the head's node, or starts what is left of it.
 async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> {
-    let (agent, head) = (program("cloudtik-agent")?, program("cloudtik-head")?);
-    let known = HeadNode::of(place);
+    let head = program("cloudtik-head")?;
+    let known = HeadNode::of(place).await?;
     let (node, generation) = (NodeId::head(), known.generation());
     let head_directory = place.head();
     let failed = |path: &Path| {
@@ -287,47 +289,50 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
     create_private_directory(&place.directory).map_err(failed(&place.directory))?;
     create_private_directory(&head_directory).map_err(failed(&head_directory))?;
     let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
-    let is_made = matches!(known, HeadNode::Made(_));
-    if let Some(lost) = head_node::lost_state(place) {
+    let is_made = known.is_made();
+    if let Some(lost) = head_node::lost_state(place).await {
         return Err(lost);
     }
-    let network = match place.remembered() {
+    let (provider, address) = match place.remembered() {
         // Another file is noted once the head has it.
-        Some(remembered) if known != HeadNode::Missing => remembered.network,
+        Some(remembered) if known != HeadNode::Missing => (remembered.provider, remembered.head_address),
         _ => {
-            let network = free_network(&place.directory)?;
-            place.remember(&takeover::remembered(described, network))?;
-            network
+            let (provider, address) = place.settle(&described.provider)?;
+            place.remember(&takeover::remembered(described, provider.clone(), address.clone()))?;
+            (provider, address)
         }
     };
-    let address = Ipv4Addr::new(network[0], network[1], network[2], 1).to_string();
     let artifacts = home()?.join("artifacts");
     let unpacked = artifacts.join("unpacked");
     let token = pki::hex(&pki::random::<32>());
-    let provider = place.provider(network)?;
+    let nodes = registry().nodes(&provider)?;
+    let instance_of = |generation| described.provider.machines().map(|machines| machines.instance_of(&node, generation));
     if let HeadNode::Lost(last) = known {
         // Its head runs on, and has the store that the next one is to open.
-        let lost = DeleteNode { node: node.clone(), generation: last, instance: instance_id(&node, last) };
-        provider.delete_one(&lost).await?;
-    } else if !is_made && !head_directory.join("head.json").exists() {
+        if let Some(instance) = instance_of(last)? {
+            nodes.delete_one(&DeleteNode { node: node.clone(), generation: last, instance }).await?;
+        }
+    } else if !is_made && !head_directory.join(HeadSettings::FILE).exists() {
         // What is left of a cluster of this name whose directory was removed while it ran.
-        provider.kill_everything()?;
+        registry().end_leftovers(&place.nodes())?;
     }
     if !is_made {
-        let settings = serde_json::json!({
-            "cluster": place.name,
-            "address": address,
-            "ca": root.certificate_pem(),
-            "head_token_sha256": pki::sha256_hex(token.as_bytes()),
-            "generation": generation,
-            "artifacts": artifacts,
-            "unpacked": unpacked,
-            "provider": { "kind": "local", "nodes": place.nodes(), "network": network, "agent": agent },
-            "heartbeat_ms": HEARTBEAT_MS,
-            "record": described.cluster.head.record,
-        });
-        let path = head_directory.join("head.json");
-        cloudtik_protocol::files::write_atomically(&path, settings.to_string().as_bytes(), 0o600).map_err(failed(&path))?;
+        let settings = HeadSettings {
+            cluster: place.name.clone(),
+            address: address.clone(),
+            ca: root.certificate_pem(),
+            head_token_sha256: pki::sha256_hex(token.as_bytes()),
+            generation,
+            instance: instance_of(generation)?,
+            artifacts,
+            unpacked: Some(unpacked.clone()),
+            provider,
+            heartbeat_ms: HEARTBEAT_MS,
+            record: described.cluster.head.record,
+        };
+        let path = head_directory.join(HeadSettings::FILE);
+        let text = serde_json::to_vec(&settings).map_err(|e| Failure::failed(e.to_string()))?;
+        cloudtik_protocol::files::write_atomically(&path, &text, 0o600).map_err(failed(&path))?;
     }
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let resources =
@@ -349,7 +354,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         power_off: Vec::new(),
         made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
     };
-    provider.create_one(&CreateNode { node_type: NodeTypeName::head(), offer: Offer::default(), bootstrap }).await?;
+    nodes.create_one(&CreateNode { node_type: NodeTypeName::head(), shape: None, offer: Offer::default(), bootstrap }).await?;
     Ok(())
 }
 
@@ -379,23 +384,6 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
     }
 }
 
-/// Loopback addresses that nobody uses: the first guess comes from the cluster's place, so that it is usually the same.
-fn free_network(directory: &Path) -> Result<[u8; 3], Failure> {
-    let digest = pki::sha256_hex(format!("{} {}", nix::unistd::getuid(), directory.display()).as_bytes());
-    let start = u32::from_str_radix(&digest[..8], 16).unwrap_or(0);
-    for attempt in 0..64 {
-        let n = start.wrapping_add(attempt);
-        // 127.0 and 127.1 are used by others: Debian's own host name, resolvers.
-        let network = [127, 16 + (n >> 8) as u8 % 224, n as u8];
-        let address = Ipv4Addr::new(network[0], network[1], network[2], 1);
-        let free = |port| TcpListener::bind(SocketAddr::from((address, port))).is_ok();
-        if free(BUS_PORT) && free(HEALTH_PORT) {
-            return Ok(network);
-        }
-    }
-    Err(Failure::failed(format!("no loopback address has the ports {BUS_PORT} and {HEALTH_PORT} free")))
-}
-
 /// Has the head's intermediate key certified by the root, unless it is for a good while.
 async fn install_identity(client: &Client, described: &Described, place: &Place) -> Result<(), Failure> {
     let mut setup = SetupClient::new(client.channel.clone());
@@ -412,10 +400,11 @@ async fn install_identity(client: &Client, described: &Described, place: &Place)
     Ok(())
 }
 
-fn head_trouble(place: &Place, failure: Failure) -> Failure {
-    let home = head_node::directory(place, HeadNode::of(place).generation());
+async fn head_trouble(place: &Place, failure: Failure) -> Failure {
+    let message = format!("the head does not answer: {}", failure.message);
+    let Some(home) = head_node::directory(place).await else { return Failure::new(TIMED_OUT, message) };
     let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
-    let mut message = format!("the head does not answer: {}", failure.message);
+    let mut message = message;
     for path in &logs {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         if let Some(line) = text.lines().rev().find(|l| l.contains("ERROR") || l.contains("error")) {
@@ -431,7 +420,7 @@ async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
         return failure;
     }
     // It cannot go on from there.
-    if head_node::lost_state(place).is_some() {
+    if head_node::lost_state(place).await.is_some() {
         return failure;
     }
     // It goes on by itself once the head has a description.

@@ -61,7 +61,7 @@ fn document<'a>(file: &Path, described: &'a Described) -> Valid<'a> {
         valid: true,
         cluster: cluster.name.as_str(),
         workspace: cluster.workspace.as_str(),
-        provider: cluster.provider.kind(),
+        provider: cluster.provider.as_str(),
         min_workers: cluster.workers.values().map(|workers| workers.min).sum(),
         max_workers: cluster.max_workers,
         runtimes: cluster.runtimes.iter().map(|runtime| runtime.name.as_str()).collect(),

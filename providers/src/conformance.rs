@@ -34,7 +34,7 @@ pub fn request(node: &NodeId, generation: Generation, head: &str, ca: &str) -> C
         power_off: Vec::new(),
         made_at: 0,
     };
-    CreateNode { node_type, offer: Offer::default(), bootstrap }
+    CreateNode { node_type, shape: None, offer: Offer::default(), bootstrap }
 }
 
 /// Runs the whole suite on a provider without instances. `request` makes what is to be created for a node and a

@@ -6,10 +6,16 @@
 
 pub mod conformance;
 mod error;
+pub mod kind;
 pub mod local;
 mod node;
+mod registry;
+pub mod simulated;
 pub mod workspace;
 
 pub use error::Error;
+pub use local::inherited_environment;
+pub use kind::{Kind, Machines};
 pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider};
+pub use registry::{Chosen, Registry, machines_of};
 pub use workspace::WorkspaceProvider;

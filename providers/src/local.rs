@@ -5,6 +5,7 @@
 //! is its agent, which can be started again. Every process of a node carries the instance's directory in its environment
 //! ([`MARK`]), which is how all of them are found when the node is deleted.
 
+mod kind;
 mod processes;
 mod workspace;
 
@@ -23,7 +24,8 @@ use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::{Generation, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
-pub use processes::{MARK, orphans};
+pub use kind::Local;
+pub use processes::MARK;
 pub use workspace::LocalWorkspace;
 
 use crate::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
@@ -79,10 +81,14 @@ impl LocalProvider {
         Self { settings }
     }
 
-    /// Kills whatever runs for any instance of the cluster, known or not.
-    pub fn kill_everything(&self) -> Result<(), Error> {
-        let failed = |e| Error::transient("kill what is left of the cluster", e);
-        processes::kill_below(&self.settings.nodes, KILL_DEADLINE).map_err(failed)
+    /// The head's node in its generations.
+    fn heads(&self) -> Result<Vec<Instance>, Error> {
+        let heads = self.instances()?.into_iter().filter(|(_, file)| file.node.is_head());
+        // What says which instance it is may be lost: then there is none to go on with.
+        let is_whole = |id: &InstanceId| self.home(id).join(INSTANCE_FILE).exists();
+        let mut heads: Vec<_> = heads.filter(|(id, _)| is_whole(id)).map(|(id, file)| describe(id, &file)).collect();
+        heads.sort_by_key(|instance| instance.generation);
+        Ok(heads)
     }
 
     /// The directory of an instance.
@@ -344,6 +350,11 @@ impl NodeProvider for LocalProvider {
             found.map(|(id, file)| describe(id, &file)).ok_or_else(|| Error::NotFound(instance.to_string()))
         })
         .await
+    }
+
+    async fn purge(&self) -> Result<(), Error> {
+        let failed = |e| Error::transient("kill what is left of the cluster", e);
+        blocking(self, move |p| processes::kill_below(&p.settings.nodes, KILL_DEADLINE).map_err(failed)).await
     }
 
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cloudtik_model::bootstrap::Bootstrap;
-use cloudtik_model::node::Instance;
+use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::spec::Offer;
-use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName};
+use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, ShapeName};
 
 use crate::Error;
 
@@ -29,6 +29,8 @@ pub struct Capabilities {
 #[derive(Debug, Clone)]
 pub struct CreateNode {
     pub node_type: NodeTypeName,
+    /// Of the provider's catalogue, where the type names one.
+    pub shape: Option<ShapeName>,
     /// How and where it is bought, for providers that have a choice.
     pub offer: Offer,
     /// Carries cluster, node and generation, which are the idempotency key and the tags of the instance.
@@ -82,6 +84,22 @@ pub trait NodeProvider: Send + Sync {
 
     /// Starts the machine anew: everything on it ends, its disks stay, and its agent starts by itself.
     async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error>;
+
+    /// Returns when something about the machines may have changed since the last list, so that the next look comes sooner. It may
+    /// return for no reason; where the provider tells of no changes it never does.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
+    /// Ends whatever runs for the cluster, listed or not, as far as that can be told without any record of it.
+    async fn purge(&self) -> Result<(), Error> {
+        let instances = self.list().await?;
+        let left: Vec<_> = instances.iter().filter(|i| i.state != InstanceState::Terminated).map(DeleteNode::of).collect();
+        for batch in left.chunks(self.capabilities().batch.max(1)) {
+            self.delete(batch).await.into_iter().collect::<Result<Vec<()>, Error>>()?;
+        }
+        Ok(())
+    }
 
     /// Creates one node.
     async fn create_one(&self, request: &CreateNode) -> Result<Instance, Error> {

@@ -332,6 +332,10 @@ impl Brain {
             Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),
             Input::Created { node, generation, result } => self.take_created(node, generation, result),
             Input::Deleted { node, generation, instance, result } => self.take_deleted(node, generation, &instance, result),
+            Input::MachinesChanged => {
+                self.listing.wanted_now = true;
+                None
+            }
             Input::AgentRestarted { node, generation, result } => self.take_restarted(node, generation, result),
             Input::Rebooted { node, generation, result } => self.take_rebooted(node, generation, result),
             Input::Listed { number, result } => {

@@ -160,6 +160,8 @@ pub enum Input {
         instance: InstanceId,
         result: Result<(), Failure>,
     },
+    /// The provider says that its machines may have changed since its last list.
+    MachinesChanged,
     AgentRestarted {
         node: NodeId,
         generation: Generation,

@@ -4,11 +4,12 @@ use cloudtik_brain::{Brain, Input};
 use cloudtik_model::NodeTypeName;
 use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
+use cloudtik_protocol::logging::chain;
 use cloudtik_runtimes::changes::compare;
 use tonic::Status;
 
 use super::{Head, stopped};
-use crate::revisions::Description;
+use crate::revisions::{Description, Checked};
 
 /// Descriptions that are kept though nobody runs them.
 const REVISIONS_KEPT: u64 = 20;
@@ -24,10 +25,19 @@ impl Head {
 
     async fn apply_to_the_end(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
         let _one = self.applying.lock().await;
-        let planner = self.revisions.planner(&description).map_err(Status::invalid_argument)?;
+        let Checked { planner, provider } = self.revisions.read(&description).map_err(Status::invalid_argument)?;
         if planner.cluster().name != self.settings.cluster {
             let message = format!("the file describes the cluster {}, this is {}", planner.cluster().name, self.settings.cluster);
             return Err(Status::invalid_argument(message));
+        }
+        let kind = &self.settings.provider.kind;
+        if provider.kind().name() != kind.as_str() {
+            let message = format!(
+                "the file asks for the provider {}, and the machines of {} are the provider {kind}'s; take it down first",
+                provider.kind().name(),
+                self.settings.cluster
+            );
+            return Err(Status::failed_precondition(message));
         }
         let latest = self.revisions.latest();
         let stopping = self.brain.query(|brain| brain.cluster().stopping).await.map_err(stopped)?;
@@ -41,6 +51,7 @@ impl Head {
         if plan_only || unchanged {
             return Ok(plan);
         }
+        self.machines.set(&provider.settings).map_err(|e| Status::failed_precondition(chain(&e)))?;
         let revision = self.revisions.next();
         let (store, document) = (self.store.clone(), serde_json::to_vec(&description).map_err(|e| Status::internal(e.to_string()))?);
         tokio::task::spawn_blocking(move || store.put_revision(revision, &document))
@@ -48,7 +59,7 @@ impl Head {
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| Status::internal(e.to_string()))?;
         let spec = self.settings.spec(&planner, revision, steps);
-        self.revisions.put(revision, description, planner);
+        self.revisions.put(revision, description, Checked { planner, provider });
         self.brain.send(Input::Specified { spec, actor: self.actor.clone() }).await;
         if let Err(status) = self.forget_old_revisions().await {
             // The description is taken; tidying up is for the next one.

@@ -2,17 +2,16 @@ use std::time::Duration;
 
 use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::{Actor, Epoch, Generation, InstanceId, NodeTypeName};
+use cloudtik_model::{Actor, Epoch, Generation, HeadSettings, InstanceId, NodeTypeName, ProviderDocument, ProviderKind};
 use cloudtik_protocol::MAX_FRAME;
-use cloudtik_providers::local;
 use prost::Message;
+use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::recorder::Recorder;
 use crate::runner::effects::EffectQueue;
 use crate::runner::{BrainRunner, system_clock};
-use crate::settings::Provider;
 use crate::store::{EmbeddedDatabase, Leadership};
 use crate::telemetry::Telemetry;
 
@@ -42,7 +41,7 @@ fn bench(workers: u32) -> Bench {
     let make = move |moment, _: Option<&mut Recorder>| Brain::restore(Config::default(), Epoch(1), memory, moment);
     let revisions = Revisions::load(&*store, b"secret").expect("loads");
     let (brain, _failure) = BrainRunner::start(make, None, store, EffectQueue::default(), Telemetry::default(), system_clock());
-    let settings = Settings {
+    let settings = HeadSettings {
         cluster: cloudtik_model::ClusterName::new("demo").expect("valid"),
         address: "127.0.0.1".to_owned(),
         ca: String::new(),
@@ -50,10 +49,12 @@ fn bench(workers: u32) -> Bench {
         generation: Generation(1),
         artifacts: directory.path().join("artifacts"),
         unpacked: None,
-        provider: Provider::Local(local::Settings { nodes: directory.path().join("nodes"), network: [127, 0, 0], agent: "agent".into() }),
+        instance: None,
+        provider: ProviderDocument { kind: ProviderKind::new("local").expect("valid"), settings: Value::Null, site: Value::Null },
         heartbeat_ms: 1_000,
         record: false,
     };
+    let settings = Settings::new(settings).expect("its provider is there");
     let artifacts = ArtifactStore::open(&settings.artifacts, TaskTracker::new()).expect("opens");
     let sources =
         Sources { settings: Arc::new(settings), started: Timestamp(1), brain: brain.clone(), revisions, artifacts, view: View::default() };

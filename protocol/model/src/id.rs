@@ -106,6 +106,7 @@ name!(/** A named shape of worker. */ NodeTypeName, "node type", b"");
 name!(/** A runtime: what nodes run. */ RuntimeName, "runtime name", b"");
 name!(/** One long-running process of a runtime on a node. */ ServiceName, "service name", b"");
 name!(/** A person with access to a cluster. */ AdministratorName, "administrator's name", b"._@+");
+name!(/** A kind of provider: where machines come from. */ ProviderKind, "provider", b"");
 name!(/** The provider's name for a machine, unique in the cluster for ever. */ InstanceId, "instance id", b"._");
 
 impl NodeId {
