@@ -336,7 +336,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once() {
-        let text = "[cluster]\nnmae = \"demo\"\n[provider]\nkind = 1\n[workers.default]\nmin = \"2\"\nmin_worker = 3\nmemory = \"2 apples\"\n";
+        let text =
+            "[cluster]\nnmae = \"demo\"\n[provider]\nkind = 1\n[workers.default]\nmin = \"2\"\nmin_worker = 3\nmemory = \"2 apples\"\n";
         let problems = Cluster::read("c.toml", text).expect_err("broken").problems;
         let messages: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
         assert_eq!(problems.len(), 6, "{messages:#?}");

@@ -9,7 +9,7 @@ use cloudtik_config::scenario;
 use cloudtik_model::simulation::{Replayed, Request, Simulated};
 use cloudtik_simulation::{Setup, World, replay};
 
-use crate::revisions::{Description, Checked};
+use crate::revisions::{Checked, Description};
 use crate::settings::fill_in;
 
 /// Lives the life of an earlier head again.

@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 
 use cloudtik_config::{Cluster, InvalidFile, text};
 use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, natural};
+use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
 use cloudtik_providers::kind::ClusterSite;
 use cloudtik_providers::{Chosen, machines_of};
-use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
 use cloudtik_registry::registry;
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};

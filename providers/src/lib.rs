@@ -14,8 +14,8 @@ pub mod simulated;
 pub mod workspace;
 
 pub use error::Error;
-pub use local::inherited_environment;
 pub use kind::{Kind, Machines};
+pub use local::inherited_environment;
 pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider};
 pub use registry::{Chosen, Registry, machines_of};
 pub use workspace::WorkspaceProvider;

@@ -152,8 +152,10 @@ impl Chosen {
                 None if self.catalogue.is_empty() => refuse(&table, "shape"),
                 None => {
                     let names = || self.catalogue.keys().map(|name| name.as_str());
-                    let help = nearest(&shape.value, names())
-                        .map_or_else(|| format!("shapes: {}", names().collect::<Vec<_>>().join(", ")), |near| format!("did you mean `{near}`?"));
+                    let help = nearest(&shape.value, names()).map_or_else(
+                        || format!("shapes: {}", names().collect::<Vec<_>>().join(", ")),
+                        |near| format!("did you mean `{near}`?"),
+                    );
                     problems.note(shape.span, format!("the provider {kind} has no shape {:?}", shape.value), Some(help));
                 }
                 Some((_, known)) if has_budget && known.price.is_none() && !table.has("price") => {

@@ -9,7 +9,7 @@ use cloudtik_runtimes::changes::compare;
 use tonic::Status;
 
 use super::{Head, stopped};
-use crate::revisions::{Description, Checked};
+use crate::revisions::{Checked, Description};
 
 /// Descriptions that are kept though nobody runs them.
 const REVISIONS_KEPT: u64 = 20;

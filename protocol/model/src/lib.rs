@@ -36,7 +36,9 @@ pub mod words;
 
 pub use actor::Actor;
 pub use head::{HeadSettings, ProviderDocument};
-pub use id::{AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey, ServiceName};
+pub use id::{
+    AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey, ServiceName,
+};
 pub use money::MoneyPerHour;
 pub use resources::{Bytes, Resources};
 pub use shape::{Shape, ShapeName};

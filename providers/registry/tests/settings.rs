@@ -7,7 +7,10 @@ const FILES: [(&str, &str); 5] = [
     ("unknown-provider", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"locla\"\n"),
     ("provider-of-another-version", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"aws\"\n"),
     ("unknown-key", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\nregion = \"x\"\n"),
-    ("spot-and-zones-of-no-provider", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nspot = true\nzones = [\"a\"]\n[workers.gpu]\ngpus = 1\nspot_price = \"1/h\"\n"),
+    (
+        "spot-and-zones-of-no-provider",
+        "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nspot = true\nzones = [\"a\"]\n[workers.gpu]\ngpus = 1\nspot_price = \"1/h\"\n",
+    ),
     ("shape-of-no-catalogue", "[cluster]\nname = \"demo\"\n[provider]\nkind = \"local\"\n[workers.default]\nshape = \"m5.large\"\n"),
 ];
 
