@@ -87,8 +87,7 @@ pub struct Head {
 impl Head {
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
         match self.brain.request(self.actor.clone(), input).await.map_err(stopped)? {
-            Ok(Reply::Done { message }) => document(&BTreeMap::from([("message", message)])),
-            Ok(Reply::RolloutResumed { revision }) => document(&rollout::resumed(revision)),
+            Ok(Reply::Done { answer }) => document(&answer),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
             Err(refusal) => Err(match refusal.kind() {
                 RefusalKind::Unknown => Status::not_found(refusal.to_string()),

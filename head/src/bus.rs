@@ -223,7 +223,7 @@ impl wire::join_server::Join for BusService {
                 Ok(Response::new(wire::JoinReply { chain: chain.iter().map(|c| c.to_vec().into()).collect() }))
             }
             Ok(Err(refusal)) => Err(self.refuse("join", Status::permission_denied(refusal.to_string()))),
-            Ok(Ok(Reply::Done { .. } | Reply::RolloutResumed { .. })) | Err(_) => Err(Status::unavailable("the head is stopping")),
+            Ok(Ok(Reply::Done { .. })) | Err(_) => Err(Status::unavailable("the head is stopping")),
         }
     }
 }

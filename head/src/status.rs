@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloudtik_brain::{NodeView, Snapshot};
+use cloudtik_model::alarm::Alarm;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::software::Fetch;
@@ -32,9 +33,9 @@ pub fn compose(sources: &Sources<'_>) -> Status {
     let snapshot = sources.snapshot;
     let mut waiting_for: Vec<String> = sources.fetching.iter().map(Fetch::to_string).collect();
     waiting_for.extend(snapshot.waiting_for.iter().map(ToString::to_string));
-    bound(&mut waiting_for);
-    let mut alarms: Vec<String> = snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect();
-    bound(&mut alarms);
+    bound(&mut waiting_for, |more| format!("{more} more"));
+    let mut alarms: Vec<Alarm> = snapshot.alarms.iter().cloned().chain(job_alarms(sources)).collect();
+    bound(&mut alarms, |count| Alarm::More { count });
     let spec = snapshot.cluster.spec.as_ref();
     Status {
         cluster: sources.settings.cluster.clone(),
@@ -58,11 +59,11 @@ pub fn compose(sources: &Sources<'_>) -> Status {
 }
 
 /// Leaves out what nobody would read, and says how much it is.
-fn bound(lines: &mut Vec<String>) {
+fn bound<T>(lines: &mut Vec<T>, rest: impl FnOnce(usize) -> T) {
     let more = lines.len().saturating_sub(MAX_LINES);
     if more > 0 {
         lines.truncate(MAX_LINES);
-        lines.push(format!("{more} more"));
+        lines.push(rest(more));
     }
 }
 
@@ -157,10 +158,10 @@ pub fn worker(node: &NodeView) -> Option<(NodeTypeName, Resources)> {
 }
 
 /// Runtimes whose jobs would wait for ever.
-fn job_alarms(sources: &Sources<'_>) -> Vec<String> {
+fn job_alarms(sources: &Sources<'_>) -> Vec<Alarm> {
     let head = sources.snapshot.nodes.iter().find(|n| n.record.id.is_head()).and_then(context);
     let (Some(planner), Some(head)) = (sources.planner, head) else { return Vec::new() };
-    planner.misfits(sources.view, &head, &workers(sources.snapshot)).iter().map(ToString::to_string).collect()
+    planner.misfits(sources.view, &head, &workers(sources.snapshot)).into_iter().map(Alarm::JobsCannotRun).collect()
 }
 
 /// A linked node as the planner sees it.

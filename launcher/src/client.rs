@@ -101,9 +101,8 @@ async fn unreachable(place: &Place, error: Failure) -> Failure {
 }
 
 /// Whether the operating system refused it.
-fn is_denied(error: &dyn std::error::Error) -> bool {
-    let denied = |e: &dyn std::error::Error| e.to_string().contains("Permission denied");
-    std::iter::successors(Some(error), |e| e.source()).any(denied)
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|e| io_kind(e) == Some(ErrorKind::PermissionDenied))
 }
 
 /// Whether the head refuses whoever asks, so that asking again does not help.

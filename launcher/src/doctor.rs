@@ -175,7 +175,7 @@ async fn of_cluster(cluster: Target<'_>) -> Vec<Finding> {
                     missing(&what, detail, hint)
                 });
             }
-            findings.extend(status.alarms.iter().map(|alarm| missing("alarm", alarm.clone(), "see `cloudtik events`".to_owned())));
+            findings.extend(status.alarms.iter().map(|alarm| missing("alarm", alarm.to_string(), "see `cloudtik events`".to_owned())));
         }
         Err(failure) => findings.push(missing("head", failure.message, failure.hint.unwrap_or_default())),
     }

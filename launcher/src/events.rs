@@ -1,5 +1,6 @@
 //! `events` and `why`: the head's durable log, as it is and as an explanation.
 
+use cloudtik_model::alarm::Alarm;
 use cloudtik_model::event::{Event, EventKind, What};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::outlook::Size;
@@ -100,7 +101,7 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         struct Why<'a> {
             #[serde(flatten)]
             size: &'a Size,
-            alarms: &'a [String],
+            alarms: &'a [Alarm],
             failing: &'a [Failing<'a>],
         }
         printer.json(&Why { size: &size, alarms: &status.alarms, failing: &failing });
@@ -138,7 +139,7 @@ async fn why_this_size(printer: &Printer, client: &Client) -> Result<(), Failure
         printer.line(&line);
     }
     for request in &size.requests {
-        printer.line(&format!("request {}: {} ({})", request.ask.name, request.wants, state_of(request)));
+        printer.line(&format!("request {}: {} ({})", request.request.name, request.request.wants, state_of(request)));
     }
     for (name, says) in &outlook.policies {
         printer.line(&format!("policy {name}: {says}"));

@@ -2,7 +2,7 @@
 
 use cloudtik_config::diagnostics::InvalidFile;
 pub use cloudtik_protocol::logging::chain;
-use cloudtik_protocol::readiness::is_setting_up;
+use cloudtik_protocol::readiness::{is_setting_up, is_silent};
 use cloudtik_providers as providers;
 use tonic::{Code, Status};
 
@@ -80,9 +80,8 @@ impl From<Status> for Failure {
             Some(source) if status.message().is_empty() || status.code() == Code::Unknown => chain(source),
             _ => status.message().to_owned(),
         };
-        // The connection is there, and nobody at its other end says anything.
-        let is_silent = std::error::Error::source(&status).is_some() && message.contains("http2 error");
-        if is_silent {
+        // The connection is there, and the other end does not answer its pings.
+        if is_silent(&status) {
             let failure = Self::new(TIMED_OUT, "the head does not answer");
             return failure.hint("it may be paused or overloaded; `cloudtik status CLUSTER` shows when it is back");
         }

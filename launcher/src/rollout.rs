@@ -1,12 +1,13 @@
 //! `cloudtik rollout`: how far a new revision has come, going on with it, going back.
 
-use cloudtik_model::status::{Rollout, RolloutAnswer, RolloutState};
+use cloudtik_model::status::{Rollout, RolloutState};
 use cloudtik_protocol::wire;
 
 use crate::cli::{RolloutCommand, Target};
 use crate::client::{Client, document};
 use crate::failure::Failure;
 use crate::output::{Printer, ago, first_of};
+use crate::steer::print_answer;
 
 /// Nodes that are named, at most.
 const MAX_NODES: usize = 8;
@@ -25,16 +26,6 @@ pub async fn run(printer: &Printer, command: RolloutCommand) -> Result<(), Failu
 
 async fn rollout(client: &Client) -> Result<Rollout, Failure> {
     document(client.admin().rollout_status(wire::Empty {}).await?.into_inner())
-}
-
-fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
-    let answer: RolloutAnswer = document(answer)?;
-    if printer.is_json() {
-        printer.json(&answer)
-    } else {
-        printer.line(&answer.message)
-    }
-    Ok(())
 }
 
 async fn status(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
@@ -64,7 +55,7 @@ fn describe(rollout: &Rollout, cluster: &str) -> Vec<String> {
         lines.push(format!("  before  revision {from}"));
     }
     if let Some(failure) = failure {
-        lines.push(format!("  failed  on {}, {} ago: {}", failure.node, ago(failure.since), failure.what));
+        lines.push(format!("  failed  on {}, {} ago: {}", failure.node, ago(failure.since), failure.problem));
         lines.push(String::new());
         lines.push("No further node takes it. Correct the cluster's file and run `cloudtik up`, or:".to_owned());
         lines.push(format!("  cloudtik rollout undo {cluster}      go back to what ran before"));
@@ -85,6 +76,8 @@ async fn undo(printer: &Printer, cluster: Target<'_>, yes: bool) -> Result<(), F
 
 #[cfg(test)]
 mod tests {
+    use cloudtik_model::reason::ServiceProblem;
+    use cloudtik_model::report::FailureCause;
     use cloudtik_model::status::RolloutFailure;
     use cloudtik_model::{Generation, NodeId, Timestamp};
 
@@ -97,7 +90,10 @@ mod tests {
             node: node("w1"),
             generation: Generation(1),
             since: Timestamp(0),
-            what: "web/web crashed (exit 3)".to_owned(),
+            problem: ServiceProblem::Failed {
+                service: "web/web".parse().expect("a key"),
+                cause: FailureCause::Crashed { exit_code: Some(3), how: "exit 3".to_owned() },
+            },
         };
         let held = Rollout {
             revision: 3,

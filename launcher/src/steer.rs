@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_model::demand::{AskView, Bundle, Counted, Quantity, Wants};
+use cloudtik_model::answer::Answer;
+use cloudtik_model::demand::{RequestView, Bundle, Counted, Quantity, Wants};
 use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tonic::Code;
 
 use crate::cli::{Scale, Target};
@@ -17,17 +18,12 @@ use crate::failure::{Failure, USAGE};
 use crate::output::{Printer, ago, first_of, short};
 use crate::waits;
 
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    message: String,
-}
-
-fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
+pub fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
     let answer: Answer = document(answer)?;
     if printer.is_json() {
         printer.json(&answer)
     } else {
-        printer.line(&answer.message)
+        printer.line(&answer.to_string())
     }
     Ok(())
 }
@@ -163,7 +159,7 @@ fn is_nothing(arguments: &Scale) -> bool {
 const MAX_NODES: usize = 4;
 
 /// What has become of a request, in words.
-pub fn state_of(request: &AskView) -> String {
+pub fn state_of(request: &RequestView) -> String {
     let on = if request.nodes.is_empty() { String::new() } else { format!(" on {}", first_of(&request.nodes, MAX_NODES)) };
     match &request.unmet {
         Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
@@ -190,10 +186,10 @@ pub async fn requests(printer: &Printer, cluster: Target<'_>) -> Result<(), Fail
         .into_iter()
         .map(|request| {
             let state = state_of(&request);
-            let ask = request.ask;
+            let of = request.request;
             let ends =
-                ask.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
-            vec![ask.name, request.wants, ago(ask.at), ends, ask.reason, state]
+                of.until.map_or_else(|| "-".to_owned(), |at| format!("in {}", short(Duration::from_millis(at.0.saturating_sub(now)))));
+            vec![of.name, of.wants.to_string(), ago(of.at), ends, of.reason, state]
         })
         .collect();
     printer.table(&["REQUEST", "WANTS", "AGE", "ENDS", "REASON", "STATE"], &rows);

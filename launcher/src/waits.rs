@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloudtik_model::demand::{AskView, Wants};
+use cloudtik_model::demand::{RequestView, Wants};
 use cloudtik_model::outlook::Size;
 use cloudtik_model::status::{Node, Status};
 use cloudtik_model::{Generation, NodeId};
@@ -63,12 +63,12 @@ pub async fn for_request(client: &Client, wants: &Wants, name: Option<&str>, tim
     let cluster = client.place.name.clone();
     until(client, "the request", timeout, async |client: &Client| {
         let size = client.outlook().await?;
-        let same = |request: &&AskView| request.ask.wants == *wants && name.is_none_or(|name| request.ask.name == name);
-        let Some(request) = size.requests.iter().filter(same).max_by_key(|request| request.ask.number) else {
+        let same = |request: &&RequestView| request.request.wants == *wants && name.is_none_or(|name| request.request.name == name);
+        let Some(request) = size.requests.iter().filter(same).max_by_key(|request| request.request.number) else {
             return Ok(Look::Failed("the request was withdrawn, or its time is over".to_owned()));
         };
         if !request.ready {
-            return Ok(Look::Waiting(format!("request {} {}", request.ask.name, state_of(request))));
+            return Ok(Look::Waiting(format!("request {} {}", request.request.name, state_of(request))));
         }
         if let Some(more) = beyond(&size, wants) {
             return Ok(Look::Waiting(more));

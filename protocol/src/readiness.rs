@@ -1,4 +1,4 @@
-//! How a head that cannot serve yet says so.
+//! How a head that cannot serve yet says so, and how a head that says nothing is recognised.
 
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -17,4 +17,14 @@ pub fn setting_up() -> Status {
 /// Whether an answer is [`setting_up`].
 pub fn is_setting_up(status: &Status) -> bool {
     status.metadata().get(HEADER).is_some_and(|state| state == SETTING_UP)
+}
+
+/// Whether a call ended because the other end of its connection is silent or broke off in the middle: transport errors of the
+/// connection itself, as opposed to answers.
+pub fn is_silent(status: &Status) -> bool {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source()).any(|error| {
+        let is_timeout = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
+        is_timeout || error.is::<h2::Error>()
+    })
 }

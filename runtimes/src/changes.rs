@@ -213,7 +213,7 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, Steps) {
             *longest = (*longest).max(span);
         }
     }
-    (Plan { changes, price }, Steps { rolling: !restarted.is_empty(), trials })
+    (Plan { changes, price, conflicts: Vec::new() }, Steps { rolling: !restarted.is_empty(), trials })
 }
 
 fn count(n: u32) -> String {

@@ -20,7 +20,6 @@ use crate::catalog::Catalog;
 use crate::manifest::{Manifest, Probe, Service, Source};
 use crate::template::{self, Templates};
 use fill::{gauges, limits, render_drain, render_probe};
-pub use jobs::{Misfit, PartNeeds, Room};
 pub use submit::{JobRefused, JobRequest};
 pub(crate) use submit::{OPTIONS, RUN};
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloudtik_model::alarm::Alarm;
 use cloudtik_tests::{Cluster, Ran, skipped, until};
 
 /// A mount that is taken away when dropped.
@@ -55,7 +56,7 @@ fn what_is_mounted_below_a_node_is_never_deleted() {
     let status = cluster.wait("both to be shown as not deletable", Duration::from_secs(30), |s| {
         not_deletable(s, "w1", &bound) && not_deletable(s, "w2", &scratch)
     });
-    assert!(status.alarms.iter().any(|a| a.contains("w1 cannot be deleted")), "{:?}", status.alarms);
+    assert!(status.alarms.iter().any(|a| matches!(a, Alarm::Undeletable { node } if node.as_str() == "w1")), "{:?}", status.alarms);
     let shown = cluster.run(&["status", "mounts"]).ok().out;
     let unmount = |mount: &Path| format!("umount {}", shlex::try_quote(&mount.display().to_string()).expect("no NUL"));
     for mount in [&bound, &scratch] {

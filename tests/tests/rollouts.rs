@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use cloudtik_model::status::{Node as NodeView, Rollout, RolloutAnswer, RolloutState, Status};
+use cloudtik_model::alarm::Alarm;
+use cloudtik_model::answer::Answer;
+use cloudtik_model::status::{Node as NodeView, Rollout, RolloutState, Status};
 use cloudtik_tests::{Cluster, send, until};
 use nix::sys::signal::Signal;
 
@@ -66,9 +68,9 @@ fn a_revision_that_fails_on_a_node_is_held_and_can_be_undone_and_resumed() {
     let held = until("the roll-out to be held", Duration::from_secs(60), || Some(rollout()).filter(|r| r.state == RolloutState::Held));
     let failure = held.failure.clone().expect("it says where");
     assert_eq!((held.from, failure.node.as_str()), (Some(1), "w1"), "{held:?}");
-    assert!(failure.what.contains("web/web"), "{failure:?}");
+    assert!(failure.problem.to_string().contains("web/web"), "{failure:?}");
     let status = cluster.status();
-    assert!(!status.ready && status.alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held: it failed on w1")), "{status:?}");
+    assert!(!status.ready && status.alarms.iter().any(|a| matches!(a, Alarm::RolloutHeld { revision: 2, node, .. } if node.as_str() == "w1")), "{status:?}");
     let told = cluster.run(&["rollout", "status", "rolls"]).ok().out;
     assert!(told.contains("revision 2: held") && told.contains("cloudtik rollout undo rolls"), "{told}");
 
@@ -87,8 +89,8 @@ fn a_revision_that_fails_on_a_node_is_held_and_can_be_undone_and_resumed() {
     until("the roll-out to be held again", Duration::from_secs(60), || Some(rollout()).filter(|r| r.state == RolloutState::Held));
     assert_eq!(healthy(&cluster.status()), 2, "{:?}", cluster.status());
     let answer = cluster.run(&["rollout", "undo", "rolls", "--yes", "-o", "json"]).ok().out;
-    let answer: RolloutAnswer = serde_json::from_str(&answer).expect("an answer");
-    assert_eq!(answer.revision, 3, "{answer:?}");
+    let answer: Answer = serde_json::from_str(&answer).expect("an answer");
+    assert_eq!(answer, Answer::RolloutUndone { from: 1, revision: 3 });
     let status = cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3);
     assert!(status.alarms.is_empty() && healthy(&status) == 3, "{status:?}");
     until("the roll-out's end", Duration::from_secs(10), || (rollout().state == RolloutState::Complete).then_some(()));
@@ -145,7 +147,7 @@ fn a_runtime_that_comes_and_crashes_is_tried_on_one_worker_and_undone() {
     cluster.write(&format!("{text}\n[runtimes.bad]\npath = \"{}\"", other.display()));
     cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
     let held = held(&cluster);
-    assert!(held.failure.as_ref().is_some_and(|f| f.what.contains("bad/bad")), "{held:?}");
+    assert!(held.failure.as_ref().is_some_and(|f| f.problem.to_string().contains("bad/bad")), "{held:?}");
     assert_eq!(held.outdated.len(), 2, "{held:?}");
     cluster.run(&["rollout", "undo", "comes", "--yes"]).ok();
     cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());

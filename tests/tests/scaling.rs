@@ -5,6 +5,7 @@ use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
+use cloudtik_model::alarm::Alarm;
 use cloudtik_model::status::{Node, Status};
 use cloudtik_tests::{Cluster, send};
 use nix::sys::signal::Signal;
@@ -76,7 +77,7 @@ fn people_ask_for_room_and_steer_the_head() {
     run(&["hold", "--reason", "a look"]).ok();
     run(&["kill-node", "w1", "--yes"]).ok();
     let held = cluster.wait("w1 gone", Duration::from_secs(20), |s| workers(s).iter().all(|n| n.id.as_str() != "w1"));
-    assert!(held.alarms.iter().any(|a| a.contains("a look")), "{:?}", held.alarms);
+    assert!(held.alarms.iter().any(|a| matches!(a, Alarm::OnHold { reason } if reason == "a look")), "{:?}", held.alarms);
     run(&["resume"]).ok();
     cluster.wait("two workers again", Duration::from_secs(20), |s| s.ready && ready(s) >= 2);
 

@@ -29,6 +29,26 @@ const REACHING_CALLS: [&str; 15] = [
     "Zoned::now",
 ];
 
+/// How code tells cases apart by the words of a message, which change without notice. Errors, answers and events have variants.
+const READING_MESSAGES: [&str; 5] = ["to_string()", "message", "message()", "sentence()", "description"];
+const SEARCHES: [&str; 9] =
+    [".contains(", ".starts_with(", ".ends_with(", ".strip_prefix(", ".strip_suffix(", ".find(", ".split(", ".split_once(", " == "];
+/// Files that read what other programs print, or formats that have words in them.
+const READING_OTHER_PROGRAMS: [&str; 6] = [
+    // Progress of pip.
+    "head/src/artifacts/client.rs",
+    // Errors of clap, as they are printed.
+    "launcher/src/main.rs",
+    // Errors of tar.
+    "launcher/src/transfer/scripts.rs",
+    // The begin of a private key.
+    "protocol/model/src/secret.rs",
+    // Roles and grants as certificates name them.
+    "protocol/src/pki.rs",
+    // What systems and programs call a full disk, where it is shown.
+    "protocol/src/logging.rs",
+];
+
 /// The files of Rust below a directory, without tests beside the code.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -86,4 +106,55 @@ fn the_brain_depends_on_nothing_that_reaches_out() {
     assert!(names.contains(&"cloudtik-model"), "{names:?}");
     let reaching: Vec<_> = names.into_iter().filter(|name| REACHING.contains(name)).collect();
     assert_eq!(reaching, Vec::<&str>::new());
+}
+
+/// Whether a line looks into a message, or for a phrase in a text. Names, paths and flags have no blanks.
+fn reads_words(line: &str) -> bool {
+    let reads_message = READING_MESSAGES.iter().any(|of| {
+        let starts = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        line.match_indices(of).filter(|(at, _)| starts(*at)).any(|(at, _)| {
+            let rest = &line[at + of.len()..];
+            let rest = rest.strip_prefix(".as_str()").unwrap_or(rest);
+            // A single character is looked for in what is no message, as in paths.
+            SEARCHES.iter().any(|search| rest.strip_prefix(search).is_some_and(|found| !found.starts_with('\'') && !found.starts_with("None")))
+        })
+    });
+    let is_phrase = |text: &str| text.split('"').next().is_some_and(|text| text.trim().contains(' ') && text.contains(char::is_alphabetic));
+    let searches_phrase = SEARCHES.iter().any(|search| {
+        let quoted = |(at, _): (usize, &str)| line[at + search.len()..].strip_prefix('"');
+        line.match_indices(search).filter_map(quoted).any(is_phrase)
+    });
+    reads_message || searches_phrase
+}
+
+#[test]
+fn no_production_code_compares_or_searches_messages() {
+    for found in [
+        "let is_silent = message.contains(\"http2 error\");",
+        "if error.to_string().starts_with(prefix) {",
+        "status.message() == \"no\"",
+        "text.split_once(\"because of \")",
+        "let denied = |e: &dyn Error| e.to_string().contains(\"Permission denied\");",
+    ] {
+        assert!(reads_words(found), "{found} is found");
+    }
+    for other in ["if name.contains(\"cloudtik.pid\") {", "from.to_string().ends_with('/')", "let message = first.to_string();"] {
+        assert!(!reads_words(other), "{other} is none");
+    }
+    let root = repository();
+    let mut reading = Vec::new();
+    for folder in ["agent/src", "config/src", "head", "launcher/src", "protocol", "providers", "runtimes/src"] {
+        for path in sources(&root.join(folder)) {
+            let relative = path.strip_prefix(&root).expect("it is below the repository").display().to_string();
+            let is_test = relative.contains("/tests/") || relative.contains("/benches/") || relative.contains("/target/");
+            if is_test || READING_OTHER_PROGRAMS.contains(&relative.as_str()) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("reads a source");
+            let production = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            let code = production.lines().filter(|line| !line.trim_start().starts_with("//"));
+            reading.extend(code.filter(|line| reads_words(line)).map(|line| format!("{relative}: {}", line.trim())));
+        }
+    }
+    assert!(reading.is_empty(), "these lines read words, not variants:\n{}", reading.join("\n"));
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use cloudtik_model::alarm::Alarm;
+use cloudtik_model::conflict::{ConflictCause, RequestConflict};
 use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
-use cloudtik_model::outlook::{Blocked, Outlook};
+use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Spec, WorkerType};
 use cloudtik_model::status::Phase;
@@ -15,10 +17,10 @@ use cloudtik_model::{Epoch, Generation, Moment, NodeId, NodeTypeName, ServiceKey
 use crate::scaling::Asks;
 use crate::{Brain, ClusterRecord, Memory, Node, Session};
 
-/// Of requests that another description leaves no room for, so many are named.
-const MOST_ODDS: usize = 5;
-/// Where more requests stand than this, it is not looked at which of them are too many.
-const MOST_LOOKS: usize = 200;
+/// Of the requests that another description leaves no room, at most so many are named.
+const MAX_CONFLICTS: usize = 5;
+/// Where more requests stand than this, it is not determined which of them are too many.
+const MAX_CHECKED: usize = 200;
 
 /// Everything that is known, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +34,7 @@ pub struct Snapshot {
     pub waiting_for: Vec<Wait>,
     /// It waits for what is wanted beyond the description's minima and is not to be had just now, and for nothing else.
     pub lacks_only_room: bool,
-    pub alarms: Vec<String>,
+    pub alarms: Vec<Alarm>,
 }
 
 /// Everything but the nodes, which come in pages: [`Brain::page`].
@@ -41,7 +43,7 @@ pub struct Overview {
     pub epoch: Epoch,
     pub cluster: ClusterRecord,
     pub outlook: Outlook,
-    pub alarms: Vec<String>,
+    pub alarms: Vec<Alarm>,
     /// What is waited for beside single nodes.
     pub waiting_for: Vec<Wait>,
     /// Of these, those beyond the description's minima that are not to be had just now.
@@ -77,6 +79,11 @@ impl Snapshot {
             alarms: overview.alarms,
         }
     }
+}
+
+/// A conflict of one request.
+fn conflict(request: String, why: ConflictCause) -> RequestConflict {
+    RequestConflict { requests: vec![request], more: 0, why }
 }
 
 fn phase(cluster: &ClusterRecord, has_workers: bool, is_waiting: bool) -> Phase {
@@ -143,24 +150,18 @@ impl Brain {
         self.nodes.values().any(|n| n.is_worker() && n.record.life.may_exist())
     }
 
-    fn alarms(&self) -> Vec<String> {
+    fn alarms(&self) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         if self.is_braking() {
-            alarms.push("many workers stopped sending heartbeats at once; terminations are on hold".to_owned());
+            alarms.push(Alarm::Brake);
         }
-        alarms.extend(
-            self.cluster
-                .held
-                .as_ref()
-                .map(|hold| Blocked::OnHold { reason: hold.reason.clone() })
-                .map(|held| format!("{held}; no node is created, replaced or removed until `cloudtik resume`")),
-        );
-        alarms.extend(self.cluster.paused.iter().map(|(name, pause)| format!("creation of node type {name} is paused: {}", pause.reason)));
+        alarms.extend(self.cluster.held.as_ref().map(|hold| Alarm::OnHold { reason: hold.reason.clone() }));
+        let paused = self.cluster.paused.iter();
+        alarms.extend(paused.map(|(name, pause)| Alarm::TypePaused { node_type: name.clone(), why: pause.reason.clone() }));
         alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
-        // Why, and what to do, is said once: with the node.
-        let undeletable = self.nodes.values().filter(|node| node.undeletable.is_some()).map(|node| &node.record.id);
-        alarms.extend(undeletable.map(|id| format!("{id} cannot be deleted; `cloudtik nodes` says why")));
+        let undeletable = self.nodes.values().filter(|node| node.undeletable.is_some());
+        alarms.extend(undeletable.map(|node| Alarm::Undeletable { node: node.record.id.clone() }));
         alarms
     }
 
@@ -185,45 +186,45 @@ impl Brain {
     }
 
     /// The requests that another description would end, or leave without room, and why.
-    pub fn requests_at_odds(&self, spec: &Spec) -> Vec<(String, String)> {
+    pub fn conflicting_requests(&self, spec: &Spec) -> Vec<RequestConflict> {
         let is_of_type = |ask: &&Ask| ask.wants.node_type().is_none_or(|name| spec.workers.contains_key(name));
         let (stay, end): (Vec<&Ask>, Vec<&Ask>) = self.asks.iter().partition(is_of_type);
-        let mut odds: Vec<(String, String)> =
-            end.into_iter().map(|ask| (ask.name.clone(), "ends: its node type was removed".to_owned())).collect();
+        let mut conflicts: Vec<_> = end.into_iter().map(|ask| conflict(ask.name.clone(), ConflictCause::TypeRemoved)).collect();
         // What another head would say that knows nothing else.
         let cluster = ClusterRecord { spec: Some(spec.clone()), learned: self.cluster.learned.clone(), ..ClusterRecord::default() };
         let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
         let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
         let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
-        let misfit = |ask: &&Ask| Some((ask.name.clone(), format!("no longer fits: {}", other.misfit(spec, ask)?)));
-        odds.extend(stay.iter().filter_map(misfit));
-        odds.extend(other.beyond_types(spec));
-        odds.extend(other.too_many(spec));
-        odds
+        let misfit = |ask: &&Ask| Some(conflict(ask.name.clone(), ConflictCause::NoLongerFits { why: other.misfit(spec, ask)? }));
+        conflicts.extend(stay.iter().filter_map(misfit));
+        conflicts.extend(other.beyond_types(spec));
+        conflicts.extend(other.too_many(spec));
+        conflicts
     }
 
     /// Requests for numbers of which a type's maximum leaves too little, and why.
-    fn beyond_types(&self, spec: &Spec) -> Vec<(String, String)> {
+    fn beyond_types(&self, spec: &Spec) -> Vec<RequestConflict> {
         let of_type = |(name, kind): (&NodeTypeName, &WorkerType)| {
-            let raw = self.raw_base(spec, name);
-            let names: Vec<&str> =
-                self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).map(|ask| ask.name.as_str()).collect();
-            (raw > kind.max).then(|| (names.join(", "), format!("{raw} workers of type {name} are above its max {}", kind.max)))
+            let wanted = self.raw_base(spec, name);
+            let requests = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).map(|ask| ask.name.clone()).collect();
+            let why = ConflictCause::AboveTypeMaximum { node_type: name.clone(), wanted, max: kind.max };
+            (wanted > kind.max).then_some(RequestConflict { requests, more: 0, why })
         };
         spec.workers.iter().filter_map(of_type).collect()
     }
 
     /// Of the requests that stand, those for which there is no room beside those that came before, and why; a few of them.
-    fn too_many(mut self, spec: &Spec) -> Vec<(String, String)> {
+    fn too_many(mut self, spec: &Spec) -> Vec<RequestConflict> {
         let mut order: Vec<Ask> = self.asks.iter().cloned().collect();
         order.sort_by_key(|ask| ask.number);
-        let mut odds = Vec::new();
-        if order.len() > MOST_LOOKS {
-            let names: Vec<&str> = order.iter().take(MOST_ODDS).map(|ask| ask.name.as_str()).collect();
-            let some = format!("{} and {} more", names.join(", "), order.len() - names.len());
-            return self.check_room(spec, None).err().map(|why| (some, why.to_string())).into_iter().collect();
+        let mut conflicts = Vec::new();
+        if order.len() > MAX_CHECKED {
+            let requests: Vec<String> = order.iter().take(MAX_CONFLICTS).map(|ask| ask.name.clone()).collect();
+            let more = order.len() - requests.len();
+            let conflict = |why| RequestConflict { requests, more, why: ConflictCause::NoRoom { why } };
+            return self.check_room(spec, None).err().map(conflict).into_iter().collect();
         }
-        while odds.len() < MOST_ODDS
+        while conflicts.len() < MAX_CONFLICTS
             && !order.is_empty()
             && let Err(all) = self.check_room(spec, None)
         {
@@ -238,10 +239,10 @@ impl Brain {
                     Err(said) => (fails, why) = (middle, said),
                 }
             }
-            odds.push((order.remove(fails - 1).name, why.to_string()));
+            conflicts.push(conflict(order.remove(fails - 1).name, ConflictCause::NoRoom { why }));
             self.asks = Asks::new(order.clone());
         }
-        odds
+        conflicts
     }
 
     /// What is known of the cluster as a whole, all of which is stored.

@@ -45,6 +45,7 @@ mod wholes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::answer::Answer;
 use cloudtik_model::event::{Scale, What};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::reason::{Reason, Trouble};
@@ -387,6 +388,11 @@ impl Brain {
 
     fn act(&mut self, action: Action) {
         self.step.actions.push(action);
+    }
+
+    /// Answers a request that was granted.
+    fn done(&mut self, request: Request, answer: Answer) {
+        self.reply(request, Ok(Reply::Done { answer }));
     }
 
     fn reply(&mut self, request: Request, result: Result<Reply, Refusal>) {

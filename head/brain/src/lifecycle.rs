@@ -2,6 +2,7 @@
 
 use cloudtik_model::event::What;
 use cloudtik_model::node::{Instance, NodeState};
+use cloudtik_model::outlook::ShortageCause;
 use cloudtik_model::reason::{CloseCause, Reason, RestartCause, Trouble};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
@@ -120,7 +121,10 @@ impl Brain {
             FailureKind::StockOut | FailureKind::Quota => {
                 let nothing_exists = node.uncertain.is_none();
                 self.event(Some(id), What::CreateFailed { error: message });
-                self.note_shortage(&node_type, &offer, failure);
+                let error = failure.message.clone();
+                let is_quota = failure.kind == FailureKind::Quota;
+                let why = if is_quota { ShortageCause::Quota { error } } else { ShortageCause::NoCapacity { error } };
+                self.note_shortage(&node_type, &offer, why);
                 self.note_gangs_without(id);
                 match is_requested {
                     // The provider's word: nothing was made, now or before.

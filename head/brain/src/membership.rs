@@ -3,12 +3,13 @@
 
 use cloudtik_model::event::What;
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
+use cloudtik_model::outlook::ShortageCause;
 use cloudtik_model::reason::{InstanceReport, Reason, RestartCause, Trouble};
 use cloudtik_model::spec::Market;
 use cloudtik_model::{Generation, NodeId};
 
 use crate::clock::doubling;
-use crate::{Action, Brain, Failure, FailureKind, Heartbeat, Session};
+use crate::{Action, Brain, Failure, Heartbeat, Session};
 
 /// Between two dial-backs of a suspect, in milliseconds.
 const REDIAL_EVERY: u64 = 1_000;
@@ -388,9 +389,7 @@ impl Brain {
             let (node_type, offer) = (node.record.node_type.clone(), node.record.offer.clone());
             if offer.market == Market::Spot {
                 // It was taken away: a word about the offer, and none about the type.
-                let failure =
-                    Failure { message: Reason::ProviderReports { instance }.to_string(), retry_after: None, kind: FailureKind::StockOut };
-                self.note_shortage(&node_type, &offer, &failure);
+                self.note_shortage(&node_type, &offer, ShortageCause::Reclaimed { instance });
             } else {
                 self.note_failed(&node_type, &Reason::ProviderReports { instance });
             }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cloudtik_model::answer::Answer;
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
@@ -322,11 +323,7 @@ pub struct GoalOrder {
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
     Done {
-        message: String,
-    },
-    /// The roll-out of this revision goes on.
-    RolloutResumed {
-        revision: u64,
+        answer: Answer,
     },
     /// Certify the node's key, for this address.
     Admit {

@@ -51,6 +51,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::demand::Wants;
+use cloudtik_model::answer::Answer;
 use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Blocked, Outlook, TypeOutlook};
@@ -68,7 +69,7 @@ pub(crate) use self::policies::SETTLE;
 use self::tally::Tally;
 pub(crate) use self::wants::Wanted;
 use crate::packing::{DIMENSIONS, Fleet, GroupId};
-use crate::{Brain, Node, Planned, Record, Reply, Request};
+use crate::{Brain, Node, Planned, Record, Request};
 
 use self::hours::begins_or_ends;
 pub(crate) use self::standing::Asks;
@@ -301,7 +302,7 @@ impl Brain {
             self.store_cluster();
             self.requested(&request.actor, None, What::Down);
         }
-        self.reply(request, Ok(Reply::Done { message: "all workers are being terminated".to_owned() }));
+        self.done(request, Answer::ShuttingDown);
         self.reconsider_scale();
     }
 

@@ -1,27 +1,25 @@
 //! What people may do with the brain's decisions: hold them, set a node aside, kill or drain one.
 
 use cloudtik_model::NodeId;
+use cloudtik_model::answer::{AfterDrain, Answer};
 use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
-use cloudtik_model::outlook::Blocked;
 use cloudtik_model::reason::{Reason, Trouble};
 use cloudtik_model::refusal::Refusal;
 
-use crate::{Brain, Hold, Reply, Request};
+use crate::{Brain, Hold, Request};
 
 impl Brain {
     pub(crate) fn take_hold(&mut self, request: Request, reason: String) {
         let reason = on_one_line(&reason);
         if let (true, Some(hold)) = (reason.is_empty(), &self.cluster.held) {
-            let why = Blocked::OnHold { reason: hold.reason.clone() };
-            let message = format!("the cluster is already on hold ({why}); `cloudtik resume` ends that");
-            return self.reply(request, Ok(Reply::Done { message }));
+            let answer = Answer::AlreadyOnHold { reason: hold.reason.clone() };
+            return self.done(request, answer);
         }
         self.requested(&request.actor, None, What::Hold { reason: reason.clone() });
         self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
         self.store_cluster();
-        let message = "no node is created, replaced or removed until `cloudtik resume`".to_owned();
-        self.reply(request, Ok(Reply::Done { message }));
+        self.done(request, Answer::OnHold);
         self.reconsider_scale();
     }
 
@@ -29,16 +27,14 @@ impl Brain {
         let was_held = self.cluster.held.take().is_some();
         let paused = std::mem::take(&mut self.cluster.paused);
         if !was_held && paused.is_empty() {
-            return self.reply(request, Ok(Reply::Done { message: "the cluster was not on hold".to_owned() }));
+            return self.done(request, Answer::NotOnHold);
         }
         self.store_cluster();
         self.requested(&request.actor, None, What::Resume);
         self.scaling.forget_shortages();
         self.listing.wanted_now = true;
         self.scaling.launching.forget_failures();
-        let types: Vec<&str> = paused.keys().map(cloudtik_model::NodeTypeName::as_str).collect();
-        let types = if types.is_empty() { String::new() } else { format!("; retrying {}", types.join(", ")) };
-        self.reply(request, Ok(Reply::Done { message: format!("resumed{types}") }));
+        self.done(request, Answer::Resumed { retried: paused.into_keys().collect() });
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.wake_at(&id, self.clock.now());
         }
@@ -64,18 +60,15 @@ impl Brain {
         }
         let reason = on_one_line(&reason);
         if let (true, NodeState::Quarantined { reason: known }) = (reason.is_empty(), &self.nodes[&id].record.life) {
-            let message = format!("{id} is already quarantined ({known}); `cloudtik release` ends that");
-            self.reply(request, Ok(Reply::Done { message }));
+            let answer = Answer::AlreadyQuarantined { node: id, why: known.clone() };
+            self.done(request, answer);
             return None;
         }
         self.requested(&request.actor, Some(&id), What::Quarantine { reason: reason.clone() });
         let why = Reason::Quarantined { reason: reason.clone() };
         self.enter(&id, NodeState::Quarantined { reason: why.clone() }, why);
         self.note_trouble(&id, Trouble::Quarantined { reason });
-        let message = format!(
-            "{id} is quarantined: it keeps running, is not managed, and counts only towards maxima and budget; `cloudtik release` ends that"
-        );
-        self.reply(request, Ok(Reply::Done { message }));
+        self.done(request, Answer::Quarantined { node: id.clone() });
         Some(id)
     }
 
@@ -95,7 +88,7 @@ impl Brain {
         self.enter(&id, life, Reason::Released);
         // What it is to run may have changed while it was aside.
         self.services_changed = true;
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is a regular worker again") }));
+        self.done(request, Answer::Released { node: id.clone() });
         Some(id)
     }
 
@@ -107,9 +100,8 @@ impl Brain {
         }
         self.requested(&request.actor, Some(&id), What::Kill);
         self.enter(&id, NodeState::Terminating { reason: Reason::KilledOnRequest }, Reason::KilledOnRequest);
-        let when = if self.is_held() { " after `cloudtik resume`" } else { "" };
-        let message = format!("{id} is being killed; it will be replaced{when} if the cluster needs it");
-        self.reply(request, Ok(Reply::Done { message }));
+        let on_hold = self.is_held();
+        self.done(request, Answer::Killed { node: id.clone(), on_hold });
         Some(id)
     }
 
@@ -126,11 +118,12 @@ impl Brain {
             let node = self.nodes.get_mut(&id).expect("looked up above");
             node.record.life = NodeState::Draining { reason: Reason::DrainedOnRequest };
             self.store_node(&id);
-            self.reply(request, Ok(Reply::Done { message: format!("{id} is removed although the cluster is on hold") }));
+            self.done(request, Answer::RemovedOnHold { node: id.clone() });
             return Some(id);
         }
         if self.nodes[&id].record.life.is_leaving() {
-            self.reply(request, Ok(Reply::Done { message: format!("{id} is already {}", self.nodes[&id].record.life.name()) }));
+            let state = self.nodes[&id].record.life.name();
+            self.done(request, Answer::AlreadyLeaving { node: id, state });
             return None;
         }
         if let Err(why) = self.may_leave(&id) {
@@ -148,14 +141,11 @@ impl Brain {
         let lowered = if is_surplus { Vec::new() } else { self.lower_target(&node_type) };
         self.enter(&id, NodeState::Draining { reason: Reason::DrainedOnRequest }, Reason::DrainedOnRequest);
         let then = match (is_surplus, lowered.is_empty()) {
-            (true, _) => "it is above the desired count and will not be replaced".to_owned(),
-            (false, false) => format!("the desired count drops by one, and {} asks for one fewer", lowered.join(", ")),
-            (false, true) if self.is_held() => {
-                "it will be replaced after `cloudtik resume`, to keep the desired count of its type".to_owned()
-            }
-            (false, true) => "it will be replaced, to keep the desired count of its type".to_owned(),
+            (true, _) => AfterDrain::NotReplaced,
+            (false, false) => AfterDrain::CountLowered { requests: lowered },
+            (false, true) => AfterDrain::Replaced { on_hold: self.is_held() },
         };
-        self.reply(request, Ok(Reply::Done { message: format!("{id} is being drained; {then}") }));
+        self.done(request, Answer::Draining { node: id.clone(), then });
         Some(id)
     }
 

@@ -1,7 +1,10 @@
 //! Taking a description of the cluster, or saying what it would change.
 
+use std::collections::BTreeSet;
+
 use cloudtik_brain::{Brain, Input};
 use cloudtik_model::NodeTypeName;
+use cloudtik_model::conflict::RequestConflict;
 use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_protocol::logging::chain;
@@ -46,7 +49,8 @@ impl Head {
         plan.changes.extend(self.workers_to_go(&planner).await?);
         let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
         if !unchanged {
-            plan.changes.extend(self.requests_at_odds(&planner).await?);
+            plan.conflicts = self.conflicting_requests(&planner).await?;
+            plan.changes.extend(plan.conflicts.iter().map(change_of));
         }
         if plan_only || unchanged {
             return Ok(plan);
@@ -86,14 +90,9 @@ impl Head {
     }
 
     /// The requests that stand and would lose what they have, or could not have it.
-    async fn requests_at_odds(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
+    async fn conflicting_requests(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<RequestConflict>, Status> {
         let spec = self.settings.spec(planner, 0, Steps::default());
-        let odds = self.brain.query(move |brain| brain.requests_at_odds(&spec)).await.map_err(stopped)?;
-        let change = |(requests, detail): (String, String)| {
-            let what = if requests.contains(", ") { format!("requests {requests}") } else { format!("request {requests}") };
-            Change { action: "change".to_owned(), what, detail, disturbs: true }
-        };
-        Ok(odds.into_iter().map(change).collect())
+        self.brain.query(move |brain| brain.conflicting_requests(&spec)).await.map_err(stopped)
     }
 
     /// The workers that a description would let go, which nobody should learn afterwards.
@@ -102,8 +101,9 @@ impl Head {
         let spec = self.settings.spec(planner, 0, Steps::default());
         let whose = move |brain: &Brain| {
             let excess = brain.excess(&spec).into_iter();
-            let odds: Vec<String> = brain.requests_at_odds(&spec).into_iter().map(|(names, _)| names).collect();
-            let stays = |request: &String| !odds.iter().any(|names| names.split(", ").any(|name| name == request));
+            let conflicts: BTreeSet<String> =
+                brain.conflicting_requests(&spec).into_iter().flat_map(|conflict| conflict.requests).collect();
+            let stays = |request: &String| !conflicts.contains(request);
             let on = |name: &NodeTypeName| match spec.workers.contains_key(name) {
                 true => Vec::new(),
                 false => brain.requests_on(name).into_iter().filter(stays).collect(),
@@ -122,4 +122,8 @@ impl Head {
         };
         Ok(excess.into_iter().map(change).collect())
     }
+}
+
+fn change_of(conflict: &RequestConflict) -> Change {
+    Change { action: "change".to_owned(), what: conflict.to_string(), detail: conflict.why.to_string(), disturbs: true }
 }

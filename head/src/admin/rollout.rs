@@ -1,17 +1,13 @@
-//! Going on with a roll-out that is held, and going back to what the cluster ran before.
+//! Going back to what the cluster ran before a roll-out.
 
-use cloudtik_model::status::RolloutAnswer;
+use cloudtik_model::answer::Answer;
 use tonic::Status;
 
 use super::{Head, stopped};
 
-pub(super) fn resumed(revision: u64) -> RolloutAnswer {
-    RolloutAnswer { message: format!("the roll-out of revision {revision} is tried again"), revision }
-}
-
 impl Head {
     /// Rolls out the description that the cluster ran before the roll-out that is under way, as a new revision.
-    pub(super) async fn undo_rollout(&self) -> Result<RolloutAnswer, Status> {
+    pub(super) async fn undo_rollout(&self) -> Result<Answer, Status> {
         let rollout = self.brain.query(|brain| brain.rollout()).await.map_err(stopped)?;
         let Some(from) = rollout.from else {
             return Err(Status::failed_precondition("no roll-out is under way: there is nothing to undo"));
@@ -21,7 +17,6 @@ impl Head {
         };
         self.apply(description, false).await?;
         let revision = self.revisions.latest().map_or(0, |(revision, ..)| revision);
-        let message = format!("revision {from} is rolled out again, as revision {revision}; the cluster's file still says otherwise");
-        Ok(RolloutAnswer { message, revision })
+        Ok(Answer::RolloutUndone { from, revision })
     }
 }

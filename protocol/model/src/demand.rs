@@ -204,12 +204,10 @@ pub struct Ask {
 
 /// A request for people, and what has become of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskView {
+#[serde(remote = "Self")]
+pub struct RequestView {
     #[serde(flatten)]
-    pub ask: Ask,
-    /// In words.
-    #[serde(rename = "description")]
-    pub wants: String,
+    pub request: Ask,
     /// What of it has no room now, and why.
     pub unmet: Option<Shortfall>,
     /// All of it is there, on nodes that are ready.
@@ -219,6 +217,8 @@ pub struct AskView {
     #[serde(default)]
     pub nodes: Vec<NodeId>,
 }
+
+crate::words::worded!(RequestView);
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Role;
 use crate::demand::Wants;
 use crate::node::Evidence;
+use crate::outlook::ShortageCause;
 use crate::policy::Hours;
 use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem};
 use crate::refusal::Refusal;
@@ -187,9 +188,7 @@ pub enum What {
     OfferUnavailable {
         node_type: NodeTypeName,
         offer: Offer,
-        /// The account may have no more, rather than that there is none.
-        quota: bool,
-        error: String,
+        why: ShortageCause,
         pause_s: u64,
     },
     TypeResumed {

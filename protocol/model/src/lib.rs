@@ -7,7 +7,10 @@
 pub mod access;
 pub mod actor;
 pub mod address;
+pub mod alarm;
+pub mod answer;
 pub mod bootstrap;
+pub mod conflict;
 pub mod demand;
 pub mod event;
 pub mod goal;

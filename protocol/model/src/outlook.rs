@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{AskView, Counted, Quantity, Wants};
+use crate::demand::{RequestView, Counted, Quantity, Wants};
 use crate::policy::{Hours, Metric};
-use crate::reason::{Obstacle, Reason, Trouble};
+use crate::reason::{InstanceReport, Obstacle, Reason, Trouble};
 use crate::spec::Offer;
 use crate::{MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
@@ -30,7 +30,7 @@ pub struct Outlook {
 /// What is asked for by hand, beside how things stand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
-    pub requests: Vec<AskView>,
+    pub requests: Vec<RequestView>,
     pub outlook: Outlook,
 }
 
@@ -128,8 +128,24 @@ pub enum Blocked {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnavailableOffer {
     pub offer: Offer,
-    /// What the provider said.
-    pub message: String,
+    pub why: ShortageCause,
+}
+
+/// Why there is none of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "code", rename_all = "kebab-case")]
+pub enum ShortageCause {
+    NoCapacity {
+        /// What the provider said.
+        error: String,
+    },
+    /// The account may have no more of it.
+    Quota {
+        /// What the provider said.
+        error: String,
+    },
+    /// The provider took a spot machine away before it was ever ready.
+    Reclaimed { instance: InstanceReport },
 }
 
 /// Why something has no room.
@@ -289,4 +305,4 @@ pub enum SignalProblem {
     },
 }
 
-crate::words::worded!(Source, Blocked, UnmetCause, Shortfall, PolicySays);
+crate::words::worded!(Source, Blocked, UnmetCause, Shortfall, PolicySays, ShortageCause);

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::Alarm;
+use crate::conflict::RequestConflict;
+use crate::reason::ServiceProblem;
 use crate::report::{ServiceFailure, ServiceReport};
 use crate::software::Fetch;
 use crate::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
@@ -25,7 +28,7 @@ pub struct Status {
     /// All that is waited for is beyond the minima of the cluster's file, and not to be had within the limits or just now.
     #[serde(default)]
     pub lacks_only_room: bool,
-    pub alarms: Vec<String>,
+    pub alarms: Vec<Alarm>,
     pub head: Head,
     pub nodes: Vec<Node>,
     pub runtimes: Vec<Runtime>,
@@ -193,15 +196,7 @@ pub struct RolloutFailure {
     pub node: NodeId,
     pub generation: Generation,
     pub since: Timestamp,
-    pub what: String,
-}
-
-/// `cloudtik rollout resume|undo -o json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolloutAnswer {
-    pub message: String,
-    /// The revision that is rolled out now.
-    pub revision: u64,
+    pub problem: ServiceProblem,
 }
 
 /// What `up` or `up --plan` would change, in the order in which people read it.
@@ -211,6 +206,9 @@ pub struct Plan {
     /// Money per hour of the cluster after the change, at the nodes' written prices; absent when no price is known.
     #[serde(default)]
     pub price: Option<crate::MoneyPerHour>,
+    /// Requests that the change ends or leaves without room; each is a change too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<RequestConflict>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

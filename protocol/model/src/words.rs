@@ -3,6 +3,9 @@
 //! Nothing that decides, stores or checks reads these texts; they may change at any time. What is stored and sent has a stable
 //! `code` and its fields. What `-o json` prints has the words beside it, as `message`.
 
+mod alarm;
+mod answer;
+mod conflict;
 mod event;
 mod outlook;
 mod reason;
@@ -17,8 +20,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::actor::Actor;
+use crate::alarm::Alarm;
+use crate::answer::Answer;
+use crate::conflict::{ConflictCause, RequestConflict};
+use crate::demand::RequestView;
 use crate::event::{Event, What};
-use crate::outlook::{Blocked, PolicySays, Shortfall, Source, UnmetCause};
+use crate::outlook::{Blocked, PolicySays, ShortageCause, Shortfall, Source, UnmetCause};
 use crate::reason::{Obstacle, Reason, ServiceProblem, Trouble};
 use crate::refusal::{NoRoom, Refusal};
 
@@ -64,6 +71,15 @@ pub(crate) fn beside<T: Serialize + ?Sized>(name: &str, value: &T) -> serde_json
             let details: BTreeMap<String, String> = event.details().into_iter().collect();
             Ok(vec![("message", Value::String(event.message())), ("details", serde_json::to_value(details)?)])
         }
+        Some("RequestView") => {
+            let view: RequestView = typed(value)?;
+            Ok(vec![("description", Value::String(view.request.wants.to_string()))])
+        }
+        Some("Alarm") => message::<Alarm, T>(value),
+        Some("Answer") => message::<Answer, T>(value),
+        Some("RequestConflict") => message::<RequestConflict, T>(value),
+        Some("ConflictCause") => message::<ConflictCause, T>(value),
+        Some("ShortageCause") => message::<ShortageCause, T>(value),
         Some("What") => message::<What, T>(value),
         Some("Reason") => message::<Reason, T>(value),
         Some("Obstacle") => message::<Obstacle, T>(value),

@@ -1,11 +1,15 @@
 //! What is stored has codes and fields; what is printed has the words beside them.
 
+use cloudtik_model::alarm::Alarm;
+use cloudtik_model::answer::{AfterDrain, Answer};
+use cloudtik_model::conflict::{ConflictCause, RequestConflict};
+use cloudtik_model::demand::{Ask, RequestView, Wants};
 use cloudtik_model::event::{Event, ScaleIn, ScaleInChoice, StateName, What};
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
 use cloudtik_model::outlook::Source;
 use cloudtik_model::printed::Printed;
 use cloudtik_model::reason::{Reason, Trouble};
-use cloudtik_model::{Actor, NodeId, Timestamp};
+use cloudtik_model::{Actor, NodeId, NodeTypeName, Timestamp};
 use serde_json::{Value, json};
 
 fn w1() -> NodeId {
@@ -106,4 +110,30 @@ fn no_printed_document_names_a_field_twice() {
         let read: Worded = serde_json::from_str(&text).unwrap_or_else(|problem| panic!("{problem}: {text}"));
         assert!(read.message.ends_with(&error()), "{text}");
     }
+}
+
+#[test]
+fn alarms_answers_and_requests_have_codes_and_are_printed_with_their_words() {
+    let alarm = Alarm::TypePaused { node_type: NodeTypeName::new("gpu").expect("valid"), why: Reason::OfferGone };
+    let plain = stored(&alarm);
+    assert_eq!(plain, json!({"code": "type-paused", "node_type": "gpu", "why": {"code": "offer-gone"}}));
+    assert_eq!(serde_json::from_value::<Alarm>(plain).expect("an alarm"), alarm);
+    assert_eq!(printed(&alarm)["message"], alarm.to_string());
+
+    let answer = Answer::Draining { node: w1(), then: AfterDrain::Replaced { on_hold: false } };
+    let plain = stored(&answer);
+    assert_eq!(plain, json!({"code": "draining", "node": "w1", "then": {"then": "replaced", "on_hold": false}}));
+    assert_eq!(serde_json::from_value::<Answer>(plain).expect("an answer"), answer);
+    assert_eq!(printed(&answer)["message"], "w1 is being drained; it will be replaced, to keep the desired count of its type");
+
+    let conflict = RequestConflict { requests: vec!["job".to_owned()], more: 2, why: ConflictCause::TypeRemoved };
+    let shown = printed(&conflict);
+    assert_eq!((&shown["message"], &shown["why"]["code"]), (&json!("requests job and 2 more"), &json!("type-removed")));
+
+    let wants = Wants::Workers { node_type: NodeTypeName::new("gpu").expect("valid"), count: 2 };
+    let request = Ask { name: "two".to_owned(), number: 1, at: Timestamp(0), until: None, wants, reason: String::new() };
+    let view = RequestView { request, unmet: None, ready: true, nodes: vec![w1()] };
+    assert_eq!(serde_json::from_value::<RequestView>(stored(&view)).expect("a request"), view);
+    let shown = printed(&view);
+    assert_eq!((&shown["description"], &shown["name"]), (&json!("2 workers of type gpu"), &json!("two")));
 }

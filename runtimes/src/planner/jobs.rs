@@ -2,8 +2,8 @@
 //! are and may be.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use cloudtik_model::alarm::{Misfit, PartNeeds, Room};
 use cloudtik_model::spec::Role;
 use cloudtik_model::{Bytes, NodeTypeName, Resources, RuntimeName};
 use minijinja::Value;
@@ -11,61 +11,6 @@ use minijinja::Value;
 use super::{DEFAULT_MEMORY_SHARE, Error, NodeContext, Planner, Software, View};
 use crate::manifest::properties::parse_size;
 use crate::manifest::{Manifest, parse_cpus};
-
-/// What one part of a job needs of one worker.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PartNeeds {
-    /// Thousandths of a core.
-    pub cpu_millis: u64,
-    pub memory: Bytes,
-}
-
-/// What one worker of a type has for a runtime.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Room {
-    pub node_type: NodeTypeName,
-    pub cpus: u32,
-    pub memory: Bytes,
-}
-
-/// A runtime whose jobs would wait for ever: their parts are larger than any worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    pub runtime: RuntimeName,
-    /// What the runtime calls a part of a job, such as `executor`.
-    pub part: String,
-    pub needs: PartNeeds,
-    /// What the workers have, the largest first.
-    pub rooms: Vec<Room>,
-    /// What to do, in the runtime's words; may be empty.
-    pub advice: String,
-}
-
-/// Types of workers that are named when none fits.
-const NAMED_ROOMS: usize = 3;
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runtime, part, needs, rooms, advice } = self;
-        write!(f, "jobs of {runtime} cannot run: each {part} needs {} and {} on one worker", cores(needs.cpu_millis), needs.memory)?;
-        for room in rooms.iter().take(NAMED_ROOMS) {
-            let cpus = cores(u64::from(room.cpus) * 1_000);
-            write!(f, "; a worker of type {} has {cpus} and {} for {runtime}", room.node_type, room.memory)?;
-        }
-        if !advice.is_empty() {
-            write!(f, "; {advice}")?;
-        }
-        Ok(())
-    }
-}
-
-fn cores(millis: u64) -> String {
-    match millis {
-        1_000 => "1 core".to_owned(),
-        n if n.is_multiple_of(1_000) => format!("{} cores", n / 1_000),
-        n => format!("{} cores", n as f64 / 1_000.0),
-    }
-}
 
 impl Planner {
     /// The runtimes whose jobs cannot run. `head` is the head's node, `workers` those that are there, by type.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use cloudtik_model::alarm::Alarm;
+use cloudtik_model::answer::Answer;
 use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::reason::{Obstacle, ServiceProblem};
@@ -12,7 +14,7 @@ use cloudtik_model::status::{Rollout as RolloutStatus, RolloutFailure as Failure
 use cloudtik_model::{NodeId, NodeTypeName, ServiceKey};
 
 use super::{runs, runs_nothing};
-use crate::{Brain, Node, Reply, Request, Rollout, RolloutFailure};
+use crate::{Brain, Node, Request, Rollout, RolloutFailure};
 
 /// A revision has failed on a node when services of it ended so often since the node took it, and do not all run. Twice may be
 /// a port that is still taken or a service that it needs and that restarts too.
@@ -217,7 +219,7 @@ impl Brain {
         for node in self.nodes.values_mut() {
             (node.failed_starts, node.taken_at) = (0, now);
         }
-        self.reply(request, Ok(Reply::RolloutResumed { revision }));
+        self.done(request, Answer::RolloutResumed { revision });
         self.nodes_changed = true;
         for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
             self.wake_at(&id, now);
@@ -226,12 +228,9 @@ impl Brain {
     }
 
     /// Why the newest revision goes to no further node, for people.
-    pub(crate) fn rollout_alarm(&self) -> Option<String> {
+    pub(crate) fn rollout_alarm(&self) -> Option<Alarm> {
         let failed = self.rollout_failure()?;
-        Some(format!(
-            "the roll-out of revision {} is held: it failed on {}: {} (`cloudtik rollout status`)",
-            failed.revision, failed.node, failed.problem
-        ))
+        Some(Alarm::RolloutHeld { revision: failed.revision, node: failed.node.clone(), problem: failed.problem.clone() })
     }
 
     /// How far the newest revision has come.
@@ -257,7 +256,7 @@ impl Brain {
                 node: failed.node.clone(),
                 generation: failed.generation,
                 since: failed.since,
-                what: failed.problem.to_string(),
+                problem: failed.problem.clone(),
             }),
         }
     }

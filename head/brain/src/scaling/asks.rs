@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::NodeTypeName;
-use cloudtik_model::demand::{Ask, AskView, Wants};
+use cloudtik_model::answer::Answer;
+use cloudtik_model::demand::{Ask, RequestView, Wants};
 use cloudtik_model::event::{Again, RequestDetails, Scale, What};
 use cloudtik_model::node::NodeState;
-use cloudtik_model::outlook::{Blocked, Shortfall};
+use cloudtik_model::outlook::Shortfall;
 use cloudtik_model::refusal::{Lack, Refusal};
 use cloudtik_model::spec::Spec;
 
 use super::plan::put_back;
 use crate::packing::{Group, GroupId};
 use crate::steering::on_one_line;
-use crate::{Brain, Record, Reply, Request, Wish};
+use crate::{Brain, Record, Request, Wish};
 
 /// Wishes that stand at once. More are a slip of a program.
 const MOST_ASKS: usize = 10_000;
@@ -52,13 +53,8 @@ impl Brain {
     pub(crate) fn answer_wishes(&mut self) {
         for (request, name, scale) in std::mem::take(&mut self.granted) {
             let waits = self.asks.get(&name).and_then(|ask| self.unmet(ask));
-            let held = self.cluster.held.as_ref().map(|hold| Blocked::OnHold { reason: hold.reason.clone() });
-            let message = match (held, waits) {
-                (_, None) => scale.to_string(),
-                (Some(held), Some(_)) => format!("{scale}; no node is created for it until `cloudtik resume` ({held})"),
-                (None, Some(waits)) => format!("{scale}; it waits: {waits}"),
-            };
-            self.reply(request, Ok(Reply::Done { message }));
+            let on_hold = self.cluster.held.as_ref().map(|hold| hold.reason.clone());
+            self.done(request, Answer::Scaled { scale: Box::new(scale), waits, on_hold });
         }
     }
 
@@ -303,16 +299,15 @@ impl Brain {
     }
 
     /// What is asked for by hand, and what of it has no room yet.
-    pub fn asks(&self) -> Vec<AskView> {
-        let view = |ask: &Ask| AskView {
+    pub fn asks(&self) -> Vec<RequestView> {
+        let view = |ask: &Ask| RequestView {
             unmet: self.unmet(ask),
-            wants: ask.wants.to_string(),
             ready: self.is_there(ask),
             nodes: self.scaling.fleet.nodes_of(GroupId(ask.number)).cloned().collect(),
-            ask: ask.clone(),
+            request: ask.clone(),
         };
-        let mut all: Vec<AskView> = self.asks.iter().map(view).collect();
-        all.sort_by_key(|view| view.ask.number);
+        let mut all: Vec<RequestView> = self.asks.iter().map(view).collect();
+        all.sort_by_key(|view| view.request.number);
         all
     }
 
@@ -366,9 +361,9 @@ impl Brain {
             return self.reply(request, Err(refusal));
         };
         self.step.records.push(Record::AskGone { name });
-        let message = format!("{} was revoked ({})", ask.wants, ask.name);
-        self.requested(&request.actor, None, What::Revoke { request: self.details_of(&ask) });
-        self.reply(request, Ok(Reply::Done { message }));
+        let revoked = self.details_of(&ask);
+        self.requested(&request.actor, None, What::Revoke { request: revoked.clone() });
+        self.done(request, Answer::Revoked { request: revoked });
         let after = self.cluster.spec.as_ref().map(|spec| self.numbers(spec)).unwrap_or_default();
         self.forget_asks(&[ask], now);
         let less = lessened(&before, &after);

@@ -246,7 +246,7 @@ impl Brain {
             }
             match self.scaling.launching.shortages.get(&(name.clone(), offer.clone())) {
                 Some(shortage) if shortage.until > self.clock.now() => {
-                    short.push(UnavailableOffer { offer, message: shortage.reason.clone() });
+                    short.push(UnavailableOffer { offer, why: shortage.why.clone() });
                     retry = retry.min(shortage.until);
                 }
                 _ => return Ok((offer, price)),

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cloudtik_model::event::What;
+use cloudtik_model::outlook::ShortageCause;
 use cloudtik_model::reason::Reason;
 use cloudtik_model::spec::{Offer, WorkerType};
 use cloudtik_model::{Generation, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use super::pace::Pace;
 use crate::clock::doubling;
-use crate::{Brain, Failure, FailureKind, Pause};
+use crate::{Brain, Pause};
 
 /// The first time that an offer which had nothing is left alone, in milliseconds; it doubles each time.
 pub(super) const SHORTAGE: u64 = 60_000;
@@ -46,7 +47,7 @@ pub(super) struct Shortage {
     /// Nothing is taken from others for it before this.
     doubtful_until: u64,
     times: u32,
-    pub(super) reason: String,
+    pub(super) why: ShortageCause,
 }
 
 impl Launching {
@@ -87,7 +88,7 @@ impl Launching {
 
 impl Brain {
     /// There is none of what an offer offers: it is left alone for a while, and others are tried.
-    pub(crate) fn note_shortage(&mut self, name: &NodeTypeName, offer: &Offer, failure: &Failure) {
+    pub(crate) fn note_shortage(&mut self, name: &NodeTypeName, offer: &Offer, why: ShortageCause) {
         let now = self.clock.now();
         let key = (name.clone(), offer.clone());
         let times = self.scaling.launching.shortages.get(&key).map_or(0, |s| s.times) + 1;
@@ -97,11 +98,10 @@ impl Brain {
             shortage.launched = launched;
         } else {
             let doubtful_until = now + doubling(SHORTAGE, times, LONGEST_PAUSE);
-            let shortage = Shortage { launched, until: now + pause, doubtful_until, times, reason: failure.message.clone() };
+            let shortage = Shortage { launched, until: now + pause, doubtful_until, times, why: why.clone() };
             self.scaling.launching.shortages.insert(key, shortage);
-            let (quota, message) = (failure.kind == FailureKind::Quota, failure.message.clone());
             let (node_type, offer) = (name.clone(), offer.clone());
-            self.event(None, What::OfferUnavailable { node_type, offer, quota, error: message, pause_s: pause / 1_000 });
+            self.event(None, What::OfferUnavailable { node_type, offer, why, pause_s: pause / 1_000 });
         }
         self.scaling_changed();
     }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
+use cloudtik_model::alarm::Alarm;
 use cloudtik_model::event::{PolicyChange, What};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{BeyondMax, LoadLevel, PolicySays, PolicyView, PolicyWait, SignalProblem};
@@ -263,7 +264,7 @@ impl Brain {
     }
 
     /// Policies that go up and down again and again, and those that have nothing to follow.
-    pub(crate) fn policy_alarms(&self) -> Vec<String> {
+    pub(crate) fn policy_alarms(&self) -> Vec<Alarm> {
         let now = self.clock.now() as i64;
         let mut alarms = Vec::new();
         for policy in self.cluster.spec.iter().flat_map(|spec| &spec.policies) {
@@ -271,11 +272,12 @@ impl Brain {
             let span = policy.pause_ms.saturating_mul(FLAP_PAUSES).max(FLAP_SPAN);
             let calm_at = state.last_turn.saturating_add(span.saturating_mul(state.factor) as i64);
             if state.factor > 1 && now <= calm_at {
-                let seconds = policy.pause_ms.max(FLAP_PAUSE).saturating_mul(state.factor) / 1_000;
-                alarms.push(format!("policy {} flaps: it waits {seconds} s before it changes direction", policy.name));
+                let wait_s = policy.pause_ms.max(FLAP_PAUSE).saturating_mul(state.factor) / 1_000;
+                alarms.push(Alarm::PolicyFlaps { policy: policy.name.clone(), wait_s });
             }
             let deaf = state.deaf.as_ref().filter(|(since, _)| now.saturating_sub(*since as i64) >= DEAF);
-            alarms.extend(deaf.map(|(_, says)| format!("policy {} cannot read its signal: {says}", policy.name)));
+            let unreadable = |says: &PolicySays| Alarm::PolicyWithoutSignal { policy: policy.name.clone(), says: says.clone() };
+            alarms.extend(deaf.map(|(_, says)| unreadable(says)));
         }
         alarms
     }

@@ -95,10 +95,10 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
             println!("{} {said:?} {:?} {:?}", slow.world.now, slow.world.brain.plan(), unmet(&slow.world));
         }
         let asks = slow.world.brain.asks();
-        if let Some(lost) = asks.iter().find(|ask| had.contains(&ask.ask.number) && ask.unmet.is_some()) {
-            return Err(format!("{}: {} lost room: {:?}", slow.world.now, lost.ask.name, lost.unmet));
+        if let Some(lost) = asks.iter().find(|ask| had.contains(&ask.request.number) && ask.unmet.is_some()) {
+            return Err(format!("{}: {} lost room: {:?}", slow.world.now, lost.request.name, lost.unmet));
         }
-        had.extend(asks.iter().filter(|ask| ask.unmet.is_none()).map(|ask| ask.ask.number));
+        had.extend(asks.iter().filter(|ask| ask.unmet.is_none()).map(|ask| ask.request.number));
     }
     slow.pass(1_800_000);
     let (calls, events) = (slow.world.calls.len(), slow.world.events.len());

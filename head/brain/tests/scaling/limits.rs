@@ -257,8 +257,9 @@ fn a_request_that_a_lowered_maximum_clips_waits() {
     world.workers(3).expect("fits");
     world.pass(10_000);
     (of.revision, of.workers) = (2, [(name("default"), kind(1, 1, 4, 100))].into());
-    let odds = world.brain.requests_at_odds(&of);
-    assert_eq!(odds, [("workers-default".to_owned(), "3 workers of type default are above its max 1".to_owned())]);
+    let why = ConflictCause::AboveTypeMaximum { node_type: name("default"), wanted: 3, max: 1 };
+    let expected = RequestConflict { requests: vec!["workers-default".to_owned()], more: 0, why };
+    assert_eq!(world.brain.conflicting_requests(&of), [expected]);
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(60_000);
     let ask = &world.brain.asks()[0];

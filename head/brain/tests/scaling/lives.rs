@@ -141,7 +141,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     world.pass(7_200_000);
     let (calls, events) = (world.calls.len(), world.events.len());
     world.pass(1_800_000);
-    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
+    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
     if !unmet.is_empty() {
         return Err(format!("not served: {unmet:?}"));
     }
@@ -164,7 +164,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     // What is there is as cheap as what another head would plan.
     let there = world.machines.len();
     let events = world.events.len();
-    let asks: Vec<String> = world.brain.asks().into_iter().map(|a| format!("{} {}", a.ask.name, a.wants)).collect();
+    let asks: Vec<String> = world.brain.asks().into_iter().map(|a| format!("{} {}", a.request.name, a.request.wants)).collect();
     world.restart();
     world.pass(1_800_000);
     if world.calls.len() != calls {

@@ -20,13 +20,15 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Request, Session, Wish};
+use cloudtik_model::alarm::Alarm;
+use cloudtik_model::conflict::{ConflictCause, RequestConflict};
 use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::event::{Event, EventKind, NotChosen, Purpose, Replan, ScaleInChoice, StateName, TypeChoice, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::outlook::{BeyondMax, Blocked, LoadLevel, PolicyView, Shortfall, Source, UnmetCause};
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers};
-use cloudtik_model::reason::{Obstacle, Reason};
-use cloudtik_model::refusal::{Lack, Refusal};
+use cloudtik_model::reason::{Obstacle, Reason, ServiceProblem};
+use cloudtik_model::refusal::{Lack, NoRoom, Refusal, ShortLimit};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Membership, Offer, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::status::RolloutState;
@@ -63,7 +65,7 @@ pub fn default_offer() -> (String, Offer) {
 }
 
 pub fn unmet(world: &World) -> Vec<(String, String)> {
-    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why.to_string()))).collect()
+    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why.to_string()))).collect()
 }
 
 pub fn decisions(world: &World) -> Vec<String> {

@@ -84,7 +84,7 @@ fn what_is_taken_back_leaves_nobody_without_room() {
     let (_, mut world) = used_up(3, None);
     let before = world.outlook.unmet.clone();
     world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
-    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
+    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
     world.pass(60_000);
     let later = world.outlook.unmet.clone();
     assert!(unmet.is_empty(), "{before:?} before, {unmet:?} then, {later:?} a minute later");
@@ -159,7 +159,7 @@ fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
             world.ask(|request| Input::Revoke { request, name: "job-7".to_owned(), now: true }).expect("it stands");
         }
         world.pass(3_600_000);
-        let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.ask.name, why))).collect();
+        let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
         assert!(unmet.is_empty(), "an hour later (restarts: {restarts}): {unmet:?}");
     }
 }

@@ -96,7 +96,7 @@ fn requests_add_up_end_and_survive_a_restart() {
     assert_eq!(world.machines("default"), 6);
     world.restart();
     world.pass(5_000);
-    let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.ask.name).collect();
+    let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.request.name).collect();
     assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(600_000);
@@ -118,12 +118,12 @@ fn requests_add_up_end_and_survive_a_restart() {
 fn asking_again_changes_how_long_it_stands() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     put(&mut world, "job", bundles(&[(1, 4, 0)]), Some(600_000)).expect("fits");
-    let came = world.brain.asks()[0].ask.at;
+    let came = world.brain.asks()[0].request.at;
     world.pass(10_000);
     let silent = Wish { reason: String::new(), ..add(bundles(&[(1, 4, 0)]), "job", None) };
     let said = world.ask(|request| Input::Scale { request, wish: silent }).expect("it stands");
     assert!(said.ends_with("; it now lasts until it is revoked"), "{said}");
-    let ask = world.brain.asks().remove(0).ask;
+    let ask = world.brain.asks().remove(0).request;
     assert_eq!((ask.at, ask.until, ask.reason.as_str()), (came, None, "two lines"));
 }
 
@@ -153,7 +153,7 @@ fn a_drain_takes_one_from_what_was_asked_for() {
     world.ask(|request| Input::Scale { request, wish }).expect("within the bounds");
     let said = world.ask(|request| Input::Drain { request, node: id("w4") }).expect("it may go");
     assert!(said.contains("drops by one"), "{said}");
-    let ask = &world.brain.asks()[0].ask;
+    let ask = &world.brain.asks()[0].request;
     assert_eq!((ask.name.as_str(), ask.until, ask.reason.as_str()), ("batch", Some(Timestamp(MONDAY + 60_000)), "two lines"));
     world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() }).expect("set aside");
     world.pass(2_000);
@@ -407,15 +407,20 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     world.ask(|request| Input::Scale { request, wish }).expect("fits");
     world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 16, 0)]), "job", None) }).expect("fits");
     world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 4, 0)]), "small", None) }).expect("fits");
-    assert_eq!(world.brain.requests_at_odds(&of), Vec::new());
+    assert_eq!(world.brain.conflicting_requests(&of), Vec::new());
     of.max_workers = 2;
-    let odds = world.brain.requests_at_odds(&of);
-    assert_eq!((odds.len(), odds[0].0.as_str()), (1, "small"), "what came first fits: {odds:?}");
-    assert!(odds[0].1.contains("max_workers is 2"), "{odds:?}");
+    let conflicts = world.brain.conflicting_requests(&of);
+    assert_eq!((conflicts.len(), conflicts[0].requests.as_slice()), (1, &["small".to_owned()][..]), "what came first fits: {conflicts:?}");
+    assert!(matches!(&conflicts[0].why, ConflictCause::NoRoom { why: NoRoom::Takes { limits, .. } }
+        if matches!(limits[..], [ShortLimit::MaxWorkers { max: 2, .. }])), "{conflicts:?}");
     of.workers.remove(&name("large"));
-    let odds = world.brain.requests_at_odds(&of);
-    let no_room = "no longer fits: no node type has 16 cpus: default has only 4 cpus";
-    assert_eq!(odds, [("two-large", "ends: its node type was removed"), ("job", no_room)].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    let conflicts = world.brain.conflicting_requests(&of);
+    let named: Vec<_> = conflicts.iter().map(|conflict| (conflict.requests[0].as_str(), &conflict.why)).collect();
+    let [("two-large", ConflictCause::TypeRemoved), ("job", ConflictCause::NoLongerFits { why: Refusal::NoTypeFits { lacks, .. } })] = &named[..]
+    else {
+        panic!("{named:?}")
+    };
+    assert!(matches!(&lacks[&name("default")], Lack::HasOnly { bundle } if bundle.cpus.0 == 4_000), "{lacks:?}");
 }
 
 /// A request that no node can serve any more is in nobody's way.

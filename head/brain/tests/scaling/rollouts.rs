@@ -44,9 +44,9 @@ fn a_revision_that_fails_on_a_node_takes_no_further_one() {
     let status = world.brain.rollout();
     let failure = status.failure.clone().expect("it failed");
     assert_eq!((status.state, status.revision, status.from), (RolloutState::Held, 2, Some(1)));
-    assert_eq!((failure.node.as_str(), failure.what.as_str()), ("w1", "run/worker crashed: exit status 1"));
+    assert_eq!((failure.node.as_str(), failure.problem.to_string().as_str()), ("w1", "run/worker crashed: exit status 1"));
     let alarms = world.brain.snapshot().alarms;
-    assert!(alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held: it failed on w1")), "{alarms:?}");
+    assert!(alarms.iter().any(|a| matches!(a, Alarm::RolloutHeld { revision: 2, node, .. } if *node == id("w1"))), "{alarms:?}");
     assert_eq!(world.told(|what| matches!(what, What::RolloutHeld { revision: 2, .. })), 1);
     assert!(!world.brain.snapshot().waiting_for.is_empty(), "it is not what was asked for");
 }
@@ -104,7 +104,7 @@ fn a_roll_out_that_is_resumed_is_tried_again_and_goes_on_if_it_works_now() {
     resume(&mut world).expect_err("none is held");
     roll(&mut world, &mut of, 2, true);
     world.pass(20_000);
-    assert_eq!(resume(&mut world), Ok("revision 2".to_owned()));
+    assert_eq!(resume(&mut world), Ok("the roll-out of revision 2 is tried again".to_owned()));
     assert_eq!(world.brain.rollout().state, RolloutState::Progressing);
     world.pass(20_000);
     assert_eq!((world.brain.rollout().state, healthy(&world)), (RolloutState::Held, 3), "it fails again, and is held again");
@@ -132,8 +132,8 @@ fn a_revision_that_never_becomes_ready_is_held_too() {
     assert_eq!((healthy(&world), took(&world, 2).len()), (3, 1), "what is on trial is not let go as idle");
     world.pass(3_300_000);
     assert!(healthy(&world) >= 3);
-    let what = world.brain.rollout().failure.expect("held").what;
-    assert!(what.starts_with("not ready within 600 s"), "{what}");
+    let problem = world.brain.rollout().failure.expect("held").problem;
+    assert!(matches!(problem, ServiceProblem::NotReadyInTime { within_s: 600, .. }), "{problem}");
 }
 
 /// Who is let go before it was known that it fails takes that knowledge along, unless it is written down.
@@ -178,7 +178,7 @@ fn a_check_that_fails_is_tried_on_one_node_and_held_there() {
     assert_eq!((healthy(&world), took(&world, 2)), (4, vec!["w1".to_owned()]), "it works so far, and nobody follows yet");
     world.pass(3_600_000);
     assert_eq!(world.brain.rollout().state, RolloutState::Held);
-    assert!(world.brain.rollout().failure.is_some_and(|f| f.node == id("w1") && !f.what.is_empty()));
+    assert!(world.brain.rollout().failure.is_some_and(|f| f.node == id("w1")));
     assert!(healthy(&world) >= 3 && took(&world, 2).len() <= 1, "{:?}", took(&world, 2));
     // Undone, as a new revision.
     adjust(&mut world, &mut of, 3);
@@ -224,7 +224,7 @@ fn a_held_roll_out_stays_held_by_a_revision_that_leaves_services_alone() {
     world.pass(600_000);
     let status = world.brain.rollout();
     assert_eq!((status.state, status.from, healthy(&world)), (RolloutState::Held, Some(1), 3));
-    assert!(world.brain.snapshot().alarms.iter().any(|a| a.contains("the roll-out of revision 2 is held")));
+    assert!(world.brain.snapshot().alarms.iter().any(|a| matches!(a, Alarm::RolloutHeld { revision: 2, .. })));
     // Tried again, it fails where it failed, and nowhere else.
     resume(&mut world).expect("it is held");
     world.pass(60_000);

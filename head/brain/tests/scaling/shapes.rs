@@ -127,7 +127,7 @@ fn what_was_learned_outlives_the_head() {
             world.machines("default"),
             1,
             "restarts: {restarts}: {:?}",
-            world.brain.asks().into_iter().find(|a| a.ask.name == "job").map(|a| a.unmet)
+            world.brain.asks().into_iter().find(|a| a.request.name == "job").map(|a| a.unmet)
         );
     }
 }

@@ -259,8 +259,7 @@ impl World {
             }
             Action::Reply { request, result } => {
                 let said = result.map(|reply| match reply {
-                    Reply::Done { message } => message,
-                    Reply::RolloutResumed { revision } => format!("revision {revision}"),
+                    Reply::Done { answer } => answer.to_string(),
                     Reply::Admit { .. } => String::new(),
                 });
                 self.replies.insert(request, said.map_err(|refusal| refusal.to_string()));

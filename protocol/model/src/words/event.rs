@@ -154,9 +154,8 @@ impl fmt::Display for What {
             Self::ScaleIn(decision) => write!(f, "scale in {}: {}", decision.node, decision.why),
             Self::DeleteOrphan { instance, owner, of } => write!(f, "delete the orphan {instance} ({owner}, generation {of})"),
             Self::BrakeReleased => f.write_str("the brake is released: too few workers miss heartbeats for a common cause"),
-            Self::OfferUnavailable { node_type, offer, quota, error, pause_s } => {
-                let what = if *quota { "quota" } else { "no capacity" };
-                write!(f, "{node_type}, {offer}: {what} ({error}); not tried for {pause_s} s")
+            Self::OfferUnavailable { node_type, offer, why, pause_s } => {
+                write!(f, "{node_type}, {offer}: {why}; not tried for {pause_s} s")
             }
             Self::TypeResumed { node_type } => write!(f, "type {node_type} is tried again"),
             Self::PolicyBegan { policy, node_type, count, hours } => {

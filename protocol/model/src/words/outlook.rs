@@ -3,7 +3,7 @@ use std::fmt;
 use super::event::counted;
 use super::{after_colon, list};
 use crate::Timestamp;
-use crate::outlook::{Blocked, LoadLevel, PolicySays, PolicyView, Shortfall, SignalProblem, Source, Unmet, UnmetCause};
+use crate::outlook::{Blocked, LoadLevel, PolicySays, PolicyView, ShortageCause, Shortfall, SignalProblem, Source, Unmet, UnmetCause};
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,11 +31,21 @@ impl fmt::Display for Blocked {
             Self::ClusterMaximum { max } => write!(f, "the cluster's maximum of {max} workers is reached"),
             Self::Budget { budget, left, price } => write!(f, "the budget of {budget} leaves {left}; one costs {price}"),
             Self::Unavailable { offers } => {
-                let offers: Vec<String> = offers.iter().map(|of| format!("{}: {}", of.offer, of.message)).collect();
+                let offers: Vec<String> = offers.iter().map(|of| format!("{}: {}", of.offer, of.why)).collect();
                 write!(f, "not available ({})", offers.join("; "))
             }
             Self::NotOffered => f.write_str("it is not available in any zone or market"),
             Self::ResourcesUnknown => f.write_str("its resources are not known until a first node has joined"),
+        }
+    }
+}
+
+impl fmt::Display for ShortageCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCapacity { error } => write!(f, "no capacity ({error})"),
+            Self::Quota { error } => write!(f, "quota ({error})"),
+            Self::Reclaimed { instance } => write!(f, "the provider took one away before it was ready (it reports: {instance})"),
         }
     }
 }
