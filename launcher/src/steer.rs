@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloudtik_model::answer::Answer;
-use cloudtik_model::demand::{RequestView, Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestView, Wants};
 use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::Deserialize;

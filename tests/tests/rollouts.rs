@@ -70,7 +70,10 @@ fn a_revision_that_fails_on_a_node_is_held_and_can_be_undone_and_resumed() {
     assert_eq!((held.from, failure.node.as_str()), (Some(1), "w1"), "{held:?}");
     assert!(failure.problem.to_string().contains("web/web"), "{failure:?}");
     let status = cluster.status();
-    assert!(!status.ready && status.alarms.iter().any(|a| matches!(a, Alarm::RolloutHeld { revision: 2, node, .. } if node.as_str() == "w1")), "{status:?}");
+    assert!(
+        !status.ready && status.alarms.iter().any(|a| matches!(a, Alarm::RolloutHeld { revision: 2, node, .. } if node.as_str() == "w1")),
+        "{status:?}"
+    );
     let told = cluster.run(&["rollout", "status", "rolls"]).ok().out;
     assert!(told.contains("revision 2: held") && told.contains("cloudtik rollout undo rolls"), "{told}");
 

@@ -116,7 +116,9 @@ fn reads_words(line: &str) -> bool {
             let rest = &line[at + of.len()..];
             let rest = rest.strip_prefix(".as_str()").unwrap_or(rest);
             // A single character is looked for in what is no message, as in paths.
-            SEARCHES.iter().any(|search| rest.strip_prefix(search).is_some_and(|found| !found.starts_with('\'') && !found.starts_with("None")))
+            SEARCHES
+                .iter()
+                .any(|search| rest.strip_prefix(search).is_some_and(|found| !found.starts_with('\'') && !found.starts_with("None")))
         })
     });
     let is_phrase = |text: &str| text.split('"').next().is_some_and(|text| text.trim().contains(' ') && text.contains(char::is_alphabetic));

@@ -50,8 +50,8 @@ mod wants;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::demand::Wants;
 use cloudtik_model::answer::Answer;
+use cloudtik_model::demand::Wants;
 use cloudtik_model::event::What;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{Blocked, Outlook, TypeOutlook};

@@ -328,7 +328,11 @@ fn a_node_that_cannot_be_deleted_is_shown_with_the_reason_until_it_is() {
     let shown = |bench: &Bench| bench.brain.node(&node(1)).and_then(|view| view.undeletable);
     assert_eq!(shown(&bench).as_deref(), Some("/data is mounted"));
     let snapshot = bench.brain.snapshot();
-    assert!(snapshot.alarms.iter().any(|alarm| matches!(alarm, Alarm::Undeletable { node } if node.as_str() == "w1")), "{:?}", snapshot.alarms);
+    assert!(
+        snapshot.alarms.iter().any(|alarm| matches!(alarm, Alarm::Undeletable { node } if node.as_str() == "w1")),
+        "{:?}",
+        snapshot.alarms
+    );
     bench.tell(Input::Deleted { node: node(1), generation: Generation(1), instance: id, result: Ok(()) });
     assert_eq!(shown(&bench), None);
     assert!(bench.brain.snapshot().alarms.iter().all(|alarm| !matches!(alarm, Alarm::Undeletable { .. })));

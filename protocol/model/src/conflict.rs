@@ -22,9 +22,17 @@ pub struct RequestConflict {
 pub enum ConflictCause {
     /// The request ends.
     TypeRemoved,
-    NoLongerFits { why: Refusal },
-    AboveTypeMaximum { node_type: NodeTypeName, wanted: u32, max: u32 },
-    NoRoom { why: NoRoom },
+    NoLongerFits {
+        why: Refusal,
+    },
+    AboveTypeMaximum {
+        node_type: NodeTypeName,
+        wanted: u32,
+        max: u32,
+    },
+    NoRoom {
+        why: NoRoom,
+    },
 }
 
 crate::words::worded!(RequestConflict, ConflictCause);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{RequestView, Counted, Quantity, Wants};
+use crate::demand::{Counted, Quantity, RequestView, Wants};
 use crate::policy::{Hours, Metric};
 use crate::reason::{InstanceReport, Obstacle, Reason, Trouble};
 use crate::spec::Offer;

@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 
 use cloudtik_model::Timestamp;
-use cloudtik_model::demand::Quantity;
 use cloudtik_model::alarm::Alarm;
+use cloudtik_model::demand::Quantity;
 use cloudtik_model::event::{PolicyChange, What};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::outlook::{BeyondMax, LoadLevel, PolicySays, PolicyView, PolicyWait, SignalProblem};

@@ -411,12 +411,16 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     of.max_workers = 2;
     let conflicts = world.brain.conflicting_requests(&of);
     assert_eq!((conflicts.len(), conflicts[0].requests.as_slice()), (1, &["small".to_owned()][..]), "what came first fits: {conflicts:?}");
-    assert!(matches!(&conflicts[0].why, ConflictCause::NoRoom { why: NoRoom::Takes { limits, .. } }
-        if matches!(limits[..], [ShortLimit::MaxWorkers { max: 2, .. }])), "{conflicts:?}");
+    assert!(
+        matches!(&conflicts[0].why, ConflictCause::NoRoom { why: NoRoom::Takes { limits, .. } }
+        if matches!(limits[..], [ShortLimit::MaxWorkers { max: 2, .. }])),
+        "{conflicts:?}"
+    );
     of.workers.remove(&name("large"));
     let conflicts = world.brain.conflicting_requests(&of);
     let named: Vec<_> = conflicts.iter().map(|conflict| (conflict.requests[0].as_str(), &conflict.why)).collect();
-    let [("two-large", ConflictCause::TypeRemoved), ("job", ConflictCause::NoLongerFits { why: Refusal::NoTypeFits { lacks, .. } })] = &named[..]
+    let [("two-large", ConflictCause::TypeRemoved), ("job", ConflictCause::NoLongerFits { why: Refusal::NoTypeFits { lacks, .. } })] =
+        &named[..]
     else {
         panic!("{named:?}")
     };

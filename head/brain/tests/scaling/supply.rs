@@ -50,7 +50,10 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
     let calls = world.calls.len();
     assert!(calls <= 6, "{calls} calls");
     assert_eq!(world.told(|what| is_paused(what) && matches!(what, What::TypePaused { pause_s: 300, .. })), 1);
-    assert!(matches!(&world.brain.snapshot().alarms[0], Alarm::TypePaused { node_type, .. } if *node_type == name("default")), "it is shown");
+    assert!(
+        matches!(&world.brain.snapshot().alarms[0], Alarm::TypePaused { node_type, .. } if *node_type == name("default")),
+        "it is shown"
+    );
     world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
     assert_eq!(world.machines("other"), 1, "others go on");
     world.restart();

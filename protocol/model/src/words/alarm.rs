@@ -15,10 +15,9 @@ impl fmt::Display for Alarm {
                 write!(f, "{held}; no node is created, replaced or removed until `cloudtik resume`")
             }
             Self::TypePaused { node_type, why } => write!(f, "creation of node type {node_type} is paused: {why}"),
-            Self::RolloutHeld { revision, node, problem } => write!(
-                f,
-                "the roll-out of revision {revision} is held: it failed on {node}: {problem} (`cloudtik rollout status`)"
-            ),
+            Self::RolloutHeld { revision, node, problem } => {
+                write!(f, "the roll-out of revision {revision} is held: it failed on {node}: {problem} (`cloudtik rollout status`)")
+            }
             Self::PolicyFlaps { policy, wait_s } => {
                 write!(f, "policy {policy} flaps: it waits {wait_s} s before it changes direction")
             }
