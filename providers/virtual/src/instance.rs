@@ -1,0 +1,271 @@
+//! An instance: a directory, and while it runs a first process that holds the directory's lock.
+//!
+//! ```text
+//! instance.json    what it is; the directory is an instance while it has this file
+//! machine.lock     held by the first process; its process id, its start and whether it is set up
+//! machine.log      what the first process says
+//! home/            the agent's directory, in the node at the same path
+//! disk/            upper/ and work/ of the layer over the host's root, mounts/N/ those over other file systems, tmp/
+//! root/            where the first process puts the node's root, in its own mount namespace
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, Resources};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::names;
+use crate::range::Range;
+
+pub const INSTANCE_FILE: &str = "instance.json";
+const LOCK_FILE: &str = "machine.lock";
+const READY: &str = "ready";
+/// Between two looks at a lock.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What an instance is: all that its first process needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machine {
+    pub cluster: ClusterName,
+    pub node: NodeId,
+    pub generation: Generation,
+    pub address: Ipv4Addr,
+    pub range: Range,
+    /// The directory of its workspace.
+    pub workspace: PathBuf,
+    /// The directory of its cluster's instances.
+    pub nodes: PathBuf,
+    pub agent: PathBuf,
+    /// What it may use of this machine.
+    pub resources: Option<Resources>,
+    /// Directories of this machine that it sees and writes.
+    pub shared: Vec<PathBuf>,
+    /// Directories of this machine that it finds empty.
+    pub hidden: Vec<PathBuf>,
+    /// Whether it reaches what is outside of its workspace.
+    pub nat: bool,
+}
+
+impl Machine {
+    pub fn id(&self) -> InstanceId {
+        instance_id(&self.node, self.generation)
+    }
+
+    pub fn group(&self) -> PathBuf {
+        names::group(&self.workspace, &self.cluster, &self.id())
+    }
+
+    /// A hardware address that belongs to its address, so that neighbours need not learn a new one.
+    pub fn mac(&self) -> [u8; 6] {
+        let [a, b, c, d] = self.address.octets();
+        [0x02, 0x43, a, b, c, d]
+    }
+}
+
+/// The instance of a node's generation: the directory's name, so that the same launch always means the same machine.
+pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
+    InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
+}
+
+/// The node and generation that a directory's name says.
+pub fn parse_instance(id: &InstanceId) -> Option<(NodeId, Generation)> {
+    let (node, generation) = id.as_str().rsplit_once('.')?;
+    Some((node.parse().ok()?, Generation(generation.parse().ok()?)))
+}
+
+/// The directory of an instance.
+#[derive(Debug, Clone)]
+pub struct Place(PathBuf);
+
+impl Place {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    pub fn file(&self) -> PathBuf {
+        self.0.join(INSTANCE_FILE)
+    }
+    pub fn lock_file(&self) -> PathBuf {
+        self.0.join(LOCK_FILE)
+    }
+    pub fn log(&self) -> PathBuf {
+        self.0.join("machine.log")
+    }
+    pub fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+    pub fn disk(&self) -> PathBuf {
+        self.0.join("disk")
+    }
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+    /// The host's end of its link.
+    pub fn link(&self) -> String {
+        names::link(&self.0)
+    }
+
+    pub fn read(&self) -> io::Result<Machine> {
+        Ok(serde_json::from_slice(&fs::read(self.file())?)?)
+    }
+
+    /// Whether its first process runs and is set up.
+    pub fn is_running(&self) -> io::Result<bool> {
+        let lock = match File::open(self.lock_file()) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(self.first_process()?.is_some_and(|first| first.is_ready && first.is_alive())),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Takes the lock, which nobody can have while the instance is not running.
+    pub fn try_lock(&self, create: bool) -> Result<File, Held> {
+        let file = OpenOptions::new().create(create).read(true).write(true).truncate(false).mode(0o600).open(self.lock_file());
+        let file = file.map_err(Held::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Held::ByOther),
+            Err(TryLockError::Error(error)) => return Err(Held::Io(error)),
+        }
+        // The one that is there by that name now, not one that was removed meanwhile.
+        let is_current = fs::metadata(self.lock_file()).is_ok_and(|now| file.metadata().is_ok_and(|held| held.ino() == now.ino()));
+        if is_current { Ok(file) } else { Err(Held::Io(io::Error::from(io::ErrorKind::NotFound))) }
+    }
+
+    /// What the lock says of its holder.
+    pub fn first_process(&self) -> io::Result<Option<FirstProcess>> {
+        Ok(FirstProcess::parse(&fs::read_to_string(self.lock_file())?))
+    }
+
+    /// Ends the first process, and with it everything on the node. Returns the lock, so that nothing starts it again
+    /// meanwhile; none where the instance has no lock.
+    pub fn end(&self, within: Duration) -> io::Result<Option<File>> {
+        let until = Instant::now() + within;
+        loop {
+            match self.try_lock(false) {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(Held::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(Held::Io(error)) => return Err(error),
+                Err(Held::ByOther) => {}
+            }
+            if let Ok(Some(first)) = self.first_process() {
+                first.signal(Signal::KILL)?;
+            }
+            if Instant::now() > until {
+                let message = format!("the first process of {} does not end", self.0.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub enum Held {
+    ByOther,
+    Io(io::Error),
+}
+
+/// The first process of a node, as the machine's own namespace numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstProcess {
+    pub pid: i32,
+    /// Clock ticks from boot to its start.
+    pub started: u64,
+    pub is_ready: bool,
+}
+
+impl FirstProcess {
+    /// Reads the lock's content: process id and start, and a word once it is set up.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let (pid, started) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Self { pid, started, is_ready: words.next() == Some(READY) })
+    }
+
+    /// Whether it is still that process.
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+
+    /// Sends a signal, if it is still that process. One that has ended is fine.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(()) };
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Now that it is held, its number cannot be given to another.
+        if !self.is_alive() {
+            return Ok(());
+        }
+        match pidfd_send_signal(process, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Notes in the lock which process is the first one.
+pub fn record(lock: &mut File, pid: i32) -> io::Result<()> {
+    let started = start_time(pid).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    lock.set_len(0)?;
+    lock.seek(SeekFrom::Start(0))?;
+    write!(lock, "{pid} {started}")
+}
+
+/// Notes in the lock that the node is set up.
+pub fn record_ready(lock: &mut File) -> io::Result<()> {
+    lock.seek(SeekFrom::End(0))?;
+    writeln!(lock, " {READY}")
+}
+
+/// Forgets what an earlier holder noted.
+pub fn clear(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)
+}
+
+/// Clock ticks from boot to a process's start (proc_pid_stat(5)).
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may contain anything.
+    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_says_who_holds_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let place = Place::new(directory.path());
+        assert!(!place.is_running().expect("looks"), "without a lock nothing runs");
+        let mut lock = place.try_lock(true).expect("takes it");
+        record(&mut lock, std::process::id() as i32).expect("writes");
+        assert!(!place.is_running().expect("looks"), "it is not set up yet");
+        record_ready(&mut lock).expect("writes");
+        assert!(place.is_running().expect("looks"));
+        let first = place.first_process().expect("reads").expect("is noted");
+        assert_eq!((first.pid, first.is_ready), (std::process::id() as i32, true));
+        let other = FirstProcess { started: first.started + 1, ..first };
+        other.signal(Signal::KILL).expect("a process of another time is left alone");
+        fs::remove_file(place.lock_file()).expect("removes");
+        assert!(matches!(place.try_lock(false), Err(Held::Io(_))), "a lock that was removed is none");
+    }
+}

@@ -1,0 +1,416 @@
+//! The machines of a cluster.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, refuse_mounts, remove_tree, write_atomically};
+use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::node::{Instance, InstanceState};
+use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId};
+use cloudtik_providers::local::{BOOTSTRAP_FILE, inherited_environment};
+use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::groups::Hierarchies;
+use crate::instance::{Machine, Place, instance_id, parse_instance};
+use crate::netlink::Netlink;
+use crate::network::Network;
+use crate::range::Range;
+use crate::root::{HOSTS_DIRECTORY, HOSTS_FILE};
+
+/// A node is back within moments.
+const REBOOT_TIME: Duration = Duration::from_secs(5);
+/// A call's answers come together, and a machine has so many processors only.
+const BATCH: usize = 16;
+/// How long a first process may take to end after SIGKILL before the call fails, to be repeated.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// What ends a node from within, where nothing else is given.
+const POWER_OFF: [&str; 3] = ["/bin/sh", "-c", "kill -TERM 1"];
+
+/// Where and how the nodes of a cluster are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    pub cluster: ClusterName,
+    /// The directory of the cluster's instances.
+    pub nodes: PathBuf,
+    /// The directory of the workspace.
+    pub workspace: PathBuf,
+    /// The agent's program.
+    pub agent: PathBuf,
+    /// The program `cloudtik-virtual`.
+    pub program: PathBuf,
+    /// Directories of this machine that all nodes see and write.
+    #[serde(default)]
+    pub shared: Vec<PathBuf>,
+    /// Directories of this machine that nodes find empty, besides that of the instances.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+pub struct VirtualProvider {
+    settings: Settings,
+}
+
+impl VirtualProvider {
+    pub fn new(settings: Settings) -> Self {
+        let all = |paths: Vec<PathBuf>| paths.iter().map(|path| crate::absolute(path)).collect();
+        let settings = Settings {
+            nodes: crate::absolute(&settings.nodes),
+            workspace: crate::absolute(&settings.workspace),
+            shared: all(settings.shared),
+            hidden: all(settings.hidden),
+            ..settings
+        };
+        Self { settings }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The agent's directory of an instance, at the same path on this machine and on the node.
+    pub fn home(&self, instance: &InstanceId) -> PathBuf {
+        self.place(instance).home()
+    }
+
+    /// The address that the cluster's head has, in all its generations.
+    pub fn head_address(&self) -> Result<Ipv4Addr, Error> {
+        self.make_nodes_directory()?;
+        self.take_address(&self.settings.nodes).map(|(address, _)| address)
+    }
+
+    /// Ends everything on a node and leaves its disk. It can be started again by a reboot.
+    pub fn stop(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let place = self.matching(node, generation, instance)?;
+        self.end(&place, instance).map(drop)
+    }
+
+    /// How many processes of a node the kernel killed because the node's memory was used up, since it was started.
+    pub fn memory_kills(&self, instance: &InstanceId) -> Result<u64, Error> {
+        let machine = self.read(&self.place(instance), instance)?;
+        let hierarchies = Hierarchies::find().map_err(|e| Error::transient("find the control groups", e))?;
+        Ok(hierarchies.memory_kills(&machine.group()))
+    }
+
+    pub(crate) fn place(&self, instance: &InstanceId) -> Place {
+        Place::new(self.settings.nodes.join(instance.as_str()))
+    }
+
+    /// The place of an instance that exists, if it is that generation of that node.
+    fn matching(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<Place, Error> {
+        if *instance != instance_id(node, generation) {
+            return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
+        }
+        let place = self.place(instance);
+        if place.file().exists() { Ok(place) } else { Err(Error::NotFound(instance.to_string())) }
+    }
+
+    fn read(&self, place: &Place, instance: &InstanceId) -> Result<Machine, Error> {
+        place.read().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound(instance.to_string()),
+            _ => Error::permanent(format!("read {instance}"), error),
+        })
+    }
+
+    fn make_nodes_directory(&self) -> Result<(), Error> {
+        // Not its parents: a cluster whose directory was removed does not come back.
+        create_private_directory_in_place(&self.settings.nodes).map_err(|e| Error::transient("make the node directory", e))
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        let failed = |source| Error::transient("lock the node directory", source);
+        self.make_nodes_directory()?;
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(self.settings.nodes.join(".lock"));
+        let lock = lock.map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// The address of an owner, and the lock under which it was given.
+    fn take_address(&self, owner: &Path) -> Result<(Ipv4Addr, File), Error> {
+        let network = Network::of(&self.settings.workspace);
+        let failed = |e| Error::transient("give an address", e);
+        let range = self.range()?;
+        let lock = network.lock().map_err(failed)?;
+        let full = || Error::Quota { quota: "addresses".to_owned(), message: format!("every address of the range {range} is taken") };
+        Ok((network.take(range, owner).map_err(failed)?.ok_or_else(full)?, lock))
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        let workspace = self.settings.workspace.display();
+        let range = Network::of(&self.settings.workspace).range();
+        let range = range.map_err(|e| Error::permanent(format!("read the range of the workspace at {workspace}"), e))?;
+        range.ok_or_else(|| Error::NotFound(format!("the network of the workspace at {workspace}; make the workspace")))
+    }
+
+    fn instances(&self) -> Result<Vec<Instance>, Error> {
+        let failed = |source| Error::transient("read the node directory", source);
+        let entries = match fs::read_dir(&self.settings.nodes) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(id) = InstanceId::new(entry.file_name().to_string_lossy()) else { continue };
+            // The name says whose it is; what else the file says may be lost without the node being lost to us.
+            let Some((node, generation)) = parse_instance(&id) else { continue };
+            found.push(self.look(id, node, generation));
+        }
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
+    }
+
+    fn look(&self, id: InstanceId, node: NodeId, generation: Generation) -> Instance {
+        let place = self.place(&id);
+        let address = place.read().ok().map(|machine| machine.address.to_string());
+        let state = if place.is_running().unwrap_or(false) { InstanceState::Running } else { InstanceState::Stopped };
+        Instance { id, node, generation, address, state }
+    }
+
+    fn create_now(&self, request: &CreateNode) -> Result<Instance, Error> {
+        let Bootstrap { node, generation, .. } = &request.bootstrap;
+        let id = instance_id(node, *generation);
+        let place = self.place(&id);
+        {
+            let _lock = self.lock()?;
+            match place.read() {
+                Ok(_) => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::transient(format!("read {id}"), error)),
+                // It was made, and somebody removed what said so: not ours to make again beside what may still run there.
+                Err(_) if place.path().exists() => {
+                    return Err(Error::permanent(format!("create {id}"), io::Error::from(io::ErrorKind::AlreadyExists)));
+                }
+                Err(_) => self.make_directory(&place, request)?,
+            }
+            self.write_hosts()?;
+        }
+        self.boot(&place)?;
+        Ok(self.look(id, node.clone(), *generation))
+    }
+
+    /// Makes the instance's directory under another name and renames it, so that it is there whole or not at all.
+    fn make_directory(&self, place: &Place, request: &CreateNode) -> Result<(), Error> {
+        let Bootstrap { node, generation, resources, artifacts, .. } = &request.bootstrap;
+        let owner = if node.is_head() { &self.settings.nodes } else { place.path() };
+        let (address, _addresses) = self.take_address(owner)?;
+        let machine = Machine {
+            cluster: self.settings.cluster.clone(),
+            node: node.clone(),
+            generation: *generation,
+            address,
+            range: self.range()?,
+            workspace: self.settings.workspace.clone(),
+            nodes: self.settings.nodes.clone(),
+            agent: self.settings.agent.clone(),
+            resources: *resources,
+            shared: self.settings.shared.iter().cloned().chain(artifacts.as_ref().map(PathBuf::from)).collect(),
+            hidden: self.settings.hidden.clone(),
+            nat: Network::of(&self.settings.workspace).has_nat(),
+        };
+        let mut bootstrap = Bootstrap { address: Some(address.to_string()), ..request.bootstrap.clone() };
+        if bootstrap.power_off.is_empty() {
+            bootstrap.power_off = POWER_OFF.map(str::to_owned).to_vec();
+        }
+        let make = || -> io::Result<()> {
+            let temporary = self.settings.nodes.join(format!(".{}.new", machine.id()));
+            remove_tree(&temporary).map_err(io::Error::other)?;
+            let new = Place::new(&temporary);
+            for directory in [new.path(), &new.home()] {
+                fs::DirBuilder::new().mode(PRIVATE).create(directory)?;
+            }
+            write_new(&new.file(), &serde_json::to_vec(&machine)?)?;
+            write_new(&new.home().join(BOOTSTRAP_FILE), &serde_json::to_vec(&bootstrap)?)?;
+            File::open(&temporary)?.sync_all()?;
+            fs::rename(&temporary, place.path())?;
+            File::open(&self.settings.nodes)?.sync_all()
+        };
+        make().map_err(|e| Error::transient(format!("create {}", place.path().display()), e))
+    }
+
+    /// Writes the names and addresses of all nodes, which every node sees.
+    fn write_hosts(&self) -> Result<(), Error> {
+        let failed = |e| Error::transient("write the names of the nodes", e);
+        let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+        // Of the generations of a node, the newest counts.
+        let mut instances = self.instances()?;
+        instances.sort_by(|a, b| (&a.node, b.generation).cmp(&(&b.node, a.generation)));
+        instances.dedup_by(|later, first| later.node == first.node);
+        for instance in instances {
+            let Some(address) = instance.address else { continue };
+            text.push_str(&format!("{address} {node} {node}.{cluster}\n", node = instance.node, cluster = self.settings.cluster));
+        }
+        let directory = self.settings.nodes.join(HOSTS_DIRECTORY);
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(failed)?;
+        let path = directory.join(HOSTS_FILE);
+        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        write_atomically(&path, text.as_bytes(), 0o644).map_err(failed)
+    }
+
+    /// Starts the node unless it runs.
+    fn boot(&self, place: &Place) -> Result<(), Error> {
+        let program = &self.settings.program;
+        let failed = |e| Error::transient(format!("start {}", program.display()), e);
+        let mut command = Command::new(program);
+        command.arg("boot").arg(place.path()).env_clear().envs(inherited_environment()).current_dir("/");
+        let ran = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().map_err(failed)?;
+        match serde_json::from_slice::<Result<(), Failure>>(&ran.stdout) {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(_) => {
+                let text = String::from_utf8_lossy(&ran.stderr);
+                Err(failed(io::Error::other(format!("it ended with {}: {}", ran.status, text.trim()))))
+            }
+        }
+    }
+
+    /// Ends everything on a node; the lock that is returned keeps it from being started.
+    fn end(&self, place: &Place, instance: &InstanceId) -> Result<Option<File>, Error> {
+        let lock = place.end(KILL_DEADLINE).map_err(|e| Error::transient(format!("end {instance}"), e))?;
+        let link = place.link();
+        let removed = Netlink::open().and_then(|mut netlink| netlink.remove_link(&link));
+        removed.map_err(|e| Error::transient(format!("remove the link {link}"), e))?;
+        let hierarchies = Hierarchies::find().map_err(|e| Error::transient("find the control groups", e))?;
+        let group = crate::names::group(&self.settings.workspace, &self.settings.cluster, instance);
+        hierarchies.remove(&group).map_err(|e| Error::transient(format!("remove the control groups of {instance}"), e))?;
+        hierarchies.remove_empty(&group);
+        Ok(lock)
+    }
+
+    fn delete_now(&self, request: &DeleteNode) -> Result<(), Error> {
+        let DeleteNode { node, generation, instance } = request;
+        if *instance != instance_id(node, *generation) {
+            return Err(Error::Mismatch(format!("{instance} is not {node}, generation {generation}")));
+        }
+        let place = self.place(instance);
+        let failed = |e: io::Error| Error::transient(format!("remove {}", place.path().display()), e);
+        let not_removed = |error: RemoveError| match error {
+            RemoveError::Mounted(_) => Error::Undeletable { what: instance.to_string(), source: error.into() },
+            RemoveError::Io { source, .. } => failed(source),
+        };
+        refuse_mounts(place.path()).map_err(not_removed)?;
+        // It runs without a lock only if somebody removed its directory.
+        crate::sweep::end_without_directory(place.path(), KILL_DEADLINE).map_err(|e| Error::transient(format!("end {instance}"), e))?;
+        let _running = self.end(&place, instance)?;
+        // What remains of a removal that broke off.
+        let gone = self.settings.nodes.join(format!(".{instance}.gone"));
+        remove_tree(&gone).map_err(not_removed)?;
+        if place.path().exists() {
+            let _lock = self.lock()?;
+            // From here on it is no instance, and another of that name can be made.
+            fs::rename(place.path(), &gone).map_err(failed)?;
+            self.write_hosts()?;
+        }
+        let network = Network::of(&self.settings.workspace);
+        if network.directory().exists() {
+            let failed = |e| Error::transient(format!("take back the address of {instance}"), e);
+            let _addresses = network.lock().map_err(failed)?;
+            network.release(place.path()).map_err(failed)?;
+        }
+        remove_tree(&gone).map_err(not_removed)
+    }
+
+    /// An agent that ends is started again by the node's first process; one that hangs is ended here.
+    fn restart_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
+        let place = self.matching(node, generation, instance)?;
+        let failed = |e| Error::transient(format!("restart the agent of {instance}"), e);
+        if !place.is_running().map_err(failed)? {
+            return Err(Error::permanent(
+                format!("restart the agent of {instance}"),
+                io::Error::other("the node is not running; reboot it"),
+            ));
+        }
+        if force && let Some(first) = place.first_process().map_err(failed)? {
+            first.signal(Signal::USR1).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn reboot_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let place = self.matching(node, generation, instance)?;
+        drop(self.end(&place, instance)?);
+        self.boot(&place)
+    }
+
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let provider = self.clone();
+        tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("run an operation", e))?
+    }
+
+    /// Works on all items at once, each on a thread of its own; the answers are in the order of the items.
+    async fn each<R: Clone + Send + 'static, T: Send + 'static>(
+        &self,
+        requests: &[R],
+        work: fn(&Self, &R) -> Result<T, Error>,
+    ) -> Vec<Result<T, Error>> {
+        let begin = |request: &R| {
+            let (provider, request) = (self.clone(), request.clone());
+            tokio::task::spawn_blocking(move || work(&provider, &request))
+        };
+        let begun: Vec<_> = requests.iter().map(begin).collect();
+        let mut answers = Vec::with_capacity(begun.len());
+        for item in begun {
+            answers.push(item.await.unwrap_or_else(|error| Err(Error::transient("run an operation", error))));
+        }
+        answers
+    }
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+#[async_trait]
+impl NodeProvider for VirtualProvider {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO, batch: BATCH }
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, Error> {
+        self.blocking(Self::instances).await
+    }
+
+    async fn create(&self, requests: &[CreateNode]) -> Vec<Result<Instance, Error>> {
+        self.each(requests, Self::create_now).await
+    }
+
+    async fn delete(&self, requests: &[DeleteNode]) -> Vec<Result<(), Error>> {
+        self.each(requests, Self::delete_now).await
+    }
+
+    async fn describe(&self, instance: &InstanceId) -> Result<Instance, Error> {
+        let instance = instance.clone();
+        self.blocking(move |provider| {
+            let missing = || Error::NotFound(instance.to_string());
+            let (node, generation) = parse_instance(&instance).ok_or_else(missing)?;
+            if !provider.place(&instance).path().exists() {
+                return Err(missing());
+            }
+            Ok(provider.look(instance, node, generation))
+        })
+        .await
+    }
+
+    async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
+        let (node, instance) = (node.clone(), instance.clone());
+        self.blocking(move |provider| provider.restart_now(&node, generation, &instance, force)).await
+    }
+
+    async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
+        let (node, instance) = (node.clone(), instance.clone());
+        self.blocking(move |provider| provider.reboot_now(&node, generation, &instance)).await
+    }
+}

@@ -1,0 +1,236 @@
+//! The workspace of virtual clusters: a directory, a range of addresses and a bridge.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use cloudtik_files::RemoveError;
+use cloudtik_providers::Error;
+use cloudtik_providers::local::LocalWorkspace;
+use cloudtik_providers::workspace::{Action, Cost, Desired, Found, Presence, ResourceId, Status, Step, WorkspaceProvider};
+
+use crate::bridge::Bridge;
+use crate::failure::Failure;
+use crate::names;
+use crate::netlink::Netlink;
+use crate::network::Network;
+use crate::range::Range;
+
+const RANGE: &str = "range";
+const BRIDGE: &str = "bridge";
+const NAT: &str = "nat";
+/// Ranges that workspaces are given lie in 10.64.0.0/10, each of this size.
+const SIZE: u8 = 20;
+const RANGES: u32 = 1 << (SIZE - 10);
+const FIRST_RANGE: u32 = 0x0a40_0000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualWorkspace {
+    /// The directory of this workspace.
+    pub directory: PathBuf,
+    /// The addresses of its nodes; a free range, if absent.
+    pub range: Option<Range>,
+    /// Whether its nodes reach what the machine reaches.
+    pub nat: bool,
+}
+
+impl VirtualWorkspace {
+    fn directories(&self) -> LocalWorkspace {
+        LocalWorkspace { directory: self.directory.clone() }
+    }
+
+    fn network(&self) -> Network {
+        Network::of(&crate::absolute(&self.directory))
+    }
+
+    /// The bridge as it is to be; none while there is no range.
+    fn bridge(&self) -> Result<Option<Bridge>, Error> {
+        let range = self.network().range().map_err(|e| failure("read the range of", &self.directory, e))?;
+        Ok(range.map(|range| Bridge { workspace: crate::absolute(&self.directory), range, nat: self.nat }))
+    }
+
+    /// The bridge where only its name counts.
+    fn any_bridge(&self) -> Result<Bridge, Error> {
+        let any = Range::of(FIRST_RANGE.into(), SIZE);
+        Ok(self.bridge()?.unwrap_or(Bridge { workspace: crate::absolute(&self.directory), range: any, nat: self.nat }))
+    }
+
+    fn find(&self, resource: &ResourceId) -> Result<(Presence, BTreeMap<String, String>), Error> {
+        let network = self.network();
+        let presence = |found: Option<Vec<String>>| match found {
+            None => Presence::Missing,
+            Some(differences) if differences.is_empty() => Presence::Present,
+            Some(differences) => Presence::Differs { differences },
+        };
+        Ok(match resource.as_str() {
+            RANGE => match network.range() {
+                Ok(None) => (Presence::Missing, BTreeMap::new()),
+                Ok(Some(range)) => {
+                    let outputs =
+                        BTreeMap::from([("range".to_owned(), range.to_string()), ("gateway".to_owned(), range.gateway().to_string())]);
+                    let differs = self.range.filter(|wanted| *wanted != range);
+                    (presence(Some(differs.map(|_| format!("it is {range}")).into_iter().collect())), outputs)
+                }
+                Err(error) => (Presence::Differs { differences: vec![error.to_string()] }, BTreeMap::new()),
+            },
+            BRIDGE => {
+                let bridge = self.any_bridge_or_default();
+                (presence(bridge.find()?), BTreeMap::from([("name".to_owned(), bridge.name())]))
+            }
+            _ => {
+                let bridge = self.any_bridge_or_default();
+                let table = names::table(&crate::absolute(&self.directory));
+                (presence(bridge.find_nat()?), BTreeMap::from([("table".to_owned(), table)]))
+            }
+        })
+    }
+
+    /// The same where the range cannot be read, which is told of the range.
+    fn any_bridge_or_default(&self) -> Bridge {
+        let any = Range::of(FIRST_RANGE.into(), SIZE);
+        self.any_bridge().unwrap_or(Bridge { workspace: crate::absolute(&self.directory), range: any, nat: self.nat })
+    }
+
+    /// The range that is asked for, if nothing of the machine has it, or else a free one.
+    fn choose(&self) -> Result<Range, Error> {
+        let own = names::bridge(&crate::absolute(&self.directory));
+        let used = used_ranges(&own).map_err(|e| Error::transient("read the machine's routes", e))?;
+        if let Some(range) = self.range {
+            let users: Vec<String> = used.iter().filter(|(other, _)| other.overlaps(range)).map(|(_, link)| link.clone()).collect();
+            return if users.is_empty() { Ok(range) } else { Err(Error::Conflict { what: format!("the range {range}"), used_by: users }) };
+        }
+        // Each workspace begins to look somewhere else, so that those which are made at once do not meet.
+        let start = names::workspace_tag(&crate::absolute(&self.directory))
+            .bytes()
+            .fold(0, |sum: u32, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        let candidate = |n: u32| Range::of((FIRST_RANGE + ((start.wrapping_add(n)) % RANGES) * (1 << (32 - SIZE))).into(), SIZE);
+        let free = (0..RANGES).map(candidate).find(|range| !used.iter().any(|(other, _)| other.overlaps(*range)));
+        free.ok_or_else(|| Error::Quota { quota: "address ranges".to_owned(), message: "no range in 10.64.0.0/10 is free".to_owned() })
+    }
+
+    fn make(&self, resource: &ResourceId) -> Result<(), Error> {
+        match resource.as_str() {
+            RANGE => {
+                let range = match self.network().range() {
+                    Ok(Some(range)) if self.range.is_none_or(|wanted| wanted == range) => range,
+                    _ => self.choose()?,
+                };
+                self.network().create(range).map_err(|e| failure("write the range of", &self.directory, e))
+            }
+            BRIDGE => {
+                let bridge = self.needed_bridge()?;
+                let used = used_ranges(&bridge.name()).map_err(|e| Error::transient("read the machine's routes", e))?;
+                let users: Vec<String> = used.into_iter().filter(|(other, _)| other.overlaps(bridge.range)).map(|(_, link)| link).collect();
+                if !users.is_empty() {
+                    return Err(Error::Conflict { what: format!("the range {}", bridge.range), used_by: users });
+                }
+                bridge.create().map_err(Error::from)
+            }
+            _ => {
+                self.needed_bridge()?.create_nat()?;
+                self.network().note_nat(true).map_err(|e| failure("write in", &self.directory, e))
+            }
+        }
+    }
+
+    fn needed_bridge(&self) -> Result<Bridge, Error> {
+        self.bridge()?.ok_or_else(|| Error::NotFound(format!("the range of addresses of the workspace {}", self.name())))
+    }
+
+    fn remove(&self, resource: &ResourceId) -> Result<(), Error> {
+        match resource.as_str() {
+            RANGE => self.network().remove().map_err(|error| match error {
+                RemoveError::Mounted(_) => {
+                    Error::Undeletable { what: self.network().directory().display().to_string(), source: error.into() }
+                }
+                RemoveError::Io { path, source } => failure("remove", &path, source),
+            }),
+            BRIDGE => self.any_bridge_or_default().remove().map_err(Error::from),
+            _ => {
+                self.any_bridge_or_default().remove_nat()?;
+                self.network().note_nat(false).map_err(|e| failure("write in", &self.directory, e))
+            }
+        }
+    }
+
+    fn is_directory(resource: &ResourceId) -> bool {
+        !matches!(resource.as_str(), RANGE | BRIDGE | NAT)
+    }
+}
+
+/// The ranges that links of the machine lead to, but those of one bridge.
+fn used_ranges(but: &str) -> std::io::Result<Vec<(Range, String)>> {
+    let mut netlink = Netlink::open()?;
+    let links = netlink.links()?;
+    let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    let routes = netlink.routes()?.destinations.into_iter().filter_map(|(to, prefix, out)| Some((Range::of(to, prefix), name(out?)?)));
+    let mut used: Vec<(Range, String)> = routes.filter(|(_, link)| link != but).collect();
+    for (index, address, prefix) in netlink.addresses()? {
+        used.extend(name(index).filter(|link| link != but).map(|link| (Range::of(address, prefix), link)));
+    }
+    used.dedup();
+    Ok(used)
+}
+
+fn failure(operation: &str, path: &Path, error: std::io::Error) -> Error {
+    Failure::io(format!("{operation} {}", path.display()), error).into()
+}
+
+#[async_trait]
+impl WorkspaceProvider for VirtualWorkspace {
+    fn name(&self) -> String {
+        self.directories().name()
+    }
+
+    fn desired(&self) -> Vec<Desired> {
+        let one = |id, summary: String| Desired { id: ResourceId::new(id), summary, cost: Cost::Free };
+        let range = self.range.map_or_else(|| "a free range of addresses".to_owned(), |range| format!("the range of addresses {range}"));
+        let mut desired = self.directories().desired();
+        desired.push(one(RANGE, range));
+        desired.push(one(BRIDGE, format!("the bridge {}", names::bridge(&crate::absolute(&self.directory)))));
+        if self.nat {
+            desired.push(one(NAT, "rules by which nodes reach what is outside".to_owned()));
+        }
+        desired
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.directories().status().await?;
+        let resources = [RANGE, BRIDGE, NAT].map(ResourceId::new);
+        let workspace = self.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            for id in resources {
+                let (presence, outputs) = workspace.find(&id)?;
+                // Rules that nobody asks for are told where they are there, to be removed.
+                if workspace.nat || id.as_str() != NAT || presence != Presence::Missing {
+                    found.push(Found { id, presence, outputs });
+                }
+            }
+            Ok::<_, Error>(found)
+        });
+        status.resources.extend(found.await.map_err(|e| Error::transient("look at the workspace", e))??);
+        Ok(status)
+    }
+
+    async fn apply(&self, step: &Step) -> Result<(), Error> {
+        if Self::is_directory(&step.resource) {
+            return self.directories().apply(step).await;
+        }
+        if step.action == Action::Remove {
+            let clusters = self.directories().status().await?.clusters;
+            // Rules that nobody asks for any more go while clusters are there.
+            let is_wanted = self.nat || step.resource.as_str() != NAT;
+            if is_wanted && !clusters.is_empty() {
+                let used_by = clusters.iter().map(ToString::to_string).collect();
+                return Err(Error::Conflict { what: format!("the workspace {}", self.name()), used_by });
+            }
+        }
+        let (workspace, step) = (self.clone(), step.clone());
+        let applied = tokio::task::spawn_blocking(move || match step.action {
+            Action::Create | Action::Change => workspace.make(&step.resource),
+            Action::Remove => workspace.remove(&step.resource),
+        });
+        applied.await.map_err(|e| Error::transient("change the workspace", e))?
+    }
+}
