@@ -1,5 +1,8 @@
 //! The services for agents: joining, the bus, sessions' far ends and artifacts.
 
+mod admission;
+mod pace;
+
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +10,9 @@ use std::sync::Arc;
 use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Actor, Epoch, Generation, NodeId};
-use cloudtik_protocol::convert::{load_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
+use cloudtik_protocol::convert::{
+    MAX_SERVICES, bounded, bounded_facts, load_from_wire, proof_from_wire, proof_to_wire, report_from_wire,
+};
 use cloudtik_protocol::pki::{self, EpochProof, Peer};
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire::agent_frame::Topic;
@@ -17,10 +22,13 @@ use cloudtik_protocol::{PROTOCOL_VERSION, VERSION, wire};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+pub use self::admission::Admission;
+use self::pace::Pace;
 use crate::artifacts::ArtifactStore;
 use crate::hub::Hub;
 use crate::identity::Authority;
@@ -35,12 +43,16 @@ use crate::telemetry::Telemetry;
 const CHUNK: usize = 256 << 10;
 /// Messages of an archive that wait to be sent.
 const CHUNKS: usize = 4;
+/// Bytes of an agent's own words that are kept.
+const MAX_WORDS: usize = 1_000;
+/// Bytes of an address that a caller names.
+const MAX_ADDRESS: usize = 64;
 
 /// What the services for agents share.
 #[derive(Clone)]
 pub struct BusService {
     pub settings: Arc<Settings>,
-    pub join_secret: Arc<Vec<u8>>,
+    pub admission: Admission,
     pub authority: Authority,
     pub revisions: Revisions,
     pub epoch: Epoch,
@@ -96,30 +108,29 @@ impl BusService {
         Err(self.refuse("protocol-version", Status::failed_precondition(message)))
     }
 
-    fn token_is_right(&self, node: &NodeId, generation: Generation, token: &str) -> bool {
-        if token.is_empty() {
-            return false;
-        }
-        if node.is_head() {
-            return generation == self.settings.generation
-                && pki::secrets_match(&pki::sha256_hex(token.as_bytes()), &self.settings.head_token_sha256);
-        }
-        pki::secrets_match(token, &pki::join_token(&self.join_secret, node, generation))
-    }
-
     /// Brings the frames of one link to the brain until it ends; says why.
     async fn listen(&self, session: Session, node: &NodeId, generation: Generation, mut frames: Streaming<wire::AgentFrame>) -> String {
+        let mut pace = Pace::new(Instant::now());
         loop {
             let frame = match frames.message().await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return "the agent closed it".to_owned(),
                 Err(status) => return broken_by(&status),
             };
+            if !matches!(frame.topic, Some(Topic::Heartbeat(_) | Topic::Goodbye(_)) | None)
+                && let Some(due) = pace.take(Instant::now())
+            {
+                tokio::time::sleep_until(due).await;
+            }
             match frame.topic {
                 Some(Topic::Heartbeat(heartbeat)) => {
                     self.brain.heartbeat(session, node, heartbeat.load.as_ref().map(load_from_wire));
                 }
                 Some(Topic::Report(report)) => {
+                    if report.services.len() > MAX_SERVICES {
+                        self.telemetry.refuse("malformed-frame");
+                        return format!("the agent reports {} services, more than the {MAX_SERVICES} of a report", report.services.len());
+                    }
                     let mut services = Vec::new();
                     for service in &report.services {
                         match report_from_wire(service) {
@@ -133,12 +144,12 @@ impl BusService {
                     self.brain.send(Input::Reported { session, node: node.clone(), complete: report.complete, services }).await;
                 }
                 Some(Topic::GoalAck(ack)) => {
-                    let refusal = (!ack.refusal.is_empty()).then_some(ack.refusal);
+                    let refusal = (!ack.refusal.is_empty()).then(|| bounded(&ack.refusal, MAX_WORDS));
                     self.brain.send(Input::GoalAcknowledged { session, node: node.clone(), version: ack.version, refusal }).await;
                 }
                 Some(Topic::Identity(request)) => self.renew(session, node, generation, &request.certificate_request).await,
                 Some(Topic::Result(result)) => self.sessions.refused(&result.id, &result.error),
-                Some(Topic::Goodbye(goodbye)) => return goodbye.reason,
+                Some(Topic::Goodbye(goodbye)) => return bounded(&goodbye.reason, MAX_WORDS),
                 Some(Topic::Hello(_)) => return "the agent said hello twice".to_owned(),
                 // A newer agent's topic.
                 None => {}
@@ -211,12 +222,18 @@ impl wire::join_server::Join for BusService {
         let node: NodeId = join.node.parse().map_err(|e| invalid(&e))?;
         let generation = Generation(join.generation);
         let key = pki::request_fingerprint(&join.certificate_request).map_err(|e| invalid(&e))?;
-        let token = self.token_is_right(&node, generation, &join.token);
-        let address = join.address.clone();
+        let token = self.admission.is_token(&node, generation, &join.token);
+        if !token && !self.admission.has_joined(&node, generation, &key) {
+            let message = format!("{node}, generation {generation}, needs its join token, or the key that it joined with");
+            return Err(self.refuse("join-token", Status::permission_denied(message)));
+        }
+        // The address is the caller's word: only the log shows it.
+        let (address, joined) = (bounded(&join.address, MAX_ADDRESS), key.clone());
         let actor = Actor::Agent { node: node.clone() };
         let asked = self.brain.request(actor, |request| Input::JoinAsked { request, node, generation, key, token, address }).await;
         match asked {
             Ok(Ok(Reply::Admit { node, generation, address })) => {
+                self.admission.note(node.clone(), generation, joined);
                 let chain = self.certify(&join.certificate_request, &node, generation, &address);
                 let chain = chain.map_err(|e| Status::internal(format!("{e:#}")))?;
                 tracing::info!(%node, %generation, address, version = join.agent_version, "joined");
@@ -256,8 +273,12 @@ impl wire::bus_server::Bus for BusService {
             let message = format!("{node} has seen epoch {}, this head is of {}", hello.epoch, self.epoch.0);
             return Err(self.refuse("superseded", Status::failed_precondition(message)));
         }
-        let facts: Facts = serde_json::from_slice(&hello.facts)
-            .map_err(|e| self.refuse("malformed-frame", Status::invalid_argument(format!("malformed facts: {e}"))))?;
+        let malformed = |error: String| self.refuse("malformed-frame", Status::invalid_argument(error));
+        let facts: Facts = serde_json::from_slice(&hello.facts).map_err(|e| malformed(format!("malformed facts: {e}")))?;
+        let (facts, left_out) = bounded_facts(facts).map_err(|e| malformed(e.to_string()))?;
+        if left_out > 0 {
+            tracing::warn!(%node, left_out, "the agent names more Java installations than are kept");
+        }
         let (session, outgoing) = self.hub.open();
         let heartbeat_ms = self.settings.heartbeat_ms as u32;
         let welcome = wire::Welcome {

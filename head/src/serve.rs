@@ -30,7 +30,7 @@ use crate::access::{Access, AccessService};
 use crate::admin::{AdminService, Head, SetupService, authorize};
 use crate::artifacts::ArtifactStore;
 use crate::board::{self, StatusBoard};
-use crate::bus::BusService;
+use crate::bus::{Admission, BusService};
 use crate::driver::{self, Driver};
 use crate::goals::{GoalSources, Goals};
 use crate::http;
@@ -101,6 +101,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let effects = EffectQueue::default();
     let config = brain_config(&settings, &*machines.provider_now());
     let memory = own_node(&settings, remembered.memory);
+    let admission = Admission::new(&settings, join_secret.clone(), &memory.nodes);
     let recorder = if settings.record || revisions.latest().is_some_and(|(_, _, planner)| planner.cluster().head.record) {
         Recorder::open(state, epoch).inspect_err(|error| tracing::warn!("nothing is recorded: {error}")).ok()
     } else {
@@ -125,7 +126,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     });
     let driver = Driver {
         settings: settings.clone(),
-        join_secret: join_secret.clone(),
+        join_secret,
         machines: machines.clone(),
         brain: brain.clone(),
         hub: hub.clone(),
@@ -178,7 +179,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let watched_brain = brain.clone();
     let bus = BusService {
         settings: settings.clone(),
-        join_secret: Arc::new(join_secret),
+        admission,
         authority: authority.clone(),
         revisions: revisions.clone(),
         epoch,

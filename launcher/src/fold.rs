@@ -49,6 +49,11 @@ pub fn fold(events: &[Event]) -> Vec<Folded> {
             if let Some(other) = with_most.filter(|_| event.log.is_empty()) {
                 event.log.clone_from(&other.log);
             }
+            let unstored: u64 = if times > 1 { (0..times).map(|n| events[at + offset + n * length].more).sum() } else { 0 };
+            if times > 1 {
+                event.more = 0;
+            }
+            let times = times.saturating_add(unstored as usize);
             folded.push(Folded { times, first: events[at + offset].at, last: event.at, event });
         }
         at += length * times;
@@ -113,6 +118,14 @@ mod tests {
             ]
         );
         assert_eq!(fold(&events)[1].event.log, ["run 2"], "the last log that is stored");
+    }
+
+    #[test]
+    fn repetitions_that_were_only_counted_count() {
+        let mut events = vec![event(0, ran("a")), event(1_000, ran("a"))];
+        events[1].more = 40;
+        assert_eq!(shown(&events), ["exec a (42 times in 1 s)"]);
+        assert_eq!(shown(&events[1..]), ["exec a (40 more like it since the last event)"]);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Wire messages to and from the plain types, each exhaustively.
 
+use std::collections::BTreeMap;
+
 use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::report::{FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
+use cloudtik_model::report::{FailureCause, Facts, Load, ServiceFailure, ServiceReport, ServiceState};
 
 use crate::pki::EpochProof;
 use crate::wire;
@@ -44,7 +46,15 @@ pub fn report_to_wire(report: &ServiceReport) -> wire::ServiceReport {
     }
 }
 
-/// Reads a report. A state that a newer agent knows and we do not is skipped, not refused.
+/// Services of one report, at most.
+pub const MAX_SERVICES: usize = 1_024;
+/// Bytes of a text in a report, such as what a probe saw.
+const MAX_TEXT: usize = 1_000;
+/// Numbers of one service, and bytes of the name of one.
+const MAX_GAUGES: usize = 64;
+const MAX_GAUGE_NAME: usize = 128;
+
+/// Reads a report. What it says at length is cut. A state that a newer agent knows and we do not is skipped, not refused.
 pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceReport>, Malformed> {
     let key = report.key.parse().map_err(|e| Malformed::new("report", e))?;
     let Some(state) = wire::ServiceState::try_from(report.state).ok().and_then(state_from_wire) else {
@@ -53,28 +63,67 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
     Ok(Some(ServiceReport {
         key,
         state,
-        detail: report.detail.clone(),
+        detail: bounded(&report.detail, MAX_TEXT),
         pid: (report.pid != 0).then_some(report.pid),
         restarts: report.restarts,
         since: Timestamp(report.since),
         goal_version: report.goal_version,
-        gauges: report.gauges.iter().map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MOST))).collect(),
+        gauges: gauges_from_wire(&report.gauges),
         failure: report.failure.as_ref().and_then(failure_from_wire),
         // What a node sends is shown on terminals and kept in memory: its bounds are not the node's to choose.
         log: bounded_log(report.log.iter().map(String::as_str)),
     }))
 }
 
+/// The first by name, so that they are the same in each report.
+fn gauges_from_wire<'a>(gauges: impl IntoIterator<Item = (&'a String, &'a u64)>) -> BTreeMap<String, Quantity> {
+    let named = gauges.into_iter().filter(|(name, _)| name.len() <= MAX_GAUGE_NAME);
+    let sorted: BTreeMap<_, _> = named.collect();
+    sorted.into_iter().take(MAX_GAUGES).map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MOST))).collect()
+}
+
+/// Java installations of one machine, at most.
+const MAX_JAVAS: usize = 64;
+/// Bytes of a path.
+const MAX_PATH: usize = 4_096;
+/// Bytes of a name, a version or an address.
+const MAX_WORD: usize = 255;
+
+/// What an agent says of its machine, within bounds; also says how many of its Java installations are left out. What is only shown is
+/// cut; a path or an address that is too long, or has control characters, cannot be a right one.
+pub fn bounded_facts(facts: Facts) -> Result<(Facts, usize), Malformed> {
+    let is_path = |path: &str| path.len() <= MAX_PATH && !path.chars().any(char::is_control);
+    for (name, path) in [("home", &facts.home), ("artifacts", &facts.artifacts)] {
+        if !is_path(path) {
+            return Err(Malformed::new("facts", format!("{name} is no path of at most {MAX_PATH} bytes")));
+        }
+    }
+    if facts.address.len() > MAX_WORD || facts.address.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(Malformed::new("facts", "address is no address"));
+    }
+    let all = facts.javas.len();
+    let javas: Vec<_> = facts.javas.into_iter().filter(|java| is_path(&java.home)).take(MAX_JAVAS).collect();
+    let left_out = all - javas.len();
+    let [agent_version, hostname, kernel] = [&facts.agent_version, &facts.hostname, &facts.kernel].map(|text| bounded(text, MAX_WORD));
+    Ok((Facts { agent_version, hostname, kernel, javas, ..facts }, left_out))
+}
+
+/// A text without control characters, cut after so many bytes.
+pub fn bounded(text: &str, max: usize) -> String {
+    let mut text = printable(text);
+    if text.len() > max {
+        let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// The last lines of a log, within the bounds of a report and without control characters.
 pub fn bounded_log<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
     let (mut kept, mut left) = (Vec::new(), ServiceReport::MAX_LOG_BYTES);
     for line in lines.rev().take(ServiceReport::MAX_LOG_LINES) {
-        let mut line = printable(line);
-        if line.len() > LONGEST_LINE {
-            let end = (0..=LONGEST_LINE).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-            line.truncate(end);
-            line.push('…');
-        }
+        let line = bounded(line, LONGEST_LINE);
         let Some(rest) = left.checked_sub(line.len()) else { break };
         left = rest;
         kept.push(line);
@@ -119,9 +168,9 @@ fn failure_to_wire(failure: &ServiceFailure) -> wire::ServiceFailure {
 fn failure_from_wire(failure: &wire::ServiceFailure) -> Option<ServiceFailure> {
     use wire::service_failure::Cause;
     let cause = match failure.cause.as_ref()? {
-        Cause::Crashed(crash) => FailureCause::Crashed { exit_code: crash.exit_code, how: crash.how.clone() },
-        Cause::Unhealthy(seen) => FailureCause::Unhealthy { seen: seen.clone() },
-        Cause::NotStarted(why) => FailureCause::NotStarted { why: why.clone() },
+        Cause::Crashed(crash) => FailureCause::Crashed { exit_code: crash.exit_code, how: bounded(&crash.how, MAX_TEXT) },
+        Cause::Unhealthy(seen) => FailureCause::Unhealthy { seen: bounded(seen, MAX_TEXT) },
+        Cause::NotStarted(why) => FailureCause::NotStarted { why: bounded(why, MAX_TEXT) },
     };
     Some(ServiceFailure { cause, at: Timestamp(failure.at), restart_in_ms: failure.restart_in_ms })
 }
@@ -213,6 +262,32 @@ mod tests {
         assert!(log.iter().all(|line| !line.chars().any(char::is_control)), "{log:?}");
         let plain = ["one", "\x1b[31mtwo\x1b[0m\tred"];
         assert_eq!(bounded_log(plain.into_iter()), ["one", "two red"]);
+    }
+
+    #[test]
+    fn what_an_agent_says_at_length_is_cut_and_what_cannot_be_true_is_refused() {
+        let long = "ä\x1b[2J".repeat(100_000);
+        let gauges = (0..10_000).map(|n| (format!("gauge{n}"), 1)).chain([("x".repeat(1_000), 1)]).collect();
+        let cause = Some(wire::service_failure::Cause::Unhealthy(long.clone()));
+        let failure = Some(wire::ServiceFailure { cause, at: 1, restart_in_ms: 1 });
+        let report = wire::ServiceReport { key: "a/b".to_owned(), state: 6, detail: long.clone(), gauges, failure, ..Default::default() };
+        let read = report_from_wire(&report).expect("well formed").expect("known state");
+        assert!(read.detail.len() <= MAX_TEXT + 3 && !read.detail.contains('\x1b'), "{} bytes", read.detail.len());
+        assert_eq!(read.gauges.len(), MAX_GAUGES);
+        assert!(matches!(&read.failure.expect("a failure").cause, FailureCause::Unhealthy { seen } if seen.len() <= MAX_TEXT + 3));
+
+        let java = cloudtik_model::report::Java { home: "/usr/lib/jvm/java-17".to_owned(), major: 17 };
+        let facts = Facts { hostname: long.clone(), kernel: long.clone(), agent_version: long.clone(), javas: vec![java; 5_000], ..Facts::default() };
+        let (kept, left_out) = bounded_facts(facts).expect("well formed");
+        assert_eq!((kept.javas.len(), left_out), (MAX_JAVAS, 5_000 - MAX_JAVAS));
+        assert!([&kept.hostname, &kept.kernel, &kept.agent_version].iter().all(|text| text.len() <= MAX_WORD + 3));
+        for wrong in [
+            Facts { home: "/x".repeat(10_000), ..Facts::default() },
+            Facts { artifacts: "/a\n/b".to_owned(), ..Facts::default() },
+            Facts { address: "10.0.0.1 10.0.0.2".to_owned(), ..Facts::default() },
+        ] {
+            assert_eq!(bounded_facts(wrong).map_err(|e| e.what), Err("facts"));
+        }
     }
 
     #[test]

@@ -138,7 +138,9 @@ async fn strangers_and_nonsense_are_refused_and_disturb_nobody() {
         let status = stranger.join(node, generation, token).await.expect_err("nobody may come in like this");
         assert!(matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument), "{node} {generation}: {status:?}");
     }
-    assert!(refused(&stranger, &cluster, "join").await >= 4);
+    assert!(refused(&stranger, &cluster, "join-token").await >= 4);
+    let events = cluster.events();
+    assert!(!events.iter().any(|e| e.starts_with("refusal")), "strangers reach neither the brain nor the log of events: {events:#?}");
 
     // A certificate of another cluster's root, and one that has run out.
     let other = Root::generate(&stranger.name).expect("root");
@@ -235,10 +237,11 @@ async fn a_join_token_serves_one_key_of_one_node() {
         let status = stranger.join(node, generation, token).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{node} {generation} {token}: {status:?}");
     }
-    assert!(refused(&stranger, &cluster, "join").await >= 5);
+    assert_eq!(refused(&stranger, &cluster, "join-token").await, 5);
     stranger.join("w1", 1, &first).await.expect("the right one is let in");
     let status = stranger.join("w1", 1, &first).await.expect_err("the token has served another key");
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    assert_eq!(refused(&stranger, &cluster, "join").await, 1, "who has the token is told by the brain");
 }
 
 /// The beginning of the validity of the certificate that the head serves with.

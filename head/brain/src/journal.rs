@@ -10,9 +10,8 @@ use crate::{Brain, Record};
 
 /// Complaints that are alike are stored once in so many milliseconds, with their number; the body counts all refusals.
 const COMPLAINT_PAUSE: u64 = 600_000;
-/// Complaints that differ are stored at most this often in the long run, in milliseconds: whoever is refused may try as he
-/// likes.
-const REFUSAL_PAUSE: u64 = 1_000;
+/// Complaints that differ are stored at most this often in the long run, in milliseconds: who is refused may try again at will.
+const REFUSAL_PAUSE: u64 = 30_000;
 /// So many that differ are stored all the same.
 const BURST: u64 = 20;
 
@@ -45,7 +44,17 @@ impl Brain {
         let generation = node.and_then(|id| self.nodes.get(id)).map(|n| n.record.generation);
         let actor = actor.cloned();
         let event = Event { node: node.cloned(), generation, actor, more, log, ..Event::new(self.clock.wall(), what) };
-        self.step.records.push(Record::Event(event));
+        let now = self.clock.now();
+        self.step.records.extend(self.repeats.admit(event, now).into_iter().map(Record::Event));
+    }
+
+    /// Stores what was withheld of a node's events, as far as that is allowed by now.
+    pub(crate) fn release_events(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        self.step.records.extend(self.repeats.release(id, now, false).into_iter().map(Record::Event));
+        if let Some(at) = self.repeats.next_release(id) {
+            self.wake_at(id, at);
+        }
     }
 
     /// Something stands in the way of a node's being ready.

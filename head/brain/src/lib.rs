@@ -20,6 +20,7 @@
 //! | `census` | nothing: who counts for a whole, and who should be heard |
 //! | `wholes` | which members of a quorum can be done without |
 //! | `node`, `journal` | nothing: what is known of a node, and what a step stores |
+//! | `repeats` | which events of an agent are stored at once, and which are only counted |
 //! | `messages` | nothing: what the brain hears, and what it wants done and stored |
 //! | `access` | who may use the cluster, and whose certificate still counts |
 //! | `explain` | what the cluster is, for people and for the planner |
@@ -36,6 +37,7 @@ mod node;
 pub mod packing;
 mod readiness;
 pub mod recording;
+mod repeats;
 mod rollout;
 mod scaling;
 mod services;
@@ -60,6 +62,7 @@ use journal::Said;
 pub use messages::*;
 use node::Node;
 use readiness::Readiness;
+use repeats::Repeats;
 use scaling::{Asks, Scaling};
 use sweep::Listing;
 
@@ -174,6 +177,7 @@ pub struct Brain {
     next_version: u64,
     /// What was said last of each node, or of none, and how often since: the same again is no news.
     said: BTreeMap<Option<NodeId>, Said>,
+    repeats: Repeats,
     /// Wishes that were granted in this step: it shows only when it was decided what becomes of them.
     granted: Vec<(Request, String, Scale)>,
     step: Step,
@@ -219,6 +223,7 @@ impl Brain {
             behind: BTreeSet::new(),
             next_version: 0,
             said: BTreeMap::new(),
+            repeats: Repeats::default(),
             granted: Vec::new(),
             step: Step::default(),
         };
@@ -349,6 +354,7 @@ impl Brain {
     /// Moves a node as far as what is known allows.
     fn look_at(&mut self, id: &NodeId) {
         self.drive(id);
+        self.release_events(id);
         if std::mem::take(&mut self.services_changed) {
             self.reconsider_goals();
         }

@@ -16,6 +16,8 @@ pub(crate) struct Node {
     pub(crate) link: Option<Session>,
     pub(crate) facts: Option<Facts>,
     pub(crate) services: BTreeMap<ServiceKey, ServiceReport>,
+    /// It reported more services that it is not to run than are kept, and that was said.
+    pub(crate) ignores_services: bool,
     pub(crate) sent: Option<GoalOrder>,
     pub(crate) acknowledged: u64,
     pub(crate) watch: Watch,
@@ -75,6 +77,7 @@ impl Node {
             link: None,
             facts: None,
             services: BTreeMap::new(),
+            ignores_services: false,
             sent: None,
             acknowledged: 0,
             failed_starts: 0,

@@ -1,23 +1,31 @@
 //! What agents report of their services, as events that say what happened and why.
 
-use cloudtik_model::NodeId;
+use std::collections::BTreeSet;
+
 use cloudtik_model::event::What;
 use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::{NodeId, ServiceKey};
 
 use crate::{Brain, Session};
 
 /// So many starts of a service that fails the same way are stored with the last lines of its log each: later ones say the
 /// same again.
 const STARTS_WITH_LOG: u32 = 3;
+/// Services of a node that are kept beside those that the description places on it: those of an earlier description end in
+/// their time. The rest is ignored, since an agent can name as many as it likes.
+const MAX_UNPLACED: usize = 64;
 
 impl Brain {
     pub(crate) fn take_report(&mut self, session: Session, id: NodeId, complete: bool, services: Vec<ServiceReport>) -> Option<NodeId> {
         let now = self.clock.now();
         let node = self.nodes.get_mut(&id).filter(|n| n.link == Some(session))?;
         if complete {
-            let kept: std::collections::BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
+            let kept: BTreeSet<_> = services.iter().map(|s| s.key.clone()).collect();
             node.services.retain(|key, _| kept.contains(key));
+            node.ignores_services = false;
         }
+        let services = self.without_unplaced(&id, services);
+        let node = self.nodes.get_mut(&id)?;
         let (mut changes, mut is_news) = (Vec::new(), false);
         for report in services {
             let before = node.services.insert(report.key.clone(), report.clone());
@@ -45,6 +53,34 @@ impl Brain {
             self.note_service(&id, before.as_ref(), &report);
         }
         Some(id)
+    }
+
+    /// Without what the node is not to run, where that is more than is kept.
+    fn without_unplaced(&mut self, id: &NodeId, mut services: Vec<ServiceReport>) -> Vec<ServiceReport> {
+        let Some(node) = self.nodes.get(id) else { return services };
+        if services.iter().all(|report| node.services.contains_key(&report.key)) {
+            return services;
+        }
+        let specs = self.cluster.spec.iter().chain(self.cluster.rollout.iter().filter_map(|rollout| rollout.from.as_deref()));
+        let placed: BTreeSet<&ServiceKey> = specs.flat_map(|spec| spec.services_on(&node.record.node_type)).map(|p| &p.key).collect();
+        let mut unplaced = node.services.keys().filter(|key| !placed.contains(key)).count();
+        let mut ignored = None;
+        services.retain(|report| {
+            if node.services.contains_key(&report.key) || placed.contains(&report.key) {
+                return true;
+            }
+            unplaced += 1;
+            if unplaced > MAX_UNPLACED {
+                ignored.get_or_insert_with(|| report.key.clone());
+            }
+            unplaced <= MAX_UNPLACED
+        });
+        if let Some(service) = ignored
+            && !std::mem::replace(&mut self.nodes.get_mut(id).expect("it was looked at").ignores_services, true)
+        {
+            self.complain(Some(id), What::ServicesIgnored { service, kept: MAX_UNPLACED as u32 });
+        }
+        services
     }
 
     /// Stores what changed of a service since the report before.

@@ -336,6 +336,12 @@ pub enum What {
         silent: u32,
         workers: u32,
     },
+    /// A node reports services that the description places nowhere on it, more than are kept.
+    ServicesIgnored {
+        /// The first that was not kept.
+        service: ServiceKey,
+        kept: u32,
+    },
     ClockOff {
         /// How far the node's clock is behind the head's; negative if it is ahead.
         behind_s: i64,
@@ -418,6 +424,7 @@ impl What {
             | Self::OrphanDeleteFailed { .. }
             | Self::Throttled { .. }
             | Self::Brake { .. }
+            | Self::ServicesIgnored { .. }
             | Self::ClockOff { .. }
             | Self::HeadProblem { .. } => EventKind::Alarm,
             Self::ServiceFailed { .. } | Self::ServiceChanged { .. } => EventKind::Service,

@@ -3,6 +3,7 @@
 mod boots;
 mod departures;
 mod failing;
+mod floods;
 mod gangs;
 mod limits;
 mod lives;

@@ -238,6 +238,10 @@ impl fmt::Display for What {
                 "{silent} of {workers} workers stopped sending heartbeats at once: no node is terminated for missed heartbeats until that \
                  ends"
             ),
+            Self::ServicesIgnored { service, kept } => write!(
+                f,
+                "it reports {service} and more than {kept} other services that it is not to run; they are ignored: look at what runs there, and replace the node if its agent is not to be trusted"
+            ),
             Self::ClockOff { behind_s } => {
                 let how = if *behind_s < 0 { "ahead of" } else { "behind" };
                 write!(
