@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::report::{FailureCause, Facts, Load, ServiceFailure, ServiceReport, ServiceState};
+use cloudtik_model::report::{Facts, FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 
 use crate::pki::EpochProof;
 use crate::wire;
@@ -277,7 +277,13 @@ mod tests {
         assert!(matches!(&read.failure.expect("a failure").cause, FailureCause::Unhealthy { seen } if seen.len() <= MAX_TEXT + 3));
 
         let java = cloudtik_model::report::Java { home: "/usr/lib/jvm/java-17".to_owned(), major: 17 };
-        let facts = Facts { hostname: long.clone(), kernel: long.clone(), agent_version: long.clone(), javas: vec![java; 5_000], ..Facts::default() };
+        let facts = Facts {
+            hostname: long.clone(),
+            kernel: long.clone(),
+            agent_version: long.clone(),
+            javas: vec![java; 5_000],
+            ..Facts::default()
+        };
         let (kept, left_out) = bounded_facts(facts).expect("well formed");
         assert_eq!((kept.javas.len(), left_out), (MAX_JAVAS, 5_000 - MAX_JAVAS));
         assert!([&kept.hostname, &kept.kernel, &kept.agent_version].iter().all(|text| text.len() <= MAX_WORD + 3));
