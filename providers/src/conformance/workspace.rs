@@ -1,4 +1,4 @@
-//! The contract of [`WorkspaceProvider`] as a suite that every implementation runs.
+//! The contract of [`WorkspaceProvider`].
 
 use std::time::Duration;
 
@@ -6,178 +6,225 @@ use async_trait::async_trait;
 use cloudtik_model::ClusterName;
 use tokio::sync::watch;
 
+use super::{Breach, Told, clause, with_causes, works};
 use crate::Error;
 use crate::workspace::{Action, Outcome, Patience, Plan, Presence, ResourceId, Status, WorkspaceProvider, run};
 
-/// Looks of the suite at a workspace before it says that something does not become visible.
-const LOOKS: u32 = 200;
+/// Between two looks at a workspace, of which a status may lag behind.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// Enough for the faults that a world injects; each fault passes by itself.
-const PATIENCE: Patience = Patience { attempts: 50, pause: Duration::from_millis(1), longest: Duration::from_millis(5) };
 
 /// A workspace that can be reached and disturbed behind the provider's back.
 #[async_trait]
 pub trait World: Send + Sync {
     /// A provider of the same workspace, as another process would have it: it remembers nothing.
-    fn open(&self) -> Box<dyn WorkspaceProvider>;
+    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error>;
 
-    /// Puts a cluster into the workspace, and takes it away.
-    async fn add_cluster(&self, name: &ClusterName);
+    /// How long steps are repeated that fail in ways that pass, and how often a status is looked at until it shows what holds.
+    fn patience(&self) -> (Patience, u32);
+
+    /// Puts a cluster into the workspace, and takes it away. False if that cannot be brought about.
+    async fn add_cluster(&self, name: &ClusterName) -> bool;
     async fn remove_cluster(&self, name: &ClusterName);
 
     /// Changes a resource so that it is not as desired any more; false if nothing of it can differ.
     async fn damage(&self, resource: &ResourceId) -> bool;
 
-    /// What exists of the workspace, seen without the provider.
-    async fn exists(&self) -> Vec<String>;
+    /// What exists of the workspace, seen without the provider. None if there is no other way to see it.
+    async fn exists(&self) -> Option<Vec<String>>;
 }
 
-/// Runs the whole suite on a workspace of which nothing exists. Panics with the clause that does not hold.
-pub async fn check(world: &dyn World) {
-    assert_eq!(world.exists().await, Vec::<String>::new(), "the suite starts with nothing");
-    let size = creates_and_deletes(world).await;
+/// Runs the whole suite on a workspace of which nothing exists.
+pub async fn check(world: &dyn World, told: Told<'_>) -> Result<(), Breach> {
+    let mut suite = Suite { world, told };
+    suite.nothing_exists("the suite starts with nothing").await?;
+    let size = suite.creates_and_deletes().await?;
     for applied in 0..size {
-        an_interrupted_plan_goes_on(world, applied).await;
-        a_half_made_workspace_is_removed(world, applied).await;
-        an_interrupted_removal_goes_on(world, applied).await;
+        suite.an_interrupted_plan_goes_on(applied).await?;
+        suite.a_half_made_workspace_is_removed(applied).await?;
+        suite.an_interrupted_removal_goes_on(applied).await?;
     }
-    clusters_hold_a_workspace(world).await;
-    drift_is_found_and_repaired(world).await;
+    suite.clusters_hold_a_workspace().await?;
+    suite.drift_is_found_and_repaired().await
 }
 
-async fn status_where(world: &dyn World, holds: impl Fn(&Status) -> bool, clause: &str) -> Status {
-    let mut last = None;
-    for _ in 0..LOOKS {
-        match world.open().status().await {
-            Ok(status) if holds(&status) => return status,
-            Ok(status) => last = Some(status),
-            Err(error) => assert!(!error.is_permanent(), "status fails only in ways that pass: {error:?}"),
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-    panic!("{clause}; last seen: {last:?}");
+struct Suite<'a> {
+    world: &'a dyn World,
+    told: Told<'a>,
 }
 
-/// A plan, past failures that pass.
-async fn planned(world: &dyn World, removal: bool) -> Result<Plan, Error> {
-    let mut attempts = PATIENCE.attempts;
-    loop {
-        let provider = world.open();
-        match if removal { provider.delete_plan().await } else { provider.plan().await } {
-            Err(Error::Throttled { .. } | Error::Transient { .. }) if attempts > 0 => attempts -= 1,
-            result => return result,
+impl Suite<'_> {
+    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Breach> {
+        works("a workspace is opened", self.world.open().await)
+    }
+
+    async fn nothing_exists(&mut self, text: &str) -> Result<(), Breach> {
+        match self.world.exists().await {
+            Some(found) => clause(self.told, text, found.is_empty(), || found.join(", ")),
+            None => Ok(()),
         }
     }
-}
 
-async fn apply_all(world: &dyn World, plan: &Plan) {
-    let (_stop, stopped) = watch::channel(false);
-    let outcome = run(world.open().as_ref(), plan, PATIENCE, stopped, |_| {}).await;
-    assert_eq!(outcome.expect("every step holds in the end"), Outcome::Done);
-}
+    async fn status_where(&mut self, text: &str, holds: impl Fn(&Status) -> bool) -> Result<Status, Breach> {
+        let mut last = String::new();
+        for _ in 0..self.world.patience().1 {
+            match self.open().await?.status().await {
+                Ok(status) if holds(&status) => {
+                    (self.told)(text);
+                    return Ok(status);
+                }
+                Ok(status) => last = format!("{status:?}"),
+                Err(error) if error.is_permanent() => {
+                    return Err(Breach { clause: "status fails only in ways that pass".to_owned(), found: with_causes(&error) });
+                }
+                Err(error) => last = with_causes(&error),
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        Err(Breach { clause: text.to_owned(), found: format!("last seen: {last}") })
+    }
 
-async fn create(world: &dyn World) -> Plan {
-    let plan = planned(world, false).await.expect("plans");
-    apply_all(world, &plan).await;
-    status_where(world, Status::is_complete, "what was created becomes visible").await;
-    plan
-}
+    /// A plan, past failures that pass.
+    async fn plan_of(&self, is_removal: bool) -> Result<Result<Plan, Error>, Breach> {
+        let mut attempts = self.world.patience().0.attempts;
+        loop {
+            let provider = self.open().await?;
+            match if is_removal { provider.delete_plan().await } else { provider.plan().await } {
+                Err(Error::Throttled { .. } | Error::Transient { .. }) if attempts > 0 => attempts -= 1,
+                result => return Ok(result),
+            }
+        }
+    }
 
-async fn delete(world: &dyn World) -> Plan {
-    let plan = planned(world, true).await.expect("plans the removal");
-    apply_all(world, &plan).await;
-    status_where(world, Status::is_absent, "what was removed is not shown any more").await;
-    assert_eq!(world.exists().await, Vec::<String>::new(), "a removal leaves nothing");
-    plan
+    async fn planned(&self) -> Result<Plan, Breach> {
+        works("a workspace is planned", self.plan_of(false).await?)
+    }
+
+    async fn planned_removal(&self) -> Result<Plan, Breach> {
+        works("a removal is planned", self.plan_of(true).await?)
+    }
+
+    async fn apply_all(&mut self, plan: &Plan) -> Result<(), Breach> {
+        let (_stop, stopped) = watch::channel(false);
+        let outcome = run(self.open().await?.as_ref(), plan, self.world.patience().0, stopped, |_| {}).await;
+        let holds = matches!(outcome, Ok(Outcome::Done));
+        clause(self.told, "every step holds in the end", holds, || format!("{outcome:?}"))
+    }
+
+    async fn create(&mut self) -> Result<Plan, Breach> {
+        let plan = self.planned().await?;
+        self.apply_all(&plan).await?;
+        self.status_where("what was created becomes visible", Status::is_complete).await?;
+        Ok(plan)
+    }
+
+    async fn delete(&mut self) -> Result<Plan, Breach> {
+        let plan = self.planned_removal().await?;
+        self.apply_all(&plan).await?;
+        self.status_where("what was removed is not shown any more", Status::is_absent).await?;
+        self.nothing_exists("a removal leaves nothing").await?;
+        Ok(plan)
+    }
+
+    /// Answers how many resources there are.
+    async fn creates_and_deletes(&mut self) -> Result<usize, Breach> {
+        let size = self.open().await?.desired().len();
+        self.status_where("status tells of what is missing", |status| status.is_absent() && status.resources.len() == size).await?;
+        let plan = self.planned_removal().await?;
+        clause(self.told, "nothing is removed where nothing is", plan.is_empty(), || format!("{plan:?}"))?;
+
+        let plan = self.create().await?;
+        clause(self.told, "a first plan has a step for every resource", plan.steps.len() == size, || format!("{plan:?}"))?;
+        let only_creates = plan.steps.iter().all(|step| step.action == Action::Create);
+        clause(self.told, "a first plan only creates", only_creates, || format!("{plan:?}"))?;
+        let made = self.world.exists().await;
+        let second = self.planned().await?;
+        clause(self.told, "nothing is left to do after it", second.is_empty(), || format!("{second:?}"))?;
+        self.apply_all(&plan).await?;
+        let again = self.world.exists().await;
+        clause(self.told, "applied twice, nothing is made twice", again == made, || format!("{made:?}, then {again:?}"))?;
+
+        let removal = self.delete().await?;
+        clause(self.told, "a removal has a step for every resource", removal.steps.len() == size, || format!("{removal:?}"))?;
+        self.apply_all(&removal).await?;
+        let second = self.planned_removal().await?;
+        clause(self.told, "removing what is gone succeeds", second.is_empty(), || format!("{second:?}"))?;
+        Ok(size)
+    }
+
+    async fn an_interrupted_plan_goes_on(&mut self, applied: usize) -> Result<(), Breach> {
+        let plan = self.planned().await?;
+        self.apply_all(&first_steps(&plan, applied)).await?;
+        self.create().await?;
+        self.delete().await?;
+        (self.told)(&format!("a plan that was interrupted after {applied} steps goes on"));
+        Ok(())
+    }
+
+    async fn a_half_made_workspace_is_removed(&mut self, applied: usize) -> Result<(), Breach> {
+        let plan = self.planned().await?;
+        self.apply_all(&first_steps(&plan, applied)).await?;
+        let present = |status: &Status| status.resources.iter().filter(|found| found.presence == Presence::Present).count();
+        self.status_where("what was created becomes visible", |status| present(status) == applied).await?;
+        self.delete().await?;
+        (self.told)(&format!("a workspace of which {applied} resources were made is removed"));
+        Ok(())
+    }
+
+    async fn an_interrupted_removal_goes_on(&mut self, applied: usize) -> Result<(), Breach> {
+        self.create().await?;
+        let removal = self.planned_removal().await?;
+        self.apply_all(&first_steps(&removal, applied)).await?;
+        // Either way: made whole again, or removed.
+        self.create().await?;
+        let removal = self.planned_removal().await?;
+        self.apply_all(&first_steps(&removal, applied)).await?;
+        self.delete().await?;
+        (self.told)(&format!("a removal that was interrupted after {applied} steps goes on"));
+        Ok(())
+    }
+
+    async fn clusters_hold_a_workspace(&mut self) -> Result<(), Breach> {
+        let demo = ClusterName::new("demo").expect("valid");
+        self.create().await?;
+        let removal = self.planned_removal().await?;
+        if !self.world.add_cluster(&demo).await {
+            return self.delete().await.map(drop);
+        }
+        self.status_where("status tells of clusters", |status| status.clusters == [demo.clone()]).await?;
+        let made = self.world.exists().await;
+        let refused = self.plan_of(true).await?;
+        let holds = matches!(&refused, Err(Error::Conflict { used_by, .. }) if *used_by == ["demo"]);
+        clause(self.told, "a workspace with clusters is not removed, and they are named", holds, || format!("{refused:?}"))?;
+        // A plan of before the cluster came.
+        let (_stop, stopped) = watch::channel(false);
+        let outcome = run(self.open().await?.as_ref(), &removal, self.world.patience().0, stopped, |_| {}).await;
+        let holds = outcome.as_ref().is_err_and(|failed| {
+            failed.applied == 0 && matches!(&failed.source, Error::Conflict { used_by, .. } if *used_by == ["demo"])
+        });
+        clause(self.told, "an old plan does not remove it either", holds, || format!("{outcome:?}"))?;
+        let left = self.world.exists().await;
+        clause(self.told, "a refused removal removes nothing", left == made, || format!("{made:?}, then {left:?}"))?;
+        self.world.remove_cluster(&demo).await;
+        self.status_where("a cluster that is gone is not told", |status| status.clusters.is_empty()).await?;
+        self.delete().await.map(drop)
+    }
+
+    async fn drift_is_found_and_repaired(&mut self) -> Result<(), Breach> {
+        self.create().await?;
+        for resource in self.open().await?.desired() {
+            if !self.world.damage(&resource.id).await {
+                continue;
+            }
+            let is_off = |status: &Status| status.resources.iter().any(|f| f.id == resource.id && f.presence != Presence::Present);
+            self.status_where("drift is found", is_off).await?;
+            let plan = self.create().await?;
+            let holds = plan.steps.iter().any(|step| step.resource == resource.id);
+            clause(self.told, "drift is repaired by a step of its own", holds, || format!("{plan:?}"))?;
+        }
+        self.delete().await.map(drop)
+    }
 }
 
 fn first_steps(plan: &Plan, count: usize) -> Plan {
     Plan { steps: plan.steps[..count.min(plan.steps.len())].to_vec() }
-}
-
-/// Answers how many resources there are.
-async fn creates_and_deletes(world: &dyn World) -> usize {
-    let size = world.open().desired().len();
-    status_where(world, |status| status.is_absent() && status.resources.len() == size, "status tells of what is missing").await;
-    assert!(planned(world, true).await.expect("plans").is_empty(), "nothing is removed where nothing is");
-
-    let plan = create(world).await;
-    assert_eq!(plan.steps.len(), size, "a first plan has a step for every resource");
-    assert!(plan.steps.iter().all(|step| step.action == Action::Create), "a first plan only creates: {plan:?}");
-    let made = world.exists().await;
-    assert!(planned(world, false).await.expect("plans").is_empty(), "nothing is left to do");
-    apply_all(world, &plan).await;
-    assert_eq!(world.exists().await, made, "applied twice, nothing is made twice");
-
-    let removal = delete(world).await;
-    assert_eq!(removal.steps.len(), size, "a removal has a step for every resource");
-    apply_all(world, &removal).await;
-    assert!(planned(world, true).await.expect("plans").is_empty(), "deleting what is gone succeeds");
-    size
-}
-
-async fn an_interrupted_plan_goes_on(world: &dyn World, applied: usize) {
-    let plan = planned(world, false).await.expect("plans");
-    apply_all(world, &first_steps(&plan, applied)).await;
-    create(world).await;
-    delete(world).await;
-}
-
-async fn a_half_made_workspace_is_removed(world: &dyn World, applied: usize) {
-    let plan = planned(world, false).await.expect("plans");
-    apply_all(world, &first_steps(&plan, applied)).await;
-    let present = |status: &Status| status.resources.iter().filter(|found| found.presence == Presence::Present).count();
-    status_where(world, |status| present(status) == applied, "what was created becomes visible").await;
-    delete(world).await;
-}
-
-async fn an_interrupted_removal_goes_on(world: &dyn World, applied: usize) {
-    create(world).await;
-    let removal = planned(world, true).await.expect("plans the removal");
-    apply_all(world, &first_steps(&removal, applied)).await;
-    // Either way: made whole again, or removed.
-    create(world).await;
-    let removal = planned(world, true).await.expect("plans the removal");
-    apply_all(world, &first_steps(&removal, applied)).await;
-    delete(world).await;
-}
-
-async fn clusters_hold_a_workspace(world: &dyn World) {
-    let demo = ClusterName::new("demo").expect("valid");
-    create(world).await;
-    let removal = planned(world, true).await.expect("plans the removal");
-    world.add_cluster(&demo).await;
-    status_where(world, |status| status.clusters == [demo.clone()], "status tells of clusters").await;
-    let made = world.exists().await;
-    let refused = planned(world, true).await;
-    assert!(
-        matches!(&refused, Err(Error::Conflict { used_by, .. }) if *used_by == ["demo"]),
-        "a workspace with clusters is not removed, and they are named: {refused:?}"
-    );
-    // A plan of before the cluster came.
-    let (_stop, stopped) = watch::channel(false);
-    let failed = run(world.open().as_ref(), &removal, PATIENCE, stopped, |_| {}).await.expect_err("a step is refused");
-    assert!(
-        matches!(&failed.source, Error::Conflict { used_by, .. } if *used_by == ["demo"]),
-        "an old plan does not remove it either: {failed:?}"
-    );
-    assert_eq!(failed.applied, 0, "no step of a refused removal holds");
-    assert_eq!(world.exists().await, made, "a refused removal removes nothing");
-    world.remove_cluster(&demo).await;
-    status_where(world, |status| status.clusters.is_empty(), "a cluster that is gone is not told").await;
-    delete(world).await;
-}
-
-async fn drift_is_found_and_repaired(world: &dyn World) {
-    create(world).await;
-    for resource in world.open().desired() {
-        if !world.damage(&resource.id).await {
-            continue;
-        }
-        let is_off = |status: &Status| status.resources.iter().any(|f| f.id == resource.id && f.presence != Presence::Present);
-        status_where(world, is_off, "drift is found").await;
-        let plan = create(world).await;
-        assert!(plan.steps.iter().any(|step| step.resource == resource.id), "drift is repaired by a step of its own: {plan:?}");
-    }
-    delete(world).await;
 }
