@@ -1,9 +1,9 @@
 //! The one contract of every provider, on those that can run here.
 
 use cloudtik_model::{ClusterName, Generation, NodeId};
-use cloudtik_providers::local::{LocalProvider, Settings};
 use cloudtik_providers::NodeProvider;
 use cloudtik_providers::conformance::{self, Checked, check};
+use cloudtik_providers::local::{LocalProvider, Settings};
 use cloudtik_tests::programs;
 
 #[tokio::test]

@@ -173,7 +173,8 @@ async fn many_at_once(checked: &Checked<'_>, told: Told<'_>, present: &Instance)
 
 /// Creates all, by calls as large as the provider takes; items that fail in ways that pass are repeated.
 async fn create(checked: &Checked<'_>, requests: &[CreateNode]) -> Result<Vec<Instance>, Breach> {
-    let answers = all_items(checked, requests, "creation", |batch: Vec<CreateNode>| async move { checked.provider.create(&batch).await }).await?;
+    let answers =
+        all_items(checked, requests, "creation", |batch: Vec<CreateNode>| async move { checked.provider.create(&batch).await }).await?;
     answers.into_iter().map(|answer| works("an instance is created", answer)).collect()
 }
 

@@ -198,9 +198,9 @@ impl Suite<'_> {
         // A plan of before the cluster came.
         let (_stop, stopped) = watch::channel(false);
         let outcome = run(self.open().await?.as_ref(), &removal, self.world.patience().0, stopped, |_| {}).await;
-        let holds = outcome.as_ref().is_err_and(|failed| {
-            failed.applied == 0 && matches!(&failed.source, Error::Conflict { used_by, .. } if *used_by == ["demo"])
-        });
+        let holds = outcome
+            .as_ref()
+            .is_err_and(|failed| failed.applied == 0 && matches!(&failed.source, Error::Conflict { used_by, .. } if *used_by == ["demo"]));
         clause(self.told, "an old plan does not remove it either", holds, || format!("{outcome:?}"))?;
         let left = self.world.exists().await;
         clause(self.told, "a refused removal removes nothing", left == made, || format!("{made:?}, then {left:?}"))?;
