@@ -2,14 +2,17 @@
 
 mod world;
 
-use cloudtik_providers::conformance;
+use cloudtik_model::{Generation, NodeId};
+use cloudtik_providers::conformance::{self, Checked, check};
 use world::{SpaceWorld, World};
 
 #[tokio::test]
 async fn virtual_nodes_keep_the_contract() {
     let Some(world) = World::new().await else { return };
     let provider = world.provider("contract");
-    conformance::check(&provider, |node, generation| conformance::request(node, generation, "10.0.0.254:9", "ca")).await;
+    let request = |node: &NodeId, generation: Generation| conformance::request(node, generation, "10.0.0.254:9", "ca");
+    let checked = Checked { provider: &provider, request: &request, many: 10, hold: None };
+    check(&checked, &mut |_| {}).await.expect("keeps the contract");
     world.end().await;
 }
 
@@ -17,6 +20,6 @@ async fn virtual_nodes_keep_the_contract() {
 async fn a_virtual_workspace_keeps_the_contract() {
     for nat in [false, true] {
         let Some(space) = SpaceWorld::new(nat) else { return };
-        conformance::workspace::check(&space).await;
+        conformance::workspace::check(&space, &mut |_| {}).await.expect("keeps the contract");
     }
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use cloudtik_model::{Bytes, ClusterName, Generation, InstanceId, NodeId, Resources};
 use cloudtik_providers::conformance::workspace::World as Workspace;
 use cloudtik_providers::workspace::{Patience, ResourceId, WorkspaceProvider, run};
-use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider, conformance};
+use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider, conformance};
 use cloudtik_virtual::{Settings, VirtualProvider, VirtualWorkspace, testing};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -157,12 +157,17 @@ impl SpaceWorld {
 
 #[async_trait]
 impl Workspace for SpaceWorld {
-    fn open(&self) -> Box<dyn WorkspaceProvider> {
-        Box::new(self.workspace.clone())
+    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error> {
+        Ok(Box::new(self.workspace.clone()))
     }
 
-    async fn add_cluster(&self, name: &ClusterName) {
+    fn patience(&self) -> (Patience, u32) {
+        (Patience { attempts: 50, pause: Duration::from_millis(1), longest: Duration::from_millis(5) }, 200)
+    }
+
+    async fn add_cluster(&self, name: &ClusterName) -> bool {
         fs::create_dir(self.cluster(name)).expect("makes");
+        true
     }
 
     async fn remove_cluster(&self, name: &ClusterName) {
@@ -182,11 +187,11 @@ impl Workspace for SpaceWorld {
         true
     }
 
-    async fn exists(&self) -> Vec<String> {
+    async fn exists(&self) -> Option<Vec<String>> {
         let directory = &self.workspace.directory;
         let paths = [directory.clone(), directory.join("clusters"), directory.join("network")];
         let paths = paths.iter().filter(|path| path.exists()).map(|path| path.display().to_string());
-        paths.chain(testing::left(directory)).collect()
+        Some(paths.chain(testing::left(directory)).collect())
     }
 }
 
