@@ -210,6 +210,7 @@ impl Driver {
                 dead_man_ms: dead_man.map(|timer| timer.as_millis() as u64),
                 // The local machine is not the node's own.
                 power_off: Vec::new(),
+                agents: Vec::new(),
                 made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
         })

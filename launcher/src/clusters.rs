@@ -8,6 +8,7 @@
 //!     ca/                                       the cluster's root, which stays with the user
 //!     head/                                     the head's state; its Unix socket
 //!     nodes/INSTANCE/                           one directory per node
+//!     bin/                                      the programs of its nodes, by digest
 //!   remote/WORKSPACE/clusters/CLUSTER/          access to a cluster of somebody else: `remote.rs`
 //! ```
 
@@ -19,6 +20,7 @@ use cloudtik_config::{Cluster, InvalidFile, text};
 use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, natural};
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
 use cloudtik_providers::kind::ClusterSite;
+use cloudtik_providers::machine::{AGENT, Layout};
 use cloudtik_providers::{Chosen, machines_of};
 use cloudtik_registry::registry;
 use cloudtik_runtimes::catalog;
@@ -135,6 +137,11 @@ impl Place {
         self.directory.join("nodes")
     }
 
+    /// Where the cluster's own programs are.
+    pub fn programs(&self) -> Layout {
+        Layout { root: self.directory.clone(), home: self.nodes() }
+    }
+
     pub fn remembered(&self) -> Option<Remembered> {
         serde_json::from_slice(&fs::read(self.directory.join("cluster.json")).ok()?).ok()
     }
@@ -164,7 +171,7 @@ impl Place {
 
     /// Settles what a new cluster keeps for its life; the address is its head's.
     pub fn settle(&self, chosen: &Chosen) -> Result<(ProviderDocument, String), Failure> {
-        let (nodes, agent) = (self.nodes(), program("cloudtik-agent")?);
+        let (nodes, agent) = (self.nodes(), self.programs().program(AGENT));
         let site =
             ClusterSite { cluster: &self.name, directory: &self.directory, nodes: &nodes, agent: &agent, ports: &[BUS_PORT, HEALTH_PORT] };
         let settled = machines_of(chosen.kind())?.settle(&chosen.settings, &site)?;

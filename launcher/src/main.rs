@@ -24,6 +24,7 @@ mod logs;
 mod orphans;
 mod output;
 mod pause;
+mod programs;
 mod reader;
 mod remote;
 mod rollout;

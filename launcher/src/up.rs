@@ -13,6 +13,7 @@ use cloudtik_model::{HeadSettings, NodeId, NodeTypeName, Resources, ServiceKey, 
 use cloudtik_protocol::files::create_private_directory;
 use cloudtik_protocol::wire::setup_client::SetupClient;
 use cloudtik_protocol::{BUS_PORT, pki, transport, wire};
+use cloudtik_providers::machine::HEAD;
 use cloudtik_providers::{CreateNode, DeleteNode, inherited_environment};
 use cloudtik_registry::registry;
 use cloudtik_runtimes::changes;
@@ -20,11 +21,12 @@ use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, describe, home, program, usable, workspaces};
+use crate::clusters::{Described, Place, describe, home, usable, workspaces};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
 use crate::output::{Printer, quoted};
+use crate::programs;
 use crate::remote;
 use crate::show;
 use crate::takeover;
@@ -188,6 +190,9 @@ async fn bring_up(
             shown = Some(plan);
         }
     }
+    if is_made && programs::place(place).await? {
+        progress.keep(&format!("{}: other programs are placed; agents and the head are those when they start again", place.name));
+    }
     takeover::note(described, place)?;
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
@@ -278,7 +283,6 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
 
 /// Makes the head's node, or starts what is left of it.
 async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> {
-    let head = program("cloudtik-head")?;
     let known = HeadNode::of(place).await?;
     let (node, generation) = (NodeId::head(), known.generation());
     let head_directory = place.head();
@@ -316,6 +320,8 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         // What is left of a cluster of this name whose directory was removed while it ran.
         registry().end_leftovers(&place.nodes())?;
     }
+    programs::place(place).await?;
+    let programs = place.programs();
     if !is_made {
         let settings = HeadSettings {
             cluster: place.name.clone(),
@@ -327,6 +333,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
             artifacts,
             unpacked: Some(unpacked.clone()),
             provider,
+            programs: Some(programs.bin()),
             heartbeat_ms: HEARTBEAT_MS,
             record: described.cluster.head.record,
         };
@@ -347,11 +354,12 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         token,
         address: None,
         resources,
-        pinned: vec![head_service(&head, &head_directory)],
+        pinned: vec![head_service(&programs.program(HEAD), &head_directory)],
         artifacts: Some(unpacked.display().to_string()),
         heartbeat_ms: HEARTBEAT_MS,
         dead_man_ms: None,
         power_off: Vec::new(),
+        agents: Vec::new(),
         made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
     };
     nodes.create_one(&CreateNode { node_type: NodeTypeName::head(), shape: None, offer: Offer::default(), bootstrap }).await?;

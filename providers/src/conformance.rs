@@ -97,6 +97,7 @@ pub fn request(node: &NodeId, generation: Generation, head: &str, ca: &str) -> C
         heartbeat_ms: 1_000,
         dead_man_ms: None,
         power_off: Vec::new(),
+        agents: Vec::new(),
         made_at: 0,
     };
     CreateNode { node_type, shape: None, offer: Offer::default(), bootstrap }

@@ -7,6 +7,7 @@
 
 mod kind;
 mod processes;
+mod transport;
 mod workspace;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,7 +15,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -26,14 +26,15 @@ use serde::{Deserialize, Serialize};
 
 pub use kind::Local;
 pub use processes::MARK;
+pub use transport::LocalTransport;
 pub use workspace::LocalWorkspace;
 
+pub use crate::machine::BOOTSTRAP_FILE;
+use crate::machine::{self, AGENT, Layout, Order, Program, Start};
 use crate::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
 
 /// The file that marks a directory as an instance.
 const INSTANCE_FILE: &str = "instance.json";
-/// The bootstrap payload, which the agent reads, and from which it removes the token once it has joined.
-pub const BOOTSTRAP_FILE: &str = "bootstrap.json";
 /// Held locked by an agent while it runs; contains its process id.
 pub const AGENT_LOCK: &str = "agent.lock";
 /// How long an agent that was told to stop may take.
@@ -52,11 +53,17 @@ pub struct Settings {
     pub nodes: PathBuf,
     /// The first three octets of the cluster's loopback addresses; the head is `.1`.
     pub network: [u8; 3],
-    /// The agent's program.
+    /// The agent's program. Agents start as what is placed beside the directory of instances, by digest; the path that leads to
+    /// that keeps other files of this name from changing what a running cluster's agents are.
     pub agent: PathBuf,
 }
 
 impl Settings {
+    /// All nodes of the cluster are on one machine, so they share its programs.
+    fn layout(&self, instance: &InstanceId) -> Layout {
+        Layout { root: self.nodes.parent().unwrap_or(Path::new("/")).to_owned(), home: self.nodes.join(instance.as_str()) }
+    }
+
     /// The address of the head.
     pub fn head_address(&self) -> Ipv4Addr {
         let [a, b, c] = self.network;
@@ -96,27 +103,19 @@ impl LocalProvider {
         self.settings.nodes.join(instance.as_str())
     }
 
-    /// Starts the agent of an instance unless it runs.
-    pub fn start_agent(&self, instance: &InstanceId) -> Result<(), Error> {
-        let home = self.home(instance);
-        let failed = |source: io::Error| Error::transient(format!("start {}", self.settings.agent.display()), source);
-        let status = Command::new(&self.settings.agent)
-            .args(["run", "--detach", "--home"])
-            .arg(&home)
-            .env_clear()
-            .envs(inherited_environment())
-            .env(MARK, &home)
-            .current_dir(&home)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .map_err(failed)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(io::Error::other(format!("it ended with {status}; see {}/agent.log", home.display()))))
-        }
+    /// Has an instance's agent run, by the program that is placed here. Blocks.
+    fn start_agent(&self, instance: &InstanceId, bootstrap: Option<&Bootstrap>) -> Result<(), Error> {
+        let layout = self.settings.layout(instance);
+        let agent = Program::read(AGENT, &self.settings.agent);
+        let agent = agent.map_err(|e| Error::transient(format!("read {}", self.settings.agent.display()), e))?;
+        let programs = [agent];
+        let order = Order { layout: &layout, may_create_root: false, programs: &programs, bootstrap, start: Start::Detached };
+        let transport = LocalTransport::of_node(&layout.home);
+        let made = tokio::runtime::Handle::current().block_on(machine::run(&transport, &order));
+        made.map_err(|error| {
+            let operation = format!("start {instance}");
+            if error.is_permanent() { Error::permanent(operation, error) } else { Error::transient(operation, error) }
+        })
     }
 
     fn lock(&self) -> Result<File, Error> {
@@ -173,27 +172,23 @@ impl LocalProvider {
             Err(_) if home.exists() => return Err(Error::permanent(format!("create {id}"), io::Error::from(io::ErrorKind::AlreadyExists))),
             Err(_) => {
                 let file = InstanceFile { node: node.clone(), generation, address: Some(self.free_address(node)?) };
-                self.make_directory(&home, &file, request).map_err(|e| Error::transient(format!("create {}", home.display()), e))?;
+                self.make_directory(&home, &file).map_err(|e| Error::transient(format!("create {}", home.display()), e))?;
                 file
             }
         };
-        self.start_agent(&id)?;
+        let address = file.address.map(|a| a.to_string());
+        self.start_agent(&id, Some(&Bootstrap { address, ..request.bootstrap.clone() }))?;
         Ok(describe(id, &file))
     }
 
-    fn make_directory(&self, home: &Path, file: &InstanceFile, request: &CreateNode) -> io::Result<()> {
+    fn make_directory(&self, home: &Path, file: &InstanceFile) -> io::Result<()> {
         let temporary = self.settings.nodes.join(format!(".{}.new", instance_id(&file.node, file.generation)));
         remove_tree(&temporary).map_err(io::Error::other)?;
         fs::DirBuilder::new().mode(PRIVATE).create(&temporary)?;
-        let write = |name: &str, content: &[u8]| {
-            let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary.join(name))?;
-            io::Write::write_all(&mut out, content)?;
-            out.sync_all()
-        };
-        write(INSTANCE_FILE, &serde_json::to_vec(file)?)?;
-        let bootstrap = Bootstrap { address: file.address.map(|a| a.to_string()), ..request.bootstrap.clone() };
-        write(BOOTSTRAP_FILE, &serde_json::to_vec(&bootstrap)?)?;
-        File::open(&temporary)?.sync_all()?;
+        let path = temporary.join(INSTANCE_FILE);
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        io::Write::write_all(&mut out, &serde_json::to_vec(file)?)?;
+        out.sync_all()?;
         fs::rename(&temporary, home)?;
         File::open(&self.settings.nodes)?.sync_all()
     }
@@ -258,7 +253,7 @@ impl LocalProvider {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        self.start_agent(instance)
+        self.start_agent(instance, None)
     }
 
     /// Ends everything that runs on the node, and starts its agent.
@@ -272,7 +267,7 @@ impl LocalProvider {
             return Err(Error::NotFound(instance.to_string()));
         }
         processes::kill_marked(&home, KILL_DEADLINE).map_err(|e| Error::transient(format!("end the processes of {instance}"), e))?;
-        self.start_agent(instance)
+        self.start_agent(instance, None)
     }
 }
 

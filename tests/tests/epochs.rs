@@ -182,6 +182,7 @@ async fn play(at: &str, listens_on: Option<&str>) -> Play {
         heartbeat_ms: 1_000,
         dead_man_ms: None,
         power_off: Vec::new(),
+        agents: Vec::new(),
         made_at: 0,
     };
     fs::write(directory.path().join("bootstrap.json"), serde_json::to_vec(&bootstrap).expect("a document")).expect("writes");

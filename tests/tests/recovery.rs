@@ -88,19 +88,29 @@ fn an_agent_is_upgraded_in_place_under_a_running_service() {
     // Another program under the same name, as a package manager puts it there: beside it, then renamed over it.
     let (path, new) = (programs.join("cloudtik-agent"), programs.join("cloudtik-agent.new"));
     let mut program = fs::read(&path).expect("reads");
+    let old_length = program.len();
     program.extend_from_slice(b"another build");
     fs::write(&new, &program).expect("writes");
     fs::set_permissions(&new, fs::metadata(&path).expect("there").permissions()).expect("sets");
     fs::rename(&new, &path).expect("renames");
-    for node in ["w1", "head"] {
+    let restart = |node: &str, length: usize, what: &str| {
         let old = agent_pid(&cluster, node);
         send(old, Signal::SIGTERM);
         cluster.wait("the new agent", Duration::from_secs(10), |s| {
             s.ready && s.nodes.iter().any(|n| n.id.as_str() == node && n.agent.as_ref().is_some_and(|a| a.pid as i32 != old))
         });
         let runs = fs::read(format!("/proc/{}/exe", agent_pid(&cluster, node))).expect("reads");
-        assert_eq!(runs.len(), program.len(), "{node}: the new program runs");
+        assert_eq!(runs.len(), length, "{node}: {what}");
+    };
+    // Files beside the launcher are not what a running cluster's nodes start as.
+    restart("w1", old_length, "the cluster's own program runs until it is brought up again");
+    let ran = cluster.up();
+    assert!(ran.err.contains("upgrade: other programs are placed"), "{ran:?}");
+    for node in ["w1", "head"] {
+        restart(node, program.len(), "the new program runs");
     }
+    let again = cluster.up();
+    assert!(!again.err.contains("placed"), "there is nothing to place: {again:?}");
     assert_eq!(web_pids(&cluster), services, "the service's process is the same");
     assert_eq!(cluster.node("w1").instance, before.instance);
     // The old program's shim obeys the new agent, and the new one starts what ends.

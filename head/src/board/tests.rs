@@ -49,6 +49,7 @@ fn bench(workers: u32) -> Bench {
         generation: Generation(1),
         artifacts: directory.path().join("artifacts"),
         unpacked: None,
+        programs: None,
         instance: None,
         provider: ProviderDocument { kind: ProviderKind::new("local").expect("valid"), settings: Value::Null, site: Value::Null },
         heartbeat_ms: 1_000,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::program::AgentProgram;
 use crate::{ClusterName, Generation, NodeId, NodeTypeName, Resources, goal};
 
 /// The bootstrap payload: a file that only the agent can read. It holds a one-time token and no key.
@@ -37,6 +38,9 @@ pub struct Bootstrap {
     /// What shuts the machine down, where it is the node's own: program and arguments.
     #[serde(default)]
     pub power_off: Vec<String>,
+    /// What the head serves at `/agent/SHA256` to a machine that has this payload and no agent yet, for each architecture.
+    #[serde(default)]
+    pub agents: Vec<AgentProgram>,
     /// When this was made, in milliseconds since the Unix epoch, by the clock of whoever made it.
     #[serde(default)]
     pub made_at: i64,

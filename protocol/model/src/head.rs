@@ -45,6 +45,9 @@ pub struct HeadSettings {
     #[serde(default)]
     pub unpacked: Option<PathBuf>,
     pub provider: ProviderDocument,
+    /// The directory of programs that are placed on the head's node by digest: the head serves the agents among them.
+    #[serde(default)]
+    pub programs: Option<PathBuf>,
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,
     /// The brain's inputs are recorded.

@@ -22,6 +22,7 @@ pub mod node;
 pub mod outlook;
 pub mod policy;
 pub mod printed;
+pub mod program;
 pub mod reason;
 pub mod refusal;
 pub mod report;
