@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloudtik_model::spec::Spot;
-use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, ShapeName};
+use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, ShapeName, WorkspaceName};
 
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Scalar, Table, read_file};
@@ -39,7 +39,7 @@ const MOST_TYPE_LETTERS: usize = 40;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     pub name: ClusterName,
-    pub workspace: ClusterName,
+    pub workspace: WorkspaceName,
     pub max_workers: u32,
     pub budget: Option<MoneyPerHour>,
     /// Where machines come from. What else `[provider]` says is read by the provider itself.
@@ -201,7 +201,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     }
     Some(Cluster {
         name: name?.value,
-        workspace: workspace.unwrap_or_else(|| ClusterName::new(DEFAULT_WORKSPACE).expect("a valid name")),
+        workspace: workspace.unwrap_or_else(|| WorkspaceName::new(DEFAULT_WORKSPACE).expect("a valid name")),
         max_workers: max_workers.map_or(sum, |m| m.value as u32),
         budget: budget.map(|b| b.value),
         provider: provider?,

@@ -1,7 +1,7 @@
 //! What people write: cluster files, read strictly and explained kindly.
 //!
 //! Owns: the reader that turns TOML into validated types and reports every problem at once, with its place and a
-//! suggestion, and the shape of cluster files and of scenarios. Must never: ask a provider, know what a runtime needs, or do anything.
+//! suggestion, and the shape of cluster files, workspace files and scenarios. Must never: ask a provider, know what a runtime needs, or do anything.
 
 pub mod cluster;
 pub mod diagnostics;
@@ -11,6 +11,8 @@ pub mod scenario;
 pub mod secrets;
 mod syntax;
 pub mod text;
+pub mod workspace;
 
 pub use cluster::{Cluster, Head, RuntimeUse, Workers};
 pub use diagnostics::{InvalidFile, Problem};
+pub use workspace::Workspace;

@@ -9,7 +9,7 @@ use cloudtik_brain::Record;
 use cloudtik_brain::access::{AccessEvent, Attempts, Change, Denied, GrantRecord, Grants, Offer, OfferRefusal};
 use cloudtik_model::access::{Accepted, Grant, GrantState, Role};
 use cloudtik_model::event::{Event, What};
-use cloudtik_model::{Actor, AdministratorName, ClusterName, Timestamp};
+use cloudtik_model::{Actor, AdministratorName, ClusterName, Timestamp, WorkspaceName};
 use cloudtik_protocol::pki::Administrator;
 use cloudtik_protocol::transport::Origin;
 use cloudtik_protocol::{PROTOCOL_VERSION, pki, wire};
@@ -262,7 +262,7 @@ impl wire::access_server::Access for AccessService {
             self.refuse("invitation", from, access_status(error))
         })?;
         let workspace = self.revisions.latest().map(|(_, _, planner)| planner.cluster().workspace.clone());
-        let workspace = workspace.or_else(|| ClusterName::new("default").ok()).ok_or_else(|| Status::internal("no workspace"))?;
+        let workspace = workspace.or_else(|| WorkspaceName::new("default").ok()).ok_or_else(|| Status::internal("no workspace"))?;
         let document = Accepted { cluster: self.cluster.clone(), workspace, name: grant.name, role: grant.role, expires };
         let document = serde_json::to_vec(&document).map_err(|e| Status::internal(e.to_string()))?.into();
         Ok(Response::new(wire::AcceptReply { chain: chain.iter().map(|c| c.to_vec().into()).collect(), document }))

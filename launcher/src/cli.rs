@@ -5,6 +5,7 @@ mod cluster;
 mod examples;
 mod submit;
 mod values;
+mod workspace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use clap_complete::engine::ArgValueCompleter;
 pub use self::access::Access;
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
 pub use self::submit::Submit;
+pub use self::workspace::{ChangeWorkspace, DeleteWorkspace, Workspace};
 use crate::completion;
 use crate::output::has_colour;
 
@@ -287,6 +289,12 @@ pub enum Command {
     Cache {
         #[command(subcommand)]
         command: Cache,
+    },
+    /// Create and look after workspaces: what clusters share
+    #[command(after_help = workspace::WORKSPACE)]
+    Workspace {
+        #[command(subcommand)]
+        command: Workspace,
     },
     /// List the shipped runtimes; write and check your own
     #[command(after_help = examples::RUNTIME)]

@@ -3,6 +3,7 @@
 //! ```text
 //! $CLOUDTIK_HOME/
 //!   artifacts/                                  software, shared by clusters
+//!   workspaces/WORKSPACE.toml                   the workspace's definition: `workspace/definition.rs`
 //!   workspaces/WORKSPACE/clusters/CLUSTER/
 //!     cluster.json                              what the launcher remembers
 //!     ca/                                       the cluster's root, which stays with the user
@@ -17,7 +18,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use cloudtik_config::{Cluster, InvalidFile, text};
-use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, natural};
+use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, WorkspaceName, natural};
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
 use cloudtik_providers::kind::ClusterSite;
 use cloudtik_providers::machine::{AGENT, Layout};
@@ -34,7 +35,7 @@ use crate::remote;
 /// Below the user's directory of state.
 const WORKSPACES: &str = "workspaces";
 /// Below a workspace's directory.
-const CLUSTERS: &str = "clusters";
+pub const CLUSTERS: &str = "clusters";
 
 /// What the launcher remembers of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,6 +98,11 @@ pub fn workspaces() -> Result<PathBuf, Failure> {
     Ok(home()?.join(WORKSPACES))
 }
 
+/// The directory of a workspace.
+pub fn workspace(name: &WorkspaceName) -> Result<PathBuf, Failure> {
+    Ok(workspaces()?.join(name.as_str()))
+}
+
 impl Place {
     /// A cluster of the workspace whose directory is given.
     pub fn within(workspace: PathBuf, name: ClusterName) -> Self {
@@ -109,7 +115,7 @@ impl Place {
             let what = format!("{} can only be simulated: the provider `{}` creates no machines", cluster.name, cluster.provider);
             return Err(Failure::new(INVALID, what).hint("cloudtik simulate CLUSTER.toml --demand SCENARIO.toml"));
         }
-        Ok(Self::within(workspaces()?.join(cluster.workspace.as_str()), cluster.name.clone()))
+        Ok(Self::within(workspace(&cluster.workspace)?, cluster.name.clone()))
     }
 
     /// The name of the workspace.
@@ -348,6 +354,12 @@ pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
     let workspaces: Vec<String> = matching.iter().map(Place::workspace_name).collect();
     let message = format!("{} workspaces have a cluster {name}: {}", workspaces.len(), workspaces.join(", "));
     Err(Failure::new(USAGE, message).hint(format!("add --workspace {}", workspaces[0])))
+}
+
+/// The clusters of this user in a workspace. Those of somebody else are in somebody else's.
+pub fn of_workspace(name: &WorkspaceName) -> Result<Vec<ClusterName>, Failure> {
+    let own = workspace(name)?;
+    Ok(all()?.into_iter().filter(|place| place.workspace == own).map(|place| place.name).collect())
 }
 
 /// Every cluster of this user on this machine, and those that the user was given access to.

@@ -1,4 +1,4 @@
-//! Tab completion: of commands and flags, and of the names of clusters, their nodes and the shipped runtimes. Shells ask
+//! Tab completion: of commands and flags, and of the names of workspaces, clusters, their nodes and the shipped runtimes. Shells ask
 //! this program each time, so that what they offer is what there is.
 
 use std::collections::BTreeSet;
@@ -15,6 +15,7 @@ use crate::cli::{Arguments, Command};
 use crate::clusters;
 use crate::failure::{Failure, USAGE};
 use crate::output::Printer;
+use crate::workspace;
 
 /// Prints what a shell runs to know how to ask.
 pub fn print(printer: &Printer, shell: Shell) -> Result<(), Failure> {
@@ -68,13 +69,24 @@ pub fn files() -> impl ValueCompleter {
     }
 }
 
-/// Names of the workspaces that have clusters.
+/// Names of this user's workspaces, and of those of clusters that the user was given access to.
 pub fn workspaces() -> impl ValueCompleter {
     |current: &OsStr| {
-        let mut names: Vec<String> = clusters::all().unwrap_or_default().iter().map(|place| place.workspace_name()).collect();
+        let own = workspace::names().unwrap_or_default().into_iter().map(String::from);
+        let places = clusters::all().unwrap_or_default();
+        let mut names: Vec<String> = own.chain(places.iter().map(|place| place.workspace_name())).collect();
         names.sort_by(|a, b| natural::compare(a, b));
         names.dedup();
         matching(current, names.into_iter())
+    }
+}
+
+/// Names of this user's workspaces, and files that describe one.
+pub fn workspaces_and_files() -> impl ValueCompleter {
+    |current: &OsStr| {
+        let mut found = matching(current, workspace::names().unwrap_or_default().into_iter().map(String::from));
+        found.extend(files().complete(current));
+        found
     }
 }
 

@@ -175,6 +175,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
             doctor::run(printer, target).await
         }
         Command::Access { command } => access::run(printer, command).await.map(|()| 0),
+        Command::Workspace { command } => workspace::run(printer, &command).await.map(|()| 0),
         Command::Dump { cluster } => show::dump(printer, (&cluster).into()).await.map(|()| 0),
         Command::Completions { .. }
         | Command::Version

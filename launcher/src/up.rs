@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, describe, home, usable, workspaces};
+use crate::clusters::{Described, Place, describe, home, usable};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
@@ -60,6 +60,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
         return elsewhere::run(printer, arguments, &described, elsewhere).await;
     }
 
+    workspace::check(&described)?;
     if arguments.plan {
         let plan = match running(&place).await? {
             Some(client) => whole_plan(&client, &described, &place).await?,
@@ -72,9 +73,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     // From here on an interrupt is ours to explain.
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let workspaces = workspaces()?;
-    create_private_directory(&workspaces).map_err(|e| Failure::failed(format!("cannot create {}: {}", workspaces.display(), e)))?;
-    workspace::ensure(printer, &*described.provider.machines()?.workspace(&described.provider.settings, &place.workspace)?).await?;
+    workspace::ensure(printer, &described).await?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,

@@ -1,34 +1,105 @@
-//! What clusters share: made when a cluster needs it.
+//! What clusters share: `cloudtik workspace`, and what `up` makes of it by itself.
+//!
+//! Owns: which workspaces there are, when a person is asked, and what is said. Must never: know a provider, or remember what
+//! a provider can tell.
 
-use cloudtik_providers::workspace::{Cost, Patience, WorkspaceProvider, run};
-use tokio::sync::watch;
+mod change;
+mod definition;
+mod directory;
+mod show;
+mod steps;
 
-use crate::failure::{Failure, REFUSED, chain};
-use crate::output::Printer;
+use cloudtik_model::WorkspaceName;
+use cloudtik_providers::workspace::{Action, Cost, Plan};
+
+use self::definition::Definition;
+pub use self::definition::names;
+use self::steps::Interrupts;
+use crate::cli::Workspace;
+use crate::clusters::{Described, is_standard_input};
+use crate::failure::{Failure, INVALID, REFUSED};
+use crate::lock::Lock;
+use crate::output::{Printer, quoted};
+
+pub async fn run(printer: &Printer, command: &Workspace) -> Result<(), Failure> {
+    match command {
+        Workspace::Create(arguments) => change::reach(printer, arguments, change::Verb::Create).await,
+        Workspace::Update(arguments) => change::reach(printer, arguments, change::Verb::Update).await,
+        Workspace::Delete(arguments) => change::delete(printer, arguments).await,
+        Workspace::Status { workspace } => show::status(printer, workspace.as_deref()).await,
+        Workspace::List => show::list(printer).await,
+    }
+}
+
+/// Refuses a cluster whose workspace is another provider's.
+pub fn check(described: &Described) -> Result<(), Failure> {
+    of_cluster(described).map(|_| ())
+}
+
+/// The definition that was applied, if there is one; else what the cluster needs.
+fn of_cluster(described: &Described) -> Result<(Definition, bool), Failure> {
+    let (name, kind) = (&described.cluster.workspace, described.provider.kind().name());
+    match Definition::applied(name)? {
+        None => Ok((Definition::needed_by(described)?, false)),
+        Some(applied) if applied.kind() == kind => Ok((applied, true)),
+        Some(applied) => {
+            let message = format!(
+                "the cluster {} is on the provider `{kind}`, and its workspace {name} is on `{}`",
+                described.cluster.name,
+                applied.kind()
+            );
+            let hint = "both must be on the same; name another workspace in the cluster's file: `cloudtik workspace list` shows them";
+            Err(Failure::new(INVALID, message).hint(hint))
+        }
+    }
+}
 
 /// Makes what is missing of the workspace of a cluster, if it costs nothing.
-pub async fn ensure(printer: &Printer, workspace: &dyn WorkspaceProvider) -> Result<(), Failure> {
-    let plan = workspace.plan().await?;
-    if plan.is_empty() {
+pub async fn ensure(printer: &Printer, described: &Described) -> Result<(), Failure> {
+    let (definition, is_applied) = of_cluster(described)?;
+    if is_applied && directory::is_made(&definition.name)? && definition.open()?.plan().await?.is_empty() {
         return Ok(());
     }
-    let name = workspace.name();
-    let costs = match plan.cost() {
-        Cost::Free => None,
-        Cost::PerHour(money) => Some(format!("{money}")),
-        Cost::Unknown => Some("an amount that the provider does not tell".to_owned()),
-    };
-    if let Some(costs) = costs {
-        let message = format!("the workspace {name} is not complete, and what is missing costs {costs}");
-        return Err(Failure::new(REFUSED, message));
+    let mut interrupts = Interrupts::listen()?;
+    directory::make_root()?;
+    let name = &definition.name;
+    let _lock = interrupts.unless(Lock::of_workspace(name)).await?;
+    let (definition, _) = of_cluster(described)?;
+    let workspace = definition.open()?;
+    let plan = interrupts.unless(async { Ok(workspace.plan().await?) }).await?;
+    if let Some(why) = needs_a_person(&plan) {
+        let message = format!("the workspace {name} is not as it is to be, and {why}");
+        return Err(Failure::new(REFUSED, message).hint(format!("`cloudtik workspace status {name}` shows it; {}", by_a_person(name)?)));
     }
-    let (_stop, stopped) = watch::channel(false);
-    run(workspace, &plan, Patience::default(), stopped, |_| {}).await.map_err(|failed| {
-        let message = chain(&failed);
-        Failure { message: format!("the workspace {name}: {message}"), ..Failure::from(failed.source) }
-    })?;
+    definition.remember()?;
+    if plan.is_empty() {
+        return directory::make(name);
+    }
+    let path = if is_standard_input(&described.path) { "-".into() } else { described.path.to_string_lossy() };
+    let left = format!("`cloudtik up {}` goes on from there", quoted(&path));
+    steps::apply(printer, workspace.as_ref(), &plan, &left, async || interrupts.next().await).await?;
     if !printer.is_json() {
         printer.say(&format!("made the workspace {name}"));
     }
-    Ok(())
+    directory::make(name)
 }
+
+/// How a person makes a workspace that `up` does not.
+fn by_a_person(name: &WorkspaceName) -> Result<String, Failure> {
+    let named = if Definition::applied(name)?.is_some() { name.as_str() } else { "FILE" };
+    Ok(format!("`cloudtik workspace create {named}` makes it"))
+}
+
+/// Why `up` does not apply a plan by itself, if it does not.
+fn needs_a_person(plan: &Plan) -> Option<String> {
+    match plan.cost() {
+        Cost::PerHour(money) => return Some(format!("what is missing costs {money}")),
+        Cost::Unknown => return Some("what is missing costs an amount that the provider does not tell".to_owned()),
+        Cost::Free => {}
+    }
+    let removed = plan.steps.iter().find(|step| step.action == Action::Remove)?;
+    Some(format!("{} would be removed", removed.summary))
+}
+
+#[cfg(test)]
+mod tests;

@@ -29,11 +29,13 @@ const NFTABLES: Package =
 const IPROUTE: Package = Package { name: "iproute2", why: "sets that network up", is_there: || exists("/usr/sbin/ip") };
 const CHROMIUM: Package = Package { name: "chromium", why: "opens the consoles under test", is_there: || exists("/usr/bin/chromium") };
 const DRIVER: Package = Package { name: "chromium-driver", why: "drives that browser", is_there: || exists("/usr/bin/chromedriver") };
+const STRACE: Package =
+    Package { name: "strace", why: "kills a command under test at each of its changes", is_there: || exists("/usr/bin/strace") };
 
 /// To build and run.
 const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
 /// To test, on top.
-const TESTED: [Package; 5] = [FAKETIME, NFTABLES, IPROUTE, CHROMIUM, DRIVER];
+const TESTED: [Package; 6] = [FAKETIME, NFTABLES, IPROUTE, CHROMIUM, DRIVER, STRACE];
 
 fn exists(path: &str) -> bool {
     Path::new(path).exists()

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, AdministratorName, ClusterName, Timestamp};
+use crate::{Actor, AdministratorName, ClusterName, Timestamp, WorkspaceName};
 
 /// What an administrator may do. Each role includes the ones below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ pub struct Granted {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     pub cluster: ClusterName,
-    pub workspace: ClusterName,
+    pub workspace: WorkspaceName,
     pub name: AdministratorName,
     pub role: Role,
     /// When the certificate ends, and the access with it.

@@ -101,6 +101,7 @@ macro_rules! name {
 }
 
 name!(/** The name of a cluster: unique for its user. */ ClusterName, "cluster name", b"");
+name!(/** The name of a workspace: unique for its user. */ WorkspaceName, "workspace name", b"");
 name!(/** A node of one cluster. A replacement keeps the id and takes the next [`Generation`]. */ NodeId, "node id", b"");
 name!(/** A named shape of worker. */ NodeTypeName, "node type", b"");
 name!(/** A runtime: what nodes run. */ RuntimeName, "runtime name", b"");

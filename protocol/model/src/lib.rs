@@ -41,7 +41,8 @@ pub mod words;
 pub use actor::Actor;
 pub use head::{HeadSettings, ProviderDocument};
 pub use id::{
-    AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey, ServiceName,
+    AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey,
+    ServiceName, WorkspaceName,
 };
 pub use money::MoneyPerHour;
 pub use resources::{Bytes, Resources};

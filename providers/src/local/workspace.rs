@@ -34,12 +34,12 @@ impl LocalWorkspace {
         self.clusters_directory().join(cluster.as_str())
     }
 
-    /// The names in the directory of clusters; none where that is missing.
+    /// The names in the directory of clusters; none where that is missing, or is none.
     fn names(&self) -> Result<Vec<String>, Error> {
         let read = fs::read_dir(self.clusters_directory()).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         match read {
             Ok(entries) => Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
             Err(error) => Err(failure("read", &self.clusters_directory(), error)),
         }
     }
