@@ -147,6 +147,13 @@ impl Hierarchies {
         self.places(group).iter().filter(|place| place.exists()).try_for_each(|place| set(place, PROCESSES, "0"))
     }
 
+    /// Where processes of a node begin.
+    pub fn entrances(&self, group: &Path) -> Vec<PathBuf> {
+        let inner = self.unified.iter().map(|point| point.join(group).join(INIT));
+        let outer = [&self.memory, &self.cpu].into_iter().flatten().map(|(point, _)| point.join(group));
+        outer.chain(inner).filter(|place| place.exists()).collect()
+    }
+
     /// Goes one group further inside, where this process sees its group of version 2 as the root already.
     pub fn enter_init(&self, group: &Path) -> io::Result<()> {
         let inner = self.unified.iter().map(|point| point.join(group).join(INIT));

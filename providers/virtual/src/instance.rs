@@ -44,7 +44,7 @@ pub struct Machine {
     pub agent: PathBuf,
     /// What it may use of this machine.
     pub resources: Option<Resources>,
-    /// Directories of this machine that it sees and writes.
+    /// Directories and files of this machine that it sees and writes.
     pub shared: Vec<PathBuf>,
     /// Directories of this machine that it finds empty.
     pub hidden: Vec<PathBuf>,

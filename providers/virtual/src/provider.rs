@@ -47,7 +47,7 @@ pub struct Settings {
     pub agent: PathBuf,
     /// The program `cloudtik-virtual`.
     pub program: PathBuf,
-    /// Directories of this machine that all nodes see and write.
+    /// Directories and files of this machine that all nodes see and write; a directory that is missing is made.
     #[serde(default)]
     pub shared: Vec<PathBuf>,
     /// Directories of this machine that nodes find empty, besides that of the instances.
@@ -152,7 +152,7 @@ impl VirtualProvider {
         range.ok_or_else(|| Error::NotFound(format!("the network of the workspace at {workspace}; make the workspace")))
     }
 
-    fn instances(&self) -> Result<Vec<Instance>, Error> {
+    pub(crate) fn instances(&self) -> Result<Vec<Instance>, Error> {
         let failed = |source| Error::transient("read the node directory", source);
         let entries = match fs::read_dir(&self.settings.nodes) {
             Ok(entries) => entries,

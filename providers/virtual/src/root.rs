@@ -74,6 +74,7 @@ pub fn enter(place: &Place, machine: &Machine, hierarchies: &Hierarchies, is_use
     let brought = brought(place, machine)?;
     let devices: Vec<(&str, File)> = DEVICES.iter().filter_map(|name| Some((*name, open(&Path::new("/dev").join(name)).ok()?))).collect();
     let temporary = open(&place.disk().join("tmp"))?;
+    let agent = open(&machine.agent)?;
     let host = inside(&place.root(), Path::new(HOST));
     fs::create_dir_all(&host)?;
     pivot_root(&place.root(), &host).map_err(|e| about("change to", &place.root(), e))?;
@@ -89,6 +90,10 @@ pub fn enter(place: &Place, machine: &Machine, hierarchies: &Hierarchies, is_use
     for (source, target, writable) in &brought {
         bind(source, target, *writable)?;
     }
+    // It may lie where the node has directories of its own.
+    if !machine.agent.exists() {
+        bind(&agent, &machine.agent, false)?;
+    }
     umount2(HOST, MntFlags::MNT_DETACH).map_err(|e| about("let go", Path::new(HOST), e))?;
     fs::remove_dir(HOST)?;
     Ok(left_out)
@@ -98,7 +103,9 @@ pub fn enter(place: &Place, machine: &Machine, hierarchies: &Hierarchies, is_use
 fn brought(place: &Place, machine: &Machine) -> io::Result<Vec<(File, PathBuf, bool)>> {
     let mut brought = Vec::new();
     for shared in &machine.shared {
-        create_missing_directories(shared)?;
+        if !shared.exists() {
+            create_missing_directories(shared)?;
+        }
         brought.push((open(shared)?, shared.clone(), true));
     }
     brought.push((open(&place.home())?, place.home(), true));
@@ -250,9 +257,7 @@ fn device_files(devices: &[(&str, File)]) -> io::Result<()> {
     let dev = Path::new("/dev");
     file_system("tmpfs", dev, MsFlags::MS_NOSUID, "mode=755,size=64k")?;
     for (name, source) in devices {
-        let target = dev.join(name);
-        File::create(&target)?;
-        bind(source, &target, true)?;
+        bind(source, &dev.join(name), true)?;
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -280,6 +285,9 @@ fn file_system(kind: &str, target: &Path, flags: MsFlags, options: &str) -> io::
 fn bind(source: &File, target: &Path, writable: bool) -> io::Result<()> {
     if source.metadata()?.is_dir() {
         create_missing_directories(target)?;
+    } else if !target.exists() {
+        create_missing_directories(target.parent().unwrap_or(Path::new("/")))?;
+        File::create(target)?;
     }
     let from = format!("/proc/self/fd/{}", source.as_raw_fd());
     mount(Some(from.as_str()), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::groups::Hierarchies;
 use crate::instance::{FirstProcess, INSTANCE_FILE, start_time};
 use crate::names;
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 use crate::network::Network;
 
 /// How long what is killed may take to end.
@@ -59,16 +59,24 @@ impl fmt::Display for Leftover {
     }
 }
 
-/// Finds and removes what is left of nodes and workspaces whose directories are gone, and in the workspace of a directory
-/// what is left of nodes that do not run. Answers what it removed.
+/// Finds and removes what is left over and says what it removed: of the workspace of a directory, or without one of whatever
+/// nodes and workspaces of this machine have no directory any more.
 pub fn sweep(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
-    let workspace = workspace.map(crate::absolute);
     let mut removed = Vec::new();
-    processes(&mut removed)?;
-    links(workspace.as_deref(), &mut removed)?;
-    groups(workspace.as_deref(), &mut removed)?;
-    if let Some(workspace) = &workspace {
-        addresses(workspace, &mut removed)?;
+    match workspace.map(crate::absolute) {
+        Some(workspace) => {
+            let is_own = |instance: &Path, owners: &[PathBuf]| instance.starts_with(&workspace) || owners.iter().any(|o| o == instance);
+            let owners = owners(&workspace)?;
+            processes(|instance| is_own(instance, &owners), &mut removed)?;
+            links_of(&workspace, &mut removed)?;
+            groups_of(&workspace, &mut removed)?;
+            addresses(&workspace, &mut removed)?;
+        }
+        None => {
+            processes(|_| true, &mut removed)?;
+            links(&mut removed)?;
+            groups(&mut removed)?;
+        }
     }
     removed.sort();
     removed.dedup();
@@ -87,10 +95,22 @@ pub(crate) fn first_processes() -> io::Result<Vec<(FirstProcess, PathBuf)>> {
         if !program.ends_with(b"/cloudtik-virtual") {
             continue;
         }
+        // What it starts looks like it for a moment.
+        if !is_first(pid) {
+            continue;
+        }
         let Some(started) = start_time(pid) else { continue };
         found.push((FirstProcess { pid, started, is_ready: true }, PathBuf::from(OsStr::from_bytes(instance))));
     }
     Ok(found)
+}
+
+/// Whether a process is the first one of a namespace of process numbers (proc_pid_status(5)).
+fn is_first(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let numbers: Vec<&str> = numbers.split_whitespace().collect();
+    numbers.len() > 1 && numbers.last() == Some(&"1")
 }
 
 /// Ends the first process of an instance that has no directory, which is found by its arguments.
@@ -117,10 +137,10 @@ fn is_instance(path: &Path) -> bool {
     path.join(INSTANCE_FILE).exists()
 }
 
-fn processes(removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+fn processes(is_meant: impl Fn(&Path) -> bool, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
     let failed = |e| Failure::io("end what is left of nodes", e);
     for (process, instance) in first_processes().map_err(failed)? {
-        if is_instance(&instance) {
+        if is_instance(&instance) || !is_meant(&instance) {
             continue;
         }
         process.signal(Signal::KILL).map_err(failed)?;
@@ -133,11 +153,16 @@ fn processes(removed: &mut Vec<Leftover>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The directories that have addresses of a workspace, also those that are gone.
+fn owners(workspace: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let owners = Network::of(workspace).owners().map_err(|e| Failure::io("read the addresses of the workspace", e))?;
+    Ok(owners.into_iter().map(|(_, owner)| owner).collect())
+}
+
 /// The instances that a workspace knows.
 fn known(workspace: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let owners = Network::of(workspace).owners().map_err(|e| Failure::io("read the addresses of the workspace", e))?;
     let mut known = Vec::new();
-    for (_, owner) in owners {
+    for owner in owners(workspace)? {
         if is_instance(&owner) {
             known.push(owner);
             continue;
@@ -149,41 +174,46 @@ fn known(workspace: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(known)
 }
 
-fn links(workspace: Option<&Path>, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+/// The links in the bridge of a workspace that no instance has.
+fn links_of(workspace: &Path, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
     let failed = |e| Failure::io("look at the links of the machine", e);
     let mut netlink = Netlink::open().map_err(failed)?;
     let links = netlink.links().map_err(failed)?;
-    let own = workspace.map(names::bridge).and_then(|name| links.iter().find(|link| link.name == name)).map(|link| link.index);
-    let known: BTreeSet<String> = match workspace {
-        Some(workspace) => known(workspace)?.iter().map(|instance| names::link(instance)).collect(),
-        None => BTreeSet::new(),
-    };
-    let mut bridges = BTreeSet::new();
-    for link in links {
-        if link.name.starts_with(names::BRIDGE_PREFIX) {
-            let directory = link.alias.as_deref().and_then(|alias| alias.strip_prefix(bridge::ALIAS)).map(PathBuf::from);
-            if directory.is_some_and(|directory| !directory.is_dir()) {
-                netlink.remove_link(&link.name).map_err(failed)?;
-                removed.push(Leftover::Bridge { name: link.name });
-            } else {
-                bridges.insert(link.name);
-            }
-            continue;
-        }
-        if !link.name.starts_with(names::LINK_PREFIX) {
-            continue;
-        }
-        let instance = link.alias.as_deref().and_then(|alias| alias.strip_prefix(boot::ALIAS)).map(PathBuf::from);
-        let is_deserted = instance.is_some_and(|instance| !is_instance(&instance));
-        let is_unknown = own.is_some() && link.bridge == own && !known.contains(&link.name);
-        if is_deserted || is_unknown {
+    let name = names::bridge(workspace);
+    let Some(bridge) = links.iter().find(|link| link.name == name).map(|link| link.index) else { return Ok(()) };
+    // After the links: what is made meanwhile is known.
+    let known: BTreeSet<String> = known(workspace)?.iter().map(|instance| names::link(instance)).collect();
+    let is_left = |link: &&Link| link.bridge == Some(bridge) && link.name.starts_with(names::LINK_PREFIX) && !known.contains(&link.name);
+    for link in links.iter().filter(is_left) {
+        netlink.remove_link(&link.name).map_err(failed)?;
+        removed.push(Leftover::Link { name: link.name.clone() });
+    }
+    Ok(())
+}
+
+/// The links, bridges and rules of the machine whose directories are gone.
+fn links(removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+    let failed = |e| Failure::io("look at the links of the machine", e);
+    let mut netlink = Netlink::open().map_err(failed)?;
+    for link in netlink.links().map_err(failed)? {
+        let Some(alias) = &link.alias else { continue };
+        let leftover = if link.name.starts_with(names::BRIDGE_PREFIX) {
+            let is_gone = alias.strip_prefix(bridge::ALIAS).is_some_and(|directory| !Path::new(directory).is_dir());
+            is_gone.then(|| Leftover::Bridge { name: link.name.clone() })
+        } else if link.name.starts_with(names::LINK_PREFIX) {
+            let is_gone = alias.strip_prefix(boot::ALIAS).is_some_and(|instance| !is_instance(Path::new(instance)));
+            is_gone.then(|| Leftover::Link { name: link.name.clone() })
+        } else {
+            None
+        };
+        if let Some(leftover) = leftover {
             netlink.remove_link(&link.name).map_err(failed)?;
-            removed.push(Leftover::Link { name: link.name });
+            removed.push(leftover);
         }
     }
     for table in bridge::tables()? {
-        let tag = table.trim_start_matches(names::PREFIX);
-        if !bridges.contains(&format!("{}{tag}", names::BRIDGE_PREFIX)) {
+        let bridge = format!("{}{}", names::BRIDGE_PREFIX, table.trim_start_matches(names::PREFIX));
+        if netlink.link(&bridge).map_err(failed)?.is_none() {
             bridge::remove_table(&table)?;
             removed.push(Leftover::Rules { table });
         }
@@ -191,37 +221,37 @@ fn links(workspace: Option<&Path>, removed: &mut Vec<Leftover>) -> Result<(), Fa
     Ok(())
 }
 
-fn groups(workspace: Option<&Path>, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+/// The control groups of a workspace that no instance has.
+fn groups_of(workspace: &Path, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+    let failed = |e| Failure::io("look at the control groups of the machine", e);
+    let hierarchies = Hierarchies::find().map_err(failed)?;
+    let of_workspace = names::workspace_group(workspace);
+    let clusters = hierarchies.children(&of_workspace).into_iter().map(|cluster| of_workspace.join(cluster));
+    let found: Vec<PathBuf> = clusters.flat_map(|cluster| hierarchies.children(&cluster).into_iter().map(move |name| cluster.join(name))).collect();
+    // After the groups: what is made meanwhile is known.
+    let known = known(workspace)?;
+    // A group ends as the directory of its instance does.
+    for group in found.into_iter().filter(|group| !known.iter().any(|instance| instance.file_name() == group.file_name())) {
+        if hierarchies.processes(&group).is_empty() {
+            hierarchies.remove(&group).map_err(failed)?;
+            hierarchies.remove_empty(&group);
+            removed.push(Leftover::Group { path: group });
+        }
+    }
+    Ok(())
+}
+
+/// The control groups of workspaces that have no bridge: nodes are started where there is one.
+fn groups(removed: &mut Vec<Leftover>) -> Result<(), Failure> {
     let failed = |e| Failure::io("look at the control groups of the machine", e);
     let hierarchies = Hierarchies::find().map_err(failed)?;
     let mut netlink = Netlink::open().map_err(failed)?;
-    let own = workspace.map(names::workspace_group);
     for name in hierarchies.children(Path::new("")).into_iter().filter(|name| name.starts_with(names::PREFIX)) {
-        let of_workspace = PathBuf::from(&name);
-        let tag = name.trim_start_matches(names::PREFIX);
-        if own.as_ref() == Some(&of_workspace) {
-            let workspace = workspace.unwrap_or(Path::new(""));
-            let instances = known(workspace)?;
-            // A cluster's nodes have the names of their directories.
-            let is_known = |instance: &str| instances.iter().any(|path| path.file_name() == Some(OsStr::new(instance)));
-            for cluster in hierarchies.children(&of_workspace) {
-                let of_cluster = of_workspace.join(&cluster);
-                for instance in hierarchies.children(&of_cluster).into_iter().filter(|name| !is_known(name)) {
-                    let group = of_cluster.join(instance);
-                    if hierarchies.processes(&group).is_empty() {
-                        hierarchies.remove(&group).map_err(failed)?;
-                        removed.push(Leftover::Group { path: group });
-                    }
-                }
-                hierarchies.remove_empty(&of_cluster);
-            }
-            continue;
-        }
-        // Nodes are started where there is a bridge.
-        let has_bridge = netlink.link(&format!("{}{tag}", names::BRIDGE_PREFIX)).map_err(failed)?.is_some();
-        if !has_bridge && hierarchies.processes(&of_workspace).is_empty() {
-            hierarchies.remove(&of_workspace).map_err(failed)?;
-            removed.push(Leftover::Group { path: of_workspace });
+        let bridge = format!("{}{}", names::BRIDGE_PREFIX, name.trim_start_matches(names::PREFIX));
+        let group = PathBuf::from(name);
+        if netlink.link(&bridge).map_err(failed)?.is_none() && hierarchies.processes(&group).is_empty() {
+            hierarchies.remove(&group).map_err(failed)?;
+            removed.push(Leftover::Group { path: group });
         }
     }
     Ok(())

@@ -1,13 +1,15 @@
 //! For tests: what of a workspace is on the machine, seen without the provider's own records; programs that run on a node;
 //! and faults, each of which the kernel makes and forgets with the node.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use cloudtik_model::InstanceId;
+use cloudtik_model::node::Instance;
+use nix::sched::{CloneFlags, setns};
 use rustix::process::Signal;
 
 use crate::groups::Hierarchies;
@@ -79,12 +81,42 @@ fn place(provider: &VirtualProvider, instance: &InstanceId) -> Place {
     provider.place(instance)
 }
 
-/// Runs a program on a node, and waits for its end.
+/// The instances of a cluster.
+pub fn list(provider: &VirtualProvider) -> Vec<Instance> {
+    provider.instances().expect("the directory of the nodes is readable")
+}
+
+/// An instance that exists.
+pub fn look(provider: &VirtualProvider, instance: &InstanceId) -> Instance {
+    list(provider).into_iter().find(|found| found.id == *instance).expect("the instance exists")
+}
+
+/// Runs a program on a node, in its namespaces and under its limits, and waits for its end.
 pub fn run_on(provider: &VirtualProvider, instance: &InstanceId, program: &str, arguments: &[&str]) -> io::Result<Output> {
+    const ENTER: &str = "while [ \"$1\" != -- ]; do echo $$ > \"$1/cgroup.procs\"; shift; done; shift; exec \"$@\"";
     let pid = first_process(provider, instance)?.to_string();
-    let mut command = Command::new("nsenter");
-    command.args(["--target", &pid, "--all", "--", program]).args(arguments);
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", ENTER, "sh"]).args(Hierarchies::find()?.entrances(&place(provider, instance).read()?.group()));
+    command.args(["--", "nsenter", "--target", &pid, "--all", "--", program]).args(arguments);
     command.stdin(Stdio::null()).output()
+}
+
+/// Does something in the network of a node: what it opens stays there.
+pub fn on_network<T: Send>(provider: &VirtualProvider, instance: &InstanceId, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_network_of(first_process(provider, instance)?, work)
+}
+
+/// The same in the network of a process.
+pub fn on_network_of<T: Send>(process: i32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let network = File::open(format!("/proc/{process}/ns/net"))?;
+    // Threads have namespaces of their own, and this one ends with the work.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        });
+        thread.join().expect("the work does not panic")
+    })
 }
 
 /// Loses so many of a hundred packets of a node, from now on, without telling either side.

@@ -79,8 +79,7 @@ impl World {
     /// Removes the clusters, which must have no instances, and the workspace; nothing may be left.
     pub async fn end(self) {
         let left = testing::left(&self.workspace.directory);
-        let bridge_only = left.iter().all(|what| what.starts_with("link ctb"));
-        assert!(bridge_only, "nodes left something: {left:?}");
+        assert!(left.iter().all(|what| is_of_workspace(what)), "nodes left something: {left:?}");
         fs::remove_dir_all(self.workspace.directory.join("clusters")).expect("removes");
         fs::create_dir(self.workspace.directory.join("clusters")).expect("makes");
         apply(&self.workspace, false).await;
@@ -89,6 +88,21 @@ impl World {
         let own: Vec<_> = swept.iter().filter(|what| what.to_string().contains(&*self.home.path().to_string_lossy())).collect();
         assert!(own.is_empty(), "the sweep found something: {own:?}");
     }
+}
+
+/// A test that fails leaves nothing either.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.workspace.directory);
+            let _ = cloudtik_virtual::sweep(None);
+        }
+    }
+}
+
+/// Whether something is of the workspace itself.
+pub fn is_of_workspace(what: &str) -> bool {
+    what.starts_with("link ctb") || what.starts_with("table ")
 }
 
 /// Makes or removes a workspace.
