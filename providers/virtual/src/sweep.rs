@@ -227,7 +227,8 @@ fn groups_of(workspace: &Path, removed: &mut Vec<Leftover>) -> Result<(), Failur
     let hierarchies = Hierarchies::find().map_err(failed)?;
     let of_workspace = names::workspace_group(workspace);
     let clusters = hierarchies.children(&of_workspace).into_iter().map(|cluster| of_workspace.join(cluster));
-    let found: Vec<PathBuf> = clusters.flat_map(|cluster| hierarchies.children(&cluster).into_iter().map(move |name| cluster.join(name))).collect();
+    let found: Vec<PathBuf> =
+        clusters.flat_map(|cluster| hierarchies.children(&cluster).into_iter().map(move |name| cluster.join(name))).collect();
     // After the groups: what is made meanwhile is known.
     let known = known(workspace)?;
     // A group ends as the directory of its instance does.

@@ -1,7 +1,7 @@
 //! A program that is stopped at every system call, to be killed at one of them (ptrace(2)).
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -26,6 +26,8 @@ pub struct Traced {
 /// How a traced program went.
 pub struct Ended {
     pub was_killed: bool,
+    /// What the program wrote.
+    pub said: String,
 }
 
 impl Traced {
@@ -33,7 +35,7 @@ impl Traced {
     pub fn start(program: &Path, arguments: &[&OsStr]) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "read go; exec \"$@\"", "sh"]).arg(program).args(arguments);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
         Self { child }
     }
 
@@ -92,7 +94,10 @@ impl Traced {
             };
             request(if is_victim { libc::PTRACE_SYSCALL } else { libc::PTRACE_CONT }, pid, signal);
         }
-        Ended { was_killed }
+        let mut said = String::new();
+        // Nothing else holds the other end.
+        self.child.stdout.take().expect("piped").read_to_string(&mut said).expect("reads");
+        Ended { was_killed, said }
     }
 }
 
