@@ -193,7 +193,10 @@ impl BrainRunner {
         batch.is_notable = first.is_some();
         if !received.is_empty() {
             // Before the inputs, at the moment of the first of them: time must not pass a heartbeat that has arrived.
+            let arrivals: Vec<u64> = received.iter().map(|heartbeat| heartbeat.at).collect();
             self.handle_input(brain, first.unwrap_or(until), Input::Heartbeats { received }, &mut batch);
+            let now = (self.shared.clock)().mono;
+            self.telemetry.heartbeats_waited(arrivals.into_iter().map(|at| Duration::from_millis(now.saturating_sub(at))));
         } else if messages.is_empty() {
             self.handle_input(brain, until, Input::Tick, &mut batch);
         }

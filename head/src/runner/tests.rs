@@ -14,6 +14,7 @@ use crate::store::{EmbeddedDatabase, Leadership};
 const BOUND: Duration = Duration::from_secs(30);
 
 struct Bench {
+    telemetry: Telemetry,
     brain: BrainHandle,
     effects: EffectQueue,
     now: Arc<AtomicU64>,
@@ -42,8 +43,9 @@ fn bench(workers: u32) -> Bench {
     let clock: Clock = Arc::new(move || Moment { mono: own.load(Ordering::SeqCst), wall: Timestamp(own.load(Ordering::SeqCst)) });
     let effects = EffectQueue::default();
     let make = move |moment, _: Option<&mut Recorder>| Brain::restore(Config::default(), epoch, memory, moment);
-    let (brain, _failure) = BrainRunner::start(make, None, store, effects.clone(), Telemetry::default(), clock);
-    Bench { brain, effects, now, _directory: directory }
+    let telemetry = Telemetry::default();
+    let (brain, _failure) = BrainRunner::start(make, None, store, effects.clone(), telemetry.clone(), clock);
+    Bench { telemetry, brain, effects, now, _directory: directory }
 }
 
 /// A query that keeps the brain from everything else until it is released.
@@ -220,4 +222,33 @@ async fn a_backlog_is_stored_in_commits_of_bounded_size_and_in_order() {
         _ => None,
     });
     assert_eq!(notes.collect::<Vec<_>>(), (0..2_000).map(|n| format!("note {n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wait_of_each_heartbeat_is_counted() {
+    let bench = bench(2);
+    for n in 1..=2 {
+        let input = Input::LinkOpened { session: Session(n.into()), node: node(n), generation: Generation(1), facts: Facts::default() };
+        bench.brain.send(input).await;
+    }
+    answered("the links are open", bench.brain.query(|_| ())).await;
+    let busy = Busy::keep(&bench.brain).await;
+    bench.brain.heartbeat(Session(1), &node(1), None);
+    bench.now.store(1_600, Ordering::SeqCst);
+    bench.brain.heartbeat(Session(2), &node(2), None);
+    bench.now.store(2_000, Ordering::SeqCst);
+    busy.release().await;
+    answered("the heartbeats are handled", bench.brain.query(|_| ())).await;
+    let mut text = cloudtik_protocol::exposition::Exposition::default();
+    bench.telemetry.render(&mut text);
+    let text = text.finish();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} is missing: {text}"));
+        line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+    };
+    // One waited for 0.4 s and one for 2 s.
+    let bucket = |le: &str| value(&format!("cloudtik_head_heartbeat_wait_seconds_bucket{{le=\"{le}\"}}"));
+    assert_eq!([bucket("0.25"), bucket("0.5"), bucket("1"), bucket("2.5"), bucket("+Inf")], [0.0, 1.0, 1.0, 2.0, 2.0], "{text}");
+    assert_eq!(value("cloudtik_head_heartbeat_wait_seconds_count"), 2.0);
+    assert!((value("cloudtik_head_heartbeat_wait_seconds_sum") - 2.4).abs() < 1e-9, "{text}");
 }
