@@ -1,9 +1,11 @@
 //! `logs`: what services and agents say.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cloudtik_model::Generation;
+use cloudtik_model::secret::Redactor;
 use cloudtik_model::status::{Node, Phase, Status};
 use cloudtik_protocol::wire;
 use cloudtik_protocol::wire::open_request::What;
@@ -223,7 +225,7 @@ async fn follow_one(mut client: Client, source: &Source, logs: wire::Logs, lines
                 pause = Pause::default();
                 (reading.take(&bytes), false)
             }
-            Ok(Frame::Exit(exit)) if exit.code == 0 && !logs.follow => (reading.parts.rest().into_iter().collect(), true),
+            Ok(Frame::Exit(exit)) if exit.code == 0 && !logs.follow => (reading.rest(), true),
             Ok(Frame::Exit(exit)) if !logs.follow => {
                 let what = if service.is_empty() { "its agent" } else { service.as_str() };
                 let missing = Failure::new(NOT_FOUND, format!("{node} has no log of {what} yet"));
@@ -254,6 +256,8 @@ struct Reading {
     at: Option<wire::LogPosition>,
     /// The end of the last whole line.
     whole: Option<wire::LogPosition>,
+    /// What a service writes is its own, and shown without secrets.
+    secrets: Redactor,
 }
 
 impl Reading {
@@ -264,7 +268,7 @@ impl Reading {
         self.at = Some(position);
     }
 
-    /// Takes bytes in and gives every line that is whole now.
+    /// Takes bytes in and gives every line that is whole now, without secrets.
     fn take(&mut self, bytes: &[u8]) -> Vec<String> {
         let lines = self.parts.take(bytes);
         if let Some(at) = &mut self.at {
@@ -272,6 +276,21 @@ impl Reading {
             if !lines.is_empty() {
                 // What waits now has come with these bytes.
                 self.whole = Some(wire::LogPosition { offset: at.offset - self.parts.waiting() as u64, ..at.clone() });
+            }
+        }
+        self.without_secrets(lines)
+    }
+
+    /// What is left when the log has ended.
+    fn rest(&mut self) -> Vec<String> {
+        let rest = self.parts.rest().into_iter().collect();
+        self.without_secrets(rest)
+    }
+
+    fn without_secrets(&mut self, mut lines: Vec<String>) -> Vec<String> {
+        for line in &mut lines {
+            if let Cow::Owned(redacted) = self.secrets.line(line) {
+                *line = redacted;
             }
         }
         lines

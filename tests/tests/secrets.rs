@@ -124,6 +124,14 @@ fn no_secret_is_shown_wherever_people_look() {
         let ran = cluster.run(&all).ok();
         no_secret_in(&format!("{arguments:?}"), &format!("{}{}", ran.out, ran.err));
     }
+    // What the services wrote themselves, with their secrets in it.
+    let path = cluster.node_home("w1").join("services/leaky/says/log");
+    assert!(fs::read_to_string(&path).expect("reads").contains(PLANTED), "the service writes its secrets");
+    for arguments in [&["logs", "secretive", "--runtime", "leaky"][..], &["logs", "secretive", "--runtime", "leaky", "-o", "json"]] {
+        let ran = cluster.run(arguments).ok();
+        assert!(ran.out.contains("[secret]"), "{ran:?}");
+        no_secret_in(&format!("{arguments:?}"), &ran.out);
+    }
     let node = cluster.run(&["why", "secretive", "w1"]).ok();
     assert!(node.out.contains("cannot reach postgres://me:[secret]@127.0.0.1/db"), "what is left out is all that is: {node:?}");
     no_secret_in("why of a node", &node.out);

@@ -1,6 +1,7 @@
 //! Secrets in texts: which names stand for one, and where the values are, so that they can be left out. Line by line; what
 //! a text means is not known here, so that a word too many may be left out, as in `invalid password: expired`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What stands in place of a secret.
@@ -63,20 +64,50 @@ pub fn replace(text: &str, spans: &[Range<usize>]) -> String {
 /// Where the secrets of a text are, in order: values that are assigned to secret names (`password: x`, `"password": "x"`,
 /// `--password x`), headers of authorization, passwords in URLs, private keys.
 pub fn spans(text: &str) -> Vec<Range<usize>> {
-    let (mut found, mut start, mut in_key) = (Vec::new(), 0, false);
+    let (mut found, mut start, mut redactor) = (Vec::new(), 0, Redactor::default());
     for line in text.split_inclusive('\n') {
         let end = line.trim_end_matches(['\n', '\r']).len();
-        let of_key = line.contains("PRIVATE KEY-----");
-        if in_key && !of_key {
-            found.push(start..start + end);
-        } else {
-            Scanner { text: &line[..end], at: 0 }.scan(|span| found.push(start + span.start..start + span.end));
-        }
-        in_key = if of_key { line.contains("-----BEGIN") } else { in_key };
+        redactor.scan(&line[..end], |span| found.push(start + span.start..start + span.end));
         start += line.len();
     }
-    found.retain(|span| !span.is_empty());
     found
+}
+
+/// Leaves secrets out of lines that come one after the other: a private key takes several.
+#[derive(Debug, Default)]
+pub struct Redactor {
+    in_key: bool,
+}
+
+impl Redactor {
+    /// The next line, without its end, and without the secrets that can be told in it.
+    pub fn line<'t>(&mut self, line: &'t str) -> Cow<'t, str> {
+        let mut spans = Vec::new();
+        self.scan(line, |span| spans.push(span));
+        if spans.is_empty() { Cow::Borrowed(line) } else { Cow::Owned(replace(line, &spans)) }
+    }
+
+    fn scan(&mut self, line: &str, mut found: impl FnMut(Range<usize>)) {
+        let of_key = line.contains("PRIVATE KEY-----");
+        if self.in_key && !of_key {
+            if !line.is_empty() {
+                found(0..line.len());
+            }
+        } else if may_tell(line) {
+            let not_empty = |span: Range<usize>| if span.is_empty() { None } else { Some(span) };
+            Scanner { text: line, at: 0 }.scan(|span| not_empty(span).into_iter().for_each(&mut found));
+        }
+        self.in_key = if of_key { line.contains("-----BEGIN") } else { self.in_key };
+    }
+}
+
+/// Whether a line has what stands between a name and its value, or before a token. Most lines of a log have not, and are not
+/// looked at word by word.
+fn may_tell(line: &str) -> bool {
+    let bytes = line.as_bytes();
+    bytes.iter().any(|byte| matches!(byte, b'=' | b':')) || bytes.windows(2).any(|two| two == b"--") || {
+        bytes.windows(6).any(|word| word.eq_ignore_ascii_case(b"bearer"))
+    }
 }
 
 struct Scanner<'t> {
@@ -225,6 +256,15 @@ mod tests {
         ] {
             assert_eq!(redact(text), text);
         }
+    }
+
+    #[test]
+    fn lines_that_come_one_by_one_are_redacted_as_a_text_is() {
+        let text = "an ordinary line\nrun --password hunter2\nsent Bearer eyJhbGciOi1\n-----BEGIN PRIVATE KEY-----\nMIIE\n\nabc=\n-----END PRIVATE KEY-----\nafter: it";
+        let mut redactor = Redactor::default();
+        let lines: Vec<_> = text.lines().map(|line| redactor.line(line)).collect();
+        assert_eq!(lines.join("\n"), redact(text));
+        assert!(lines.join("").matches(LEFT_OUT).count() == 4 && matches!(lines[0], Cow::Borrowed(_)));
     }
 
     #[test]
