@@ -196,7 +196,7 @@ impl StatusBoard {
         // Time passing is no news.
         let heartbeat_ages = nodes.iter_mut().map(|node| node.heartbeat_age_ms.take()).collect();
         let mut runtimes = std::mem::take(&mut status.runtimes);
-        runtimes.iter_mut().for_each(|runtime| runtime.endpoints.truncate(MAX_ENDPOINTS));
+        runtimes.iter_mut().for_each(bound);
         Picture {
             number: last.map_or(0, |last| last.number) + 1,
             changes,
@@ -240,6 +240,12 @@ impl StatusBoard {
             kept.pop_front();
         }
     }
+}
+
+/// Leaves out endpoints beyond what a message holds, and says how many.
+fn bound(runtime: &mut Runtime) {
+    runtime.endpoints_left_out = runtime.endpoints.len().saturating_sub(MAX_ENDPOINTS);
+    runtime.endpoints.truncate(MAX_ENDPOINTS);
 }
 
 /// Items of which those that are as they were are shared with the picture before.

@@ -52,6 +52,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
             version: VERSION.to_owned(),
             pid: std::process::id(),
             started: sources.started,
+            software_limit: sources.planner.map(|planner| planner.cluster().head.software_limit),
         },
         nodes: snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone).map(|n| node(n, spec)).collect(),
         runtimes: runtimes(sources, spec),
@@ -141,7 +142,7 @@ fn runtimes(sources: &Sources<'_>, spec: Option<&Spec>) -> Vec<Runtime> {
             }
             let state = if ready == placed { "ready".to_owned() } else { format!("{ready} of {placed} ready") };
             let endpoints = planner.endpoints(name, sources.view, &nodes);
-            Runtime { name: name.clone(), version: version.to_owned(), state, endpoints }
+            Runtime { name: name.clone(), version: version.to_owned(), state, endpoints, endpoints_left_out: 0 }
         })
         .collect()
 }

@@ -8,14 +8,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cloudtik_model::Bytes;
 use cloudtik_model::software::{IndexEntry, Size};
+use cloudtik_model::status::Status;
 use cloudtik_protocol::files::{create_private_directory, remove_tree};
 use serde::Serialize;
 
+use crate::ask;
 use crate::cli::Cache;
-use crate::clusters::home;
+use crate::clusters::{self, home};
 use crate::failure::Failure;
 use crate::output::Printer;
+use crate::remote::Remote;
 
 /// What a directory is called while it is removed: no agent takes it for software that is there.
 const REMOVING: &str = "removing";
@@ -52,10 +56,10 @@ impl Contents {
     }
 }
 
-pub fn run(printer: &Printer, command: &Cache) -> Result<(), Failure> {
+pub async fn run(printer: &Printer, command: &Cache) -> Result<(), Failure> {
     match command {
-        Cache::List => list(printer),
-        Cache::Clean { yes } => clean(printer, *yes),
+        Cache::List => list(printer).await,
+        Cache::Clean { yes } => clean(printer, *yes).await,
     }
 }
 
@@ -64,18 +68,42 @@ pub fn directory() -> Result<PathBuf, Failure> {
     Ok(home()?.join("artifacts"))
 }
 
-fn list(printer: &Printer) -> Result<(), Failure> {
-    let contents = look(&directory()?)?;
+/// How much the head of a cluster keeps.
+#[derive(Debug, Serialize)]
+struct Limit {
+    cluster: String,
+    /// Beyond this its head removes archives that no node needs; nothing if the head does not say.
+    bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    contents: Contents,
+    limits: Vec<Limit>,
+}
+
+async fn list(printer: &Printer) -> Result<(), Failure> {
+    let local = clusters::all()?.into_iter().filter(|place| Remote::of(place).is_ok_and(|remote| remote.is_none())).collect();
+    let answers = ask::statuses(local).await.into_iter();
+    let limit = |status: Status| status.head.software_limit.map(|limit| limit.0);
+    let limits = answers.map(|(place, status)| Limit { cluster: place.name.to_string(), bytes: status.ok().and_then(limit) }).collect();
+    let listed = Listed { contents: look(&directory()?)?, limits };
     if printer.is_json() {
-        printer.json(&contents);
+        printer.json(&listed);
         return Ok(());
     }
+    let Listed { contents, limits } = &listed;
     let rows: Vec<Vec<String>> = contents.software.iter().map(row).collect();
     printer.table(&["SOFTWARE", "SOURCE", "SIZE", "DIGEST", "USED BY"], &rows);
     if contents.unfinished_bytes > 0 {
         printer.line(&format!("unfinished downloads: {}", Size(contents.unfinished_bytes)));
     }
     printer.line(&format!("{} in {}", Size(contents.bytes), contents.directory.display()));
+    for Limit { cluster, bytes } in limits {
+        let limit = bytes.map_or_else(|| "is not known: its head does not answer".to_owned(), |bytes| Bytes(bytes).to_string());
+        printer.line(&format!("limit of {cluster}: {limit}"));
+    }
     Ok(())
 }
 
@@ -94,7 +122,7 @@ struct Cleaned {
     kept_bytes: u64,
 }
 
-fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
+async fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
     let directory = directory()?;
     let before = look(&directory)?;
     let unused: Vec<&Cached> = before.software.iter().filter(|s| s.used_by.is_empty()).collect();
@@ -102,7 +130,7 @@ fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
     if size > 0 {
         let names: Vec<&str> = unused.iter().map(|s| if s.name.is_empty() { "software without a name" } else { s.name.as_str() }).collect();
         let what = if names.is_empty() { "unfinished downloads".to_owned() } else { names.join(", ") };
-        printer.confirm(&format!("Remove {what} ({}) from {}?", Size(size), directory.display()), yes)?;
+        printer.confirm_async(&format!("Remove {what} ({}) from {}?", Size(size), directory.display()), yes).await?;
     }
     let failed = |path: &Path| {
         let path = path.display().to_string();

@@ -4,6 +4,7 @@
 //! Must never: decide what a cluster does, or do what the head can do.
 
 mod access;
+mod ask;
 mod cache;
 mod chart;
 mod cli;
@@ -44,6 +45,7 @@ mod validate;
 mod waits;
 mod watch;
 mod workspace;
+mod zone;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -98,7 +100,6 @@ fn main() -> ExitCode {
         Command::Init { file, name } => init::run(&printer, &file, &name).map(|()| 0),
         Command::Validate { files } => validate::run(&printer, &files).map(|()| 0),
         Command::Simulate(arguments) => simulate::run(&printer, &arguments),
-        Command::Cache { command } => cache::run(&printer, &command).map(|()| 0),
         Command::Runtime { command } => runtime::run(&printer, command).map(|()| 0),
         command => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
@@ -156,6 +157,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Revoke { cluster, name, now } => steer::revoke(printer, (&cluster).into(), &name, now).await.map(|()| 0),
         Command::Hold { cluster, reason } => steer::hold(printer, (&cluster).into(), reason).await.map(|()| 0),
         Command::Resume { cluster } => steer::resume(printer, (&cluster).into()).await.map(|()| 0),
+        Command::Cache { command } => cache::run(printer, &command).await.map(|()| 0),
         Command::Rollout { command } => rollout::run(printer, command).await.map(|()| 0),
         Command::Quarantine { cluster, node, reason } => steer::quarantine(printer, (&cluster).into(), &node, reason).await.map(|()| 0),
         Command::Release { cluster, node } => steer::release(printer, (&cluster).into(), &node).await.map(|()| 0),
@@ -181,7 +183,6 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         | Command::Version
         | Command::Init { .. }
         | Command::Validate { .. }
-        | Command::Cache { .. }
         | Command::Runtime { .. }
         | Command::Simulate(_) => Ok(0),
     }

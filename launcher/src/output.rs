@@ -343,8 +343,7 @@ pub fn clock(at: Timestamp) -> String {
 
 /// A moment in local time, in a format of `strftime`.
 pub fn local(at: Timestamp, format: &str) -> String {
-    // A zone that is not known is UTC, as the C library has it.
-    in_zone(at, format, TimeZone::try_system().unwrap_or(TimeZone::UTC))
+    in_zone(at, format, crate::zone::system(|problem| talk(&format!("warning: {problem}"))))
 }
 
 fn in_zone(at: Timestamp, format: &str, zone: TimeZone) -> String {

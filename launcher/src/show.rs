@@ -8,12 +8,12 @@ use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use serde::Serialize;
 
+use crate::ask;
 use crate::cache;
 use crate::cli::Target;
 use crate::client::{Client, document, is_refused};
-use crate::clusters;
 use crate::failing::{Failing, Shown, failing};
-use crate::failure::{Failure, NOT_AUTHORISED, TIMED_OUT};
+use crate::failure::{Failure, TIMED_OUT};
 use crate::orphans;
 use crate::output::{Printer, ago, clock, columns_of_output, short};
 use crate::pause::Pause;
@@ -22,8 +22,6 @@ use crate::terminal::Progress;
 
 /// How long nothing new is waited for before what is waited for is said again where no terminal shows it.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// How long `list` waits for a head.
-const LIST_PATIENCE: Duration = Duration::from_secs(2);
 /// Things that are waited for and shown.
 const SHOWN_WAITS: usize = 3;
 
@@ -207,7 +205,7 @@ fn print_runtimes(printer: &Printer, status: &Status) {
     for runtime in &status.runtimes {
         let mut consoles: Vec<String> =
             runtime.endpoints.iter().take(SHOWN_CONSOLES).map(|endpoint| format!("{}: {}", endpoint.name, endpoint.url)).collect();
-        let more = runtime.endpoints.len().saturating_sub(SHOWN_CONSOLES);
+        let more = runtime.endpoints.len().saturating_sub(SHOWN_CONSOLES) + runtime.endpoints_left_out;
         if more > 0 {
             consoles.push(format!("{more} more: cloudtik runtimes {}", status.cluster));
         }
@@ -220,9 +218,19 @@ fn print_runtimes(printer: &Printer, status: &Status) {
 }
 
 fn print_endpoints(printer: &Printer, status: &Status) {
-    for endpoint in status.runtimes.iter().flat_map(|r| &r.endpoints) {
-        printer.line(&format!("{}: {}", endpoint.name, endpoint.url));
+    for runtime in &status.runtimes {
+        for endpoint in &runtime.endpoints {
+            printer.line(&format!("{}: {}", endpoint.name, endpoint.url));
+        }
+        if runtime.endpoints_left_out > 0 {
+            printer.line(&left_out(runtime));
+        }
     }
+}
+
+/// Of what the head does not name.
+fn left_out(runtime: &cloudtik_model::status::Runtime) -> String {
+    format!("{} more consoles of {} are not listed: the head names the first {}", runtime.endpoints_left_out, runtime.name, runtime.endpoints.len())
 }
 
 pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
@@ -233,6 +241,18 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
     let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
     let software = if remote.is_none() { Some(cache::look(&cache::directory()?)?) } else { None };
     if printer.is_json() {
+        #[derive(Serialize)]
+        struct Software<'a> {
+            /// Of this machine; absent where the cluster is reached over the network, and so is what is in it.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            directory: Option<&'a std::path::Path>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            bytes: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            unused_bytes: Option<u64>,
+            /// Beyond this the head removes archives that no node needs.
+            limit_bytes: Option<u64>,
+        }
         #[derive(Serialize)]
         struct Info<'a> {
             cluster: &'a str,
@@ -246,9 +266,7 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             access: Option<&'a Remote>,
             head: &'a cloudtik_model::status::Head,
             runtimes: &'a [cloudtik_model::status::Runtime],
-            /// Of this machine; absent where the cluster is reached over the network.
-            #[serde(skip_serializing_if = "Option::is_none")]
-            software: Option<serde_json::Value>,
+            software: Software<'a>,
         }
         printer.json(&Info {
             cluster: place.name.as_str(),
@@ -258,7 +276,12 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             access: remote.as_ref(),
             head: &status.head,
             runtimes: &status.runtimes,
-            software: software.map(|s| serde_json::json!({ "directory": s.directory, "bytes": s.bytes, "unused_bytes": s.unused_bytes() })),
+            software: Software {
+                directory: software.as_ref().map(|s| s.directory.as_path()),
+                bytes: software.as_ref().map(|s| s.bytes),
+                unused_bytes: software.as_ref().map(cache::Contents::unused_bytes),
+                limit_bytes: status.head.software_limit.map(|limit| limit.0),
+            },
         });
         return Ok(());
     }
@@ -273,10 +296,16 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
         let (all, unused) = (Size(software.bytes), Size(software.unused_bytes()));
         printer.line(&format!("software   {all} in {}, {unused} of it unused", software.directory.display()));
     }
+    if let Some(limit) = status.head.software_limit {
+        printer.line(&format!("limit      {limit} of software; beyond it the head removes archives that no node needs"));
+    }
     for runtime in &status.runtimes {
         printer.line(&format!("{:<10} {} ({})", runtime.name, runtime.version, runtime.state));
         for endpoint in &runtime.endpoints {
             printer.line(&format!("           {}: {}", endpoint.name, endpoint.url));
+        }
+        if runtime.endpoints_left_out > 0 {
+            printer.line(&format!("           {}", left_out(runtime)));
         }
     }
     Ok(())
@@ -328,27 +357,12 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         head: Option<String>,
         file: String,
     }
-    // All at once: one that hangs holds up no other.
-    let mut asked = tokio::task::JoinSet::new();
-    for (number, place) in clusters::all()?.into_iter().enumerate() {
-        asked.spawn(async move {
-            let asking = async { Client::dial(&place).await?.status().await };
-            let status = match tokio::time::timeout(LIST_PATIENCE, asking).await {
-                Ok(Ok(status)) => Ok(status),
-                Ok(Err(failure)) if failure.code == NOT_AUTHORISED => Err("no-access"),
-                Ok(Err(_)) | Err(_) => Err("unreachable"),
-            };
-            (number, place, status)
-        });
-    }
-    let mut answers = asked.join_all().await;
-    answers.sort_by_key(|(number, _, _)| *number);
     let mut all = Vec::new();
-    for (_, place, status) in answers {
+    for (place, status) in ask::all().await? {
         all.push(Listed {
             cluster: place.name.to_string(),
             workspace: place.workspace_name(),
-            phase: status.as_ref().map_or_else(|why| (*why).to_owned(), |s| s.phase.name().to_owned()),
+            phase: status.as_ref().map_or_else(|why| why.name().to_owned(), |s| s.phase.name().to_owned()),
             nodes: status.as_ref().map_or(0, |s| s.nodes.len()),
             head: status.ok().map(|s| s.head.address),
             file: place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default(),

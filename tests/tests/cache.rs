@@ -76,6 +76,12 @@ fn software_is_kept_for_clusters_that_exist_and_told_and_removed_afterwards() {
     assert_eq!((&info["software"]["bytes"], &info["software"]["unused_bytes"]), (&listed["bytes"], &Value::from(0)), "{info:#}");
     let told = cluster.run(&["info", "keeps"]).ok().out;
     assert!(told.lines().any(|line| line.starts_with("software   10 MB in ") && line.ends_with(", 0 B of it unused")), "{told}");
+    // How much is kept.
+    let limit = Value::from(20u64 << 30);
+    assert_eq!((&info["software"]["limit_bytes"], &listed["limits"][0]["bytes"]), (&limit, &limit), "{info:#} {listed:#}");
+    assert_eq!(listed["limits"][0]["cluster"], "keeps");
+    assert!(told.lines().any(|line| line.starts_with("limit      20GiB of software")), "{told}");
+    assert!(table.lines().any(|line| line == "limit of keeps: 20GiB"), "{table}");
 
     // What somebody removed by hand is fetched again when a node needs it.
     let artifacts = cluster.state().join("artifacts");

@@ -161,3 +161,20 @@ async fn what_was_done_before_a_status_is_asked_for_is_seen_in_it() {
 
 /// A bound for what must come; far above what it takes.
 const BOUND: Duration = Duration::from_secs(30);
+
+#[test]
+fn endpoints_that_are_left_out_are_counted() {
+    let endpoint = |n| cloudtik_model::status::Endpoint { name: "UI".to_owned(), url: format!("http://10.0.0.1:{n}") };
+    let runtime = |count| Runtime {
+        name: cloudtik_model::RuntimeName::new("web").expect("valid"),
+        version: "1".to_owned(),
+        state: "ready".to_owned(),
+        endpoints: (0..count).map(endpoint).collect(),
+        endpoints_left_out: 0,
+    };
+    for (count, left_out) in [(MAX_ENDPOINTS, 0), (MAX_ENDPOINTS + 7, 7)] {
+        let mut bounded = runtime(count);
+        bound(&mut bounded);
+        assert_eq!((bounded.endpoints.len(), bounded.endpoints_left_out), (MAX_ENDPOINTS, left_out));
+    }
+}

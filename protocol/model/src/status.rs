@@ -9,7 +9,7 @@ use crate::conflict::RequestConflict;
 use crate::reason::ServiceProblem;
 use crate::report::{ServiceFailure, ServiceReport};
 use crate::software::Fetch;
-use crate::{ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
+use crate::{Bytes, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, RuntimeName, Timestamp};
 
 /// `cloudtik status -o json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct Head {
     pub version: String,
     pub pid: u32,
     pub started: Timestamp,
+    /// What archives of software may take before those that no node needs are removed; unknown before there is a description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub software_limit: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,6 +144,14 @@ pub struct Runtime {
     pub version: String,
     pub state: String,
     pub endpoints: Vec<Endpoint>,
+    /// So many more there are, which are not named.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub endpoints_left_out: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Where a runtime can be reached.
