@@ -230,7 +230,12 @@ fn print_endpoints(printer: &Printer, status: &Status) {
 
 /// Of what the head does not name.
 fn left_out(runtime: &cloudtik_model::status::Runtime) -> String {
-    format!("{} more consoles of {} are not listed: the head names the first {}", runtime.endpoints_left_out, runtime.name, runtime.endpoints.len())
+    format!(
+        "{} more consoles of {} are not listed: the head names the first {}",
+        runtime.endpoints_left_out,
+        runtime.name,
+        runtime.endpoints.len()
+    )
 }
 
 pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {

@@ -149,7 +149,14 @@ mod tests {
 
     #[test]
     fn changes_add_up_to_the_status() {
-        let head = Head { address: "h:1".to_owned(), epoch: Epoch(1), version: String::new(), pid: 1, started: Timestamp(1), software_limit: None };
+        let head = Head {
+            address: "h:1".to_owned(),
+            epoch: Epoch(1),
+            version: String::new(),
+            pid: 1,
+            started: Timestamp(1),
+            software_limit: None,
+        };
         let mut summary = Status {
             cluster: ClusterName::new("demo").expect("valid"),
             phase: Phase::Converging,
