@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agents::AgentPrograms;
 use crate::goals::Goals;
 use crate::hub::Hub;
 use crate::machines::MachinesHandle;
@@ -62,6 +63,8 @@ pub struct Driver {
     pub revisions: Revisions,
     pub goals: Goals,
     pub view: View,
+    /// What nodes may fetch that have no agent.
+    pub agents: AgentPrograms,
     pub telemetry: Telemetry,
     pub tasks: TaskTracker,
     /// The head stops: no further call is begun.
@@ -210,7 +213,7 @@ impl Driver {
                 dead_man_ms: dead_man.map(|timer| timer.as_millis() as u64),
                 // The local machine is not the node's own.
                 power_off: Vec::new(),
-                agents: Vec::new(),
+                agents: self.agents.current(),
                 made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
             },
         })

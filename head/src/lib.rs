@@ -19,6 +19,7 @@
 //! | `artifacts` | software by content, fetched once |
 //! | `revisions` | descriptions of the cluster as they were accepted, and their planners |
 //! | `simulate` | scenarios and recordings, in virtual time |
+//! | `agents` | the agent's program, served to machines that have nothing but a join token |
 //! | `http` | `/metrics`, `/healthz`, `/readyz`, discovery for Prometheus |
 //! | `serve` | puts all of it together |
 
@@ -27,6 +28,7 @@ pub mod simulate;
 
 mod access;
 mod admin;
+mod agents;
 mod artifacts;
 mod board;
 mod bus;

@@ -28,6 +28,7 @@ use tonic::service::Routes;
 
 use crate::access::{Access, AccessService};
 use crate::admin::{AdminService, Head, SetupService, authorize};
+use crate::agents::{self, AgentDownloads, AgentPrograms};
 use crate::artifacts::ArtifactStore;
 use crate::board::{self, StatusBoard};
 use crate::bus::{Admission, BusService};
@@ -124,6 +125,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         view: view.clone(),
         tasks: tasks.clone(),
     });
+    let agents = AgentPrograms::open(settings.programs.clone());
     let driver = Driver {
         settings: settings.clone(),
         join_secret,
@@ -133,12 +135,14 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         revisions: revisions.clone(),
         goals: goals.clone(),
         view: view.clone(),
+        agents: agents.clone(),
         telemetry: telemetry.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
         client: client.subscribe(),
     };
     tasks.spawn(driver.run(effects));
+    tasks.spawn(agents.clone().follow(stop.clone()));
     tasks.spawn(goals.follow_artifacts(stop.clone()));
     tasks.spawn(machines.clone().tell_changes(brain.clone(), stop.clone()));
     brain.send(Input::Started).await;
@@ -177,6 +181,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         telemetry: telemetry.clone(),
     };
     let watched_brain = brain.clone();
+    let downloads = AgentDownloads::new(agents, admission.clone(), brain.clone(), telemetry.clone());
     let bus = BusService {
         settings: settings.clone(),
         admission,
@@ -198,7 +203,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         .add_service(artifacts_server::ArtifactsServer::new(bus))
         .add_service(access_server::AccessServer::new(accepting))
         .add_service(admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_FRAME));
-    let router = routes.into_axum_router().merge(http::router(head.clone())).layer(middleware::from_fn_with_state(access, authorize));
+    let router = routes.into_axum_router().merge(http::router(head.clone())).merge(agents::router(downloads));
+    let router = router.layer(middleware::from_fn_with_state(access, authorize));
     let lines = Arc::new(Seldom::default());
     let refused = move |refused: Refused| {
         telemetry.refuse("handshake");

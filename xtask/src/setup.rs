@@ -31,11 +31,13 @@ const CHROMIUM: Package = Package { name: "chromium", why: "opens the consoles u
 const DRIVER: Package = Package { name: "chromium-driver", why: "drives that browser", is_there: || exists("/usr/bin/chromedriver") };
 const STRACE: Package =
     Package { name: "strace", why: "kills a command under test at each of its changes", is_there: || exists("/usr/bin/strace") };
+const CURL: Package = Package { name: "curl", why: "fetches the agent on a bare machine", is_there: || exists("/usr/bin/curl") };
+const WGET: Package = Package { name: "wget", why: "fetches it where curl is missing", is_there: || exists("/usr/bin/wget") };
 
 /// To build and run.
 const NEEDED: [Package; 4] = [COMPILER, PYTHON, PIP, SETSID];
 /// To test, on top.
-const TESTED: [Package; 6] = [FAKETIME, NFTABLES, IPROUTE, CHROMIUM, DRIVER, STRACE];
+const TESTED: [Package; 8] = [FAKETIME, NFTABLES, IPROUTE, CHROMIUM, DRIVER, STRACE, CURL, WGET];
 
 fn exists(path: &str) -> bool {
     Path::new(path).exists()

@@ -185,6 +185,12 @@ impl Brain {
         self.nodes.get(id).is_some_and(|n| n.record.generation == generation && n.record.life.may_exist())
     }
 
+    /// Whether this generation of a node was asked for and no agent has joined as it yet.
+    pub fn expects(&self, id: &NodeId, generation: Generation) -> bool {
+        let is_expected = |n: &NodeRecord| n.generation == generation && n.key.is_none() && !n.life.is_leaving();
+        self.nodes.get(id).is_some_and(|n| is_expected(&n.record))
+    }
+
     /// The requests that another description would end, or leave without room, and why.
     pub fn conflicting_requests(&self, spec: &Spec) -> Vec<RequestConflict> {
         let is_of_type = |ask: &&Ask| ask.wants.node_type().is_none_or(|name| spec.workers.contains_key(name));

@@ -9,7 +9,8 @@ umask 077
 
 head=@HEAD@
 root=@ROOT@
-patience=@PATIENCE@
+# Seconds without progress after which it gives up.
+patience=${CLOUDTIK_PATIENCE:-@PATIENCE@}
 bin=$root/bin
 home=$root/node
 work=$root/.fetch
