@@ -35,7 +35,7 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
     let file = cluster.file.display().to_string();
     let scenario = cluster.file.with_file_name("scenario.toml").display().to_string();
     fs::write(&scenario, "length = \"10m\"\n").expect("writes");
-    let commands: [&[&str]; 28] = [
+    let commands: [&[&str]; 31] = [
         &["status", "full"],
         &["status", "full", "-w"],
         &["info", "full"],
@@ -60,6 +60,9 @@ fn output_that_cannot_be_written_is_a_failure_of_every_command() {
         &["up", &file, "--plan"],
         &["simulate", &file, "--demand", &scenario],
         &["simulate", &file, "--demand", &scenario, "--decisions"],
+        &["workspace", "list"],
+        &["workspace", "status", "default"],
+        &["workspace", "create", "default", "--plan"],
         &["cache", "list"],
         &["cache", "clean", "--yes"],
         &["rollout", "status", "full"],

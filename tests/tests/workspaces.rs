@@ -1,6 +1,7 @@
 //! Workspaces: made from a file, shown, changed, completed after a kill, and never deleted under a cluster.
 
 use std::fs::{self, File, Permissions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -261,6 +262,35 @@ fn commands_at_once_wait_for_each_other() {
     assert_eq!(ended.code(), Some(130));
     assert!(says("interrupted; nothing was changed").is_some());
     assert_eq!(kept(&user), [""; 0]);
+}
+
+#[test]
+fn a_question_is_answered_or_interrupted() {
+    let (user, file) = user("unused");
+    user.run(&["workspace", "create", &file]).ok();
+    // What is typed at the question, or Ctrl-C; the exit status; what is said; and whether the workspace stays.
+    for (answer, code, says, stays) in [
+        (None, 130, "interrupted; nothing was changed", true),
+        (Some("n\n"), 1, "not confirmed", true),
+        (Some("y\n"), 0, "is deleted", false),
+    ] {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        let end = || Stdio::from(pty.slave.try_clone().expect("clones"));
+        let said = user.file.with_file_name("said");
+        let mut command = user.command(&["workspace", "delete", "dev"]);
+        // Standard error is a file, which can be looked at while the command waits.
+        let mut asking = command.stdin(end()).stdout(Stdio::null()).stderr(File::create(&said).expect("makes")).spawn().expect("runs");
+        let has_said = |what: &str| fs::read_to_string(&said).expect("reads").contains(what).then_some(());
+        until("the question", Duration::from_secs(20), || has_said("Delete the workspace dev? [y/N]"));
+        match answer {
+            Some(answer) => File::from(pty.master.try_clone().expect("clones")).write_all(answer.as_bytes()).expect("types"),
+            None => send(i32::try_from(asking.id()).expect("a process id"), Signal::SIGINT),
+        }
+        let ended = until("the end of the command", Duration::from_secs(20), || asking.try_wait().expect("waits"));
+        assert_eq!(ended.code(), Some(code), "{answer:?}");
+        assert!(has_said(says).is_some(), "{answer:?}: {}", fs::read_to_string(&said).expect("reads"));
+        assert_eq!(!kept(&user).is_empty(), stays, "{answer:?}");
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub async fn apply(
 fn tell(printer: &Printer, progress: &mut Progress, workspace: &str, event: &Event<'_>) {
     match event {
         Event::Started { number, of, step } => {
-            progress.phase(&format!("{workspace}: {} (step {number} of {of})", doing(step)));
+            progress.waiting(&format!("{workspace}: {} (step {number} of {of})", doing(step)));
         }
         Event::Waiting { step, error, pause } => {
             progress.waiting(&format!("{workspace}: {}, again in {}: {}", doing(step), short(*pause), chain(error)));
