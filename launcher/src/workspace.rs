@@ -9,7 +9,7 @@ mod directory;
 mod show;
 mod steps;
 
-use cloudtik_model::WorkspaceName;
+use cloudtik_model::{ClusterName, WorkspaceName};
 use cloudtik_providers::workspace::{Action, Cost, Plan};
 
 use self::definition::Definition;
@@ -38,20 +38,24 @@ pub fn check(described: &Described) -> Result<(), Failure> {
 
 /// The definition that was applied, if there is one; else what the cluster needs.
 fn of_cluster(described: &Described) -> Result<(Definition, bool), Failure> {
-    let (name, kind) = (&described.cluster.workspace, described.provider.kind().name());
-    match Definition::applied(name)? {
+    let cluster = &described.cluster;
+    match Definition::applied(&cluster.workspace)? {
         None => Ok((Definition::needed_by(described)?, false)),
-        Some(applied) if applied.kind() == kind => Ok((applied, true)),
         Some(applied) => {
-            let message = format!(
-                "the cluster {} is on the provider `{kind}`, and its workspace {name} is on `{}`",
-                described.cluster.name,
-                applied.kind()
-            );
-            let hint = "both must be on the same; name another workspace in the cluster's file: `cloudtik workspace list` shows them";
-            Err(Failure::new(INVALID, message).hint(hint))
+            on_the_same(&cluster.name, described.provider.kind().name(), &cluster.workspace, applied.kind())?;
+            Ok((applied, true))
         }
     }
+}
+
+/// A cluster is in a workspace of its own provider.
+fn on_the_same(cluster: &ClusterName, kind: &str, workspace: &WorkspaceName, of_workspace: &str) -> Result<(), Failure> {
+    if kind == of_workspace {
+        return Ok(());
+    }
+    let message = format!("the cluster {cluster} is on the provider `{kind}`, and its workspace {workspace} is on `{of_workspace}`");
+    let hint = "both must be on the same; name another workspace in the cluster's file: `cloudtik workspace list` shows them";
+    Err(Failure::new(INVALID, message).hint(hint))
 }
 
 /// Makes what is missing of the workspace of a cluster, if it costs nothing.

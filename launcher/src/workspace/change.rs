@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cloudtik_config::workspace::says_the_same;
 use cloudtik_model::{ClusterName, WorkspaceName};
 use cloudtik_providers::Error;
 use cloudtik_providers::workspace::{Action, Cost, Plan, Status, WorkspaceProvider};
@@ -106,27 +107,57 @@ pub async fn reach(printer: &Printer, arguments: &ChangeWorkspace, verb: Verb) -
     Ok(())
 }
 
+/// What a command may do with a person's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Apply,
+    /// There is nothing to update.
+    NothingThere,
+    /// A workspace stays on its provider.
+    OtherProvider,
+    /// What exists is changed by `update` only.
+    OtherDefinition,
+}
+
+/// What a definition says, and on which provider.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    pub kind: &'a str,
+    pub text: &'a str,
+}
+
+/// Whether a command may apply a file, by what was applied last and whether the workspace has a directory.
+pub fn verdict(verb: Verb, file: Said<'_>, applied: Option<Said<'_>>, has_directory: bool) -> Verdict {
+    match applied {
+        None if verb == Verb::Update && !has_directory => Verdict::NothingThere,
+        Some(applied) if applied.kind != file.kind => Verdict::OtherProvider,
+        Some(applied) if verb == Verb::Create && !says_the_same(applied.text, file.text) => Verdict::OtherDefinition,
+        _ => Verdict::Apply,
+    }
+}
+
 /// The definition that a command is to reach; refused where the command is not the one for it.
 fn wanted(named: &Named, verb: Verb) -> Result<Definition, Failure> {
     let name = &named.name;
     let Some(file) = &named.file else { return named.definition() };
-    match Definition::applied(name)? {
-        None if verb == Verb::Update && !clusters::workspace(name)?.is_dir() => {
+    let applied = Definition::applied(name)?;
+    match verdict(verb, file.said(), applied.as_ref().map(Definition::said), clusters::workspace(name)?.is_dir()) {
+        Verdict::Apply => Ok(file.clone()),
+        Verdict::NothingThere => {
             let hint = format!("create it: `cloudtik workspace create {}`", named.typed);
             Err(Failure::new(NOT_FOUND, format!("there is no workspace {name}")).hint(hint))
         }
-        Some(applied) if applied.kind() != file.kind() => Err(other_provider(name, &applied, file)),
-        Some(applied) if verb == Verb::Create && !applied.says_the_same(file) => {
+        Verdict::OtherProvider => Err(other_provider(name, applied.as_ref().map_or("", Definition::kind), file.kind())),
+        Verdict::OtherDefinition => {
             let message = format!("the workspace {name} exists, and was made from another definition than that of {}", named.typed);
             let hint = format!("`cloudtik workspace update {} --plan` shows what it would change", named.typed);
             Err(Failure::new(REFUSED, message).hint(hint))
         }
-        _ => Ok(file.clone()),
     }
 }
 
-fn other_provider(name: &WorkspaceName, applied: &Definition, file: &Definition) -> Failure {
-    let message = format!("the workspace {name} is on the provider `{}`; the file names `{}`", applied.kind(), file.kind());
+fn other_provider(name: &WorkspaceName, applied: &str, file: &str) -> Failure {
+    let message = format!("the workspace {name} is on the provider `{applied}`; the file names `{file}`");
     Failure::new(REFUSED, message).hint(format!("give the new one another name, or delete the old one: `cloudtik workspace delete {name}`"))
 }
 
@@ -171,7 +202,7 @@ pub async fn delete(printer: &Printer, arguments: &DeleteWorkspace) -> Result<()
     let look = async || {
         let definition = named.definition()?;
         if let Some(file) = named.file.as_ref().filter(|file| file.kind() != definition.kind()) {
-            return Err(other_provider(name, &definition, file));
+            return Err(other_provider(name, definition.kind(), file.kind()));
         }
         let workspace = definition.open()?;
         let status = look_at(name, workspace.as_ref()).await?;

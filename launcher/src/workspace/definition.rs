@@ -17,6 +17,7 @@ use cloudtik_protocol::files::write_atomically;
 use cloudtik_providers::{Chosen, WorkspaceProvider};
 use cloudtik_registry::registry;
 
+use super::change::Said;
 use crate::clusters::{Described, is_standard_input, read_text, workspace, workspaces};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::quoted;
@@ -93,6 +94,10 @@ impl Definition {
 
     pub fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Failure> {
         Ok(self.provider.machines()?.workspace(&self.provider.settings, &workspace(&self.name)?)?)
+    }
+
+    pub fn said(&self) -> Said<'_> {
+        Said { kind: self.kind(), text: &self.text }
     }
 
     /// The provider's kind.

@@ -133,7 +133,7 @@ pub enum State {
 
 impl State {
     pub fn of(desired: &[Desired], status: &Status) -> Self {
-        let is = |presence: &Presence| status.resources.iter().any(|found| found.presence == *presence);
+        let is = |presence: &Presence| of_interest(desired, status).any(|found| found.presence == *presence);
         if Plan::to_reach(desired, status).is_empty() {
             Self::Complete
         } else if status.is_absent() {
@@ -187,6 +187,12 @@ struct ResourceDocument<'a> {
     outputs: &'a BTreeMap<String, String>,
 }
 
+/// What is to be there, and what is there. A provider may tell of more that could be.
+fn of_interest<'a>(desired: &'a [Desired], status: &'a Status) -> impl Iterator<Item = &'a Found> {
+    let is_desired = |found: &Found| desired.iter().any(|one| one.id == found.id);
+    status.resources.iter().filter(move |found| found.presence != Presence::Missing || is_desired(found))
+}
+
 fn resource<'a>(desired: &'a [Desired], found: &'a Found) -> ResourceDocument<'a> {
     let (state, differences): (_, &[String]) = match &found.presence {
         Presence::Present => ("present", &[]),
@@ -216,7 +222,7 @@ pub async fn status(printer: &Printer, named: Option<&str>) -> Result<(), Failur
     let state = State::of(&desired, &status);
     let applied = Definition::applied(name)?;
     let file_differs = named.file.as_ref().zip(applied.as_ref()).map(|(file, applied)| !applied.says_the_same(file));
-    let resources: Vec<ResourceDocument<'_>> = status.resources.iter().map(|found| resource(&desired, found)).collect();
+    let resources: Vec<ResourceDocument<'_>> = of_interest(&desired, &status).map(|found| resource(&desired, found)).collect();
     if printer.is_json() {
         let definition_path = applied.map(|_| path_of(name)).transpose()?.map(|path| path.display().to_string());
         let (provider, clusters) = (definition.kind(), &*status.clusters);

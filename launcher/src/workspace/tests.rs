@@ -8,7 +8,7 @@ use cloudtik_providers::workspace::{Desired, Found, Presence, ResourceId, Status
 use cloudtik_providers::{Error, WorkspaceProvider};
 use tokio::sync::Notify;
 
-use super::change::{Verb, question};
+use super::change::{Said, Verb, Verdict, question, verdict};
 use super::show::{State, plan_lines};
 use super::*;
 use crate::cli::Format;
@@ -92,6 +92,35 @@ fn a_person_is_asked_what_costs_and_what_changes_or_removes() {
 }
 
 #[test]
+fn a_file_is_applied_by_the_command_that_is_for_it() {
+    let said = |kind, text| Said { kind, text };
+    let (north, south) = (said("cloud", "region = 'north'"), said("cloud", "region = 'south'"));
+    let north_again = said("cloud", "# ours\nregion = \"north\"");
+    let other = said("local", "");
+    for (verb, file, applied, has_directory, expected) in [
+        (Verb::Create, north, None, false, Verdict::Apply),
+        (Verb::Create, north, Some(north_again), true, Verdict::Apply),
+        (Verb::Create, north, Some(south), false, Verdict::OtherDefinition),
+        (Verb::Create, north, Some(other), true, Verdict::OtherProvider),
+        (Verb::Update, north, None, false, Verdict::NothingThere),
+        (Verb::Update, north, None, true, Verdict::Apply),
+        (Verb::Update, north, Some(south), true, Verdict::Apply),
+        (Verb::Update, north, Some(other), true, Verdict::OtherProvider),
+    ] {
+        assert_eq!(verdict(verb, file, applied, has_directory), expected, "{verb:?} {file:?} {applied:?}");
+    }
+}
+
+#[test]
+fn a_cluster_is_in_a_workspace_of_its_own_provider() {
+    let demo = ClusterName::new("demo").expect("a name");
+    on_the_same(&demo, "local", &name(), "local").expect("it is the same");
+    let failure = on_the_same(&demo, "local", &name(), "cloud").expect_err("it is another");
+    let says = "the cluster demo is on the provider `local`, and its workspace dev is on `cloud`";
+    assert_eq!((failure.code, failure.message.as_str()), (INVALID, says));
+}
+
+#[test]
 fn a_plan_is_shown_with_what_each_step_costs() {
     let lines = plan_lines(&plan(&[DIFFERS, Presence::Missing, Presence::Present]));
     assert_eq!(lines, ["  ~ change network: the network: ", "  + create gateway: the gateway, 0.045/h", "  costs 0.045/h while it exists"]);
@@ -109,6 +138,8 @@ fn a_state_is_told_from_what_is_there() {
     // What the definition does not have any more is to go.
     let extra = Status { clusters: vec![ClusterName::new("demo").expect("a name")], ..status(&[Present, Present, Present]) };
     assert_eq!(State::of(&desired()[..2], &extra), State::Differs);
+    // What could be there, and is neither to be there nor is.
+    assert_eq!(State::of(&desired()[..2], &status(&[Present, DIFFERS, Missing])), State::Differs);
 }
 
 #[tokio::test]
