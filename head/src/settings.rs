@@ -6,10 +6,13 @@ use std::path::Path;
 use anyhow::Context;
 use cloudtik_config::cluster::{Cluster, Workers};
 use cloudtik_model::spec::{Spec, Steps};
-use cloudtik_model::{HeadSettings, Resources};
+use cloudtik_model::{Bytes, HeadSettings, Resources};
 use cloudtik_providers::Kind;
 use cloudtik_registry::registry;
 use cloudtik_runtimes::Planner;
+
+/// Where the provider leaves it to types of workers, which then say it: reading a file sees to that.
+pub const ANY: Resources = Resources { cpus: 1, memory: Bytes(1 << 30), gpus: 0 };
 
 /// `head.json`, with the provider that it names.
 pub struct Settings {
@@ -43,13 +46,13 @@ impl Settings {
     /// What the brain needs to know of a description.
     pub fn spec(&self, planner: &Planner, revision: u64, steps: Steps) -> Spec {
         let mut spec = planner.spec(revision, steps);
-        fill_in(&mut spec, planner.cluster(), self.kind.default_resources());
+        fill_in(&mut spec, planner.cluster(), self.kind.default_resources().unwrap_or(ANY));
         spec
     }
 
     /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
     pub fn resources_of(&self, workers: Option<&Workers>) -> Resources {
-        or_default(workers, self.kind.default_resources())
+        or_default(workers, self.kind.default_resources().unwrap_or(ANY))
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod cluster;
 mod examples;
+mod provider;
 mod submit;
 mod values;
 mod workspace;
@@ -16,6 +17,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 pub use self::access::Access;
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
+pub use self::provider::Provider;
 pub use self::submit::Submit;
 pub use self::workspace::{ChangeWorkspace, DeleteWorkspace, Workspace};
 use crate::completion;
@@ -301,6 +303,12 @@ pub enum Command {
     Runtime {
         #[command(subcommand)]
         command: Runtime,
+    },
+    /// List the providers of machines; check one of your own
+    #[command(after_help = examples::PROVIDER)]
+    Provider {
+        #[command(subcommand)]
+        command: Provider,
     },
     /// Print the completion script of a shell
     #[command(after_help = examples::COMPLETIONS)]

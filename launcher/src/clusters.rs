@@ -21,8 +21,8 @@ use cloudtik_config::{Cluster, InvalidFile, text};
 use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, WorkspaceName, natural};
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
 use cloudtik_providers::kind::ClusterSite;
+use cloudtik_providers::Chosen;
 use cloudtik_providers::machine::{AGENT, Layout};
-use cloudtik_providers::{Chosen, machines_of};
 use cloudtik_registry::registry;
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
@@ -176,11 +176,19 @@ impl Place {
     }
 
     /// Settles what a new cluster keeps for its life; the address is its head's.
-    pub fn settle(&self, chosen: &Chosen) -> Result<(ProviderDocument, String), Failure> {
+    pub async fn settle(&self, described: &Described) -> Result<(ProviderDocument, String), Failure> {
         let (nodes, agent) = (self.nodes(), self.programs().program(AGENT));
-        let site =
-            ClusterSite { cluster: &self.name, directory: &self.directory, nodes: &nodes, agent: &agent, ports: &[BUS_PORT, HEALTH_PORT] };
-        let settled = machines_of(chosen.kind())?.settle(&chosen.settings, &site)?;
+        let (workspace, base, chosen) = (self.workspace_name(), described.base()?, &described.provider);
+        let site = ClusterSite {
+            cluster: &self.name,
+            workspace: &workspace,
+            base: &base,
+            directory: &self.directory,
+            nodes: &nodes,
+            agent: &agent,
+            ports: &[BUS_PORT, HEALTH_PORT],
+        };
+        let settled = chosen.machines()?.settle(&chosen.settings, &site).await?;
         let kind = chosen.kind().name().parse().map_err(|e| Failure::failed(format!("{e}")))?;
         Ok((ProviderDocument { kind, settings: chosen.settings.clone(), site: settled.site }, settled.head_address))
     }
@@ -205,6 +213,21 @@ pub struct Described {
     pub text: String,
     pub folders: std::collections::BTreeMap<cloudtik_model::RuntimeName, cloudtik_runtimes::Folder>,
     pub path: PathBuf,
+}
+
+impl Described {
+    /// The directory by which paths in the file go.
+    pub fn base(&self) -> Result<PathBuf, Failure> {
+        directory_of(&self.path)
+    }
+}
+
+/// The directory by which paths in a file go: its own, or the one to which its text was piped.
+pub fn directory_of(file: &Path) -> Result<PathBuf, Failure> {
+    if is_standard_input(file) {
+        return Ok(std::env::current_dir()?);
+    }
+    Ok(std::path::absolute(file)?.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
 /// Whether a path stands for standard input.

@@ -26,6 +26,7 @@ mod orphans;
 mod output;
 mod pause;
 mod programs;
+mod provider;
 mod reader;
 mod remote;
 mod rollout;
@@ -176,6 +177,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
             let target = cluster.as_deref().map(|cluster| Target { cluster: Some(cluster), workspace: workspace.as_deref() });
             doctor::run(printer, target).await
         }
+        Command::Provider { command } => provider::command(printer, command).await,
         Command::Access { command } => access::run(printer, command).await.map(|()| 0),
         Command::Workspace { command } => workspace::run(printer, &command).await.map(|()| 0),
         Command::Dump { cluster } => show::dump(printer, (&cluster).into()).await.map(|()| 0),

@@ -300,7 +300,7 @@ async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> 
         // Another file is noted once the head has it.
         Some(remembered) if known != HeadNode::Missing => (remembered.provider, remembered.head_address),
         _ => {
-            let (provider, address) = place.settle(&described.provider)?;
+            let (provider, address) = place.settle(described).await?;
             place.remember(&takeover::remembered(described, provider.clone(), address.clone()))?;
             (provider, address)
         }

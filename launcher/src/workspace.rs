@@ -61,7 +61,7 @@ fn on_the_same(cluster: &ClusterName, kind: &str, workspace: &WorkspaceName, of_
 /// Makes what is missing of the workspace of a cluster, if it costs nothing.
 pub async fn ensure(printer: &Printer, described: &Described) -> Result<(), Failure> {
     let (definition, is_applied) = of_cluster(described)?;
-    if is_applied && directory::is_made(&definition.name)? && definition.open()?.plan().await?.is_empty() {
+    if is_applied && directory::is_made(&definition.name)? && definition.open().await?.plan().await?.is_empty() {
         return Ok(());
     }
     let mut interrupts = Interrupts::listen()?;
@@ -69,7 +69,7 @@ pub async fn ensure(printer: &Printer, described: &Described) -> Result<(), Fail
     let name = &definition.name;
     let _lock = interrupts.unless(Lock::of_workspace(name)).await?;
     let (definition, _) = of_cluster(described)?;
-    let workspace = definition.open()?;
+    let workspace = definition.open().await?;
     let plan = interrupts.unless(async { Ok(workspace.plan().await?) }).await?;
     if let Some(why) = needs_a_person(&plan) {
         let message = format!("the workspace {name} is not as it is to be, and {why}");

@@ -14,7 +14,7 @@ pub use self::nodes::{Checked, Hold, check};
 use crate::{CreateNode, Error};
 
 /// Attempts of a call that fails in ways that pass.
-const ATTEMPTS: u32 = 50;
+const ATTEMPTS: u32 = 10;
 /// Between two attempts where the provider names no pause; the first is short, and each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -29,6 +29,9 @@ pub trait Kind: Send + Sync {
     /// As `[provider] kind` names it.
     fn name(&self) -> &'static str;
 
+    /// What machines it is about, in one line.
+    fn summary(&self) -> &'static str;
+
     fn offers(&self) -> Offers;
 
     /// Reads the provider's own keys of `[provider]` into its own document. Problems are noted with their places; then the
@@ -38,8 +41,8 @@ pub trait Kind: Send + Sync {
     /// The shapes of machines, with their prices.
     fn catalogue(&self, settings: &Value) -> Catalogue;
 
-    /// What a worker has whose type says nothing of it.
-    fn default_resources(&self) -> Resources;
+    /// What a worker has whose type says nothing of it; none if types must say it.
+    fn default_resources(&self) -> Option<Resources>;
 
     /// None if the kind exists for simulations only.
     fn machines(&self) -> Option<&dyn Machines>;
@@ -49,6 +52,10 @@ pub trait Kind: Send + Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterSite<'a> {
     pub cluster: &'a ClusterName,
+    /// The name of the workspace.
+    pub workspace: &'a str,
+    /// The directory of the cluster's file, by which paths in it go.
+    pub base: &'a Path,
     /// The directory of the cluster.
     pub directory: &'a Path,
     /// The directory for the nodes that are on this machine.
@@ -57,6 +64,17 @@ pub struct ClusterSite<'a> {
     pub agent: &'a Path,
     /// The ports that must be free on the head's address.
     pub ports: &'a [u16],
+}
+
+/// A workspace's place on the machine of whoever makes it.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkspaceSite<'a> {
+    /// The directory of the workspace.
+    pub directory: &'a Path,
+    /// The directory of the file that describes it, by which paths in it go.
+    pub base: &'a Path,
+    /// The agent's program.
+    pub agent: &'a Path,
 }
 
 /// What was settled for a cluster when it was made.
@@ -80,11 +98,10 @@ pub struct Leftover {
 /// [`Machines::settle`]; one that the provider did not write is [`Error::Permanent`].
 #[async_trait]
 pub trait Machines: Send + Sync {
-    /// The workspace whose state on this machine is in `directory`.
-    fn workspace(&self, settings: &Value, directory: &Path) -> Result<Arc<dyn WorkspaceProvider>, Error>;
+    async fn workspace(&self, settings: &Value, site: &WorkspaceSite<'_>) -> Result<Arc<dyn WorkspaceProvider>, Error>;
 
     /// Settles what stays for a new cluster's life, such as its addresses. Nothing is made.
-    fn settle(&self, settings: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error>;
+    async fn settle(&self, settings: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error>;
 
     /// The machines of one cluster.
     fn nodes(&self, settings: &Value, site: &Value) -> Result<Arc<dyn NodeProvider>, Error>;

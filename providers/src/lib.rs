@@ -6,6 +6,7 @@
 
 pub mod conformance;
 mod error;
+pub mod external;
 pub mod kind;
 pub mod local;
 pub mod machine;

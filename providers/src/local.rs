@@ -12,7 +12,7 @@ mod workspace;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,6 +56,9 @@ pub struct Settings {
     /// The agent's program. Agents start as what is placed beside the directory of instances, by digest; the path that leads to
     /// that keeps other files of this name from changing what a running cluster's agents are.
     pub agent: PathBuf,
+    /// The address of the head, if it is not of the network.
+    #[serde(default)]
+    pub head: Option<IpAddr>,
 }
 
 impl Settings {
@@ -65,9 +68,9 @@ impl Settings {
     }
 
     /// The address of the head.
-    pub fn head_address(&self) -> Ipv4Addr {
+    pub fn head_address(&self) -> IpAddr {
         let [a, b, c] = self.network;
-        Ipv4Addr::new(a, b, c, 1)
+        self.head.unwrap_or_else(|| Ipv4Addr::new(a, b, c, 1).into())
     }
 }
 
@@ -80,7 +83,7 @@ pub struct LocalProvider {
 struct InstanceFile {
     node: NodeId,
     generation: Generation,
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
 }
 
 impl LocalProvider {
@@ -89,7 +92,7 @@ impl LocalProvider {
     }
 
     /// The head's node in its generations.
-    fn heads(&self) -> Result<Vec<Instance>, Error> {
+    pub(crate) fn heads(&self) -> Result<Vec<Instance>, Error> {
         let heads = self.instances()?.into_iter().filter(|(_, file)| file.node.is_head());
         // What says which instance it is may be lost: then there is none to go on with.
         let is_whole = |id: &InstanceId| self.home(id).join(INSTANCE_FILE).exists();
@@ -148,14 +151,14 @@ impl LocalProvider {
         Ok(found)
     }
 
-    fn free_address(&self, node: &NodeId) -> Result<Ipv4Addr, Error> {
+    fn free_address(&self, node: &NodeId) -> Result<IpAddr, Error> {
         let [a, b, c] = self.settings.network;
         if node.is_head() {
             return Ok(self.settings.head_address());
         }
-        let used: Vec<u8> = self.instances()?.iter().filter_map(|(_, i)| Some(i.address?.octets()[3])).collect();
-        let free = (2..=254).find(|last| !used.contains(last));
-        free.map(|last| Ipv4Addr::new(a, b, c, last))
+        let used: Vec<IpAddr> = self.instances()?.into_iter().filter_map(|(_, i)| i.address).collect();
+        let mut all = (2..=254).map(|last| IpAddr::from(Ipv4Addr::new(a, b, c, last)));
+        all.find(|address| !used.contains(address))
             .ok_or_else(|| Error::Quota { quota: "addresses".to_owned(), message: "a local cluster has at most 253 workers".to_owned() })
     }
 

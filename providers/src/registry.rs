@@ -33,6 +33,10 @@ impl Registry {
         Self { kinds }
     }
 
+    pub fn kinds(&self) -> impl Iterator<Item = &'static dyn Kind> {
+        self.kinds.iter().copied()
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.kinds.iter().map(|kind| kind.name())
     }
@@ -146,7 +150,15 @@ impl Chosen {
             if let Some(key) = ["spot", "spot_price", "or_on_demand"].into_iter().find(|key| table.has(key)).filter(|_| !offers.spot) {
                 refuse(&table, key);
             }
-            let Some(shape) = table.quietly(&quiet, |table| table.text("shape")) else { continue };
+            let Some(shape) = table.quietly(&quiet, |table| table.text("shape")) else {
+                let missing: Vec<&str> = ["cpus", "memory"].into_iter().filter(|key| !table.has(key)).collect();
+                if !missing.is_empty() && self.kind.default_resources().is_none() {
+                    let message = format!("`workers.{}` does not say what a machine has: {}", name.value, missing.join(" and "));
+                    let help = "add cpus = 4 and memory = \"16GiB\", or the shape of one in [provider.shapes]";
+                    problems.note(table.span(), message, Some(help.to_owned()));
+                }
+                continue;
+            };
             let found = self.catalogue.iter().find(|(known, _)| known.as_str() == shape.value);
             match found {
                 None if self.catalogue.is_empty() => refuse(&table, "shape"),

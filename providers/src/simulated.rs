@@ -17,6 +17,10 @@ impl Kind for Simulated {
         "simulated"
     }
 
+    fn summary(&self) -> &'static str {
+        "no machines: for `cloudtik simulate` only"
+    }
+
     fn offers(&self) -> Offers {
         Offers { zones: true, spot: true }
     }
@@ -29,8 +33,8 @@ impl Kind for Simulated {
         Catalogue::new()
     }
 
-    fn default_resources(&self) -> Resources {
-        USUAL
+    fn default_resources(&self) -> Option<Resources> {
+        Some(USUAL)
     }
 
     fn machines(&self) -> Option<&dyn Machines> {

@@ -10,14 +10,14 @@ use std::fmt;
 
 use async_trait::async_trait;
 use cloudtik_model::{ClusterName, MoneyPerHour};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::run::{Event, Outcome, Patience, StepFailed, run};
 use crate::Error;
 
 /// The stable name of a resource within its workspace, such as `vpc` or `subnet/public-a`. Not the provider's id, which
 /// exists only after creation.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ResourceId(String);
 
@@ -57,7 +57,7 @@ pub struct Desired {
 }
 
 /// How a resource was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Presence {
     Present,
@@ -70,12 +70,13 @@ pub enum Presence {
 }
 
 /// One resource as it was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     pub id: ResourceId,
     #[serde(flatten)]
     pub presence: Presence,
     /// What clusters need of it, such as the provider's id of a subnet.
+    #[serde(default)]
     pub outputs: BTreeMap<String, String>,
 }
 

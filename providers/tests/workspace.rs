@@ -25,8 +25,8 @@ struct LocalWorld(LocalWorkspace);
 
 #[async_trait]
 impl World for LocalWorld {
-    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error> {
-        Ok(Box::new(self.0.clone()))
+    async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Error> {
+        Ok(Arc::new(self.0.clone()))
     }
 
     fn patience(&self) -> (Patience, u32) {
@@ -240,8 +240,8 @@ impl WorkspaceProvider for Fake {
 
 #[async_trait]
 impl World for Fake {
-    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error> {
-        Ok(Box::new(self.clone()))
+    async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Error> {
+        Ok(Arc::new(self.clone()))
     }
 
     fn patience(&self) -> (Patience, u32) {

@@ -10,7 +10,7 @@ use cloudtik_tests::programs;
 async fn the_local_provider_keeps_the_contract() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let nodes = directory.path().join("nodes");
-    let settings = Settings { nodes, network: [127, 250, 77], agent: programs().join("cloudtik-agent") };
+    let settings = Settings { nodes, network: [127, 250, 77], agent: programs().join("cloudtik-agent"), head: None };
     let provider = LocalProvider::new(settings);
     let ca = {
         let cluster = ClusterName::new("contract").expect("valid");

@@ -34,7 +34,9 @@ const READING_MESSAGES: [&str; 5] = ["to_string()", "message", "message()", "sen
 const SEARCHES: [&str; 9] =
     [".contains(", ".starts_with(", ".ends_with(", ".strip_prefix(", ".strip_suffix(", ".find(", ".split(", ".split_once(", " == "];
 /// Files that read what other programs print, or formats that have words in them.
-const READING_OTHER_PROGRAMS: [&str; 6] = [
+const READING_OTHER_PROGRAMS: [&str; 7] = [
+    // Tables of nft.
+    "providers/virtual/src/bridge.rs",
     // Progress of pip.
     "head/src/artifacts/client.rs",
     // Errors of clap, as they are printed.

@@ -54,7 +54,7 @@ pub async fn reach(printer: &Printer, arguments: &ChangeWorkspace, verb: Verb) -
     let named = Named::find(Some(&arguments.workspace))?;
     let look = async || {
         let definition = wanted(&named, verb)?;
-        let workspace = definition.open()?;
+        let workspace = definition.open().await?;
         let status = look_at(&definition.name, workspace.as_ref()).await?;
         let plan = Plan::to_reach(&workspace.desired(), &status);
         Ok::<_, Failure>(Looked { definition, workspace, status, plan })
@@ -204,7 +204,7 @@ pub async fn delete(printer: &Printer, arguments: &DeleteWorkspace) -> Result<()
         if let Some(file) = named.file.as_ref().filter(|file| file.kind() != definition.kind()) {
             return Err(other_provider(name, definition.kind(), file.kind()));
         }
-        let workspace = definition.open()?;
+        let workspace = definition.open().await?;
         let status = look_at(name, workspace.as_ref()).await?;
         let plan = Plan::to_remove(name.as_str(), &workspace.desired(), &status).map_err(|error| in_use(name, error))?;
         Ok::<_, Failure>(Looked { definition, workspace, status, plan })

@@ -14,11 +14,14 @@ use cloudtik_config::workspace::{needed_by, says_the_same};
 use cloudtik_config::{InvalidFile, Problem, Workspace, reader};
 use cloudtik_model::{WorkspaceName, natural};
 use cloudtik_protocol::files::write_atomically;
+use cloudtik_providers::kind::WorkspaceSite;
+use cloudtik_providers::machine::AGENT;
 use cloudtik_providers::{Chosen, WorkspaceProvider};
 use cloudtik_registry::registry;
+use serde::{Deserialize, Serialize};
 
 use super::change::Said;
-use crate::clusters::{Described, is_standard_input, read_text, workspace, workspaces};
+use crate::clusters::{Described, directory_of, is_standard_input, program, read_text, workspace, workspaces};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::quoted;
 
@@ -28,6 +31,17 @@ pub struct Definition {
     pub name: WorkspaceName,
     provider: Chosen,
     text: String,
+    /// The directory by which paths in it go: that of the file that it came from.
+    base: PathBuf,
+}
+
+/// Begins what is noted of a definition below its text.
+const KEPT: &str = "\n[kept]\n";
+
+/// What is noted of a definition.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    directory: PathBuf,
 }
 
 /// Where the definition of a workspace is kept.
@@ -37,7 +51,7 @@ pub fn path_of(name: &WorkspaceName) -> Result<PathBuf, Failure> {
 
 impl Definition {
     /// `file` is what problems call it.
-    fn read(file: &str, text: String) -> Result<Self, Failure> {
+    fn read(file: &str, text: String, base: PathBuf) -> Result<Self, Failure> {
         let (read, provider) = match (Workspace::read(file, &text), registry().read(file, &text)) {
             (Ok(read), Ok(Some(provider))) => (read, provider),
             (Ok(_), Ok(None)) => unreachable!("a workspace that was read names its provider"),
@@ -52,7 +66,7 @@ impl Definition {
             let problem = Problem { span: read.provider.span, message, help: Some("`cloudtik simulate` needs no workspace".to_owned()) };
             return Err(Failure::invalid(vec![InvalidFile::new(file, text, vec![problem])]));
         }
-        Ok(Self { name: read.name, provider, text })
+        Ok(Self { name: read.name, provider, text, base })
     }
 
     fn of_file(file: &Path) -> Result<Self, Failure> {
@@ -60,14 +74,15 @@ impl Definition {
             NOT_FOUND => failure.hint("docs/workspace-file.md shows what such a file has"),
             _ => failure,
         })?;
-        Self::read(&name, text)
+        Self::read(&name, text, directory_of(file)?)
     }
 
     /// What a cluster needs.
     pub fn needed_by(described: &Described) -> Result<Self, Failure> {
         let cluster = &described.cluster;
         let text = needed_by(&described.text, &cluster.workspace).ok_or_else(|| Failure::failed("the cluster file names no provider"))?;
-        Self::read("the workspace's definition", format!("# Made by `cloudtik up` for the cluster {}.\n{text}", cluster.name))
+        let text = format!("# Made by `cloudtik up` for the cluster {}.\n{text}", cluster.name);
+        Self::read("the workspace's definition", text, described.base()?)
     }
 
     /// What was applied last, if the workspace was made here.
@@ -76,7 +91,11 @@ impl Definition {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let hint = |failure: Failure| failure.hint(format!("mend or remove {}, which cloudtik keeps", path.display()));
-                Self::read(&path.display().to_string(), text).map(Some).map_err(hint)
+                let name = path.display().to_string();
+                let (text, kept) = text.rsplit_once(KEPT).unwrap_or((&text, ""));
+                let unreadable = |e| hint(Failure::failed(format!("{name}: [kept] is malformed: {e}")));
+                let Kept { directory } = toml::from_str(kept).map_err(unreadable)?;
+                Self::read(&name, text.to_owned(), directory).map(Some).map_err(hint)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Failure::failed(format!("cannot read {}: {error}", path.display()))),
@@ -86,14 +105,18 @@ impl Definition {
     /// Notes that this is what is applied. The directory of workspaces must exist.
     pub fn remember(&self) -> Result<(), Failure> {
         let path = path_of(&self.name)?;
-        if fs::read_to_string(&path).is_ok_and(|known| known == self.text) {
+        let kept = toml::to_string(&Kept { directory: self.base.clone() }).map_err(|e| Failure::failed(e.to_string()))?;
+        let text = format!("{}{KEPT}{kept}", self.text);
+        if fs::read_to_string(&path).is_ok_and(|known| known == text) {
             return Ok(());
         }
-        write_atomically(&path, self.text.as_bytes(), 0o600).map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
+        write_atomically(&path, text.as_bytes(), 0o600).map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
     }
 
-    pub fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Failure> {
-        Ok(self.provider.machines()?.workspace(&self.provider.settings, &workspace(&self.name)?)?)
+    pub async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Failure> {
+        let (directory, agent) = (workspace(&self.name)?, program(AGENT)?);
+        let site = WorkspaceSite { directory: &directory, base: &self.base, agent: &agent };
+        Ok(self.provider.machines()?.workspace(&self.provider.settings, &site).await?)
     }
 
     pub fn said(&self) -> Said<'_> {

@@ -216,7 +216,7 @@ pub async fn status(printer: &Printer, named: Option<&str>) -> Result<(), Failur
     let named = Named::find(named)?;
     let name = &named.name;
     let definition = named.definition()?;
-    let workspace = definition.open()?;
+    let workspace = definition.open().await?;
     let status = look_at(name, workspace.as_ref()).await?;
     let desired = workspace.desired();
     let state = State::of(&desired, &status);
@@ -288,7 +288,7 @@ async fn look(name: WorkspaceName) -> Result<Listed, Failure> {
         return Ok(Listed { workspace: name, provider: None, state: State::Unknown, clusters });
     };
     let provider = Some(definition.kind());
-    let workspace = definition.open()?;
+    let workspace = definition.open().await?;
     let (state, clusters) = match tokio::time::timeout(LIST_TIMEOUT, look_at(&name, workspace.as_ref())).await {
         Ok(Ok(status)) => (State::of(&workspace.desired(), &status), status.clusters),
         Ok(Err(_)) | Err(_) => (State::Unreachable, clusters),

@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use cloudtik_providers::{Registry, local, simulated};
+use cloudtik_providers::{Registry, external, local, simulated};
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(vec![&local::Local, &simulated::Simulated]));
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(vec![&local::Local, &external::External, &simulated::Simulated]));
 
 /// The providers by their kinds.
 pub fn registry() -> &'static Registry {

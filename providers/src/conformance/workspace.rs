@@ -1,5 +1,6 @@
 //! The contract of [`WorkspaceProvider`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 #[async_trait]
 pub trait World: Send + Sync {
     /// A provider of the same workspace, as another process would have it: it remembers nothing.
-    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error>;
+    async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Error>;
 
     /// How long steps are repeated that fail in ways that pass, and how often a status is looked at until it shows what holds.
     fn patience(&self) -> (Patience, u32);
@@ -53,7 +54,7 @@ struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Breach> {
+    async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Breach> {
         works("a workspace is opened", self.world.open().await)
     }
 

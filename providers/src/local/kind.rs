@@ -12,7 +12,7 @@ use cloudtik_model::{Bytes, Generation, InstanceId, NodeId, Resources};
 use serde_json::Value;
 
 use super::{KILL_DEADLINE, LocalProvider, LocalWorkspace, Settings, instance_id, processes};
-use crate::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled};
+use crate::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled, WorkspaceSite};
 use crate::{Error, NodeProvider, WorkspaceProvider};
 
 /// What a node may use, unless its type says otherwise: many share this machine.
@@ -28,6 +28,10 @@ impl Kind for Local {
         "local"
     }
 
+    fn summary(&self) -> &'static str {
+        "nodes as processes on this machine"
+    }
+
     fn offers(&self) -> Offers {
         Offers { zones: false, spot: false }
     }
@@ -40,9 +44,9 @@ impl Kind for Local {
         Catalogue::new()
     }
 
-    fn default_resources(&self) -> Resources {
+    fn default_resources(&self) -> Option<Resources> {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Resources { cpus, memory: MEMORY, gpus: 0 }
+        Some(Resources { cpus, memory: MEMORY, gpus: 0 })
     }
 
     fn machines(&self) -> Option<&dyn Machines> {
@@ -52,13 +56,12 @@ impl Kind for Local {
 
 #[async_trait]
 impl Machines for Local {
-    fn workspace(&self, _: &Value, directory: &Path) -> Result<Arc<dyn WorkspaceProvider>, Error> {
-        Ok(Arc::new(LocalWorkspace { directory: directory.to_owned() }))
+    async fn workspace(&self, _: &Value, site: &WorkspaceSite<'_>) -> Result<Arc<dyn WorkspaceProvider>, Error> {
+        Ok(Arc::new(LocalWorkspace { directory: site.directory.to_owned() }))
     }
 
-    fn settle(&self, _: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error> {
-        let network = free_network(cluster)?;
-        let settings = Settings { nodes: cluster.nodes.to_owned(), network, agent: cluster.agent.to_owned() };
+    async fn settle(&self, _: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error> {
+        let settings = Settings::free(cluster)?;
         let head_address = settings.head_address().to_string();
         let site = serde_json::to_value(settings).map_err(|e| Error::permanent("note the addresses of a local cluster", e))?;
         Ok(Settled { site, head_address })
@@ -92,9 +95,21 @@ fn provider(site: &Value) -> Result<LocalProvider, Error> {
     Ok(LocalProvider::new(settings))
 }
 
+impl Settings {
+    /// For addresses of loopback on which the cluster's ports are free.
+    pub fn free(cluster: &ClusterSite<'_>) -> Result<Self, Error> {
+        Ok(Self { network: free_network(cluster)?, ..Self::anywhere(cluster) })
+    }
+
+    /// Without addresses of its own.
+    pub fn anywhere(cluster: &ClusterSite<'_>) -> Self {
+        Self { nodes: cluster.nodes.to_owned(), network: [127, 0, 0], agent: cluster.agent.to_owned(), head: None }
+    }
+}
+
 /// Loopback addresses on which the cluster's ports are free. The first guess comes from the cluster's place, so that it is usually
 /// the same.
-pub fn free_network(cluster: &ClusterSite<'_>) -> Result<[u8; 3], Error> {
+fn free_network(cluster: &ClusterSite<'_>) -> Result<[u8; 3], Error> {
     let mut hasher = DefaultHasher::new();
     (nix::unistd::getuid().as_raw(), cluster.directory).hash(&mut hasher);
     let start = hasher.finish() as u32;

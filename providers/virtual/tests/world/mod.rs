@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -171,8 +172,8 @@ impl SpaceWorld {
 
 #[async_trait]
 impl Workspace for SpaceWorld {
-    async fn open(&self) -> Result<Box<dyn WorkspaceProvider>, Error> {
-        Ok(Box::new(self.workspace.clone()))
+    async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Error> {
+        Ok(Arc::new(self.workspace.clone()))
     }
 
     fn patience(&self) -> (Patience, u32) {
