@@ -127,14 +127,23 @@ fn executables_that_break_the_protocol_are_ended_with_what_they_started() {
         ("exec sleep 730017", "did not answer to \"start\" within 1000 ms"),
         ("sleep 730017 & echo hello; wait", "said what is not part of the protocol: hello"),
         ("sleep 730017 & echo cannot find my settings >&2; exit 3", "ended with exit status: 3; it said: cannot find my settings"),
-        (r#"read line; echo '{"id":1,"result":{"protocol":2,"capabilities":{"batch":1}}}'; exec sleep 730017"#, "speaks version 2 of the protocol"),
+        (
+            r#"read line; echo '{"id":1,"result":{"protocol":2,"capabilities":{"batch":1}}}'; exec sleep 730017"#,
+            "speaks version 2 of the protocol",
+        ),
         (r#"read line; echo '{"id":7,"result":{}}'; exec sleep 730017"#, "said what is not part of the protocol: {\"id\":7"),
         (r#"read line; echo '{"id":1,"result":{}}'; exec sleep 730017"#, "missing field `protocol`"),
         (r#"read line; echo '{"id":1,"error":{"code":"nope","message":"x"}}'; exec sleep 730017"#, "said what is not part of the protocol"),
-        (r#"read line; echo '{"id":1,"error":{"code":"permission","message":"x","action":"machines.make"}}'; exec sleep 730017"#, "not permitted: machines.make is missing"),
+        (
+            r#"read line; echo '{"id":1,"error":{"code":"permission","message":"x","action":"machines.make"}}'; exec sleep 730017"#,
+            "not permitted: machines.make is missing",
+        ),
         ("read line; head -c 17000000 /dev/zero; exec sleep 730017", "said what is not part of the protocol"),
         (&format!("{start} exec sleep 730017"), "did not answer to \"list\" within 1000 ms"),
-        (&format!("{start} echo '{{\"id\":2,\"result\":{{\"instances\":[],\"next\":1}}}}'; exec sleep 730017"), "said what is not part of the protocol"),
+        (
+            &format!("{start} echo '{{\"id\":2,\"result\":{{\"instances\":[],\"next\":1}}}}'; exec sleep 730017"),
+            "said what is not part of the protocol",
+        ),
     ];
     for (script, expected) in cases {
         fs::write(cluster.file.with_file_name("provider.sh"), script).expect("writes");

@@ -164,7 +164,8 @@ impl Executable {
         command.args(arguments).current_dir(&self.program.directory).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
-        let (Some(input), Some(output), Some(errors), Some(id)) = (child.stdin.take(), child.stdout.take(), child.stderr.take(), child.id())
+        let (Some(input), Some(output), Some(errors), Some(id)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take(), child.id())
         else {
             return Err(failed("it has no standard streams".to_owned()));
         };
@@ -246,7 +247,8 @@ impl Shared {
 
     fn ended(&self, status: &str) -> Ending {
         let words = self.words.lock().expect("no panic while it is held");
-        let words = if words.is_empty() { String::new() } else { format!("; it said: {}", words.iter().cloned().collect::<Vec<_>>().join(" | ")) };
+        let words =
+            if words.is_empty() { String::new() } else { format!("; it said: {}", words.iter().cloned().collect::<Vec<_>>().join(" | ")) };
         Ending::Ended { name: self.name.clone(), status: status.to_owned(), words }
     }
 
