@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::failure::Failure;
+use crate::ground::Ground;
 use crate::groups::Hierarchies;
 use crate::instance::{Held, Machine, Place, clear, record};
 use crate::names;
@@ -38,6 +39,7 @@ pub fn boot(directory: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Failure::NotFound(directory.display().to_string())),
         Err(error) => return Err(Failure::io(format!("read {}", place.file().display()), error)),
     };
+    let ground = Ground::of(&machine.workspace).enter()?;
     let hierarchies = Hierarchies::find().map_err(|e| Failure::io("find the control groups", e))?;
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log());
     let mut log = log.map_err(|e| Failure::io(format!("open {}", place.log().display()), e))?;
@@ -57,7 +59,8 @@ pub fn boot(directory: &Path) -> Result<(), Failure> {
 
     let (mut way, theirs) = UnixStream::pair().map_err(|e| Failure::io("make a pair of sockets", e))?;
     way.set_read_timeout(Some(START)).map_err(|e| Failure::io("limit the wait", e))?;
-    let mut child = start(&place, &lock, theirs, log)?;
+    // Where the namespaces of the workspace may end, the first process watches them, and opens its log by itself.
+    let mut child = start(&place, &lock, theirs, ground.unwrap_or(log.into()))?;
     let answer = set_up(&machine, &place, &mut netlink, bridge.index, &mut child, &mut lock, &mut way);
     if answer.is_err() {
         // It may have ended by itself.
@@ -91,12 +94,12 @@ fn take(place: &Place) -> Result<Option<File>, Failure> {
 }
 
 /// Starts the first process: the first child after the numbers of processes were separated.
-fn start(place: &Place, lock: &File, way: UnixStream, log: File) -> Result<Child, Failure> {
+fn start(place: &Place, lock: &File, way: UnixStream, errors: OwnedFd) -> Result<Child, Failure> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(|e| Failure::io("separate the numbers of processes", e.into()))?;
     let lock: OwnedFd = lock.try_clone().map_err(|e| Failure::io("share the lock", e))?.into();
     let program = std::env::current_exe().map_err(|e| Failure::io("find this program", e))?;
     let mut command = Command::new(&program);
-    command.arg("init").arg(place.path()).stdin(lock).stdout(OwnedFd::from(way)).stderr(log);
+    command.arg("init").arg(place.path()).stdin(lock).stdout(OwnedFd::from(way)).stderr(errors);
     command.spawn().map_err(|e| Failure::io(format!("start {}", program.display()), e))
 }
 

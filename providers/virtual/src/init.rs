@@ -21,6 +21,7 @@ use nix::unistd::{Pid, sethostname, setsid};
 use rustix::thread::CapabilitySet;
 
 use crate::boot::{GO, SEPARATE};
+use crate::ground::in_user_namespace;
 use crate::groups::Hierarchies;
 use crate::instance::{Machine, Place, record_ready};
 use crate::names::NODE_LINK;
@@ -42,6 +43,7 @@ pub fn main(directory: &Path) -> io::Result<()> {
     let place = Place::new(directory);
     let mut starter = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut lock = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let ground = if in_user_namespace() { Some(watch_ground(&place)?) } else { None };
     let begun = begin(&place, &mut starter, &mut lock);
     // Nobody is to wait for this end as long as the node runs.
     let nothing = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -58,7 +60,16 @@ pub fn main(directory: &Path) -> io::Result<()> {
     drop(starter);
     // Whoever started it may be gone by now; the node is there.
     drop(said);
-    supervise(&place, &machine)
+    supervise(&place, &machine, ground.as_ref())
+}
+
+/// Where an ordinary user's workspace has namespaces of its own, standard error is a descriptor that tells of their end.
+/// From here on it is the log.
+fn watch_ground(place: &Place) -> io::Result<OwnedFd> {
+    let ground = io::stderr().as_fd().try_clone_to_owned()?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log())?;
+    nix::unistd::dup2_stderr(&log)?;
+    Ok(ground)
 }
 
 /// Sets the node up. None if whoever starts it is gone before the point of no return.
@@ -83,8 +94,7 @@ fn begin(place: &Place, starter: &mut UnixStream, lock: &mut File) -> io::Result
     }
     connect(&machine).map_err(|e| io::Error::new(e.kind(), format!("cannot set up the network: {e}")))?;
     sethostname(machine.node.as_str()).map_err(|e| failed("set the host name", e))?;
-    let is_user = crate::ground::in_user_namespace();
-    for error in root::enter(place, &machine, &hierarchies, is_user)? {
+    for error in root::enter(place, &machine, &hierarchies, in_user_namespace())? {
         eprintln!("not shown on this node: {error}");
     }
     // Where memory runs out, something else is ended.
@@ -121,7 +131,7 @@ enum Agent {
 }
 
 /// Keeps the agent running until the node is told to stop.
-fn supervise(place: &Place, machine: &Machine) -> io::Result<()> {
+fn supervise(place: &Place, machine: &Machine, ground: Option<&OwnedFd>) -> io::Result<()> {
     let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
     signals.thread_block()?;
     let waiting = nix::sys::signalfd::SignalFd::new(&signals)?;
@@ -144,7 +154,7 @@ fn supervise(place: &Place, machine: &Machine) -> io::Result<()> {
             Agent::Pauses { until } => Some(until.saturating_duration_since(Instant::now())),
             Agent::Runs { .. } => None,
         };
-        match wait(&waiting, longest)? {
+        match wait(&waiting, ground, longest)? {
             Some(Signal::SIGTERM | Signal::SIGINT) => return stop(),
             Some(Signal::SIGUSR1) => {
                 if let Agent::Runs { child, .. } = &mut agent {
@@ -166,17 +176,23 @@ fn supervise(place: &Place, machine: &Machine) -> io::Result<()> {
     }
 }
 
-/// Waits for a signal, or for so long.
-fn wait(waiting: &nix::sys::signalfd::SignalFd, longest: Option<Duration>) -> io::Result<Option<Signal>> {
+/// Waits for a signal, or for so long. The end of the workspace's namespaces is told as [`Signal::SIGTERM`].
+fn wait(waiting: &nix::sys::signalfd::SignalFd, ground: Option<&OwnedFd>, longest: Option<Duration>) -> io::Result<Option<Signal>> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let timeout = match longest {
         Some(longest) => PollTimeout::try_from(longest.max(Duration::from_millis(1)).min(LONGEST_PAUSE)).unwrap_or(PollTimeout::ZERO),
         None => PollTimeout::NONE,
     };
-    match poll(&mut [PollFd::new(waiting.as_fd(), PollFlags::POLLIN)], timeout) {
+    let all = [Some(waiting.as_fd()), ground.map(AsFd::as_fd)];
+    let mut all: Vec<PollFd<'_>> = all.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match poll(&mut all, timeout) {
         Ok(0) | Err(Errno::EINTR) => return Ok(None),
         Ok(_) => {}
         Err(errno) => return Err(errno.into()),
+    }
+    let has_ended = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+    if all.get(1).is_some_and(has_ended) {
+        return Ok(Some(Signal::SIGTERM));
     }
     let signal = waiting.read_signal()?;
     Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok()))

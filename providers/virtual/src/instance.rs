@@ -191,7 +191,7 @@ pub struct FirstProcess {
 
 impl FirstProcess {
     /// Reads the lock's content: process id and start, and a word once it is set up.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let (pid, started) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         Some(Self { pid, started, is_ready: words.next() == Some(READY) })
@@ -240,11 +240,13 @@ pub fn clear(lock: &mut File) -> io::Result<()> {
     lock.set_len(0)
 }
 
-/// Clock ticks from boot to a process's start (proc_pid_stat(5)).
+/// Clock ticks from boot to the start of a process that has not ended (proc_pid_stat(5)).
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses, which may contain anything.
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
+    // One that has ended stays until its parent looks.
+    if matches!(*fields.first()?, "Z" | "X") { None } else { fields.get(19)?.parse().ok() }
 }
 
 #[cfg(test)]

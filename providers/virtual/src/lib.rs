@@ -22,6 +22,7 @@ pub mod program;
 mod provider;
 mod range;
 mod root;
+mod service;
 mod sweep;
 pub mod testing;
 mod workspace;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 pub use instance::instance_id;
 pub use provider::{Settings, VirtualProvider};
 pub use range::{InvalidRange, Range};
+pub use service::{RemoteProvider, open};
 pub use sweep::{Leftover, sweep};
 pub use workspace::VirtualWorkspace;
 

@@ -19,13 +19,18 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::ground::is_root;
 use crate::groups::Hierarchies;
 use crate::instance::{Machine, Place, instance_id, parse_instance};
 use crate::netlink::Netlink;
 use crate::network::Network;
 use crate::range::Range;
 use crate::root::{HOSTS_DIRECTORY, HOSTS_FILE};
+use crate::service;
 
+/// What the provider can do.
+pub const CAPABILITIES: Capabilities =
+    Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO, batch: BATCH };
 /// A node is back within moments.
 const REBOOT_TIME: Duration = Duration::from_secs(5);
 /// A call's answers come together, and a machine has so many processors only.
@@ -92,6 +97,14 @@ impl VirtualProvider {
     pub fn stop(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
         let place = self.matching(node, generation, instance)?;
         self.end(&place, instance).map(drop)
+    }
+
+    /// Starts what the cluster's head asks for its nodes, unless it runs or the cluster has no head's node.
+    pub fn ensure_service(&self) -> Result<(), Error> {
+        if !service::has_head(&self.settings.nodes) {
+            return Ok(());
+        }
+        service::start(&self.settings).map_err(|e| Error::transient("start the service of the cluster", e))
     }
 
     /// How many processes of a node the kernel killed because the node's memory was used up, since it was started.
@@ -195,7 +208,7 @@ impl VirtualProvider {
             }
             self.write_hosts()?;
         }
-        self.boot(&place)?;
+        self.start_node(&place, node)?;
         Ok(self.look(id, node.clone(), *generation))
     }
 
@@ -259,7 +272,14 @@ impl VirtualProvider {
         write_atomically(&path, text.as_bytes(), 0o644).map_err(failed)
     }
 
-    /// Starts the node unless it runs.
+    /// Starts the node unless it runs; for a head's node, that also makes nodes, with what it makes them by.
+    fn start_node(&self, place: &Place, node: &NodeId) -> Result<(), Error> {
+        if node.is_head() {
+            self.ensure_service()?;
+        }
+        self.boot(place)
+    }
+
     fn boot(&self, place: &Place) -> Result<(), Error> {
         let program = &self.settings.program;
         let failed = |e| Error::transient(format!("start {}", program.display()), e);
@@ -278,6 +298,10 @@ impl VirtualProvider {
     /// Ends everything on a node; the lock that is returned keeps it from being started.
     fn end(&self, place: &Place, instance: &InstanceId) -> Result<Option<File>, Error> {
         let lock = place.end(KILL_DEADLINE).map_err(|e| Error::transient(format!("end {instance}"), e))?;
+        // In the namespaces of an ordinary user's workspace it goes with the node's, and there are no control groups.
+        if !is_root() {
+            return Ok(lock);
+        }
         let link = place.link();
         let removed = Netlink::open().and_then(|mut netlink| netlink.remove_link(&link));
         removed.map_err(|e| Error::transient(format!("remove the link {link}"), e))?;
@@ -305,7 +329,7 @@ impl VirtualProvider {
         let _running = self.end(&place, instance)?;
         // What remains of a removal that broke off.
         let gone = self.settings.nodes.join(format!(".{instance}.gone"));
-        remove_tree(&gone).map_err(not_removed)?;
+        self.remove(&gone).map_err(not_removed)?;
         if place.path().exists() {
             let _lock = self.lock()?;
             // From here on it is no instance, and another of that name can be made.
@@ -318,7 +342,21 @@ impl VirtualProvider {
             let _addresses = network.lock().map_err(failed)?;
             network.release(place.path()).map_err(failed)?;
         }
-        remove_tree(&gone).map_err(not_removed)
+        self.remove(&gone).map_err(not_removed)?;
+        if node.is_head() && !service::has_head(&self.settings.nodes) {
+            service::stop(&self.settings.nodes, KILL_DEADLINE).map_err(|e| Error::transient("end the service of the cluster", e))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of an instance. Some of it may be closed to all but root of the node.
+    fn remove(&self, directory: &Path) -> Result<(), RemoveError> {
+        if is_root() || !directory.exists() {
+            return remove_tree(directory);
+        }
+        refuse_mounts(directory)?;
+        let removed = crate::ground::run(&self.settings.program, "remove", directory, &());
+        removed.map_err(|failure: Failure| RemoveError::Io { path: directory.to_owned(), source: io::Error::other(failure) })
     }
 
     /// An agent that ends is started again by the node's first process; one that hangs is ended here.
@@ -340,7 +378,7 @@ impl VirtualProvider {
     fn reboot_now(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
         let place = self.matching(node, generation, instance)?;
         drop(self.end(&place, instance)?);
-        self.boot(&place)
+        self.start_node(&place, node)
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
@@ -376,7 +414,7 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 #[async_trait]
 impl NodeProvider for VirtualProvider {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO, batch: BATCH }
+        CAPABILITIES
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {

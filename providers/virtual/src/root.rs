@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use cloudtik_files::{create_missing_directories, remove_tree, unescape_octal};
 use nix::libc::O_PATH;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
 use crate::groups::Hierarchies;
 use crate::instance::{Machine, Place};
+use crate::service;
 
 /// The directory below the cluster's nodes that holds the file of all nodes' names.
 pub const HOSTS_DIRECTORY: &str = ".hosts";
@@ -61,15 +63,7 @@ pub fn enter(place: &Place, machine: &Machine, hierarchies: &Hierarchies, is_use
 
     // Paths in options are short and without odd characters this way.
     chdir(place.path()).map_err(|e| about("enter", place.path(), e))?;
-    let user = if is_user { ",userxattr" } else { "" };
-    overlay("/", "disk/upper", "disk/work", user, &place.root())?;
-    let mut left_out = Vec::new();
-    for (number, found) in below.iter().enumerate() {
-        let target = inside(&place.root(), &found.point);
-        if let Err(error) = show(found, number, user, &target) {
-            left_out.push(error);
-        }
-    }
+    let mut left_out = if is_user { compose(place, &below)? } else { layer(place, &below)? };
 
     let brought = brought(place, machine)?;
     let devices: Vec<(&str, File)> = DEVICES.iter().filter_map(|name| Some((*name, open(&Path::new("/dev").join(name)).ok()?))).collect();
@@ -107,6 +101,10 @@ fn brought(place: &Place, machine: &Machine) -> io::Result<Vec<(File, PathBuf, b
             create_missing_directories(shared)?;
         }
         brought.push((open(shared)?, shared.clone(), true));
+    }
+    if machine.node.is_head() {
+        let service = machine.nodes.join(service::DIRECTORY);
+        brought.push((open(&service)?, service, false));
     }
     brought.push((open(&place.home())?, place.home(), true));
     brought.push((open(&machine.nodes.join(HOSTS_DIRECTORY))?, PathBuf::from(OUTSIDE), false));
@@ -164,6 +162,8 @@ fn resolvers(nat: bool) -> String {
 struct HostMount {
     point: PathBuf,
     is_read_only: bool,
+    /// It is not shown.
+    is_apart: bool,
 }
 
 /// The file systems of the host that nodes see besides the root, those below others last.
@@ -177,42 +177,99 @@ fn host_mounts(mountinfo: &[u8], place: &Place, machine: &Machine) -> Vec<HostMo
         let Some(separator) = fields.iter().position(|field| *field == b"-") else { continue };
         let (Some(point), Some(options), Some(kind)) = (fields.get(4), fields.get(5), fields.get(separator + 1)) else { continue };
         let point = PathBuf::from(std::ffi::OsStr::from_bytes(&unescape_octal(point)));
-        if point == Path::new("/") || KERNEL.iter().any(|k| k.as_bytes() == *kind) || apart.iter().any(|path| point.starts_with(path)) {
+        if point == Path::new("/") {
             continue;
         }
+        let is_apart = KERNEL.iter().any(|k| k.as_bytes() == *kind) || apart.iter().any(|path| point.starts_with(path));
         let is_read_only = options.split(|b| *b == b',').any(|option| option == b"ro");
         found.retain(|other| other.point != point);
-        found.push(HostMount { point, is_read_only });
+        found.push(HostMount { point, is_read_only, is_apart });
     }
     found.sort_by(|a, b| a.point.cmp(&b.point));
     found
 }
 
-/// Shows a file system of the host: with a writable layer of its own if it is written to, else as it is.
-fn show(found: &HostMount, number: usize, user: &str, target: &Path) -> io::Result<()> {
-    let source = open(&found.point)?;
+/// One writable layer over the host's root, and one over each of its other file systems.
+fn layer(place: &Place, below: &[HostMount]) -> io::Result<Vec<io::Error>> {
+    overlay("/", Path::new("disk/upper"), Path::new("disk/work"), "", &place.root())?;
+    let mut left_out = Vec::new();
+    for (number, found) in below.iter().filter(|found| !found.is_apart).enumerate() {
+        let directory = PathBuf::from("disk/mounts").join(number.to_string());
+        let layers = (!found.is_read_only).then(|| (directory.join("upper"), directory.join("work")));
+        left_out.extend(show(&found.point, layers, "", &inside(&place.root(), &found.point)).err());
+    }
+    Ok(left_out)
+}
+
+/// The same for an ordinary user, for whom the kernel lays no layer over a directory that file systems are mounted below:
+/// one over each directory without such.
+fn compose(place: &Place, below: &[HostMount]) -> io::Result<Vec<io::Error>> {
+    file_system("tmpfs", &place.root(), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755,size=16m")?;
+    let mut left_out = Vec::new();
+    let mut pending = vec![PathBuf::from("/")];
+    let mut number = 0;
+    while let Some(directory) = pending.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                left_out.push(io::Error::new(error.kind(), format!("cannot read {}: {error}", directory.display())));
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let (path, target) = (entry.path(), inside(&place.root(), &entry.path()));
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_symlink() {
+                symlink(fs::read_link(&path)?, &target)?;
+                continue;
+            }
+            if !kind.is_dir() && !kind.is_file() {
+                continue;
+            }
+            if kind.is_dir() {
+                fs::create_dir(&target)?;
+            } else {
+                File::create(&target)?;
+            }
+            let own = below.iter().find(|found| found.point == path);
+            if own.is_some_and(|found| found.is_apart) || OWN.iter().any(|own| Path::new(own) == path) {
+                continue;
+            }
+            if below.iter().any(|found| found.point != path && found.point.starts_with(&path)) {
+                pending.push(path);
+                continue;
+            }
+            number += 1;
+            let is_layered = kind.is_dir() && !own.is_some_and(|found| found.is_read_only);
+            let layers = is_layered.then(|| (inside(Path::new("disk/upper"), &path), PathBuf::from(format!("disk/mounts/{number}"))));
+            left_out.extend(show(&path, layers, ",userxattr", &target).err());
+        }
+    }
+    Ok(left_out)
+}
+
+/// Shows a directory or file of the host: with a writable layer where one is given, else read-only.
+fn show(path: &Path, layers: Option<(PathBuf, PathBuf)>, user: &str, target: &Path) -> io::Result<()> {
+    let source = open(path)?;
     let is_directory = source.metadata()?.is_dir();
-    if is_directory && !found.is_read_only {
-        let layer = PathBuf::from("disk/mounts").join(number.to_string());
-        let (upper, work) = (layer.join("upper"), layer.join("work"));
+    if let Some((upper, work)) = layers.filter(|_| is_directory) {
         create_missing_directories(&upper)?;
         create_missing_directories(&work)?;
         fs::set_permissions(&upper, source.metadata()?.permissions())?;
         let lower = format!("/proc/self/fd/{}", source.as_raw_fd());
-        let layered = overlay(&lower, &upper.to_string_lossy(), &work.to_string_lossy(), user, target);
-        if layered.is_ok() {
-            return layered;
+        if overlay(&lower, &upper, &work, user, target).is_ok() {
+            return Ok(());
         }
     }
     // Not every file system can lie below a layer.
     let from = format!("/proc/self/fd/{}", source.as_raw_fd());
     mount(Some(from.as_str()), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|e| about("show", &found.point, e))?;
+        .map_err(|e| about("show", path, e))?;
     read_only(target)
 }
 
-fn overlay(lower: &str, upper: &str, work: &str, user: &str, target: &Path) -> io::Result<()> {
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}{user}");
+fn overlay(lower: &str, upper: &Path, work: &Path, user: &str, target: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={lower},upperdir={},workdir={}{user}", upper.display(), work.display());
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|e| about("lay a writable layer at", target, e))
 }
@@ -296,7 +353,18 @@ fn bind(source: &File, target: &Path, writable: bool) -> io::Result<()> {
 }
 
 fn read_only(target: &Path) -> io::Result<()> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    // A mount that came from a namespace with more rights keeps what it forbids.
+    let flags = statvfs(target).map(|found| found.flags()).unwrap_or(FsFlags::empty());
+    let kept = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let kept = kept.into_iter().filter(|(has, _)| flags.contains(*has)).map(|(_, flag)| flag).collect::<MsFlags>();
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept;
     mount(None::<&str>, target, None::<&str>, flags, None::<&str>).map_err(|e| about("protect", target, e))
 }
 
@@ -347,8 +415,8 @@ mod tests {
             26 21 0:31 / /secret/box rw - tmpfs tmpfs rw\n\
             27 21 0:32 / /state/dev/nodes/w1.1/home/x rw - ext4 /dev/vdd rw\n";
         let found = host_mounts(mountinfo, &Place::new("/state/dev/nodes/w1.1"), &machine);
+        let shown: Vec<_> = found.iter().filter(|f| !f.is_apart).map(|f| (f.point.to_str().expect("text"), f.is_read_only)).collect();
         let expected = [("/home", false), ("/home/my disk", true)];
-        let expected = expected.map(|(point, is_read_only)| HostMount { point: point.into(), is_read_only });
-        assert_eq!(found, expected);
+        assert_eq!(shown, expected);
     }
 }

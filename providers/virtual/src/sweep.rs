@@ -19,6 +19,7 @@ use serde::Serialize;
 use crate::boot;
 use crate::bridge;
 use crate::failure::Failure;
+use crate::ground::is_root;
 use crate::groups::Hierarchies;
 use crate::instance::{FirstProcess, INSTANCE_FILE, start_time};
 use crate::names;
@@ -68,14 +69,19 @@ pub fn sweep(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
             let is_own = |instance: &Path, owners: &[PathBuf]| instance.starts_with(&workspace) || owners.iter().any(|o| o == instance);
             let owners = owners(&workspace)?;
             processes(|instance| is_own(instance, &owners), &mut removed)?;
-            links_of(&workspace, &mut removed)?;
-            groups_of(&workspace, &mut removed)?;
+            // An ordinary user's workspace has namespaces of its own, and no control groups.
+            if is_root() {
+                links_of(&workspace, &mut removed)?;
+                groups_of(&workspace, &mut removed)?;
+            }
             addresses(&workspace, &mut removed)?;
         }
         None => {
             processes(|_| true, &mut removed)?;
-            links(&mut removed)?;
-            groups(&mut removed)?;
+            if is_root() {
+                links(&mut removed)?;
+                groups(&mut removed)?;
+            }
         }
     }
     removed.sort();
@@ -85,22 +91,24 @@ pub fn sweep(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
 
 /// The first processes of the machine, each with the directory of its instance.
 pub(crate) fn first_processes() -> io::Result<Vec<(FirstProcess, PathBuf)>> {
+    // What it starts looks like it for a moment.
+    Ok(processes_of("init")?.into_iter().filter(|(process, _)| is_first(process.pid)).collect())
+}
+
+/// The processes of the program beside the provider that do one thing, each with the directory that it does it for.
+pub(crate) fn processes_of(verb: &str) -> io::Result<Vec<(FirstProcess, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // What ends meanwhile is no concern.
         let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        let [program, b"init", instance, ..] = words.as_slice() else { continue };
-        if !program.ends_with(b"/cloudtik-virtual") {
-            continue;
-        }
-        // What it starts looks like it for a moment.
-        if !is_first(pid) {
+        let [program, does, directory, ..] = words.as_slice() else { continue };
+        if !program.ends_with(b"/cloudtik-virtual") || *does != verb.as_bytes() {
             continue;
         }
         let Some(started) = start_time(pid) else { continue };
-        found.push((FirstProcess { pid, started, is_ready: true }, PathBuf::from(OsStr::from_bytes(instance))));
+        found.push((FirstProcess { pid, started, is_ready: true }, PathBuf::from(OsStr::from_bytes(directory))));
     }
     Ok(found)
 }

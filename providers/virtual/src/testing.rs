@@ -12,6 +12,7 @@ use cloudtik_model::node::Instance;
 use nix::sched::{CloneFlags, setns};
 use rustix::process::Signal;
 
+use crate::ground::{Ground, is_root};
 use crate::groups::Hierarchies;
 use crate::instance::Place;
 use crate::netlink::Netlink;
@@ -47,6 +48,13 @@ pub fn left(workspace: &Path) -> Vec<String> {
     for (first, instance) in sweep::first_processes().expect("the machine tells its processes") {
         if instance.starts_with(&workspace) {
             left.push(format!("process {} of {}", first.pid, instance.display()));
+        }
+    }
+    for verb in ["serve", "ground", "boot"] {
+        for (process, directory) in sweep::processes_of(verb).expect("the machine tells its processes") {
+            if directory.starts_with(&workspace) {
+                left.push(format!("{verb} {} of {}", process.pid, directory.display()));
+            }
         }
     }
     left
@@ -97,7 +105,11 @@ pub fn run_on(provider: &VirtualProvider, instance: &InstanceId, program: &str, 
     let pid = first_process(provider, instance)?.to_string();
     let mut command = Command::new("/bin/sh");
     command.args(["-c", ENTER, "sh"]).args(Hierarchies::find()?.entrances(&place(provider, instance).read()?.group()));
-    command.args(["--", "nsenter", "--target", &pid, "--all", "--", program]).args(arguments);
+    command.args(["--", "nsenter", "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
+    if !is_root() {
+        command.args(["--user", "--preserve-credentials"]);
+    }
+    command.args(["--", program]).args(arguments);
     command.stdin(Stdio::null()).output()
 }
 
@@ -173,6 +185,11 @@ pub fn pause(provider: &VirtualProvider, instance: &InstanceId, paused: bool) ->
         }
     }
     Ok(())
+}
+
+/// Ends the namespaces of an ordinary user's workspace.
+pub fn kill_ground(workspace: &Path) -> io::Result<()> {
+    Ground::of(&crate::absolute(workspace)).remove().map_err(io::Error::other)
 }
 
 /// Kills a node at once, as a power cut does. Its instance stays, stopped.

@@ -11,14 +11,18 @@ use cloudtik_providers::workspace::{Action, Cost, Desired, Found, Presence, Reso
 
 use crate::bridge::Bridge;
 use crate::failure::Failure;
+use crate::ground::{Ground, Work, is_root};
 use crate::names;
 use crate::netlink::Netlink;
 use crate::network::Network;
 use crate::range::Range;
 
 const RANGE: &str = "range";
+/// Only of an ordinary user.
+const NAMESPACES: &str = "namespaces";
 const BRIDGE: &str = "bridge";
 const NAT: &str = "nat";
+const NO_NAT: &str = "NAT for an ordinary user's workspace: it has a network apart from the machine's; leave NAT out, or run as root";
 /// Ranges that workspaces are given lie in 10.64.0.0/10, each of this size.
 const SIZE: u8 = 20;
 const RANGES: u32 = 1 << (SIZE - 10);
@@ -32,6 +36,8 @@ pub struct VirtualWorkspace {
     pub range: Option<Range>,
     /// Whether its nodes reach what the machine reaches.
     pub nat: bool,
+    /// The program `cloudtik-virtual`.
+    pub program: PathBuf,
 }
 
 impl VirtualWorkspace {
@@ -73,16 +79,36 @@ impl VirtualWorkspace {
                 }
                 Err(error) => (Presence::Differs { differences: vec![error.to_string()] }, BTreeMap::new()),
             },
+            NAMESPACES => {
+                let holder = self.ground().holder().map_err(|e| failure("look at the namespaces of", &self.directory, e))?;
+                let outputs = holder.iter().map(|holder| ("process".to_owned(), holder.pid.to_string())).collect();
+                (presence(holder.map(|_| Vec::new())), outputs)
+            }
             BRIDGE => {
                 let bridge = self.any_bridge_or_default();
-                (presence(bridge.find()?), BTreeMap::from([("name".to_owned(), bridge.name())]))
+                let found = self.work(Work::Find(bridge.clone()))?;
+                (presence(found), BTreeMap::from([("name".to_owned(), bridge.name())]))
             }
             _ => {
                 let bridge = self.any_bridge_or_default();
                 let table = names::table(&crate::absolute(&self.directory));
-                (presence(bridge.find_nat()?), BTreeMap::from([("table".to_owned(), table)]))
+                let found = if is_root() { bridge.find_nat()? } else { None };
+                (presence(found), BTreeMap::from([("table".to_owned(), table)]))
             }
         })
+    }
+
+    fn ground(&self) -> Ground {
+        Ground::of(&crate::absolute(&self.directory))
+    }
+
+    /// Does something to the bridge. Without namespaces there is none.
+    fn work(&self, work: Work) -> Result<Option<Vec<String>>, Error> {
+        let is_held = is_root() || self.ground().holder().map_err(|e| failure("look at the namespaces of", &self.directory, e))?.is_some();
+        if !is_held && !matches!(work, Work::Create(_)) {
+            return Ok(None);
+        }
+        self.ground().work(&self.program, &work).map_err(Error::from)
     }
 
     /// The same where the range cannot be read, which is told of the range.
@@ -97,7 +123,11 @@ impl VirtualWorkspace {
         let used = used_ranges(&own).map_err(|e| Error::transient("read the machine's routes", e))?;
         if let Some(range) = self.range {
             let users: Vec<String> = used.iter().filter(|(other, _)| other.overlaps(range)).map(|(_, link)| link.clone()).collect();
-            return if users.is_empty() { Ok(range) } else { Err(Error::Conflict { what: format!("the range {range}"), used_by: users }) };
+            return if users.is_empty() || !is_root() {
+                Ok(range)
+            } else {
+                Err(Error::Conflict { what: format!("the range {range}"), used_by: users })
+            };
         }
         // Each workspace begins to look somewhere else, so that those which are made at once do not meet.
         let start = names::workspace_tag(&crate::absolute(&self.directory))
@@ -121,12 +151,17 @@ impl VirtualWorkspace {
                 let bridge = self.needed_bridge()?;
                 let used = used_ranges(&bridge.name()).map_err(|e| Error::transient("read the machine's routes", e))?;
                 let users: Vec<String> = used.into_iter().filter(|(other, _)| other.overlaps(bridge.range)).map(|(_, link)| link).collect();
-                if !users.is_empty() {
+                // An ordinary user's bridge is in a network of its own.
+                if is_root() && !users.is_empty() {
                     return Err(Error::Conflict { what: format!("the range {}", bridge.range), used_by: users });
                 }
-                bridge.create().map_err(Error::from)
+                self.work(Work::Create(bridge)).map(drop)
             }
+            NAMESPACES => self.ground().create(&self.program).map_err(Error::from),
             _ => {
+                if !is_root() {
+                    return Err(Error::Permission { action: NO_NAT.to_owned() });
+                }
                 self.needed_bridge()?.create_nat()?;
                 self.network().note_nat(true).map_err(|e| failure("write in", &self.directory, e))
             }
@@ -145,7 +180,8 @@ impl VirtualWorkspace {
                 }
                 RemoveError::Io { path, source } => failure("remove", &path, source),
             }),
-            BRIDGE => self.any_bridge_or_default().remove().map_err(Error::from),
+            BRIDGE => self.work(Work::Remove(self.any_bridge_or_default())).map(drop),
+            NAMESPACES => self.ground().remove().map_err(Error::from),
             _ => {
                 self.any_bridge_or_default().remove_nat()?;
                 self.network().note_nat(false).map_err(|e| failure("write in", &self.directory, e))
@@ -154,7 +190,7 @@ impl VirtualWorkspace {
     }
 
     fn is_directory(resource: &ResourceId) -> bool {
-        !matches!(resource.as_str(), RANGE | BRIDGE | NAT)
+        !matches!(resource.as_str(), RANGE | NAMESPACES | BRIDGE | NAT)
     }
 }
 
@@ -187,6 +223,9 @@ impl WorkspaceProvider for VirtualWorkspace {
         let range = self.range.map_or_else(|| "a free range of addresses".to_owned(), |range| format!("the range of addresses {range}"));
         let mut desired = self.directories().desired();
         desired.push(one(RANGE, range));
+        if !is_root() {
+            desired.push(one(NAMESPACES, "namespaces of its own, since an ordinary user may make no links on the machine".to_owned()));
+        }
         desired.push(one(BRIDGE, format!("the bridge {}", names::bridge(&crate::absolute(&self.directory)))));
         if self.nat {
             desired.push(one(NAT, "rules by which nodes reach what is outside".to_owned()));
@@ -196,7 +235,8 @@ impl WorkspaceProvider for VirtualWorkspace {
 
     async fn status(&self) -> Result<Status, Error> {
         let mut status = self.directories().status().await?;
-        let resources = [RANGE, BRIDGE, NAT].map(ResourceId::new);
+        let all = [RANGE, NAMESPACES, BRIDGE, NAT].into_iter();
+        let resources: Vec<ResourceId> = all.filter(|id| *id != NAMESPACES || !is_root()).map(ResourceId::new).collect();
         let workspace = self.clone();
         let found = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();

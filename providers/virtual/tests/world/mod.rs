@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use cloudtik_model::{Bytes, ClusterName, Generation, InstanceId, NodeId, Resources};
 use cloudtik_providers::conformance::workspace::World as Workspace;
+use cloudtik_providers::conformance::{self, Checked};
 use cloudtik_providers::workspace::{Patience, ResourceId, WorkspaceProvider, run};
-use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider, conformance};
+use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider};
 use cloudtik_virtual::{Settings, VirtualProvider, VirtualWorkspace, testing};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -53,7 +54,7 @@ impl World {
         let agent = home.path().join("agent");
         fs::write(&agent, AGENT).expect("writes");
         fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("sets");
-        let workspace = VirtualWorkspace { directory: home.path().join("dev"), range: None, nat };
+        let workspace = VirtualWorkspace { directory: home.path().join("dev"), range: None, nat, program: program() };
         apply(&workspace, true).await;
         Self { home, workspace }
     }
@@ -103,7 +104,7 @@ impl Drop for World {
 
 /// Whether something is of the workspace itself.
 pub fn is_of_workspace(what: &str) -> bool {
-    what.starts_with("link ctb") || what.starts_with("table ")
+    ["link ctb", "table ", "ground "].iter().any(|own| what.starts_with(own))
 }
 
 /// Makes or removes a workspace.
@@ -111,6 +112,13 @@ pub async fn apply(workspace: &VirtualWorkspace, make: bool) {
     let plan = if make { workspace.plan().await } else { workspace.delete_plan().await }.expect("plans");
     let (_stop, stopped) = watch::channel(false);
     run(workspace, &plan, Patience::default(), stopped, |_| {}).await.expect("applies");
+}
+
+/// Runs the suite on the nodes of a provider, which must have none.
+pub async fn keeps_the_contract(provider: &dyn NodeProvider) {
+    let request = |node: &NodeId, generation: Generation| conformance::request(node, generation, "10.0.0.254:9", "ca");
+    let checked = Checked { provider, request: &request, many: 10, hold: None };
+    conformance::check(&checked, &mut |_| {}).await.expect("keeps the contract");
 }
 
 /// What a test has created.
@@ -157,12 +165,25 @@ pub struct SpaceWorld {
 
 impl SpaceWorld {
     pub fn new(nat: bool) -> Option<Self> {
-        if !may_run() {
-            return None;
-        }
+        may_run().then(|| Self::of_anybody(nat))
+    }
+
+    pub fn of_anybody(nat: bool) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let workspace = VirtualWorkspace { directory: home.path().join("dev"), range: None, nat };
-        Some(Self { _home: home, workspace })
+        let workspace = VirtualWorkspace { directory: home.path().join("dev"), range: None, nat, program: program() };
+        Self { _home: home, workspace }
+    }
+
+    /// Makes the workspace and removes it.
+    pub async fn try_out(&self) -> Result<(), Error> {
+        for make in [true, false] {
+            let plan = if make { self.workspace.plan().await } else { self.workspace.delete_plan().await }?;
+            let (_stop, stopped) = watch::channel(false);
+            if let Err(failed) = run(&self.workspace, &plan, Patience::default(), stopped, |_| {}).await {
+                return Err(failed.source);
+            }
+        }
+        Ok(())
     }
 
     fn cluster(&self, name: &ClusterName) -> PathBuf {
@@ -196,7 +217,10 @@ impl Workspace for SpaceWorld {
             "directory" => fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("opens it"),
             "clusters" => fs::set_permissions(directory.join("clusters"), fs::Permissions::from_mode(0o755)).expect("opens it"),
             "range" => fs::write(directory.join("network/range"), "10.0.0.0").expect("writes"),
+            // Within a network that nothing else enters.
+            "bridge" if !nix::unistd::geteuid().is_root() => return false,
             "bridge" => command("ip", &["link", "set", &bridge, "down"]),
+            "namespaces" => testing::kill_ground(directory).expect("ends"),
             _ => command("nft", &["flush", "table", "ip", &format!("cloudtik-{}", bridge.trim_start_matches("ctb"))]),
         }
         true
