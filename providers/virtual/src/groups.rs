@@ -124,7 +124,10 @@ impl Hierarchies {
             above.push(name);
             make_one(&above)?;
         }
-        make_one(&above.join(INIT))?;
+        // Each change of a process's group takes the kernel milliseconds.
+        if !wanted.is_empty() {
+            make_one(&above.join(INIT))?;
+        }
         if wanted.contains(&"memory") {
             if let Some(bytes) = memory {
                 set(&above, "memory.max", &bytes.to_string())?;
@@ -149,9 +152,8 @@ impl Hierarchies {
 
     /// Where processes of a node begin.
     pub fn entrances(&self, group: &Path) -> Vec<PathBuf> {
-        let inner = self.unified.iter().map(|point| point.join(group).join(INIT));
-        let outer = [&self.memory, &self.cpu].into_iter().flatten().map(|(point, _)| point.join(group));
-        outer.chain(inner).filter(|place| place.exists()).collect()
+        let begin = |place: PathBuf| if place.join(INIT).exists() { place.join(INIT) } else { place };
+        self.places(group).into_iter().filter(|place| place.exists()).map(begin).collect()
     }
 
     /// Goes one group further inside, where this process sees its group of version 2 as the root already.
