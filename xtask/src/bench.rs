@@ -1,6 +1,7 @@
 //! Figures that the project promises, printed: sizes, memory, processor time.
 
 mod detect;
+mod fleet;
 mod scale;
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use self::detect::detect;
+pub use self::fleet::fleet;
 pub use self::scale::scale;
 use crate::{cargo, repository, run};
 

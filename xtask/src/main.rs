@@ -1,4 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench detect`.
+//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench fleet | bench detect`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -19,6 +19,7 @@ Chores of the project.
   cargo xtask bench footprint   sizes, memory and processor time of the programs
   cargo xtask bench decide      how long decisions about the cluster's size take, up to 10,000 nodes
   cargo xtask bench scale       how soon `cloudtik scale` reaches the provider
+  cargo xtask bench fleet       what a head costs for 100, 1,000 and 4,000 agents; --agents N for another number
   cargo xtask bench detect      how soon killed, stopped and cut-off agents are noticed (some minutes)
 ";
 
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         ["bench", "detect"] => bench::detect(),
         ["bench", "decide"] => bench::decide(),
         ["bench", "scale"] => bench::scale(),
+        ["bench", "fleet"] => bench::fleet(None),
+        ["bench", "fleet", "--agents", agents] => bench::fleet(Some(agents)),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
             Ok(())
