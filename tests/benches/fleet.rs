@@ -302,9 +302,16 @@ impl Drop for Head {
 /// Processor time that a process has used, and bytes that it has resident.
 fn used(pid: i32) -> (Duration, u64) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the head runs");
-    let fields: Vec<u64> = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> =
+        stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
     let ticks = Duration::from_millis((fields[10] + fields[11]) * 10);
-    let pages: u64 = fs::read_to_string(format!("/proc/{pid}/statm")).expect("the head runs").split(' ').nth(1).expect("pages").parse().expect("a number");
+    let pages: u64 = fs::read_to_string(format!("/proc/{pid}/statm"))
+        .expect("the head runs")
+        .split(' ')
+        .nth(1)
+        .expect("pages")
+        .parse()
+        .expect("a number");
     (ticks, pages * 4096)
 }
 
@@ -317,7 +324,10 @@ async fn metrics(head: &str, cluster: &cloudtik_model::ClusterName, config: Arc<
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text).await;
     let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().filter_map(|line| line.rsplit_once(' ')).filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
+    text.lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+        .collect()
 }
 
 /// The bound of the bucket that the 99th percentile of heartbeats between two looks falls into.
@@ -387,8 +397,16 @@ async fn measure(programs: &Path, agents: u64) {
     let beats = counted.heartbeats.load(Ordering::Relaxed) - beats;
     let after = metrics(&address, &cluster, config).await;
     let processor = (ticks_after - ticks).as_secs_f64();
-    println!("  processor time of the head    {:>8.2} ms per 1,000 heartbeats ({:.3} cores)", processor * 1e6 / beats as f64, processor / WATCHED.as_secs_f64());
-    println!("  memory of the head            {:>8.1} KiB per agent ({:.1} MB in all)", resident.saturating_sub(alone) as f64 / 1024.0 / agents as f64, resident as f64 / 1e6);
+    println!(
+        "  processor time of the head    {:>8.2} ms per 1,000 heartbeats ({:.3} cores)",
+        processor * 1e6 / beats as f64,
+        processor / WATCHED.as_secs_f64()
+    );
+    println!(
+        "  memory of the head            {:>8.1} KiB per agent ({:.1} MB in all)",
+        resident.saturating_sub(alone) as f64 / 1024.0 / agents as f64,
+        resident as f64 / 1e6
+    );
     println!("  ingest of a heartbeat, p99    {}", p99(&before, &after));
     assert!(all_linked(), "links broke meanwhile: {}", seen());
 
@@ -415,7 +433,8 @@ async fn spawn_agents(machines_directory: PathBuf, counted: Arc<Counted>, identi
             }
             let Ok(text) = fs::read(machines_directory.join(format!("{id}.json"))) else { continue };
             let bootstrap: Bootstrap = serde_json::from_slice(&text).expect("a bootstrap payload");
-            let number: u32 = id.trim_start_matches(|c: char| !c.is_ascii_digit()).split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            let number: u32 =
+                id.trim_start_matches(|c: char| !c.is_ascii_digit()).split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
             let address = format!("127.{}.{}.{}", 220 + number / 62_500, number / 250 % 250, number % 250 + 2);
             agents.spawn(Agent::new(bootstrap, address, counted.clone(), handshakes.clone()).run(identities.clone()));
         }
