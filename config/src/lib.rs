@@ -11,6 +11,7 @@ pub mod scenario;
 pub mod secrets;
 mod syntax;
 pub mod text;
+pub mod undo;
 pub mod workspace;
 
 pub use cluster::{Cluster, Head, RuntimeUse, Workers};

@@ -302,8 +302,12 @@ impl wire::admin_server::Admin for AdminService {
         head.request(|request| Input::ResumeRollout { request }).await
     }
 
-    async fn rollout_undo(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
-        document(&self.head(&request).await?.undo_rollout().await?)
+    async fn rollout_undo(&self, request: Request<wire::RolloutUndoRequest>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        match request.into_inner().plan_only {
+            true => document(&head.plan_undo().await?),
+            false => document(&head.undo_rollout().await?),
+        }
     }
 
     async fn quarantine_node(&self, request: Request<wire::QuarantineRequest>) -> Result<Response<wire::Document>, Status> {

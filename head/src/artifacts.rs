@@ -68,6 +68,8 @@ enum State {
         again: Instant,
         /// A goal has asked for it since.
         is_wanted: bool,
+        /// Attempts that failed in a row.
+        tries: u32,
     },
 }
 
@@ -118,6 +120,14 @@ impl ArtifactStore {
 
     fn index(&self, key: &str) -> PathBuf {
         self.directory.join("index").join(format!("{key}.json"))
+    }
+
+    /// How often it failed in a row to fetch some software, and how the last time.
+    pub fn failed(&self, wanted: &Wanted) -> Option<(u32, String)> {
+        match self.state().get(&key(wanted)) {
+            Some(State::Failed { tries, error, .. }) => Some((*tries, error.clone())),
+            _ => None,
+        }
     }
 
     /// What failed since the last look.
@@ -213,7 +223,7 @@ impl ArtifactStore {
                         .push(format!("{} cannot be fetched: {error}", wanted.name));
                     failures += 1;
                     let pause = self.first_pause.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, is_wanted: false };
+                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, is_wanted: false, tries: failures };
                     self.state().insert(key.to_owned(), failed);
                     self.arrivals.send_modify(|n| *n += 1);
                     tokio::time::sleep(pause).await;
@@ -354,6 +364,7 @@ mod tests {
         for attempt in 1..=3 {
             arrivals.changed().await.expect("the store is there");
             assert_eq!(store.failures().len(), 1, "attempt {attempt}");
+            assert_eq!(store.failed(&wanted).map(|(tries, _)| tries), Some(attempt));
             // Its goal is planned again.
             store.fetch(&wanted);
         }

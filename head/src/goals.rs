@@ -57,11 +57,20 @@ struct Wanted {
     is_over: bool,
 }
 
+/// Software that the head failed to fetch.
+struct SoftwareFailure {
+    software: String,
+    error: String,
+    tries: u32,
+}
+
 /// What planning came to.
 enum Planned {
     Goal {
         text: Vec<u8>,
         lacks_software: bool,
+        /// What cannot be fetched.
+        failed: Option<SoftwareFailure>,
     },
     Refused(String),
     /// The node has not said yet what it is.
@@ -144,23 +153,27 @@ impl Goals {
     }
 
     async fn take_in(&self, id: &NodeId, order: &GoalOrder, planned: Planned) {
-        let refusal = {
+        let (refusal, failed) = {
             let mut all = self.wanted();
             let Some(wanted) = all.get_mut(id).filter(|wanted| wanted.order == *order) else { return };
             match planned {
-                Planned::Unknown => None,
-                Planned::Refused(why) => Some(why),
-                Planned::Goal { text, lacks_software } => {
+                Planned::Unknown => (None, None),
+                Planned::Refused(why) => (Some(why), None),
+                Planned::Goal { text, lacks_software, failed } => {
                     wanted.lacks_software = lacks_software;
                     if text != wanted.sent {
                         wanted.sent.clone_from(&text);
                         let goal = Topic::Goal(GoalDocument { version: order.version, document: text.into() });
                         wanted.is_over = !self.sources.hub.send(order.session, goal);
                     }
-                    None
+                    (None, failed)
                 }
             }
         };
+        if let Some(SoftwareFailure { software, error, tries }) = failed {
+            let (node, version) = (id.clone(), order.version);
+            self.sources.brain.send(Input::SoftwareFailed { node, version, software, error, tries }).await;
+        }
         if refusal.is_some() {
             // The brain reports it and tries again later.
             let (session, version) = (order.session, order.version);
@@ -180,7 +193,7 @@ impl GoalSources {
             artifacts: Vec::new(),
             services: Vec::new(),
         };
-        let mut lacks_software = false;
+        let (mut lacks_software, mut failed) = (false, None);
         if !order.drain {
             let Some(planner) = self.revisions.get(order.revision) else {
                 return Planned::Refused(format!("there is no revision {}", order.revision));
@@ -189,6 +202,8 @@ impl GoalSources {
                 Ok(plan) => {
                     for wanted in &plan.missing {
                         self.artifacts.fetch(wanted);
+                        let failure = |(tries, error)| SoftwareFailure { software: wanted.name.clone(), error, tries };
+                        failed = failed.or_else(|| self.artifacts.failed(wanted).map(failure));
                     }
                     lacks_software = !plan.missing.is_empty();
                     document.artifacts = plan.artifacts;
@@ -197,6 +212,6 @@ impl GoalSources {
                 Err(error) => return Planned::Refused(format!("it cannot be planned: {error}")),
             }
         }
-        Planned::Goal { text: serde_json::to_vec(&document).expect("goals become JSON"), lacks_software }
+        Planned::Goal { text: serde_json::to_vec(&document).expect("goals become JSON"), lacks_software, failed }
     }
 }

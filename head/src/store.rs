@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub mod conformance;
 mod embedded;
+mod events;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -24,10 +25,13 @@ pub use embedded::{EmbeddedDatabase, FILE};
 
 /// Events that are kept, at the least; older ones go.
 pub const KEPT_EVENTS: u64 = 100_000;
+/// Of what services did on one node, and of what else happened to it, so many are kept at most: a node that never comes to rest
+/// must not push out what explains others. As many as `why` shows.
+pub const KEPT_OF_NODE: u64 = 2_000;
 /// Goals are numbered by the epoch in the upper half of 64 bits: later epochs would wrap them.
 pub const LAST_EPOCH: Epoch = Epoch(u32::MAX as u64);
 /// The layout of what is stored. A head refuses a store of a newer one.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,7 +75,7 @@ pub trait Store: Send + Sync + Debug {
     fn commit(&self, records: &[Record]) -> Result<u64, Error>;
 
     /// Events from a position on in their order, at most `limit`, of one node if it is given. At least the last
-    /// [`KEPT_EVENTS`] are there.
+    /// [`KEPT_EVENTS`] are there, except that of a node only the last [`KEPT_OF_NODE`] of its services are, and as many others.
     fn events(&self, from: u64, limit: usize, node: Option<&NodeId>) -> Result<Vec<Event>, Error>;
 
     /// The grants of access that are kept, by number.

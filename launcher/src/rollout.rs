@@ -1,6 +1,6 @@
 //! `cloudtik rollout`: how far a new revision has come, going on with it, going back.
 
-use cloudtik_model::status::{Rollout, RolloutState};
+use cloudtik_model::status::{Plan, Rollout, RolloutState};
 use cloudtik_protocol::wire;
 
 use crate::cli::{RolloutCommand, Target};
@@ -8,6 +8,7 @@ use crate::client::{Client, document};
 use crate::failure::Failure;
 use crate::output::{Printer, ago, first_of};
 use crate::steer::print_answer;
+use crate::up::in_a_line;
 
 /// Nodes that are named, at most.
 const MAX_NODES: usize = 8;
@@ -58,7 +59,7 @@ fn describe(rollout: &Rollout, cluster: &str) -> Vec<String> {
         lines.push(format!("  failed  on {}, {} ago: {}", failure.node, ago(failure.since), failure.problem));
         lines.push(String::new());
         lines.push("No further node takes it. Correct the cluster's file and run `cloudtik up`, or:".to_owned());
-        lines.push(format!("  cloudtik rollout undo {cluster}      go back to what ran before"));
+        lines.push(format!("  cloudtik rollout undo {cluster}      go back to what nodes ran before"));
         lines.push(format!("  cloudtik rollout resume {cluster}    try it again"));
     }
     lines
@@ -67,10 +68,14 @@ fn describe(rollout: &Rollout, cluster: &str) -> Vec<String> {
 async fn undo(printer: &Printer, cluster: Target<'_>, yes: bool) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     if let Rollout { from: Some(from), .. } = rollout(&client).await? {
-        let question = format!("Roll {} back to revision {from}? Services restart where they have the newer one.", client.place.name);
+        let plan = client.admin().rollout_undo(wire::RolloutUndoRequest { plan_only: true }).await?;
+        let plan: Plan = document(plan.into_inner())?;
+        printer.say(&format!("{} goes back to what revision {from} ran; what else was changed since stays:", client.place.name));
+        plan.changes.iter().for_each(|change| printer.say(&in_a_line(change)));
+        let question = format!("Roll {} back? Services restart where they have the newer revision.", client.place.name);
         printer.confirm_async(&question, yes).await?;
     }
-    let answer = client.admin().rollout_undo(wire::Empty {}).await?;
+    let answer = client.admin().rollout_undo(wire::RolloutUndoRequest { plan_only: false }).await?;
     print_answer(printer, answer.into_inner())
 }
 

@@ -251,6 +251,18 @@ fn first_plan(described: &Described, place: &Place) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
+/// A change as plans show it.
+pub fn in_a_line(change: &cloudtik_model::status::Change) -> String {
+    let sign = match change.action.as_str() {
+        "create" => "+",
+        "destroy" => "-",
+        "keep" => "=",
+        _ => "~",
+    };
+    let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };
+    format!("  {sign} {} {}{detail}", change.action, change.what)
+}
+
 fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
     if printer.is_json() {
         #[derive(Serialize)]
@@ -265,16 +277,7 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
         return printer.line(&format!("{}: nothing to change", described.cluster.name));
     }
     printer.line(&format!("{}, provider {}:", printer.bold(described.cluster.name.as_str()), described.cluster.provider));
-    for change in &plan.changes {
-        let sign = match change.action.as_str() {
-            "create" => "+",
-            "destroy" => "-",
-            "keep" => "=",
-            _ => "~",
-        };
-        let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };
-        printer.line(&format!("  {sign} {} {}{detail}", change.action, change.what));
-    }
+    plan.changes.iter().for_each(|change| printer.line(&in_a_line(change)));
     if let Some(price) = plan.price {
         printer.line(&format!("  costs {price} at the minimum, where prices are known"));
     }

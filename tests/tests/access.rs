@@ -116,7 +116,7 @@ async fn ask(admin: &mut AdminClient<Channel>, method: AdminMethod) -> Result<()
         M::Resume => admin.resume(wire::Empty {}).await.map(drop),
         M::RolloutStatus => admin.rollout_status(wire::Empty {}).await.map(drop),
         M::RolloutResume => admin.rollout_resume(wire::Empty {}).await.map(drop),
-        M::RolloutUndo => admin.rollout_undo(wire::Empty {}).await.map(drop),
+        M::RolloutUndo => admin.rollout_undo(wire::RolloutUndoRequest { plan_only: false }).await.map(drop),
         M::QuarantineNode => {
             admin.quarantine_node(wire::QuarantineRequest { node: "nobody".to_owned(), ..Default::default() }).await.map(drop)
         }

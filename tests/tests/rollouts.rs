@@ -132,8 +132,16 @@ fn a_health_check_that_fails_is_tried_on_one_worker_and_undone() {
     cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
     let held = held(&cluster);
     assert_eq!((held.from, held.outdated.len()), (Some(1), 2), "{held:?}");
-    cluster.run(&["rollout", "undo", "checks", "--yes"]).ok();
-    cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());
+    // A limit that is changed meanwhile has nothing to do with it, and stays.
+    cluster.write(&file_checked(&runtime, "yes", "/nothing-there").replace("min = 1", "min = 3").replace("max = 5", "max = 7"));
+    cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
+    assert_eq!(rollout_of(&cluster).state, RolloutState::Held, "it changes nothing in the roll-out");
+    let undone = cluster.run(&["rollout", "undo", "checks", "--yes"]).ok();
+    assert!(undone.err.contains("web") && !undone.err.contains("node type"), "it shows what changes, and only that: {undone:?}");
+    cluster.wait("what ran before", Duration::from_secs(60), |s| s.ready && s.revision == 4 && s.alarms.is_empty());
+    cluster.write(&file(&runtime, "yes").replace("min = 1", "min = 3").replace("max = 5", "max = 7"));
+    let plan = cluster.run(&["up", &cluster.file.display().to_string(), "--plan"]).ok();
+    assert!(plan.out.contains("nothing to change"), "{plan:?}");
     until("the roll-out's end", Duration::from_secs(30), || (rollout_of(&cluster).state == RolloutState::Complete).then_some(()));
 }
 

@@ -335,6 +335,9 @@ impl Brain {
             }
             Input::Reported { session, node, complete, services } => self.take_report(session, node, complete, services),
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
+            Input::SoftwareFailed { node, version, software, error, tries } => {
+                self.take_software_failure(node, version, software, error, tries)
+            }
             Input::DialedBack { node, generation, outcome } => self.take_dial(node, generation, outcome),
             Input::Created { node, generation, result } => self.take_created(node, generation, result),
             Input::Deleted { node, generation, instance, result } => self.take_deleted(node, generation, &instance, result),

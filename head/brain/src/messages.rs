@@ -145,6 +145,16 @@ pub enum Input {
         version: u64,
         refusal: Option<String>,
     },
+    /// The head failed to fetch software that a node's goal needs.
+    SoftwareFailed {
+        node: NodeId,
+        /// Of the goal.
+        version: u64,
+        software: String,
+        error: String,
+        /// Attempts in a row that failed.
+        tries: u32,
+    },
     DialedBack {
         node: NodeId,
         generation: Generation,

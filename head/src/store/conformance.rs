@@ -9,9 +9,10 @@ use cloudtik_model::access::Role;
 use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::NodeRecord;
+use cloudtik_model::report::ServiceState;
 use cloudtik_model::{AdministratorName, Epoch, Generation, NodeId, NodeTypeName, Timestamp};
 
-use super::{Error, KEPT_EVENTS, LAST_EPOCH, Leadership, Store};
+use super::{Error, KEPT_EVENTS, KEPT_OF_NODE, LAST_EPOCH, Leadership, Store};
 
 /// Runs the whole suite. Each call of `open` opens the same cluster's records anew, as a head that starts does; there are
 /// none at the first. Whatever was opened before is closed by then. Panics with the clause that does not hold.
@@ -20,6 +21,7 @@ pub fn check(mut open: impl FnMut() -> Arc<dyn Leadership>) {
     epochs_only_grow(&mut open);
     a_leadership_that_ended_writes_nothing(&mut open);
     old_events_go_and_positions_stay(&mut open);
+    a_node_has_a_share_of_the_log(&mut open);
     revisions_are_kept_until_they_are_forgotten(&mut open);
     grants_are_kept_until_they_are_forgotten(&mut open);
 }
@@ -111,7 +113,8 @@ fn a_leadership_that_ended_writes_nothing(open: &mut impl FnMut() -> Arc<dyn Lea
 fn old_events_go_and_positions_stay(open: &mut impl FnMut() -> Arc<dyn Leadership>) {
     let leadership = open();
     let (_, store) = begin(&*leadership);
-    let (page, mut last) = (vec![event(&worker()); 10_000], 0);
+    let of_all = Record::Event(Event::new(Timestamp(1), What::Resume));
+    let (page, mut last) = (vec![of_all; 10_000], 0);
     for _ in 0..=KEPT_EVENTS / 10_000 {
         last = store.commit(&page).expect("commits");
     }
@@ -120,6 +123,29 @@ fn old_events_go_and_positions_stay(open: &mut impl FnMut() -> Arc<dyn Leadershi
     assert_eq!((kept.len() as u64, kept[0].position), (KEPT_EVENTS, last + 1 - KEPT_EVENTS));
     let all = store.events(0, usize::MAX, None).expect("reads");
     assert!((all.len() as u64) < KEPT_EVENTS * 2, "{} events are kept", all.len());
+}
+
+fn a_node_has_a_share_of_the_log(open: &mut impl FnMut() -> Arc<dyn Leadership>) {
+    let leadership = open();
+    let (_, store) = begin(&*leadership);
+    let (flapping, other) = (NodeId::new("flaps").expect("valid"), NodeId::new("other").expect("valid"));
+    let ready = || What::ServiceChanged { service: "a/b".parse().expect("a key"), state: ServiceState::Ready, detail: String::new() };
+    let flap = Record::Event(Event { node: Some(flapping.clone()), ..Event::new(Timestamp(1), ready()) });
+    let first = store.commit(&[event(&other), event(&flapping), event(&other)]).expect("commits");
+    for _ in 0..10 {
+        store.commit(&vec![flap.clone(); 1_000]).expect("commits");
+    }
+    let last = store.commit(&[event(&other)]).expect("commits");
+    let of = |node| store.events(0, usize::MAX, Some(node)).expect("reads");
+    let positions = |node| of(node).iter().map(|e| e.position).collect::<Vec<_>>();
+    assert_eq!(positions(&other), [first - 2, first, last], "what others did stays");
+    let kept = of(&flapping);
+    assert_eq!(kept.len() as u64, KEPT_OF_NODE + 1, "the share of its services, and what else happened to it");
+    assert_eq!((kept[0].position, kept[1].position), (first - 1, last - KEPT_OF_NODE), "its oldest go");
+    assert!(kept.iter().is_sorted_by_key(|e| e.position), "in their order");
+    assert_eq!(store.events(last - 2, 1, Some(&flapping)).expect("reads")[0].position, last - 2, "from a position on, and no more than wanted");
+    let all = store.events(first - 2, usize::MAX, None).expect("reads");
+    assert_eq!(all.len() as u64, KEPT_OF_NODE + 4, "what is gone of a node is gone of all");
 }
 
 fn grants_are_kept_until_they_are_forgotten(open: &mut impl FnMut() -> Arc<dyn Leadership>) {

@@ -10,25 +10,28 @@ use cloudtik_brain::{ClusterRecord, Memory, Record};
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::{Epoch, NodeId};
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
-use super::{Error, FORMAT, KEPT_EVENTS, LAST_EPOCH, Leadership, Remembered, Store};
+use super::events::{self, EventLog};
+use super::{Error, FORMAT, LAST_EPOCH, Leadership, Remembered, Store};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
 /// By node, what is planned on it.
 const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
-const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 /// By number.
 const GRANTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("grants");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
+/// From this format on the events of nodes can be found by node.
+const INDEXED_EVENTS: u64 = 3;
+
 /// The store in the head's directory.
 pub const FILE: &str = "store.redb";
 
-fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn failed<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::Database { operation, source: Box::new(source.into()) }
 }
 
@@ -126,7 +129,11 @@ impl Leadership for EmbeddedDatabase {
                     plan.insert(node, parse("plan", holds.value())?);
                 }
             }
-            write.open_table(EVENTS).map_err(failed(operation))?;
+            let mut log = EventLog::open(&write, operation)?;
+            if format < INDEXED_EVENTS {
+                log.index()?;
+            }
+            drop(log);
             write.open_table(REVISIONS).map_err(failed(operation))?;
             write.open_table(GRANTS).map_err(failed(operation))?;
             Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes, plan }, join_secret }
@@ -157,9 +164,9 @@ impl Store for EmbeddedStore {
             let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
             let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
             let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
-            let mut events = write.open_table(EVENTS).map_err(failed(operation))?;
+            let mut events = EventLog::open(&write, operation)?;
             let mut grants = write.open_table(GRANTS).map_err(failed(operation))?;
-            let mut last = events.last().map_err(failed(operation))?.map_or(0, |(k, _)| k.value());
+            let mut last = events.last()?;
             for record in records {
                 match record {
                     Record::Node(node) => {
@@ -185,8 +192,7 @@ impl Store for EmbeddedStore {
                     }
                     Record::Event(event) => {
                         last += 1;
-                        let event = Event { position: last, ..event.clone() };
-                        events.insert(last, text(&event).as_slice()).map_err(failed(operation))?;
+                        events.add(&Event { position: last, ..event.clone() })?;
                     }
                     Record::Grant(grant) => {
                         grants.insert(grant.number, text(grant).as_slice()).map_err(failed(operation))?;
@@ -196,9 +202,7 @@ impl Store for EmbeddedStore {
                     }
                 }
             }
-            while events.len().map_err(failed(operation))? > KEPT_EVENTS {
-                events.pop_first().map_err(failed(operation))?;
-            }
+            events.trim()?;
             last
         };
         write.commit().map_err(failed(operation))?;
@@ -206,21 +210,8 @@ impl Store for EmbeddedStore {
     }
 
     fn events(&self, from: u64, limit: usize, node: Option<&NodeId>) -> Result<Vec<Event>, Error> {
-        let operation = "reading";
-        let read = self.database.begin_read().map_err(failed(operation))?;
-        let table = read.open_table(EVENTS).map_err(failed(operation))?;
-        let mut events = Vec::new();
-        for entry in table.range(from..).map_err(failed(operation))? {
-            let (_, value) = entry.map_err(failed(operation))?;
-            let event: Event = parse("event", value.value())?;
-            if node.is_none_or(|node| event.node.as_ref() == Some(node)) {
-                events.push(event);
-                if events.len() == limit {
-                    break;
-                }
-            }
-        }
-        Ok(events)
+        let read = self.database.begin_read().map_err(failed("reading"))?;
+        events::read(&read, from, limit, node)
     }
 
     fn grants(&self) -> Result<Vec<GrantRecord>, Error> {
@@ -266,11 +257,11 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
-fn text(value: &impl serde::Serialize) -> Vec<u8> {
+pub(super) fn text(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("records become JSON")
 }
 
-fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Error> {
+pub(super) fn parse<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|source| Error::Corrupt { what, source })
 }
 
@@ -285,6 +276,34 @@ mod tests {
         let path = directory.path().join(FILE);
         let mut is_new = true;
         conformance::check(|| Arc::new(EmbeddedDatabase::open(&path, std::mem::take(&mut is_new)).expect("opens")));
+    }
+
+    #[test]
+    fn events_of_nodes_that_an_earlier_version_stored_are_found() {
+        use cloudtik_model::event::What;
+        use cloudtik_model::{NodeId, Timestamp};
+
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join(FILE);
+        let node = NodeId::new("w1").expect("valid");
+        let event = |position| Event { position, node: Some(node.clone()), ..Event::new(Timestamp(1), What::Reboot) };
+        {
+            // As format 2 has it.
+            let database = Database::create(&path).expect("makes");
+            let write = database.begin_write().expect("begins");
+            {
+                let mut meta = write.open_table(META).expect("opens");
+                meta.insert("format", 2u64.to_be_bytes().as_slice()).expect("writes");
+                let mut events = write.open_table(TableDefinition::<u64, &[u8]>::new("events")).expect("opens");
+                for position in 1..=3 {
+                    events.insert(position, text(&event(position)).as_slice()).expect("writes");
+                }
+            }
+            write.commit().expect("commits");
+        }
+        let database = EmbeddedDatabase::open(&path, false).expect("opens");
+        let (_, store) = database.begin(b"secret", Epoch(0)).expect("begins");
+        assert_eq!(store.events(2, 10, Some(&node)).expect("reads"), [event(2), event(3)]);
     }
 
     #[test]

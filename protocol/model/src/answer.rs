@@ -63,7 +63,7 @@ pub enum Answer {
         /// The revision that is rolled out now.
         revision: u64,
     },
-    /// What an earlier revision says is rolled out again.
+    /// What nodes ran by an earlier revision is rolled out again.
     RolloutUndone {
         from: u64,
         /// The revision that is rolled out now.

@@ -204,6 +204,11 @@ pub enum ServiceProblem {
     Ended {
         times: u32,
     },
+    /// The head cannot fetch what they need.
+    NoSoftware {
+        software: String,
+        error: String,
+    },
     /// Not all was ready in time.
     NotReadyInTime {
         within_s: u64,

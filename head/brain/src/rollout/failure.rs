@@ -20,6 +20,9 @@ use crate::{Brain, Node, Request, Rollout, RolloutFailure};
 /// a port that is still taken or a service that it needs and that restarts too.
 const FAILED_STARTS: u32 = 3;
 
+/// A revision has failed when software that it needs could not be fetched so often in a row: once may be the network.
+const FAILED_FETCHES: u32 = 3;
+
 /// Types of node, and nodes with the moment at which they will have run a revision for long enough.
 type Unproven<'a> = (BTreeSet<&'a NodeTypeName>, Vec<(NodeId, u64)>);
 
@@ -149,6 +152,16 @@ impl Brain {
         }
         let problem = not_running(node).map(Box::new);
         self.hold_rollout(id, ServiceProblem::NotReadyInTime { within_s: self.config.prepare_deadline / 1_000, problem });
+    }
+
+    /// Holds the roll-out if a node that tries the revision cannot be given its software.
+    pub(crate) fn take_software_failure(&mut self, id: NodeId, version: u64, software: String, error: String, tries: u32) -> Option<NodeId> {
+        let node = self.nodes.get(&id)?;
+        let is_current = node.sent.as_ref().is_some_and(|sent| sent.version == version && sent.revision == node.record.revision);
+        if is_current && tries >= FAILED_FETCHES && self.is_on_trial(node) {
+            self.hold_rollout(&id, ServiceProblem::NoSoftware { software, error });
+        }
+        Some(id)
     }
 
     /// A node is about to leave. If the revision that it took did not work there, that is known from now on.

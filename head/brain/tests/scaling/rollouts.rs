@@ -250,3 +250,30 @@ fn software_that_takes_long_to_fetch_is_no_failure_of_the_revision() {
     world.pass(60_000);
     assert_eq!((world.brain.rollout().state, healthy(&world)), (RolloutState::Complete, 4));
 }
+
+#[test]
+fn a_revision_whose_software_cannot_be_fetched_is_held_with_the_cause() {
+    let (mut world, mut of) = idle_four();
+    world.fetching.insert(id("w1"));
+    roll(&mut world, &mut of, 2, false);
+    world.pass(10_000);
+    assert_eq!((world.brain.rollout().state, took(&world, 2)), (RolloutState::Progressing, vec!["w1".to_owned()]));
+    let failed = |world: &mut World, version, tries| {
+        let (software, error) = ("web-2".to_owned(), "404 Not Found".to_owned());
+        world.tell(Input::SoftwareFailed { node: id("w1"), version, software, error, tries });
+    };
+    let version = world.versions[&id("w1")];
+    failed(&mut world, version, 2);
+    failed(&mut world, version - 1, 9);
+    assert_eq!(world.brain.rollout().state, RolloutState::Progressing, "once more may help, and an earlier goal says nothing");
+    failed(&mut world, version, 3);
+    let failure = world.brain.rollout().failure.expect("it is held");
+    assert_eq!(failure.problem.to_string(), "the head cannot fetch web-2: 404 Not Found");
+    assert_eq!(world.told(|what| matches!(what, What::RolloutHeld { revision: 2, .. })), 1);
+    // Tried again, and fetched meanwhile, it goes on.
+    world.fetching.clear();
+    resume(&mut world).expect("it is held");
+    world.report(&id("w1"));
+    world.pass(300_000);
+    assert_eq!(world.brain.rollout().state, RolloutState::Complete);
+}

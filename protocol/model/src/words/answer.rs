@@ -40,7 +40,10 @@ impl fmt::Display for Answer {
             Self::Revoked { request } => write!(f, "{} was revoked ({})", request.wants, request.name),
             Self::RolloutResumed { revision } => write!(f, "the roll-out of revision {revision} is tried again"),
             Self::RolloutUndone { from, revision } => {
-                write!(f, "revision {from} is rolled out again, as revision {revision}; the cluster's file still says otherwise")
+                write!(
+                    f,
+                    "what revision {from} ran is rolled out again, as revision {revision}; what else was changed since stays, and the cluster's file still has what was undone"
+                )
             }
         }
     }

@@ -132,6 +132,7 @@ impl fmt::Display for ServiceProblem {
         match self {
             Self::Failed { service, cause } => write!(f, "{service} {cause}"),
             Self::NotReady { service, state, detail } => f.write_str(&report::sentence(service, *state, detail, None)),
+            Self::NoSoftware { software, error } => write!(f, "the head cannot fetch {software}: {error}"),
             Self::Ended { times } => write!(f, "services ended {times} times"),
             Self::NotReadyInTime { within_s, problem: None } => write!(f, "not ready within {within_s} s"),
             Self::NotReadyInTime { within_s, problem: Some(problem) } => write!(f, "not ready within {within_s} s; {problem}"),
