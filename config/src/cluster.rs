@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloudtik_model::spec::Spot;
-use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, ShapeName, WorkspaceName};
+use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, WorkspaceName};
 
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Scalar, Table, read_file};
 use crate::scaling::{self, Scaling};
+use crate::workers::MOST_WORKERS;
+pub use crate::workers::Workers;
 
 /// The workspace of a cluster that names none.
 pub const DEFAULT_WORKSPACE: &str = "default";
 /// Workers of a type that says nothing of their number.
 pub const DEFAULT_MIN: u32 = 1;
-/// More nodes than any provider gives; a larger number is a slip.
-pub const MOST_WORKERS: u64 = 100_000;
-
 /// Archives of several versions of the shipped runtimes: so many bytes.
 pub const DEFAULT_SOFTWARE_LIMIT: Bytes = Bytes(20 << 30);
 /// A day: a stolen certificate is soon worth nothing, and a head that is away for a night bricks nobody.
@@ -78,25 +77,6 @@ impl Default for Head {
             software_limit: DEFAULT_SOFTWARE_LIMIT,
         }
     }
-}
-
-/// One type of worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workers {
-    pub min: u32,
-    pub max: u32,
-    /// Of the provider's catalogue; it has resources and a price of its own, which those that are written here replace.
-    pub shape: Option<ShapeName>,
-    pub cpus: Option<u32>,
-    pub memory: Option<Bytes>,
-    pub gpus: Option<u32>,
-    /// What else one offers, under names of the user's choice.
-    pub resources: BTreeMap<String, u32>,
-    pub price: Option<MoneyPerHour>,
-    /// Where several types would do, the highest is taken first.
-    pub priority: i32,
-    pub zones: Vec<String>,
-    pub spot: Option<Spot>,
 }
 
 /// A runtime that the cluster is to run.

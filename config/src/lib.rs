@@ -12,8 +12,10 @@ pub mod secrets;
 mod syntax;
 pub mod text;
 pub mod undo;
+mod workers;
 pub mod workspace;
 
-pub use cluster::{Cluster, Head, RuntimeUse, Workers};
+pub use cluster::{Cluster, Head, RuntimeUse};
 pub use diagnostics::{InvalidFile, Problem};
 pub use workspace::Workspace;
+pub use workers::Workers;

@@ -9,8 +9,8 @@ use cloudtik_model::demand::Quantity;
 use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers as Count};
 use cloudtik_model::{MoneyPerHour, NodeTypeName, RuntimeName};
 
-use crate::cluster::{MOST_WORKERS, Workers};
 use crate::reader::{At, Problems, Table, nearest};
+use crate::workers::{MOST_WORKERS, Workers};
 
 /// Long enough to be no moment's noise, short enough that somebody who waits for workers does not give up.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(60);

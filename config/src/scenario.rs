@@ -11,9 +11,9 @@ use cloudtik_model::spec::Market;
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, Timestamp};
 
 use crate::Cluster;
-use crate::cluster::MOST_WORKERS;
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Table, nearest, read_file};
+use crate::workers::MOST_WORKERS;
 
 /// Two years: beyond that, nobody waits for the answer.
 const LONGEST: Duration = Duration::from_secs(2 * 366 * 24 * 3600);

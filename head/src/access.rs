@@ -17,7 +17,6 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use crate::admin::access_status;
 use crate::identity::Authority;
 use crate::revisions::Revisions;
 use crate::runner::BrainHandle;
@@ -216,6 +215,28 @@ fn event(at: Timestamp, what: &AccessEvent) -> Event {
     Event { actor: Some(actor), ..Event::new(at, what) }
 }
 
+/// The one mapping from what goes wrong with access.
+pub fn status_of(error: Error) -> Status {
+    match error {
+        Error::Offer(OfferRefusal::Held { name, role, state }) => {
+            let what = match state {
+                GrantState::Offered => format!("{name} has an invitation as {role} that was not accepted yet"),
+                _ => format!("{name} has access already, as {role}"),
+            };
+            Status::failed_precondition(format!("{what}; revoke it first"))
+        }
+        Error::Offer(OfferRefusal::TooMany) => Status::resource_exhausted("too many administrators have access; revoke some first"),
+        Error::NotGranted(name) => Status::not_found(format!("{name} has no access")),
+        Error::NotValid => Status::permission_denied("the invitation is not valid, or was used"),
+        Error::Store(error) => Status::unavailable(format!(
+            "nothing was changed, because the head cannot store it: {}",
+            cloudtik_protocol::logging::chain(&error)
+        )),
+        Error::Certify(error) => Status::internal(format!("{error:#}")),
+        Error::Task(error) => Status::internal(error.to_string()),
+    }
+}
+
 /// The service for those who have an invitation and no certificate yet.
 pub struct AccessService {
     pub access: Access,
@@ -259,7 +280,7 @@ impl wire::access_server::Access for AccessService {
             if matches!(error, Error::NotValid) {
                 self.access.attempts().failed(now, from);
             }
-            self.refuse("invitation", from, access_status(error))
+            self.refuse("invitation", from, status_of(error))
         })?;
         let workspace = self.revisions.latest().map(|(_, _, planner)| planner.cluster().workspace.clone());
         let workspace = workspace.or_else(|| WorkspaceName::new("default").ok()).ok_or_else(|| Status::internal("no workspace"))?;

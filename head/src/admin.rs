@@ -34,7 +34,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use self::access::status as access_status;
 pub use self::authorize::authorize;
 use self::authorize::{User, needs};
 pub use self::setup::SetupService;

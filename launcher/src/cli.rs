@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 pub use self::access::Access;
@@ -21,16 +21,8 @@ pub use self::provider::Provider;
 pub use self::submit::Submit;
 pub use self::workspace::{ChangeWorkspace, DeleteWorkspace, Workspace};
 use crate::completion;
+pub use crate::output::Format;
 use crate::output::has_colour;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs: stable and documented.
-    Json,
-}
 
 /// Reads the command line. Help and errors carry codes only where both streams take them; clap alone also goes by whether
 /// `CI` is set.

@@ -11,9 +11,8 @@ use serde::de::DeserializeOwned;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::cli::Target;
-use crate::clusters::{Place, find};
-use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT};
+use crate::clusters::{Place, Target, find};
+use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT, innermost, io_kind};
 use crate::head_node;
 use crate::remote::Remote;
 use crate::statuses::{self, Statuses};
@@ -108,20 +107,6 @@ fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Whether the head refuses whoever asks, so that asking again does not help.
 pub fn is_refused(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
-}
-
-/// Why a head cannot be dialled. Transport errors repeat what they are about at every layer: the innermost says it.
-pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = || std::iter::successors(Some(error), |e| e.source());
-    match causes().find_map(io_kind) {
-        Some(ErrorKind::ConnectionRefused) => "no process listens on its socket".to_owned(),
-        Some(ErrorKind::NotFound) => "it has no socket, which it makes when it starts".to_owned(),
-        _ => causes().last().map_or_else(String::new, ToString::to_string),
-    }
-}
-
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
-    error.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
 }
 
 pub fn document<T: DeserializeOwned>(document: wire::Document) -> Result<T, Failure> {

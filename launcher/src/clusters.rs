@@ -27,10 +27,30 @@ use cloudtik_registry::registry;
 use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Target;
 use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
 use crate::output::quoted;
-use crate::remote;
+
+/// Below the user's directory of state: the clusters that are reached over the network.
+pub const ELSEWHERE: &str = "remote";
+
+/// How a person names a cluster. Without a name it is the only one.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    pub cluster: Option<&'a str>,
+    pub workspace: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Target<'a> {
+    fn from(cluster: &'a str) -> Self {
+        Self { cluster: Some(cluster), workspace: None }
+    }
+}
+
+impl<'a> From<&'a String> for Target<'a> {
+    fn from(cluster: &'a String) -> Self {
+        Self::from(cluster.as_str())
+    }
+}
 
 /// Below the user's directory of state.
 const WORKSPACES: &str = "workspaces";
@@ -388,7 +408,7 @@ pub fn of_workspace(name: &WorkspaceName) -> Result<Vec<ClusterName>, Failure> {
 /// Every cluster of this user on this machine, and those that the user was given access to.
 pub fn all() -> Result<Vec<Place>, Failure> {
     let mut places = Vec::new();
-    let roots = [WORKSPACES, remote::DIRECTORY].map(|root| home().map(|home| fs::read_dir(home.join(root))));
+    let roots = [WORKSPACES, ELSEWHERE].map(|root| home().map(|home| fs::read_dir(home.join(root))));
     for entry in roots.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().flatten() {
         let Ok(clusters) = fs::read_dir(entry.path().join(CLUSTERS)) else { continue };
         for cluster in clusters.flatten() {

@@ -15,7 +15,7 @@ use crate::failure::{Failure, NOT_FOUND};
 use crate::fold::{Folded, fold};
 use crate::output::{Printer, ago, clock};
 use crate::pause::Pause;
-use crate::steer::state_of;
+use crate::waits::state_of;
 
 pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: Option<String>, from: u64) -> Result<(), Failure> {
     let mut client = Client::connect(cluster).await?;

@@ -121,3 +121,17 @@ impl From<cloudtik_protocol::pki::Error> for Failure {
         Self::failed(chain(&error))
     }
 }
+
+/// Why a head cannot be dialled. Transport errors repeat what they are about at every layer: the innermost says it.
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = || std::iter::successors(Some(error), |e| e.source());
+    match causes().find_map(io_kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => "no process listens on its socket".to_owned(),
+        Some(std::io::ErrorKind::NotFound) => "it has no socket, which it makes when it starts".to_owned(),
+        _ => causes().last().map_or_else(String::new, ToString::to_string),
+    }
+}
+
+pub fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    error.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+}

@@ -13,11 +13,32 @@ use jiff::tz::TimeZone;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
-use crate::cli::Format;
 use crate::failure::{FAILED, Failure, USAGE};
-use crate::session::{Reading, Stream};
 use crate::streams::output_was_closed;
-use crate::terminal::takes_codes;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: stable and documented.
+    Json,
+}
+
+/// Where a program says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Out,
+    Error,
+}
+
+/// Whether output is still read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Reading {
+    GoesOn,
+    Ended,
+}
 
 #[derive(Clone)]
 pub struct Printer {
@@ -280,6 +301,11 @@ pub fn has_colour(stream: &impl IsTerminal) -> bool {
 /// A word as a shell takes it, for commands that people are to type.
 pub fn quoted(word: &str) -> String {
     shlex::try_quote(word).map_or_else(|_| word.to_owned(), Into::into)
+}
+
+/// Whether control codes may be written to a stream: it is a terminal, and one that knows them.
+pub fn takes_codes(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Says something on standard error; that nobody listens is no failure.

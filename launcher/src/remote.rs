@@ -23,12 +23,9 @@ use cloudtik_protocol::{PROTOCOL_VERSION, tls, transport, wire};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
-use crate::client::innermost;
-use crate::clusters::{self, Place, home};
-use crate::failure::{FAILED, Failure, NOT_AUTHORISED, REFUSED, TIMED_OUT};
+use crate::clusters::{self, ELSEWHERE, Place, home};
+use crate::failure::{FAILED, Failure, NOT_AUTHORISED, REFUSED, TIMED_OUT, innermost};
 
-/// Below the user's directory of state.
-pub const DIRECTORY: &str = "remote";
 const FILE: &str = "access.json";
 const KEY: &str = "key.pem";
 const CHAIN: &str = "chain.pem";
@@ -99,7 +96,7 @@ pub fn instead_of(place: &Place) -> Result<Option<Place>, Failure> {
     if place.exists() {
         return Ok(None);
     }
-    let elsewhere = Place::within(home()?.join(DIRECTORY).join(place.workspace_name()), place.name.clone());
+    let elsewhere = Place::within(home()?.join(ELSEWHERE).join(place.workspace_name()), place.name.clone());
     Ok(Remote::of(&elsewhere)?.map(|_| elsewhere))
 }
 
@@ -114,7 +111,7 @@ async fn dial(address: &str, cluster: &ClusterName, config: std::sync::Arc<rustl
 pub async fn accept(invitation: &Invitation, local_name: Option<ClusterName>) -> Result<(Place, Accepted), Failure> {
     let name = local_name.unwrap_or_else(|| invitation.cluster.clone());
     may_be_called(&name, invitation)?;
-    let root = home()?.join(DIRECTORY);
+    let root = home()?.join(ELSEWHERE);
     create_private_directory(&root).map_err(|e| Failure::failed(format!("cannot create {}: {e}", root.display())))?;
     // Made aside and moved into its place when it is whole.
     let draft = root.join(format!(".accepting-{}", pki::hex(&pki::random::<8>())));

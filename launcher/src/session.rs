@@ -18,6 +18,7 @@ use tonic::{Code, Streaming};
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
 use crate::output::{talk, wait_until};
+pub use crate::output::{Reading, Stream};
 
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;
@@ -135,7 +136,7 @@ impl Session {
                     };
                     if !closed.contains(&stream) && show(stream, &bytes) == Reading::Ended {
                         closed.push(stream);
-                        self.input.tell(Frame::CloseOutput(stream.wire().into())).await;
+                        self.input.tell(Frame::CloseOutput(to_wire(stream).into())).await;
                     }
                     false
                 },
@@ -166,28 +167,11 @@ impl Drop for Session {
     }
 }
 
-/// Where a program says something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    Out,
-    Error,
-}
-
-impl Stream {
-    fn wire(self) -> wire::OutputStream {
-        match self {
-            Self::Out => wire::OutputStream::Stdout,
-            Self::Error => wire::OutputStream::Stderr,
-        }
+fn to_wire(stream: Stream) -> wire::OutputStream {
+    match stream {
+        Stream::Out => wire::OutputStream::Stdout,
+        Stream::Error => wire::OutputStream::Stderr,
     }
-}
-
-/// Whether output is still read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Reading {
-    GoesOn,
-    Ended,
 }
 
 pub fn exit_status(exit: wire::Exit) -> Result<u8, Failure> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloudtik_model::answer::Answer;
-use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestView, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
 use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::Deserialize;
@@ -15,8 +15,8 @@ use crate::cli::{Scale, Target};
 use crate::client::{Client, document};
 use crate::clusters::read_text;
 use crate::failure::{Failure, USAGE};
-use crate::output::{Printer, ago, first_of, short};
-use crate::waits;
+use crate::output::{Printer, ago, short};
+use crate::waits::{self, state_of};
 
 pub fn print_answer(printer: &Printer, answer: wire::Document) -> Result<(), Failure> {
     let answer: Answer = document(answer)?;
@@ -153,20 +153,6 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
 fn is_nothing(arguments: &Scale) -> bool {
     let Scale { cpus, gpus, memory, resources, bundles, .. } = arguments;
     cpus.is_some() || gpus.is_some() || memory.is_some() || !resources.is_empty() || bundles.is_some()
-}
-
-/// Nodes of a request that are named, at most.
-const MAX_NODES: usize = 4;
-
-/// What has become of a request, in words.
-pub fn state_of(request: &RequestView) -> String {
-    let on = if request.nodes.is_empty() { String::new() } else { format!(" on {}", first_of(&request.nodes, MAX_NODES)) };
-    match &request.unmet {
-        Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
-        Some(unmet) => format!("waits: {unmet}; the rest is{on}"),
-        None if request.ready => format!("ready{on}"),
-        None => format!("coming{on}"),
-    }
 }
 
 pub async fn requests(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {

@@ -1,10 +1,12 @@
 //! The terminal: live progress, and raw mode for programs that want one.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::termios::{self, OptionalActions, Termios};
+
+use crate::output::{takes_codes, talk};
 
 /// Elsewhere than on a terminal, a line at most this often.
 const LINE_PAUSE: Duration = Duration::from_secs(2);
@@ -73,14 +75,14 @@ impl Progress {
         }
         self.printed = Some(Instant::now());
         self.shown.clone_from(&self.last);
-        crate::output::talk(&self.last);
+        talk(&self.last);
     }
 
     /// A line that stays.
     pub fn keep(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => crate::output::talk(text),
+            None => talk(text),
         }
     }
 }
@@ -125,11 +127,6 @@ impl Drop for RawMode {
     fn drop(&mut self) {
         let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
-}
-
-/// Whether control codes may be written to a stream: it is a terminal, and one that knows them.
-pub fn takes_codes(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Rows and columns of the terminal.

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use cloudtik_model::demand::{RequestView, Wants};
-use cloudtik_model::outlook::Size;
+use cloudtik_model::demand::Wants;
+use cloudtik_model::outlook::{RequestView, Size};
 use cloudtik_model::status::{Node, Status};
 use cloudtik_model::{Generation, NodeId};
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, NOT_FOUND, TIMED_OUT};
-use crate::output::short;
-use crate::steer::state_of;
+use crate::output::{first_of, short};
 use crate::terminal::Progress;
 
 /// Between two looks.
@@ -109,4 +108,18 @@ pub async fn for_removal(client: &Client, node: &NodeId, generation: Generation,
         })
     })
     .await
+}
+
+/// Nodes of a request that are named, at most.
+const MAX_NODES: usize = 4;
+
+/// What has become of a request, in words.
+pub fn state_of(request: &RequestView) -> String {
+    let on = if request.nodes.is_empty() { String::new() } else { format!(" on {}", first_of(&request.nodes, MAX_NODES)) };
+    match &request.unmet {
+        Some(unmet) if on.is_empty() => format!("waits: {unmet}"),
+        Some(unmet) => format!("waits: {unmet}; the rest is{on}"),
+        None if request.ready => format!("ready{on}"),
+        None => format!("coming{on}"),
+    }
 }

@@ -8,10 +8,9 @@ use cloudtik_model::status::Status;
 use crate::cli::Target;
 use crate::client::{Client, is_refused};
 use crate::failure::Failure;
-use crate::output::Printer;
+use crate::output::{Printer, takes_codes};
 use crate::pause::Pause;
 use crate::show::print_whole;
-use crate::terminal::takes_codes;
 
 /// How often ages are drawn anew on a terminal.
 const REDRAW: Duration = Duration::from_secs(1);

@@ -13,10 +13,8 @@ use cloudtik_config::{Problem, RuntimeUse, text};
 use cloudtik_model::RuntimeName;
 use cloudtik_model::policy::Rule;
 
-use crate::manifest::{Manifest, Signal};
-
-/// The files of a runtime by their path in the folder.
-pub type Folder = BTreeMap<String, String>;
+pub(crate) use self::settings::{DEFAULT_MEMORY_SHARE, share_of};
+use crate::manifest::{Folder, Manifest, Signal};
 
 macro_rules! shipped {
     ($($name:literal: [$($file:literal),* $(,)?]),* $(,)?) => {

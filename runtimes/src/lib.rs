@@ -8,8 +8,9 @@ pub mod catalog;
 pub mod changes;
 pub mod manifest;
 pub mod planner;
+mod size;
 mod template;
 
-pub use catalog::{Catalog, Folder};
-pub use manifest::Manifest;
+pub use catalog::Catalog;
+pub use manifest::{Folder, Manifest};
 pub use planner::{NodeContext, Planner, View};

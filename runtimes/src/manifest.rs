@@ -14,8 +14,15 @@ use cloudtik_model::policy::Counts;
 use cloudtik_model::spec::{Membership, Role};
 use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, ServiceKey, ServiceName};
 
-use crate::catalog::Folder;
 use properties::{HandThrough, Property};
+
+/// The files of a runtime by their path in the folder.
+pub type Folder = BTreeMap<String, String>;
+
+/// An element of `submit.command` that stands for the arguments that the options become.
+pub(crate) const OPTIONS: &str = "{{ job.options }}";
+/// An element of `submit.command` that stands for what runs a file of its kind.
+pub(crate) const RUN: &str = "{{ job.run }}";
 
 /// A validated runtime.
 #[derive(Debug, Clone, PartialEq)]

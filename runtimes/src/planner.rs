@@ -16,16 +16,11 @@ use cloudtik_model::status::Endpoint;
 use cloudtik_model::{Bytes, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, address, goal};
 use minijinja::{Value, context};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, DEFAULT_MEMORY_SHARE, share_of};
 use crate::manifest::{Manifest, Probe, Service, Source};
 use crate::template::{self, Templates};
 use fill::{gauges, limits, render_drain, render_probe};
 pub use submit::{JobRefused, JobRequest};
-pub(crate) use submit::{OPTIONS, RUN};
-
-/// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
-/// the operating system, the agent and the page cache.
-pub const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 
 /// What Debian calls this processor; nodes are taken to have the head's.
 const DEBIAN_ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -433,11 +428,6 @@ impl Planner {
             .flat_map(|(m, s)| s.metrics.iter().filter_map(|metrics| Some((m.key(s), *s.ports.get(&metrics.port)?, metrics.path.clone()))))
             .collect()
     }
-}
-
-/// The share of a node's memory that a runtime plans with.
-pub(crate) fn share_of(memory: Bytes, share: f64) -> Bytes {
-    Bytes((memory.0 as f64 * share) as u64)
 }
 
 /// The directory of a service on a node; the agent uses the same.

@@ -3,8 +3,8 @@
 use cloudtik_model::event::What;
 use cloudtik_model::node::{Instance, NodeState};
 use cloudtik_model::outlook::ShortageCause;
-use cloudtik_model::reason::{CloseCause, Reason, RestartCause, Trouble};
-use cloudtik_model::refusal::Refusal;
+use cloudtik_model::reason::{Reason, RestartCause, Trouble};
+use cloudtik_model::refusal::{CloseCause, Refusal};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::{Actor, Generation, InstanceId, NodeId, Resources};
 

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use cloudtik_brain::access::OfferRefusal;
 use cloudtik_model::AdministratorName;
-use cloudtik_model::access::{GrantState, Granted, Invitation, Revoked, Role};
+use cloudtik_model::access::{Granted, Invitation, Revoked, Role};
 use cloudtik_protocol::wire;
 use tonic::Status;
 
 use super::{Head, parse};
-use crate::access::Error;
+use crate::access::status_of;
 
 /// The longest life of an access.
 const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -30,7 +29,7 @@ impl Head {
         };
         let lasts = within("access", request.lasts_ms, MAX_LIFETIME)?;
         let accept_within = within("an invitation", request.accept_within_ms, MAX_OFFER)?;
-        let (grant, token) = self.access.offer(self.actor.clone(), name, role, lasts, accept_within).await.map_err(status)?;
+        let (grant, token) = self.access.offer(self.actor.clone(), name, role, lasts, accept_within).await.map_err(status_of)?;
         let invitation =
             Invitation { cluster: self.settings.cluster.clone(), address: self.view.bus.clone(), ca: self.root_digest.clone(), token };
         Ok(Granted {
@@ -45,29 +44,8 @@ impl Head {
 
     pub(super) async fn revoke(&self, request: wire::AccessRevokeRequest) -> Result<Revoked, Status> {
         let name: AdministratorName = parse("name", &request.name)?;
-        let (grant, was) = self.access.revoke(self.actor.clone(), name).await.map_err(status)?;
+        let (grant, was) = self.access.revoke(self.actor.clone(), name).await.map_err(status_of)?;
         Ok(Revoked { name: grant.name, role: grant.role, was })
     }
 }
 
-/// The one mapping from what goes wrong with access.
-pub fn status(error: Error) -> Status {
-    match error {
-        Error::Offer(OfferRefusal::Held { name, role, state }) => {
-            let what = match state {
-                GrantState::Offered => format!("{name} has an invitation as {role} that was not accepted yet"),
-                _ => format!("{name} has access already, as {role}"),
-            };
-            Status::failed_precondition(format!("{what}; revoke it first"))
-        }
-        Error::Offer(OfferRefusal::TooMany) => Status::resource_exhausted("too many administrators have access; revoke some first"),
-        Error::NotGranted(name) => Status::not_found(format!("{name} has no access")),
-        Error::NotValid => Status::permission_denied("the invitation is not valid, or was used"),
-        Error::Store(error) => Status::unavailable(format!(
-            "nothing was changed, because the head cannot store it: {}",
-            cloudtik_protocol::logging::chain(&error)
-        )),
-        Error::Certify(error) => Status::internal(format!("{error:#}")),
-        Error::Task(error) => Status::internal(error.to_string()),
-    }
-}

@@ -5,6 +5,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+pub use crate::clusters::Target;
 use crate::completion;
 
 #[derive(Args, Debug, Clone)]
@@ -27,13 +28,6 @@ pub struct AnyCluster {
     pub workspace: Option<String>,
 }
 
-/// How a person names a cluster. Without a name it is the only one.
-#[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
-    pub cluster: Option<&'a str>,
-    pub workspace: Option<&'a str>,
-}
-
 impl<'a> From<&'a NamedCluster> for Target<'a> {
     fn from(named: &'a NamedCluster) -> Self {
         Self { cluster: Some(&named.cluster), workspace: named.workspace.as_deref() }
@@ -46,14 +40,3 @@ impl<'a> From<&'a AnyCluster> for Target<'a> {
     }
 }
 
-impl<'a> From<&'a str> for Target<'a> {
-    fn from(cluster: &'a str) -> Self {
-        Self { cluster: Some(cluster), workspace: None }
-    }
-}
-
-impl<'a> From<&'a String> for Target<'a> {
-    fn from(cluster: &'a String) -> Self {
-        Self::from(cluster.as_str())
-    }
-}

@@ -74,4 +74,4 @@ pub struct Room {
     pub memory: Bytes,
 }
 
-crate::words::worded!(Alarm);
+crate::worded::worded!(Alarm);

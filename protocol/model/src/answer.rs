@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{RequestDetails, Scale, StateName};
+use crate::event::{RequestDetails, Scale};
+use crate::node::StateName;
 use crate::outlook::Shortfall;
 use crate::reason::Reason;
 use crate::{NodeId, NodeTypeName};
@@ -85,4 +86,4 @@ pub enum AfterDrain {
     },
 }
 
-crate::words::worded!(Answer);
+crate::worded::worded!(Answer);

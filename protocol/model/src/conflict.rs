@@ -35,4 +35,4 @@ pub enum ConflictCause {
     },
 }
 
-crate::words::worded!(RequestConflict, ConflictCause);
+crate::worded::worded!(RequestConflict, ConflictCause);

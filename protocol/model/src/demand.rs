@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outlook::Shortfall;
-use crate::{Bytes, NodeId, NodeTypeName, Timestamp};
+use crate::{Bytes, NodeTypeName, Timestamp};
 
 /// A number in thousandths, written `2` or `0.5`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -201,24 +200,6 @@ pub struct Ask {
     #[serde(default)]
     pub reason: String,
 }
-
-/// A request for people, and what has become of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(remote = "Self")]
-pub struct RequestView {
-    #[serde(flatten)]
-    pub request: Ask,
-    /// What of it has no room now, and why.
-    pub unmet: Option<Shortfall>,
-    /// All of it is there, on nodes that are ready.
-    #[serde(default)]
-    pub ready: bool,
-    /// Where what it wants room for is planned.
-    #[serde(default)]
-    pub nodes: Vec<NodeId>,
-}
-
-crate::words::worded!(RequestView);
 
 #[cfg(test)]
 mod tests {

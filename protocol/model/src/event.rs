@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Role;
 use crate::demand::Wants;
-use crate::node::Evidence;
+use crate::evidence::Evidence;
+pub use crate::node::StateName;
 use crate::outlook::ShortageCause;
 use crate::policy::Hours;
 use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem};
@@ -96,24 +97,6 @@ impl EventKind {
             Self::Head => "head",
         }
     }
-}
-
-/// A node's state, by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StateName {
-    Requested,
-    Launched,
-    Joined,
-    Preparing,
-    Ready,
-    Suspect,
-    Down,
-    Draining,
-    Terminating,
-    Gone,
-    Failed,
-    Quarantined,
 }
 
 /// What happened.
@@ -443,4 +426,4 @@ impl What {
     }
 }
 
-crate::words::worded!(Event, What);
+crate::worded::worded!(Event, What);

@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod conflict;
 pub mod demand;
 pub mod event;
+pub mod evidence;
 pub mod goal;
 pub mod head;
 pub mod id;
@@ -36,6 +37,7 @@ pub mod spec;
 pub mod status;
 pub mod time;
 pub mod wait;
+mod worded;
 pub mod words;
 
 pub use actor::Actor;

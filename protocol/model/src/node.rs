@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::StateName;
-use crate::reason::{InstanceReport, Reason};
+pub use crate::evidence::{DialOutcome, Evidence, EvidenceKind, InstanceState};
+use crate::reason::Reason;
 use crate::spec::{Offer, Shape};
 use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
@@ -76,38 +76,22 @@ impl NodeState {
     }
 }
 
-/// One thing that was seen and speaks for or against a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    pub at: Timestamp,
-    pub kind: EvidenceKind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "seen", rename_all = "kebab-case")]
-pub enum EvidenceKind {
-    /// No heartbeat for so many milliseconds.
-    HeartbeatsMissed { for_ms: u64 },
-    /// The agent's stream ended.
-    StreamClosed { cause: String },
-    /// The node's health port was dialled from the head.
-    DialBack { outcome: DialOutcome },
-    /// What the provider said of the instance.
-    Provider { says: InstanceReport },
-    /// The head itself was late, so its deadlines were stretched by so many milliseconds.
-    HeadLag { by_ms: u64 },
-}
-
-/// What came of dialling a node's health port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A node's state, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DialOutcome {
-    /// The agent answered over mutual TLS.
-    Answered,
-    /// The machine answered, and nothing listens there.
-    Refused,
-    /// Nothing answered in time.
-    TimedOut,
+pub enum StateName {
+    Requested,
+    Launched,
+    Joined,
+    Preparing,
+    Ready,
+    Suspect,
+    Down,
+    Draining,
+    Terminating,
+    Gone,
+    Failed,
+    Quarantined,
 }
 
 /// What the store remembers of a node.
@@ -194,24 +178,3 @@ pub struct Instance {
     pub state: InstanceState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InstanceState {
-    Starting,
-    Running,
-    /// It exists but nothing runs on it.
-    Stopped,
-    /// It is being deleted or is gone; providers list such instances for a while.
-    Terminated,
-}
-
-impl InstanceState {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Terminated => "terminated",
-        }
-    }
-}

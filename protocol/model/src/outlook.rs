@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{Counted, Quantity, RequestView, Wants};
+use crate::demand::{Ask, Counted, Quantity, Wants};
 use crate::policy::{Hours, Metric};
 use crate::reason::{InstanceReport, Obstacle, Reason, Trouble};
 use crate::spec::Offer;
@@ -305,4 +305,20 @@ pub enum SignalProblem {
     },
 }
 
-crate::words::worded!(Source, Blocked, UnmetCause, Shortfall, PolicySays, ShortageCause);
+/// A request for people, and what has become of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct RequestView {
+    #[serde(flatten)]
+    pub request: Ask,
+    /// What of it has no room now, and why.
+    pub unmet: Option<Shortfall>,
+    /// All of it is there, on nodes that are ready.
+    #[serde(default)]
+    pub ready: bool,
+    /// Where what it wants room for is planned.
+    #[serde(default)]
+    pub nodes: Vec<NodeId>,
+}
+
+crate::worded::worded!(RequestView, Source, Blocked, UnmetCause, Shortfall, PolicySays, ShortageCause);

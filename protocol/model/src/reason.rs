@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{EvidenceKind, InstanceState};
-use crate::refusal::Refusal;
+use crate::evidence::EvidenceKind;
+pub use crate::evidence::InstanceReport;
 use crate::report::{FailureCause, ServiceFailure, ServiceState};
 use crate::{InstanceId, MoneyPerHour, NodeId, ServiceKey};
 
@@ -97,29 +97,6 @@ pub enum Reason {
     RemovingRemains,
     Deleted,
     NotListed,
-}
-
-/// What a provider says of an instance that should run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InstanceReport {
-    Starting,
-    Running,
-    Stopped,
-    Terminated,
-    /// It is in no list.
-    NotListed,
-}
-
-impl From<InstanceState> for InstanceReport {
-    fn from(state: InstanceState) -> Self {
-        match state {
-            InstanceState::Starting => Self::Starting,
-            InstanceState::Running => Self::Running,
-            InstanceState::Stopped => Self::Stopped,
-            InstanceState::Terminated => Self::Terminated,
-        }
-    }
 }
 
 /// Why an agent is restarted.
@@ -238,13 +215,4 @@ pub enum Trouble {
     },
 }
 
-/// Why the head closes an agent's connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "cause", rename_all = "kebab-case")]
-pub enum CloseCause {
-    Refused { refusal: Refusal },
-    NewerConnection,
-    NodeGone,
-}
-
-crate::words::worded!(Reason, Obstacle, ServiceProblem, Trouble);
+crate::worded::worded!(Reason, Obstacle, ServiceProblem, Trouble);

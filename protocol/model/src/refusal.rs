@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::demand::Bundle;
-use crate::event::StateName;
+use crate::node::StateName;
 use crate::reason::Obstacle;
 use crate::{Generation, MoneyPerHour, NodeId, NodeTypeName};
 
@@ -198,4 +198,13 @@ pub enum ShortLimit {
     TypeMaximum { node_type: NodeTypeName, max: u32, needed: u32 },
 }
 
-crate::words::worded!(Refusal, NoRoom);
+/// Why the head closes an agent's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum CloseCause {
+    Refused { refusal: Refusal },
+    NewerConnection,
+    NodeGone,
+}
+
+crate::worded::worded!(Refusal, NoRoom);

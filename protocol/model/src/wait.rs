@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::StateName;
+use crate::node::StateName;
 use crate::outlook::{Blocked, Unmet};
 use crate::reason::Obstacle;
 use crate::report::{ServiceFailure, ServiceState};

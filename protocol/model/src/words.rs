@@ -23,38 +23,12 @@ use crate::actor::Actor;
 use crate::alarm::Alarm;
 use crate::answer::Answer;
 use crate::conflict::{ConflictCause, RequestConflict};
-use crate::demand::RequestView;
 use crate::event::{Event, What};
-use crate::outlook::{Blocked, PolicySays, ShortageCause, Shortfall, Source, UnmetCause};
+use crate::outlook::{Blocked, PolicySays, RequestView, ShortageCause, Shortfall, Source, UnmetCause};
 use crate::reason::{Obstacle, Reason, ServiceProblem, Trouble};
 use crate::refusal::{NoRoom, Refusal};
 
-/// Serializes types under their name, so that whoever prints them can add the words.
-macro_rules! worded {
-    ($($type:ident),*) => {
-        $(
-            impl serde::Serialize for $type {
-                fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                    struct Plain<'a>(&'a $type);
-                    impl serde::Serialize for Plain<'_> {
-                        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                            $type::serialize(self.0, serializer)
-                        }
-                    }
-                    serializer.serialize_newtype_struct(concat!("cloudtik::", stringify!($type)), &Plain(self))
-                }
-            }
-            impl<'de> serde::Deserialize<'de> for $type {
-                fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                    $type::deserialize(deserializer)
-                }
-            }
-        )*
-    };
-}
-pub(crate) use worded;
-
-/// What is printed beside the fields of a value that was serialized under a name by [`worded`].
+/// What is printed beside the fields of a value that was serialized under a name by [`crate::worded`].
 pub(crate) type Beside = Vec<(&'static str, Value)>;
 
 /// The words of a value that is serialized under a name; nothing for names that have none.

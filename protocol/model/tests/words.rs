@@ -3,10 +3,10 @@
 use cloudtik_model::alarm::Alarm;
 use cloudtik_model::answer::{AfterDrain, Answer};
 use cloudtik_model::conflict::{ConflictCause, RequestConflict};
-use cloudtik_model::demand::{Ask, RequestView, Wants};
+use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::{Event, ScaleIn, ScaleInChoice, StateName, What};
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
-use cloudtik_model::outlook::Source;
+use cloudtik_model::outlook::{RequestView, Source};
 use cloudtik_model::printed::Printed;
 use cloudtik_model::reason::{Reason, Trouble};
 use cloudtik_model::{Actor, NodeId, NodeTypeName, Timestamp};

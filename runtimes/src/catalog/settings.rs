@@ -9,7 +9,10 @@ use cloudtik_model::Bytes;
 use super::Catalog;
 use crate::manifest::Manifest;
 use crate::manifest::properties::{HandThrough, Property, Within};
-use crate::planner::{DEFAULT_MEMORY_SHARE, share_of};
+
+/// The share of a node's memory that a runtime plans with unless the cluster file says otherwise: the rest is left for
+/// the operating system, the agent and the page cache.
+pub(crate) const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 
 impl Catalog {
     /// Properties that a runtime does not have, and values that they cannot have.
@@ -108,4 +111,9 @@ fn unknown(manifest: &Manifest, key: &str, set: &Set) -> Problem {
     };
     let message = format!("the runtime {} has no property `{key}`", manifest.name);
     Problem { span: set.key_span.clone(), message, help: Some(help) }
+}
+
+/// The share of a node's memory that a runtime plans with.
+pub(crate) fn share_of(memory: Bytes, share: f64) -> Bytes {
+    Bytes((memory.0 as f64 * share) as u64)
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use cloudtik_config::reader::{Problems, Scalar, Table, nearest, parse_duration};
 use cloudtik_model::Bytes;
 
+use crate::size::parse_size;
+
 /// One property of a runtime.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Property {
@@ -271,22 +273,6 @@ pub(super) fn read_hand_through(table: &mut Table<'_>) -> HandThrough {
         return HandThrough::Prefixes(table.texts(KEY).into_iter().map(|p| p.value).filter(|p| !p.is_empty()).collect());
     }
     if table.boolean(KEY).unwrap_or(false) { HandThrough::Everything } else { HandThrough::Nothing }
-}
-
-/// An amount of memory as `512MiB`, or as programs on a JVM write it: `512m`, `2g`. A number needs its unit: programs differ
-/// in what they take a bare one for.
-pub(crate) fn parse_size(text: &str) -> Option<Bytes> {
-    let text = text.trim();
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    // On a JVM one letter is a power of 1024, be it small or large.
-    let unit: u64 = match unit {
-        "k" | "K" => 1 << 10,
-        "m" | "M" => 1 << 20,
-        "g" | "G" => 1 << 30,
-        "t" | "T" => 1 << 40,
-        _ => return text.parse().ok(),
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit).map(Bytes)
 }
 
 /// As a JVM reads it; less than a kibibyte is none.

@@ -9,8 +9,8 @@ use cloudtik_model::{Bytes, NodeTypeName, Resources, RuntimeName};
 use minijinja::Value;
 
 use super::{DEFAULT_MEMORY_SHARE, Error, NodeContext, Planner, Software, View};
-use crate::manifest::properties::parse_size;
 use crate::manifest::{Manifest, parse_cpus};
+use crate::size::parse_size;
 
 impl Planner {
     /// The runtimes whose jobs cannot run. `head` is the head's node, `workers` those that are there, by type.

@@ -7,7 +7,7 @@ use cloudtik_model::{NodeTypeName, Resources, RuntimeName, ServiceKey};
 use minijinja::{Value, context};
 
 use super::{Availability, Error, Job, NodeContext, Planner, View, Wanted};
-use crate::manifest::{Manifest, Submit, SubmitOption};
+use crate::manifest::{Manifest, OPTIONS, RUN, Submit, SubmitOption};
 use crate::template::Templates;
 
 /// A job as somebody asks for it.
@@ -22,11 +22,6 @@ pub struct JobRequest {
     /// on the head's node.
     pub options: Vec<(String, String)>,
 }
-
-/// An element of `submit.command` that stands for the arguments that the options become.
-pub(crate) const OPTIONS: &str = "{{ job.options }}";
-/// An element of `submit.command` that stands for what runs a file of its kind.
-pub(crate) const RUN: &str = "{{ job.run }}";
 
 /// Why a runtime cannot run a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,8 @@
 use cloudtik_model::Bytes;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use crate::manifest::properties::parse_size;
+use crate::size::parse_size;
+
 
 /// Adds the filters `uri`, `properties`, `properties_key`, `shell`, `xml`, `yaml` and `json`, and `mebibytes` for sizes.
 pub(super) fn add_filters(environment: &mut Environment<'_>) {

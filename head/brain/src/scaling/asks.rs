@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::NodeTypeName;
 use cloudtik_model::answer::Answer;
-use cloudtik_model::demand::{Ask, RequestView, Wants};
+use cloudtik_model::demand::{Ask, Wants};
 use cloudtik_model::event::{Again, RequestDetails, Scale, What};
 use cloudtik_model::node::NodeState;
-use cloudtik_model::outlook::Shortfall;
+use cloudtik_model::outlook::{RequestView, Shortfall};
 use cloudtik_model::refusal::{Lack, Refusal};
 use cloudtik_model::spec::Spec;
 

@@ -1,7 +1,8 @@
 use std::fmt;
 
 use crate::node::{DialOutcome, EvidenceKind};
-use crate::reason::{CloseCause, InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem, Trouble};
+use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem, Trouble};
+use crate::refusal::CloseCause;
 use crate::report;
 
 impl fmt::Display for Reason {

@@ -7,7 +7,7 @@ use cloudtik_model::ServiceName;
 
 use super::super::{JobPart, Service, Submit, SubmitOption};
 use super::Checked;
-use crate::planner::{OPTIONS, RUN};
+use crate::manifest::{OPTIONS, RUN};
 
 /// The options of `cloudtik submit` that a runtime may take.
 const OPTION_NAMES: [&str; 5] = ["class", "conf", "env", "packages", "py-files"];
