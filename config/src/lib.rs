@@ -17,5 +17,5 @@ pub mod workspace;
 
 pub use cluster::{Cluster, Head, RuntimeUse};
 pub use diagnostics::{InvalidFile, Problem};
-pub use workspace::Workspace;
 pub use workers::Workers;
+pub use workspace::Workspace;

@@ -223,7 +223,13 @@ impl ArtifactStore {
                         .push(format!("{} cannot be fetched: {error}", wanted.name));
                     failures += 1;
                     let pause = self.first_pause.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-                    let failed = State::Failed { name: wanted.name.clone(), error, again: Instant::now() + pause, is_wanted: false, tries: failures };
+                    let failed = State::Failed {
+                        name: wanted.name.clone(),
+                        error,
+                        again: Instant::now() + pause,
+                        is_wanted: false,
+                        tries: failures,
+                    };
                     self.state().insert(key.to_owned(), failed);
                     self.arrivals.send_modify(|n| *n += 1);
                     tokio::time::sleep(pause).await;

@@ -17,8 +17,8 @@ use tonic::{Code, Streaming};
 
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
-use crate::output::{talk, wait_until};
 pub use crate::output::{Reading, Stream};
+use crate::output::{talk, wait_until};
 
 const QUEUE: usize = 16;
 const BLOCK: usize = 32 << 10;

@@ -101,7 +101,8 @@ fn uses(src: &Path) -> Uses {
         first.strip_suffix(".rs").unwrap_or(&first).to_owned()
     };
     let is_root = |path: &Path| ["lib", "main", "tests", "bin"].contains(&module(path).as_str());
-    let is_test = |path: &Path| path.file_name().is_some_and(|name| name == "tests.rs") || path.components().any(|c| c.as_os_str() == "tests");
+    let is_test =
+        |path: &Path| path.file_name().is_some_and(|name| name == "tests.rs") || path.components().any(|c| c.as_os_str() == "tests");
     all.retain(|path| !is_root(path) && !is_test(&place(path)));
     let modules: BTreeSet<String> = all.iter().map(|path| module(path)).collect();
     let mut uses = Uses::new();
@@ -177,7 +178,9 @@ fn the_modules_of_no_crate_use_each_other_in_a_circle() {
         }
     }
     assert!(looked > 100, "{looked} modules use others");
-    let known: BTreeSet<_> =
-        KNOWN.iter().map(|(name, circle, _)| ((*name).to_owned(), circle.iter().map(|m| (*m).to_owned()).collect::<BTreeSet<_>>())).collect();
+    let known: BTreeSet<_> = KNOWN
+        .iter()
+        .map(|(name, circle, _)| ((*name).to_owned(), circle.iter().map(|m| (*m).to_owned()).collect::<BTreeSet<_>>()))
+        .collect();
     assert_eq!(found, known, "\n{}", said.join("\n"));
 }

@@ -48,4 +48,3 @@ impl Head {
         Ok(Revoked { name: grant.name, role: grant.role, was })
     }
 }
-

@@ -143,7 +143,11 @@ fn a_node_has_a_share_of_the_log(open: &mut impl FnMut() -> Arc<dyn Leadership>)
     assert_eq!(kept.len() as u64, KEPT_OF_NODE + 1, "the share of its services, and what else happened to it");
     assert_eq!((kept[0].position, kept[1].position), (first - 1, last - KEPT_OF_NODE), "its oldest go");
     assert!(kept.iter().is_sorted_by_key(|e| e.position), "in their order");
-    assert_eq!(store.events(last - 2, 1, Some(&flapping)).expect("reads")[0].position, last - 2, "from a position on, and no more than wanted");
+    assert_eq!(
+        store.events(last - 2, 1, Some(&flapping)).expect("reads")[0].position,
+        last - 2,
+        "from a position on, and no more than wanted"
+    );
     let all = store.events(first - 2, usize::MAX, None).expect("reads");
     assert_eq!(all.len() as u64, KEPT_OF_NODE + 4, "what is gone of a node is gone of all");
 }

@@ -128,7 +128,8 @@ pub fn read(read: &ReadTransaction, from: u64, limit: usize, node: Option<&NodeI
     let of_nodes = read.open_table(OF_NODES).map_err(failed(operation))?;
     let mut positions = Vec::new();
     for class in CLASSES {
-        for entry in of_nodes.range((node.as_str(), class, from)..=(node.as_str(), class, u64::MAX)).map_err(failed(operation))?.take(limit) {
+        for entry in of_nodes.range((node.as_str(), class, from)..=(node.as_str(), class, u64::MAX)).map_err(failed(operation))?.take(limit)
+        {
             positions.push(entry.map_err(failed(operation))?.0.value().2);
         }
     }

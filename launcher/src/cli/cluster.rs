@@ -39,4 +39,3 @@ impl<'a> From<&'a AnyCluster> for Target<'a> {
         Self { cluster: any.cluster.as_deref(), workspace: any.workspace.as_deref() }
     }
 }
-

@@ -177,4 +177,3 @@ pub struct Instance {
     pub address: Option<String>,
     pub state: InstanceState,
 }
-

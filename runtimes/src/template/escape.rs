@@ -6,7 +6,6 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::size::parse_size;
 
-
 /// Adds the filters `uri`, `properties`, `properties_key`, `shell`, `xml`, `yaml` and `json`, and `mebibytes` for sizes.
 pub(super) fn add_filters(environment: &mut Environment<'_>) {
     environment.add_filter("uri", |value: Value| text(&value).map(|t| uri(&t)));

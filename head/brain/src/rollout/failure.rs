@@ -155,7 +155,14 @@ impl Brain {
     }
 
     /// Holds the roll-out if a node that tries the revision cannot be given its software.
-    pub(crate) fn take_software_failure(&mut self, id: NodeId, version: u64, software: String, error: String, tries: u32) -> Option<NodeId> {
+    pub(crate) fn take_software_failure(
+        &mut self,
+        id: NodeId,
+        version: u64,
+        software: String,
+        error: String,
+        tries: u32,
+    ) -> Option<NodeId> {
         let node = self.nodes.get(&id)?;
         let is_current = node.sent.as_ref().is_some_and(|sent| sent.version == version && sent.revision == node.record.revision);
         if is_current && tries >= FAILED_FETCHES && self.is_on_trial(node) {
