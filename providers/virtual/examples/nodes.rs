@@ -30,7 +30,16 @@ async fn main() -> Result<(), Failed> {
     fs::create_dir(directory.join("clusters/bench"))?;
     let nodes = directory.join("clusters/bench/nodes");
     let cluster = ClusterName::new("bench")?;
-    let settings = Settings { cluster, nodes, workspace: directory.clone(), agent, program, shared: Vec::new(), hidden: Vec::new() };
+    let settings = Settings {
+        cluster,
+        nodes,
+        workspace: directory.clone(),
+        agent,
+        program,
+        shared: Vec::new(),
+        for_heads: Vec::new(),
+        hidden: Vec::new(),
+    };
     let provider = VirtualProvider::new(settings);
 
     report("bare namespaces, by unshare(1)", &bare(count)?);

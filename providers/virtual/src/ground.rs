@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cloudtik_providers::local::inherited_environment;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getegid, geteuid, setsid};
@@ -136,7 +137,15 @@ impl Work {
 pub fn run<T: DeserializeOwned>(program: &Path, verb: &str, directory: &Path, input: &impl Serialize) -> Result<T, Failure> {
     let exchange = || -> io::Result<Result<T, Failure>> {
         let mut command = Command::new(program);
-        command.arg(verb).arg(directory).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg(verb)
+            .arg(directory)
+            .env_clear()
+            .envs(inherited_environment())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&serde_json::to_vec(input)?)?;

@@ -37,6 +37,8 @@ const REBOOT_TIME: Duration = Duration::from_secs(5);
 const BATCH: usize = 16;
 /// How long a first process may take to end after SIGKILL before the call fails, to be repeated.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// Ends the name of the directory of what was an instance and is being removed.
+const GONE: &str = ".gone";
 /// What ends a node from within, where nothing else is given.
 const POWER_OFF: [&str; 3] = ["/bin/sh", "-c", "kill -TERM 1"];
 
@@ -55,6 +57,9 @@ pub struct Settings {
     /// Directories and files of this machine that all nodes see and write; a directory that is missing is made.
     #[serde(default)]
     pub shared: Vec<PathBuf>,
+    /// Directories and files of this machine that heads' nodes see and write, and other nodes find empty.
+    #[serde(default)]
+    pub for_heads: Vec<PathBuf>,
     /// Directories of this machine that nodes find empty, besides that of the instances.
     #[serde(default)]
     pub hidden: Vec<PathBuf>,
@@ -72,6 +77,7 @@ impl VirtualProvider {
             nodes: crate::absolute(&settings.nodes),
             workspace: crate::absolute(&settings.workspace),
             shared: all(settings.shared),
+            for_heads: all(settings.for_heads),
             hidden: all(settings.hidden),
             ..settings
         };
@@ -217,6 +223,9 @@ impl VirtualProvider {
         let Bootstrap { node, generation, resources, artifacts, .. } = &request.bootstrap;
         let owner = if node.is_head() { &self.settings.nodes } else { place.path() };
         let (address, _addresses) = self.take_address(owner)?;
+        let (mut shared, mut hidden) = (self.settings.shared.clone(), self.settings.hidden.clone());
+        shared.extend(artifacts.as_ref().map(PathBuf::from));
+        if node.is_head() { &mut shared } else { &mut hidden }.extend(self.settings.for_heads.iter().cloned());
         let machine = Machine {
             cluster: self.settings.cluster.clone(),
             node: node.clone(),
@@ -227,8 +236,8 @@ impl VirtualProvider {
             nodes: self.settings.nodes.clone(),
             agent: self.settings.agent.clone(),
             resources: *resources,
-            shared: self.settings.shared.iter().cloned().chain(artifacts.as_ref().map(PathBuf::from)).collect(),
-            hidden: self.settings.hidden.clone(),
+            shared,
+            hidden,
             nat: Network::of(&self.settings.workspace).has_nat(),
         };
         let mut bootstrap = Bootstrap { address: Some(address.to_string()), ..request.bootstrap.clone() };
@@ -328,7 +337,7 @@ impl VirtualProvider {
         crate::sweep::end_without_directory(place.path(), KILL_DEADLINE).map_err(|e| Error::transient(format!("end {instance}"), e))?;
         let _running = self.end(&place, instance)?;
         // What remains of a removal that broke off.
-        let gone = self.settings.nodes.join(format!(".{instance}.gone"));
+        let gone = self.settings.nodes.join(format!(".{instance}{GONE}"));
         self.remove(&gone).map_err(not_removed)?;
         if place.path().exists() {
             let _lock = self.lock()?;
@@ -357,6 +366,29 @@ impl VirtualProvider {
         refuse_mounts(directory)?;
         let removed = crate::ground::run(&self.settings.program, "remove", directory, &());
         removed.map_err(|failure: Failure| RemoveError::Io { path: directory.to_owned(), source: io::Error::other(failure) })
+    }
+
+    /// Deletes what is listed, ends what runs without a directory, and removes what is left of removals that broke off.
+    fn purge_now(&self) -> Result<(), Error> {
+        for instance in self.instances()? {
+            self.delete_now(&DeleteNode::of(&instance))?;
+        }
+        let failed = |e| Error::transient("end what is left of the cluster", e);
+        for (_, instance) in crate::sweep::first_processes().map_err(failed)? {
+            if instance.starts_with(&self.settings.nodes) {
+                crate::sweep::end_without_directory(&instance, KILL_DEADLINE).map_err(failed)?;
+            }
+        }
+        service::stop(&self.settings.nodes, KILL_DEADLINE).map_err(failed)?;
+        let entries = match fs::read_dir(&self.settings.nodes) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(GONE)) {
+            self.remove(&entry.path()).map_err(|e| failed(io::Error::other(e)))?;
+        }
+        Ok(())
     }
 
     /// An agent that ends is started again by the node's first process; one that hangs is ended here.
@@ -445,6 +477,10 @@ impl NodeProvider for VirtualProvider {
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
         let (node, instance) = (node.clone(), instance.clone());
         self.blocking(move |provider| provider.restart_now(&node, generation, &instance, force)).await
+    }
+
+    async fn purge(&self) -> Result<(), Error> {
+        self.blocking(Self::purge_now).await
     }
 
     async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cloudtik_providers::Error;
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -62,7 +63,11 @@ impl fmt::Display for Leftover {
 
 /// Finds and removes what is left over and says what it removed: of the workspace of a directory, or without one of whatever
 /// nodes and workspaces of this machine have no directory any more.
-pub fn sweep(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
+pub fn sweep(workspace: Option<&Path>) -> Result<Vec<Leftover>, Error> {
+    find_and_remove(workspace).map_err(Error::from)
+}
+
+fn find_and_remove(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
     let mut removed = Vec::new();
     match workspace.map(crate::absolute) {
         Some(workspace) => {

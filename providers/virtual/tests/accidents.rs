@@ -78,6 +78,10 @@ async fn what_breaks_off_in_the_directory_is_made_good_by_the_next_call() {
     fs::create_dir_all(nodes.join(".w1.1.gone/disk/upper/etc")).expect("makes");
     provider.delete_one(&DeleteNode::of(&node)).await.expect("deletes");
     provider.delete_one(&DeleteNode::of(&node)).await.expect("deletes again");
+    fs::create_dir_all(nodes.join(".w2.1.gone/disk")).expect("makes");
+    provider.create_one(&request("w3", 1)).await.expect("creates");
+    provider.purge().await.expect("purges");
+    assert_eq!(first_processes(&world), 0);
     let left: Vec<_> = fs::read_dir(&nodes).expect("reads").flatten().map(|e| e.file_name()).collect();
     assert!(left.iter().all(|name| name == ".lock" || name == ".hosts"), "{left:?}");
     world.end().await;

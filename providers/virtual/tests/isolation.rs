@@ -13,7 +13,7 @@ use cloudtik_model::InstanceId;
 use cloudtik_model::node::InstanceState;
 use cloudtik_providers::{DeleteNode, NodeProvider};
 use cloudtik_virtual::testing::{self, Lost, heal, lose, on_network, pause, plug, run_on};
-use cloudtik_virtual::{Range, VirtualProvider};
+use cloudtik_virtual::{Range, Settings, VirtualProvider};
 use world::{World, command, delete_all, eventually, id, limited, request, starts};
 
 fn output(provider: &VirtualProvider, instance: &InstanceId, script: &str) -> String {
@@ -25,7 +25,15 @@ fn output(provider: &VirtualProvider, instance: &InstanceId, script: &str) -> St
 #[tokio::test]
 async fn a_node_has_its_own_name_processes_files_and_kernel_view_and_sees_the_software_of_the_machine() {
     let Some(world) = World::new().await else { return };
-    let provider = world.provider("demo");
+    // Not where nodes have a directory of their own anyway.
+    let apart = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
+    for name in ["kept", "secret"] {
+        fs::create_dir(apart.path().join(name)).expect("makes");
+        fs::write(apart.path().join(name).join("key"), "x").expect("writes");
+    }
+    fs::remove_file(apart.path().join("kept/key")).expect("removes");
+    let (for_heads, hidden) = (vec![apart.path().join("kept")], vec![apart.path().join("secret")]);
+    let provider = VirtualProvider::new(Settings { for_heads, hidden, ..world.settings("demo") });
     let (head, w1) = (id("head.1"), id("w1.1"));
     for node in ["head", "w1", "w2"] {
         provider.create_one(&request(node, 1)).await.expect("creates");
@@ -54,6 +62,11 @@ async fn a_node_has_its_own_name_processes_files_and_kernel_view_and_sees_the_so
         assert!(!Path::new(directory).join(&name).exists(), "what a node writes in {directory} is on the machine");
         assert_eq!(output(&provider, &head, &format!("ls {directory}/{name} 2>/dev/null")), "", "another node sees it");
     }
+    // What is the head's is out of a worker's sight, and what is hidden out of everybody's.
+    let (kept, secret) = (apart.path().join("kept"), apart.path().join("secret"));
+    assert_eq!(output(&provider, &head, &format!("echo mine > '{}'/store; ls '{}'", kept.display(), secret.display())), "");
+    assert_eq!(fs::read_to_string(kept.join("store")).expect("reads"), "mine\n");
+    assert_eq!(output(&provider, &w1, &format!("ls -A '{}' '{}' | grep -v :", kept.display(), secret.display())), "");
     // The home is one directory at one path.
     assert_eq!(output(&provider, &w1, &format!("echo here > '{}'/note", home.display())), "");
     assert_eq!(fs::read_to_string(home.join("note")).expect("reads"), "here\n");

@@ -70,6 +70,7 @@ impl World {
             agent: self.home.path().join("agent"),
             program: program(),
             shared: Vec::new(),
+            for_heads: Vec::new(),
             hidden: Vec::new(),
         }
     }
