@@ -139,8 +139,8 @@ impl ServiceTask {
         self.adopt().await;
         loop {
             let desired = self.desired.borrow_and_update().clone();
-            self.version = desired.version;
             let Some(service) = desired.service else {
+                self.version = desired.version;
                 if self.running.is_some() {
                     if self.drain().await {
                         self.stop("no longer in the goal").await;
@@ -161,6 +161,10 @@ impl ServiceTask {
                 }
             }
             let changed = self.running.as_ref().is_some_and(|r| r.state.identity != identity(&service));
+            // What goes on by an earlier goal, because what the present one needs is not there yet, is not what was asked for.
+            if !(changed && service.hold) {
+                self.version = desired.version;
+            }
             let result = if self.running.is_some() && changed && !service.hold {
                 self.stop("its goal changed").await;
                 Ok(())

@@ -163,3 +163,28 @@ fn a_runtime_that_comes_and_crashes_is_tried_on_one_worker_and_undone() {
     cluster.run(&["rollout", "undo", "comes", "--yes"]).ok();
     cluster.wait("the cluster as it was", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());
 }
+
+#[test]
+fn a_revision_whose_software_cannot_be_fetched_is_held_with_the_cause() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let runtime = folder.path().join("web");
+    let cluster = three("unfetched", &runtime);
+    // Nothing listens there.
+    let artifact = format!("[artifacts.data]\nurl = \"http://127.0.0.1:1/data.bin\"\nsha256 = \"{}\"\n\n[services.web]", "0".repeat(64));
+    let manifest = RUNTIME.replace("version = \"1.0\"", "version = \"2.0\"").replace("[services.web]", &artifact);
+    fs::write(runtime.join("runtime.toml"), manifest.replace("exec /usr/bin", ": {{ artifacts.data }}; exec /usr/bin")).expect("writes");
+    cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--no-wait"]).ok();
+    let held = until("the roll-out to be held", Duration::from_secs(90), || {
+        Some(rollout_of(&cluster)).filter(|rollout| rollout.state == RolloutState::Held)
+    });
+    let problem = held.failure.expect("it says why").problem.to_string();
+    assert!(problem.starts_with("the head cannot fetch data-2.0: "), "{problem}");
+    assert_eq!(held.outdated.len(), 2, "no other node takes it");
+    assert_eq!(healthy(&cluster.status()), 2, "what ran before goes on there");
+    assert!(
+        cluster.status().nodes.iter().flat_map(|n| &n.services).all(|s| !s.name.starts_with("web/") || s.state == "ready"),
+        "and also here"
+    );
+    cluster.run(&["rollout", "undo", "unfetched", "--yes"]).ok();
+    cluster.wait("what ran before", Duration::from_secs(60), |s| s.ready && s.revision == 3 && s.alarms.is_empty());
+}

@@ -283,13 +283,16 @@ impl Brain {
 }
 
 /// Whether something of a node waits for software: it is being fetched there, or by the head (then the agent was told to start
-/// the service, and waits).
+/// the service, and waits, or goes on with what ran before).
 fn is_fetching(node: &Node) -> bool {
     let may_start = |key: &ServiceKey| node.sent.as_ref().is_some_and(|sent| sent.start.contains(key));
     node.services.values().any(|service| match service.state {
         ServiceState::Fetching => true,
         ServiceState::Waiting => may_start(&service.key),
-        _ => false,
+        _ => {
+            may_start(&service.key)
+                && node.sent.as_ref().is_some_and(|sent| service.goal_version < sent.version && node.acknowledged >= sent.version)
+        }
     })
 }
 
