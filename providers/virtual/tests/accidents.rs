@@ -27,9 +27,9 @@ fn assert_clean(world: &World, when: &str) {
     eventually(when, || testing::left(&world.workspace.directory), clean);
 }
 
-/// Kills a process of a start at every system call, one after the other, until the start gets through; each time the node
+/// Kills a process of a start at a system call, each time some calls later, until the start gets through; each time the node
 /// can be created again, and deleted, and nothing is left.
-async fn killed_at_every_call(victim: Victim) {
+async fn killed_all_along(victim: Victim) {
     let Some(world) = World::new().await else { return };
     let provider = world.provider("demo");
     let w1 = id("w1.1");
@@ -50,7 +50,7 @@ async fn killed_at_every_call(victim: Victim) {
             assert_eq!(ended.said, r#"{"Ok":null}"#, "at call {at}");
             break;
         }
-        // Entry and exit of each call are two stops.
+        // Entry and exit of each call are two stops: an odd number meets both.
         at += 13;
     }
     assert!(at > 50, "it was traced: {at} stops");
@@ -58,13 +58,13 @@ async fn killed_at_every_call(victim: Victim) {
 }
 
 #[tokio::test]
-async fn whoever_starts_a_node_is_killed_at_every_system_call() {
-    killed_at_every_call(Victim::Starter).await;
+async fn whoever_starts_a_node_is_killed_at_system_calls_all_along() {
+    killed_all_along(Victim::Starter).await;
 }
 
 #[tokio::test]
-async fn the_first_process_is_killed_at_every_system_call_of_its_start() {
-    killed_at_every_call(Victim::FirstProcess).await;
+async fn the_first_process_is_killed_at_system_calls_all_along_its_start() {
+    killed_all_along(Victim::FirstProcess).await;
 }
 
 #[tokio::test]
