@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -378,7 +378,7 @@ async fn downloads_at_once_are_bounded() {
     let mut held = Vec::new();
     for _ in 0..32 {
         let stream = tokio::net::TcpStream::connect(head).await.expect("connects");
-        let name = rustls::pki_types::ServerName::from(IpAddr::from(head.ip()));
+        let name = rustls::pki_types::ServerName::from(head.ip());
         let mut stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await.expect("handshake");
         stream.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = [0; 12];

@@ -176,8 +176,7 @@ impl Transport for LocalTransport {
         let rename = move |to: &Path| {
             fs::rename(&from, to)?;
             // Two names of one file are not renamed over each other.
-            unless_missing(fs::remove_file(&from))?;
-            to.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+            unless_missing(fs::remove_file(&from)).map(drop)
         };
         blocking("rename a file to", to, rename).await
     }

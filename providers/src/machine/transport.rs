@@ -23,7 +23,7 @@ pub trait Transport: Send + Sync {
     /// The directory is made for its owner only, if that alone is missing.
     async fn put(&self, path: &Path, content: Content<'_>, mode: u32) -> Result<(), TransportError>;
 
-    /// Renames a file, over another one if there is one, so that it stays after a power failure.
+    /// Renames a file, over another one if there is one. What was put is on the disk before its new name is.
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), TransportError>;
 
     /// Removes a file; one that is gone is fine.
