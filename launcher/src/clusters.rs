@@ -203,9 +203,13 @@ impl Place {
             cluster: &self.name,
             workspace: &workspace,
             base: &base,
+            workspace_directory: &self.workspace,
             directory: &self.directory,
             nodes: &nodes,
             agent: &agent,
+            programs: &programs_directory()?,
+            shared: &[self.head(), self.programs().bin(), artifacts()?],
+            state: &workspaces()?,
             ports: &[BUS_PORT, HEALTH_PORT],
         };
         let settled = chosen.machines()?.settle(&chosen.settings, &site).await?;
@@ -223,6 +227,16 @@ pub fn program(name: &str) -> Result<PathBuf, Failure> {
         Failure::failed(format!("the program {name} was not found next to cloudtik"))
             .hint("build all of it with `cargo build --release`, or set CLOUDTIK_BIN to the directory of the programs")
     })
+}
+
+/// The directory of our programs.
+pub fn programs_directory() -> Result<PathBuf, Failure> {
+    Ok(program(AGENT)?.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+/// Software, shared by clusters.
+pub fn artifacts() -> Result<PathBuf, Failure> {
+    Ok(home()?.join("artifacts"))
 }
 
 /// A cluster file, read and checked with the runtimes that it names.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cli::Provider;
-use crate::clusters::{Described, Place, describe, home, program};
+use crate::clusters::{Described, Place, describe, home, program, programs_directory};
 use crate::failure::{FAILED, Failure, INTERRUPTED};
 use crate::output::Printer;
 
@@ -197,7 +197,8 @@ async fn apply(workspace: &dyn WorkspaceProvider, is_removal: bool) -> Result<()
 
 async fn workspace(described: &Described, directory: &Path) -> Result<std::sync::Arc<dyn WorkspaceProvider>, Error> {
     let (base, agent) = (described.base().unwrap_or_default(), program("cloudtik-agent").unwrap_or_default());
-    let site = WorkspaceSite { directory, base: &base, agent: &agent };
+    let programs = agent.parent().unwrap_or(Path::new("/")).to_owned();
+    let site = WorkspaceSite { directory, base: &base, agent: &agent, programs: &programs };
     described.provider.machines()?.workspace(&described.provider.settings, &site).await
 }
 
@@ -209,9 +210,13 @@ async fn nodes(described: &Described, ground: &Ground) -> Result<std::sync::Arc<
         cluster: &cluster,
         workspace: NAME,
         base: &base,
+        workspace_directory: &ground.workspace(),
         directory: &directory,
         nodes: &nodes,
         agent: &agent,
+        programs: &programs_directory()?,
+        shared: &[],
+        state: &ground.directory,
         ports: &[BUS_PORT, HEALTH_PORT],
     };
     let machines = described.provider.machines()?;

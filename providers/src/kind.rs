@@ -56,12 +56,20 @@ pub struct ClusterSite<'a> {
     pub workspace: &'a str,
     /// The directory of the cluster's file, by which paths in it go.
     pub base: &'a Path,
+    /// The directory of the workspace.
+    pub workspace_directory: &'a Path,
     /// The directory of the cluster.
     pub directory: &'a Path,
     /// The directory for the nodes that are on this machine.
     pub nodes: &'a Path,
     /// The agent's program.
     pub agent: &'a Path,
+    /// The directory of the launcher's programs.
+    pub programs: &'a Path,
+    /// What the head's node needs of this machine as it is here: its state, software, programs.
+    pub shared: &'a [PathBuf],
+    /// The directory of everything that is kept of the user's clusters, which nodes need not see otherwise.
+    pub state: &'a Path,
     /// The ports that must be free on the head's address.
     pub ports: &'a [u16],
 }
@@ -75,6 +83,8 @@ pub struct WorkspaceSite<'a> {
     pub base: &'a Path,
     /// The agent's program.
     pub agent: &'a Path,
+    /// The directory of the launcher's programs.
+    pub programs: &'a Path,
 }
 
 /// What was settled for a cluster when it was made.

@@ -26,7 +26,7 @@ const PAGE: u64 = 4096;
 /// from nothing to a ready cluster.
 pub fn footprint() -> Result<(), String> {
     let programs = build()?;
-    for name in ["cloudtik", "cloudtik-head", "cloudtik-agent"] {
+    for name in ["cloudtik", "cloudtik-head", "cloudtik-agent", "cloudtik-virtual"] {
         let size = fs::metadata(programs.join(name)).map_err(|e| e.to_string())?.len();
         println!("{name:<16} {:>6.2} MB on disk", size as f64 / 1e6);
     }
@@ -53,7 +53,7 @@ pub fn decide() -> Result<(), String> {
 
 /// The released programs' directory, once they are built.
 fn build() -> Result<PathBuf, String> {
-    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent"]))?;
+    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent", "-p", "cloudtik-virtual"]))?;
     Ok(repository().join("target/release"))
 }
 

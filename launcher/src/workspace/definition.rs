@@ -21,7 +21,7 @@ use cloudtik_registry::registry;
 use serde::{Deserialize, Serialize};
 
 use super::change::Said;
-use crate::clusters::{Described, directory_of, is_standard_input, program, read_text, workspace, workspaces};
+use crate::clusters::{Described, directory_of, is_standard_input, program, programs_directory, read_text, workspace, workspaces};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::quoted;
 
@@ -115,7 +115,7 @@ impl Definition {
 
     pub async fn open(&self) -> Result<Arc<dyn WorkspaceProvider>, Failure> {
         let (directory, agent) = (workspace(&self.name)?, program(AGENT)?);
-        let site = WorkspaceSite { directory: &directory, base: &self.base, agent: &agent };
+        let site = WorkspaceSite { directory: &directory, base: &self.base, agent: &agent, programs: &programs_directory()? };
         Ok(self.provider.machines()?.workspace(&self.provider.settings, &site).await?)
     }
 

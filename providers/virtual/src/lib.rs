@@ -15,6 +15,7 @@ mod ground;
 mod groups;
 mod init;
 mod instance;
+mod kind;
 mod names;
 mod netlink;
 mod network;
@@ -30,6 +31,7 @@ mod workspace;
 use std::path::{Path, PathBuf};
 
 pub use instance::instance_id;
+pub use kind::Virtual;
 pub use provider::{Settings, VirtualProvider};
 pub use range::{InvalidRange, Range};
 pub use service::{RemoteProvider, open};

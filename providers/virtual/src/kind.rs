@@ -1,0 +1,120 @@
+//! The virtual provider as the registry knows it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cloudtik_config::reader::{Problems, Table};
+use cloudtik_model::node::Instance;
+use cloudtik_model::{Bytes, Generation, InstanceId, NodeId, Resources};
+use cloudtik_providers::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled, WorkspaceSite};
+use cloudtik_providers::{Error, NodeProvider, WorkspaceProvider};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Range, Settings, VirtualProvider, VirtualWorkspace, instance_id, open, sweep};
+
+/// The program of the first process of nodes, beside the others.
+const PROGRAM: &str = "cloudtik-virtual";
+/// What a node may use, unless its type says otherwise: many share this machine.
+const MEMORY: Bytes = Bytes(2 << 30);
+
+#[derive(Debug)]
+pub struct Virtual;
+
+/// What `[provider]` says.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Said {
+    range: Option<String>,
+    nat: bool,
+}
+
+impl Said {
+    fn of(document: &Value) -> Result<Self, Error> {
+        Self::deserialize(document).map_err(|e| Error::permanent("read the settings of a virtual workspace", e))
+    }
+}
+
+fn settings(site: &Value) -> Result<Settings, Error> {
+    Settings::deserialize(site).map_err(|e| Error::permanent("read what is known of a virtual cluster", e))
+}
+
+impl Kind for Virtual {
+    fn name(&self) -> &'static str {
+        "virtual"
+    }
+
+    fn summary(&self) -> &'static str {
+        "isolated nodes on this machine's kernel: namespaces, a bridge, limits"
+    }
+
+    fn offers(&self) -> Offers {
+        Offers { zones: false, spot: false }
+    }
+
+    fn read(&self, table: &mut Table<'_>, _: &Problems) -> Value {
+        let range = table.parse::<Range>("range").map(|range| range.value.to_string());
+        let nat = table.boolean("nat").unwrap_or(false);
+        serde_json::to_value(Said { range, nat }).unwrap_or_default()
+    }
+
+    fn catalogue(&self, _: &Value) -> Catalogue {
+        Catalogue::new()
+    }
+
+    fn default_resources(&self) -> Option<Resources> {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Some(Resources { cpus, memory: MEMORY, gpus: 0 })
+    }
+
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Machines for Virtual {
+    async fn workspace(&self, settings: &Value, site: &WorkspaceSite<'_>) -> Result<Arc<dyn WorkspaceProvider>, Error> {
+        let Said { range, nat } = Said::of(settings)?;
+        let range = range.map(|range| range.parse()).transpose().map_err(|e| Error::permanent("read the range of addresses", e))?;
+        let program = site.programs.join(PROGRAM);
+        Ok(Arc::new(VirtualWorkspace { directory: site.directory.to_owned(), range, nat, program }))
+    }
+
+    async fn settle(&self, _: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error> {
+        let settings = Settings {
+            cluster: cluster.cluster.clone(),
+            nodes: cluster.nodes.to_owned(),
+            workspace: cluster.workspace_directory.to_owned(),
+            agent: cluster.agent.to_owned(),
+            program: cluster.programs.join(PROGRAM),
+            shared: cluster.shared.to_vec(),
+            hidden: vec![cluster.state.to_owned()],
+        };
+        let head_address = VirtualProvider::new(settings.clone()).head_address()?.to_string();
+        let site = serde_json::to_value(settings).map_err(|e| Error::permanent("note what is known of a virtual cluster", e))?;
+        Ok(Settled { site, head_address })
+    }
+
+    fn nodes(&self, _: &Value, site: &Value) -> Result<Arc<dyn NodeProvider>, Error> {
+        Ok(open(settings(site)?))
+    }
+
+    fn instance_of(&self, node: &NodeId, generation: Generation) -> Option<InstanceId> {
+        Some(instance_id(node, generation))
+    }
+
+    async fn heads(&self, _: &Value, site: &Value) -> Result<Vec<Instance>, Error> {
+        let mut heads: Vec<_> = open(settings(site)?).list().await?.into_iter().filter(|instance| instance.node.is_head()).collect();
+        heads.sort_by_key(|instance| instance.generation);
+        Ok(heads)
+    }
+
+    fn end_leftovers(&self, nodes: &Path) -> Result<(), Error> {
+        sweep(Some(nodes)).map(drop).map_err(|e| Error::transient("end what is left of a cluster", e))
+    }
+
+    fn leftovers(&self, _: &Path) -> Result<Vec<Leftover>, Error> {
+        Ok(Vec::new())
+    }
+}
