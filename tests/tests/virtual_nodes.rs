@@ -58,7 +58,9 @@ fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     let first = cluster.run(&["exec", "virtual", "--node", "w2", "--", "cat", "/proc/1/cmdline"]).ok().out;
     assert!(!first.contains("systemd"), "{first}");
     cluster.run(&["kill-node", "virtual", "w2", "--yes"]).ok();
-    cluster.wait("a worker in its place", Duration::from_secs(30), |s| s.ready && s.nodes.iter().all(|n| n.id.as_str() != "w2" || n.generation.0 > 1));
+    cluster.wait("a worker in its place", Duration::from_secs(30), |s| {
+        s.ready && s.nodes.iter().all(|n| n.id.as_str() != "w2" || n.generation.0 > 1)
+    });
 
     cluster.down();
     cluster.assert_nothing_left();

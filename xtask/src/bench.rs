@@ -53,7 +53,19 @@ pub fn decide() -> Result<(), String> {
 
 /// The released programs' directory, once they are built.
 fn build() -> Result<PathBuf, String> {
-    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent", "-p", "cloudtik-virtual"]))?;
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--bins",
+        "-p",
+        "cloudtik-launcher",
+        "-p",
+        "cloudtik-head",
+        "-p",
+        "cloudtik-agent",
+        "-p",
+        "cloudtik-virtual",
+    ]))?;
     Ok(repository().join("target/release"))
 }
 

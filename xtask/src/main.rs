@@ -85,7 +85,19 @@ fn cargo(arguments: &[&str]) -> Command {
 
 fn build() -> Result<(), String> {
     eprintln!("building the programs (some minutes the first time)");
-    run(&mut cargo(&["build", "--release", "--bins", "-p", "cloudtik-launcher", "-p", "cloudtik-head", "-p", "cloudtik-agent", "-p", "cloudtik-virtual"]))
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--bins",
+        "-p",
+        "cloudtik-launcher",
+        "-p",
+        "cloudtik-head",
+        "-p",
+        "cloudtik-agent",
+        "-p",
+        "cloudtik-virtual",
+    ]))
 }
 
 /// The README's picture: what a session of the quickstart really prints, drawn.

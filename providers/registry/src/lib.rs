@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use cloudtik_providers::{Registry, external, local, simulated};
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(vec![&local::Local, &cloudtik_virtual::Virtual, &external::External, &simulated::Simulated]));
+static REGISTRY: LazyLock<Registry> =
+    LazyLock::new(|| Registry::new(vec![&local::Local, &cloudtik_virtual::Virtual, &external::External, &simulated::Simulated]));
 
 /// The providers by their kinds.
 pub fn registry() -> &'static Registry {
