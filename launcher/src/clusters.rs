@@ -208,7 +208,8 @@ impl Place {
             nodes: &nodes,
             agent: &agent,
             programs: &programs_directory()?,
-            shared: &[self.head(), self.programs().bin(), artifacts()?],
+            shared: &[self.programs().bin(), artifacts()?],
+            for_heads: &[self.head()],
             state: &workspaces()?,
             ports: &[BUS_PORT, HEALTH_PORT],
         };

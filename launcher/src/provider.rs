@@ -216,6 +216,7 @@ async fn nodes(described: &Described, ground: &Ground) -> Result<std::sync::Arc<
         agent: &agent,
         programs: &programs_directory()?,
         shared: &[],
+        for_heads: &[],
         state: &ground.directory,
         ports: &[BUS_PORT, HEALTH_PORT],
     };

@@ -66,8 +66,10 @@ pub struct ClusterSite<'a> {
     pub agent: &'a Path,
     /// The directory of the launcher's programs.
     pub programs: &'a Path,
-    /// What the head's node needs of this machine as it is here: its state, software, programs.
+    /// What nodes need of this machine as it is here: software, programs.
     pub shared: &'a [PathBuf],
+    /// The same, of the head's node alone: its state.
+    pub for_heads: &'a [PathBuf],
     /// The directory of everything that is kept of the user's clusters, which nodes need not see otherwise.
     pub state: &'a Path,
     /// The ports that must be free on the head's address.

@@ -40,10 +40,12 @@ fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     assert!(processes < 20, "{said}");
     assert!(!fs::exists("/only-here").expect("looks"));
     cluster.run(&["exec", "virtual", "--node", "w2", "--", "test", "!", "-e", "/only-here"]).ok();
-    // The root's key, which stays with the user, is on no node.
-    let key = cluster.directory().join("ca");
-    assert!(key.is_dir());
-    cluster.run(&["exec", "virtual", "--node", "w1", "--", "test", "!", "-e", &key.display().to_string()]).ok();
+    // The root's key, which stays with the user, is on no node, and the head's state on no other one.
+    for (node, hidden) in [("head", "ca"), ("w1", "ca"), ("w1", "head/head.json")] {
+        let path = cluster.directory().join(hidden);
+        assert!(path.exists());
+        cluster.run(&["exec", "virtual", "--node", node, "--", "test", "!", "-e", &path.display().to_string()]).ok();
+    }
 
     let killed = |pattern: &str| {
         let found = Command::new("pgrep").args(["-f", pattern]).output().expect("pgrep runs").stdout;

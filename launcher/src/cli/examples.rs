@@ -470,6 +470,30 @@ Examples:
   # Check what a program wrote, and print problems as JSON
   generate-cluster | cloudtik validate - -o json";
 
+pub const PROVIDER: &str = "\
+Examples:
+  # List the providers that this program has
+  cloudtik provider list
+
+  # Check a provider of your own: its executable is named in cluster.toml
+  cloudtik provider check cluster.toml";
+
+pub const PROVIDER_LIST: &str = "\
+Examples:
+  # List the providers that this program has
+  cloudtik provider list";
+
+pub const PROVIDER_CHECK: &str = "\
+Examples:
+  # Check the provider of a cluster file
+  cloudtik provider check cluster.toml
+
+  # The same with few machines, where they cost, and without a question
+  cloudtik provider check cluster.toml --machines 3 --yes
+
+  # Print the clause that does not hold
+  cloudtik provider check cluster.toml --yes -o json | jq .breach";
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -508,27 +532,3 @@ mod tests {
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
-
-pub const PROVIDER: &str = "\
-Examples:
-  # List the providers that this program has
-  cloudtik provider list
-
-  # Check a provider of your own: its executable is named in cluster.toml
-  cloudtik provider check cluster.toml";
-
-pub const PROVIDER_LIST: &str = "\
-Examples:
-  # List the providers that this program has
-  cloudtik provider list";
-
-pub const PROVIDER_CHECK: &str = "\
-Examples:
-  # Check the provider of a cluster file
-  cloudtik provider check cluster.toml
-
-  # The same with few machines, where they cost, and without a question
-  cloudtik provider check cluster.toml --machines 3 --yes
-
-  # Print the clause that does not hold
-  cloudtik provider check cluster.toml --yes -o json | jq .breach";

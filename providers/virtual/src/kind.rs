@@ -89,6 +89,7 @@ impl Machines for Virtual {
             agent: cluster.agent.to_owned(),
             program: cluster.programs.join(PROGRAM),
             shared: cluster.shared.to_vec(),
+            for_heads: cluster.for_heads.to_vec(),
             hidden: vec![cluster.state.to_owned()],
         };
         let head_address = VirtualProvider::new(settings.clone()).head_address()?.to_string();
@@ -105,7 +106,10 @@ impl Machines for Virtual {
     }
 
     async fn heads(&self, _: &Value, site: &Value) -> Result<Vec<Instance>, Error> {
-        let mut heads: Vec<_> = open(settings(site)?).list().await?.into_iter().filter(|instance| instance.node.is_head()).collect();
+        // Asked on the machine itself, where what the head needs of it is brought back, should somebody have ended it.
+        let provider = VirtualProvider::new(settings(site)?);
+        provider.ensure_service()?;
+        let mut heads: Vec<_> = provider.list().await?.into_iter().filter(|instance| instance.node.is_head()).collect();
         heads.sort_by_key(|instance| instance.generation);
         Ok(heads)
     }
