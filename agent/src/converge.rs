@@ -12,13 +12,13 @@ use cloudtik_protocol::logging::plain;
 use tokio::sync::watch;
 
 use crate::home::Home;
-use crate::service::{Desired, ServiceTask, Surroundings};
+use crate::service::{Desired, ServiceContext, ServiceTask};
 
 /// A cheap handle on the node's services.
 #[derive(Debug, Clone)]
 pub struct Converger {
     home: Home,
-    around: Surroundings,
+    around: ServiceContext,
     /// Services that belong to the node itself.
     pinned: Arc<Vec<goal::Service>>,
     state: Arc<Mutex<Tasks>>,
@@ -34,7 +34,7 @@ struct Tasks {
 
 impl Converger {
     /// Starts with the goal that is on the disk: a node goes on without its head.
-    pub fn start(home: &Home, around: Surroundings, pinned: Vec<goal::Service>) -> Self {
+    pub fn start(home: &Home, around: ServiceContext, pinned: Vec<goal::Service>) -> Self {
         let converger = Self { home: home.clone(), around, pinned: Arc::new(pinned), state: Arc::default() };
         let stored = match fs::read(home.goal()) {
             Ok(text) => serde_json::from_slice::<goal::Goal>(&text).map(Some).map_err(io::Error::from),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cloudtik_protocol::clock::ClusterClock;
-use cloudtik_protocol::logging::Seldom;
+use cloudtik_protocol::logging::LogRateLimiter;
 use cloudtik_protocol::pki::Peer;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Caller, serve_tls};
@@ -171,7 +171,7 @@ impl Health {
             let (health, reports) = (health.clone(), reports.clone());
             async move { Ok::<_, Infallible>(health.answer(&request, &reports).await) }
         });
-        let lines = Arc::new(Seldom::default());
+        let lines = Arc::new(LogRateLimiter::default());
         let refused = move |refused: cloudtik_protocol::transport::Refused| {
             self.count_refused();
             if let Some(left_out) = lines.allow() {

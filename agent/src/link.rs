@@ -190,7 +190,7 @@ impl Link {
                         Some(HeadTopic::Goal(document)) => {
                             let _ = goals.send(document);
                         }
-                        Some(HeadTopic::Command(command)) => self.obey(command, &outgoing),
+                        Some(HeadTopic::Command(command)) => self.handle_command(command, &outgoing),
                         Some(HeadTopic::Identity(reply)) => {
                             if reply.refusal.is_empty() {
                                 self.identity.take(reply.chain.into_iter().map(|c| CertificateDer::from(c.to_vec())).collect())?;
@@ -236,7 +236,7 @@ impl Link {
         self.converger.take(goal).await
     }
 
-    fn obey(&self, command: wire::Command, outgoing: &mpsc::Sender<wire::AgentFrame>) {
+    fn handle_command(&self, command: wire::Command, outgoing: &mpsc::Sender<wire::AgentFrame>) {
         let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute), log })) = command.kind else {
             let result = wire::CommandResult { id: command.id, error: "this agent does not know the command".to_owned() };
             let frame = wire::AgentFrame { topic: Some(AgentTopic::Result(result)) };

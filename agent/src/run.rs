@@ -34,7 +34,7 @@ use crate::link::Link;
 use crate::load::{Gpus, Meter, disk_free};
 use crate::process::end_marked;
 use crate::reports::Reports;
-use crate::service::Surroundings;
+use crate::service::ServiceContext;
 
 /// The agent's own log is started afresh beyond this many bytes; the last one is kept.
 const MAX_LOG: u64 = 8 << 20;
@@ -135,7 +135,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     }
     let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
     let dialer = Dialer { head: bootstrap.head.clone(), from, cluster: bootstrap.cluster.clone(), identity: identity.clone() };
-    let around = Surroundings {
+    let around = ServiceContext {
         home: home.clone(),
         reports: reports.clone(),
         artifacts: Artifacts::new(&artifacts, dialer.clone(), linked.subscribe()),

@@ -66,7 +66,7 @@ pub struct Desired {
 
 /// What services share.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct ServiceContext {
     pub home: Home,
     pub reports: Reports,
     pub artifacts: Artifacts,
@@ -78,7 +78,7 @@ pub struct ServiceTask {
     key: ServiceKey,
     directory: PathBuf,
     desired: watch::Receiver<Desired>,
-    around: Surroundings,
+    around: ServiceContext,
     running: Option<Running>,
     /// Ends in a row.
     failures: u32,
@@ -110,7 +110,7 @@ struct Running {
 }
 
 impl ServiceTask {
-    pub fn new(key: ServiceKey, desired: watch::Receiver<Desired>, around: Surroundings) -> Self {
+    pub fn new(key: ServiceKey, desired: watch::Receiver<Desired>, around: ServiceContext) -> Self {
         let directory = around.home.service(&key);
         let since = now();
         Self {

@@ -9,7 +9,7 @@ use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKin
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Scalar, Table, read_file};
 use crate::scaling::{self, Scaling};
-use crate::workers::MOST_WORKERS;
+use crate::workers::MAX_WORKERS;
 pub use crate::workers::Workers;
 
 /// The workspace of a cluster that names none.
@@ -29,7 +29,7 @@ const LEAST_DEAD_MAN: Duration = Duration::from_secs(10);
 /// Peers wait from one to ten minutes; starting over is dearer than a few minutes of a machine.
 pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// Resources that a cluster may name beyond cores, memory and GPUs.
-const MOST_RESOURCES: usize = 5;
+const MAX_RESOURCES: usize = 5;
 
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
 const MOST_TYPE_LETTERS: usize = 40;
@@ -47,7 +47,7 @@ pub struct Cluster {
     pub workers: BTreeMap<NodeTypeName, Workers>,
     pub runtimes: Vec<RuntimeUse>,
     pub scaling: Vec<Scaling>,
-    /// How long a worker that nobody wants any more must have been idle before it is let go.
+    /// How long a worker that is not wanted any more must have been idle before it is scaled in.
     pub idle_after: Duration,
 }
 
@@ -152,7 +152,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
     let runtimes = read_runtimes(root);
     let mut table = root.require_table("cluster");
     let budget: Option<At<MoneyPerHour>> = table.as_mut().and_then(|table| table.parse("budget"));
-    let max_workers = table.as_mut().and_then(|table| table.integer("max_workers", 0, MOST_WORKERS));
+    let max_workers = table.as_mut().and_then(|table| table.integer("max_workers", 0, MAX_WORKERS));
     let runtime_names = runtimes.iter().map(|r| &r.name).collect();
     let most = max_workers.as_ref().map(|m| m.value as u32);
     let bounds = scaling::Bounds { types: &workers, runtimes: runtime_names, max_workers: most, budget: budget.as_ref().map(|b| b.value) };
@@ -211,8 +211,8 @@ fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeN
             problems.note(name.span, "`head` is not a type of worker", Some("the head's shape is in the table [head]".to_owned()));
             continue;
         }
-        let min = table.integer("min", 0, MOST_WORKERS);
-        let max = table.integer("max", 0, MOST_WORKERS);
+        let min = table.integer("min", 0, MAX_WORKERS);
+        let max = table.integer("max", 0, MAX_WORKERS);
         let least = min.as_ref().map_or(DEFAULT_MIN, |m| m.value as u32);
         if let Some(max) = max.as_ref().filter(|max| max.value < u64::from(least)) {
             let help = Some(format!("raise `max` to at least {least}, or lower `min`"));
@@ -235,9 +235,9 @@ fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeN
         types.insert(name.value, workers);
     }
     let names: BTreeSet<&String> = types.values().flat_map(|w| w.resources.keys()).collect();
-    if names.len() > MOST_RESOURCES {
+    if names.len() > MAX_RESOURCES {
         let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
-        all.problem(format!("a cluster names at most {MOST_RESOURCES} custom resources, not {}", names.join(", ")), None);
+        all.problem(format!("a cluster names at most {MAX_RESOURCES} custom resources, not {}", names.join(", ")), None);
     }
     types
 }

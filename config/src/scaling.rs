@@ -10,7 +10,7 @@ use cloudtik_model::policy::{Counts, Hours, Metric, Policy, Rule, Workers as Cou
 use cloudtik_model::{MoneyPerHour, NodeTypeName, RuntimeName};
 
 use crate::reader::{At, Problems, Table, nearest};
-use crate::workers::{MOST_WORKERS, Workers};
+use crate::workers::{MAX_WORKERS, Workers};
 
 /// Long enough to be no moment's noise, short enough that somebody who waits for workers does not give up.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
@@ -190,7 +190,7 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
         problems.note(node_type.span, format!("there is no node type {}", node_type.value), help);
         // What else is wrong with it is worth knowing all the same.
         let _ = read_rule(table, &kind.value, None, bounds, problems);
-        let _ = (table.integer("min", 0, MOST_WORKERS), table.integer("max", 0, MOST_WORKERS), table.duration("pause"));
+        let _ = (table.integer("min", 0, MAX_WORKERS), table.integer("max", 0, MAX_WORKERS), table.duration("pause"));
         return None;
     };
     if workers.min == workers.max {
@@ -198,7 +198,7 @@ fn read_one(table: &mut Table<'_>, bounds: &Bounds<'_>, problems: &Problems) -> 
         let message = format!("it has no effect: the type {} has from {} to {} workers", node_type.value, workers.min, workers.max);
         problems.note(span.clone(), message, help);
     }
-    let (least, most) = (table.integer("min", 0, MOST_WORKERS), table.integer("max", 0, MOST_WORKERS));
+    let (least, most) = (table.integer("min", 0, MAX_WORKERS), table.integer("max", 0, MAX_WORKERS));
     if let Some(most) = most.as_ref().filter(|m| m.value > u64::from(workers.max)) {
         let message = format!("`max` is {}, and the type {} has at most {} workers", most.value, node_type.value, workers.max);
         problems.note(most.span.clone(), message, Some("the type's own `max` counts; lower this one, or raise that".to_owned()));
@@ -330,7 +330,7 @@ fn read_schedule(table: &mut Table<'_>, of: Option<(&NodeTypeName, &Workers)>, b
         problems.note(zone.span, format!("there is no time zone {:?}", zone.value), help);
     }
     let has_number = table.has("count") || table.has("more");
-    let (count, more) = (table.integer("count", 0, MOST_WORKERS), table.integer("more", 1, MOST_WORKERS));
+    let (count, more) = (table.integer("count", 0, MAX_WORKERS), table.integer("more", 1, MAX_WORKERS));
     let (workers, span) = match (count, more) {
         (Some(count), None) => (Count::AtLeast(count.value as u32), count.span),
         (None, Some(more)) => (Count::More(more.value as u32), more.span),

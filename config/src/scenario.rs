@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity};
 use cloudtik_model::policy::Rule;
 use cloudtik_model::scenario::{Demand, Load, ProviderModel, Scenario, Shortage, Signal, Span, Times};
 use cloudtik_model::spec::Market;
@@ -13,7 +13,7 @@ use cloudtik_model::{Bytes, NodeTypeName, RuntimeName, Timestamp};
 use crate::Cluster;
 use crate::diagnostics::InvalidFile;
 use crate::reader::{At, Problems, Table, nearest, read_file};
-use crate::workers::MOST_WORKERS;
+use crate::workers::MAX_WORKERS;
 
 /// Two years: beyond that, nobody waits for the answer.
 const LONGEST: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
@@ -235,16 +235,16 @@ impl Reader<'_> {
         Some(Demand { name, wants: wants?, times, runs: runs.map(|at| Span { least: ms(at.value.0), most: ms(at.value.1) }) })
     }
 
-    fn wants(&mut self, table: &mut Table<'_>) -> Option<Wants> {
+    fn wants(&mut self, table: &mut Table<'_>) -> Option<RequestedCapacity> {
         const ROOM: [&str; 7] = ["cpus", "memory", "gpus", "resources", "count", "gang", "spread"];
-        let number = table.integer("more", 1, MOST_WORKERS);
+        let number = table.integer("more", 1, MAX_WORKERS);
         if let Some(number) = number {
             for key in ROOM.into_iter().filter(|key| table.has(key)) {
                 table.problem(format!("`more` asks for whole workers, `{key}` for room: not both"), None);
             }
             // Known all the same, so that they are not called unknown.
             let _ = self.bundle(table);
-            return Some(Wants::More { node_type: self.node_type_or_default(table)?, count: number.value as u32 });
+            return Some(RequestedCapacity::More { node_type: self.node_type_or_default(table)?, count: number.value as u32 });
         }
         let (bundle, count, gang, spread) = self.bundle(table);
         if bundle.is_nothing() {
@@ -259,7 +259,7 @@ impl Reader<'_> {
             table.problem("`workers` names a type, and room is asked for on any", help);
             let _ = table.text("workers");
         }
-        Some(Wants::Bundles { bundles: vec![Counted { bundle, count }], gang, spread })
+        Some(RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count }], gang, spread })
     }
 
     fn bundle(&mut self, table: &mut Table<'_>) -> (Bundle, u32, bool, bool) {

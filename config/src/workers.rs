@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use cloudtik_model::spec::Spot;
 use cloudtik_model::{Bytes, MoneyPerHour, ShapeName};
 
-/// More nodes than any provider gives; a larger number is a slip.
-pub const MOST_WORKERS: u64 = 100_000;
+/// More nodes than any provider gives; a larger number is a mistake.
+pub const MAX_WORKERS: u64 = 100_000;
 
 /// One type of worker.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cloudtik_brain::{Input, Reply, Request as Question, Wish};
-use cloudtik_model::demand::Wants;
+use cloudtik_brain::{Input, NewRequest, Reply, Request as Question};
+use cloudtik_model::demand::RequestedCapacity;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
@@ -260,17 +260,18 @@ impl wire::admin_server::Admin for AdminService {
     async fn scale(&self, request: Request<wire::ScaleRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         let scale = request.into_inner();
-        let wants: Wants =
+        let wants: RequestedCapacity =
             serde_json::from_slice(&scale.wants).map_err(|e| Status::invalid_argument(format!("malformed request for a size: {e}")))?;
         let until = (scale.lasts_ms > 0).then(|| Timestamp(now_ms().saturating_add(scale.lasts_ms)));
         let name = (!scale.name.is_empty()).then_some(scale.name);
-        let wish = Wish { name, wants, additive: scale.additive, until, reason: scale.reason };
-        head.request(|request| Input::Scale { request, wish }).await
+        let asked = NewRequest { name, wants, additive: scale.additive, until, reason: scale.reason };
+        head.request(|request| Input::Scale { request, asked }).await
     }
 
     async fn outlook(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
-        let size = head.brain.query(|brain| Size { requests: brain.asks(), outlook: brain.outlook().clone() }).await.map_err(stopped)?;
+        let size =
+            head.brain.query(|brain| Size { requests: brain.request_views(), outlook: brain.outlook().clone() }).await.map_err(stopped)?;
         document(&size)
     }
 
@@ -346,7 +347,7 @@ impl wire::admin_server::Admin for AdminService {
 
     async fn dump(&self, request: Request<wire::Empty>) -> Result<Response<Self::DumpStream>, Status> {
         let head = self.head(&request).await?;
-        let cluster = head.brain.query(|brain| brain.cluster().clone()).await.map_err(stopped)?;
+        let cluster = head.brain.query(|brain| brain.cluster()).await.map_err(stopped)?;
         #[derive(Serialize)]
         struct Dump {
             status: cloudtik_model::status::Status,

@@ -16,7 +16,7 @@ use axum::routing::get;
 use axum::{Extension, Json, Router};
 use cloudtik_model::program::{AgentProgram, Architecture, Digest};
 use cloudtik_model::{Generation, NodeId};
-use cloudtik_protocol::logging::Seldom;
+use cloudtik_protocol::logging::LogRateLimiter;
 use cloudtik_providers::machine::{AGENT, placed_digest, served_link};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -116,7 +116,7 @@ pub struct AgentDownloads {
     pub brain: BrainHandle,
     pub telemetry: Telemetry,
     pub room: Arc<Semaphore>,
-    pub lines: Arc<Seldom>,
+    pub lines: Arc<LogRateLimiter>,
 }
 
 impl AgentDownloads {

@@ -348,7 +348,11 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             // The last word on an ask is what counts, and both are cheap.
             Record::Plan { node, .. } => plans.insert(node.clone()),
-            Record::Ask(_) | Record::AskGone { .. } | Record::Event(_) | Record::Grant(_) | Record::GrantGone { .. } => true,
+            Record::ResourceRequest(_)
+            | Record::ResourceRequestGone { .. }
+            | Record::Event(_)
+            | Record::Grant(_)
+            | Record::GrantGone { .. } => true,
         };
         if keep {
             kept.push(record);

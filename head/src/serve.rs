@@ -11,7 +11,7 @@ use cloudtik_brain::{Brain, Config, Input, Memory};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::{Actor, NodeId, NodeTypeName, Timestamp};
 use cloudtik_protocol::clock::ClusterClock;
-use cloudtik_protocol::logging::Seldom;
+use cloudtik_protocol::logging::LogRateLimiter;
 use cloudtik_protocol::tls::ServerIdentity;
 use cloudtik_protocol::transport::{Refused, serve_tls};
 use cloudtik_protocol::wire::{access_server, admin_server, artifacts_server, bus_server, join_server, setup_server};
@@ -146,7 +146,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     tasks.spawn(goals.follow_artifacts(stop.clone()));
     tasks.spawn(machines.clone().tell_changes(brain.clone(), stop.clone()));
     brain.send(Input::Started).await;
-    take_up(&settings, &brain, &revisions).await?;
+    resume(&settings, &brain, &revisions).await?;
 
     let board = StatusBoard::new(board::Sources {
         settings: settings.clone(),
@@ -205,7 +205,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         .add_service(admin_server::AdminServer::new(admin).max_decoding_message_size(MAX_FRAME));
     let router = routes.into_axum_router().merge(http::router(head.clone())).merge(agents::router(downloads));
     let router = router.layer(middleware::from_fn_with_state(access, authorize));
-    let lines = Arc::new(Seldom::default());
+    let lines = Arc::new(LogRateLimiter::default());
     let refused = move |refused: Refused| {
         telemetry.refuse("handshake");
         if let Some(left_out) = lines.allow() {
@@ -270,7 +270,7 @@ async fn abandon(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.
-async fn take_up(settings: &Settings, brain: &BrainHandle, revisions: &Revisions) -> anyhow::Result<()> {
+async fn resume(settings: &Settings, brain: &BrainHandle, revisions: &Revisions) -> anyhow::Result<()> {
     let known = brain.query(|brain| brain.spec().map_or(0, |s| s.revision)).await?;
     let Some((latest, _, planner)) = revisions.latest().filter(|(n, _, _)| *n > known) else { return Ok(()) };
     let (_, steps) = changes::compare(revisions.get(known).as_deref(), &planner);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cloudtik_model::status::Status;
 
 use crate::client::Client;
-use crate::clusters::{self, Place};
+use crate::clusters::{self, ClusterPaths};
 use crate::failure::{Failure, NOT_AUTHORISED};
 
 /// How long a head is waited for.
@@ -28,7 +28,7 @@ impl Silent {
 }
 
 /// The status of each of these clusters, in their order. All are asked at once: one that hangs holds up no other.
-pub async fn statuses(places: Vec<Place>) -> Vec<(Place, Result<Status, Silent>)> {
+pub async fn statuses(places: Vec<ClusterPaths>) -> Vec<(ClusterPaths, Result<Status, Silent>)> {
     let mut asked = tokio::task::JoinSet::new();
     for (number, place) in places.into_iter().enumerate() {
         asked.spawn(async move {
@@ -47,6 +47,6 @@ pub async fn statuses(places: Vec<Place>) -> Vec<(Place, Result<Status, Silent>)
 }
 
 /// The same of every cluster that this machine knows.
-pub async fn all() -> Result<Vec<(Place, Result<Status, Silent>)>, Failure> {
+pub async fn all() -> Result<Vec<(ClusterPaths, Result<Status, Silent>)>, Failure> {
     Ok(statuses(clusters::all()?).await)
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::clusters::{Place, Target, find};
+use crate::clusters::{ClusterPaths, Target, find};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, TIMED_OUT, innermost, io_kind};
 use crate::head_node;
 use crate::remote::Remote;
@@ -23,7 +23,7 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 /// A head: by its Unix socket, or over mutual TLS where this user was given access to somebody's cluster.
 #[derive(Clone)]
 pub struct Client {
-    pub place: Place,
+    pub place: ClusterPaths,
     pub channel: Channel,
 }
 
@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// The head of a cluster whose place is known.
-    pub async fn reach(place: Place) -> Result<Self, Failure> {
+    pub async fn reach(place: ClusterPaths) -> Result<Self, Failure> {
         if !place.exists() {
             return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name))
                 .hint("bring it up with `cloudtik up CLUSTER.toml`"));
@@ -52,7 +52,7 @@ impl Client {
         }
     }
 
-    pub async fn dial(place: &Place) -> Result<Self, Failure> {
+    pub async fn dial(place: &ClusterPaths) -> Result<Self, Failure> {
         if let Some(remote) = Remote::of(place)? {
             let channel = remote.dial(place).await?;
             return Ok(Self { place: place.clone(), channel });
@@ -84,7 +84,7 @@ impl Client {
 }
 
 /// What to say where the head of a cluster does not answer.
-async fn unreachable(place: &Place, error: Failure) -> Failure {
+async fn unreachable(place: &ClusterPaths, error: Failure) -> Failure {
     if let Ok(Some(remote)) = Remote::of(place) {
         return remote.unreachable(place, error);
     }

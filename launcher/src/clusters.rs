@@ -71,9 +71,9 @@ pub struct Remembered {
     pub head_address: String,
 }
 
-/// One cluster's place.
+/// Where one cluster's files lie on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ClusterPaths {
     pub name: ClusterName,
     /// The directory of its workspace.
     pub workspace: PathBuf,
@@ -123,7 +123,7 @@ pub fn workspace(name: &WorkspaceName) -> Result<PathBuf, Failure> {
     Ok(workspaces()?.join(name.as_str()))
 }
 
-impl Place {
+impl ClusterPaths {
     /// A cluster of the workspace whose directory is given.
     pub fn within(workspace: PathBuf, name: ClusterName) -> Self {
         let directory = workspace.join(CLUSTERS).join(name.as_str());
@@ -361,12 +361,12 @@ fn read_cluster(name: &str, text: &str) -> Result<(Cluster, Chosen), InvalidFile
 }
 
 /// The cluster that a person means by a name, or by the path of its file; without either it is the only one.
-pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<Place, Failure> {
+pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<ClusterPaths, Failure> {
     let target = target.into();
     if let Some(place) = lookup(target)? {
         return Ok(place);
     }
-    let all: Vec<Place> = all()?.into_iter().filter(|place| is_in(place, target.workspace)).collect();
+    let all: Vec<ClusterPaths> = all()?.into_iter().filter(|place| is_in(place, target.workspace)).collect();
     let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
     let within = target.workspace.map_or_else(|| "on this machine".to_owned(), |workspace| format!("in the workspace {workspace}"));
     let Some(named) = target.cluster else {
@@ -382,12 +382,12 @@ pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<Place, Failure> {
 
 const BRING_UP: &str = "bring one up with `cloudtik up CLUSTER.toml`";
 
-fn is_in(place: &Place, workspace: Option<&str>) -> bool {
+fn is_in(place: &ClusterPaths, workspace: Option<&str>) -> bool {
     workspace.is_none_or(|workspace| place.workspace_name() == workspace)
 }
 
 /// The same; nothing if there is no such cluster.
-pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
+pub fn lookup(target: Target<'_>) -> Result<Option<ClusterPaths>, Failure> {
     if let Some(file) = target.cluster.filter(|named| named.contains('/') || named.ends_with(".toml")) {
         let (name, text) = read_text(Path::new(file))?;
         let (cluster, _) = read_cluster(&name, &text).map_err(|e| Failure::invalid(vec![e]))?;
@@ -395,7 +395,7 @@ pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
             let message = format!("the cluster of {file} is in the workspace {}, not {workspace}", cluster.workspace);
             return Err(Failure::new(USAGE, message).hint("leave --workspace out"));
         }
-        return Place::of(&cluster).map(Some);
+        return ClusterPaths::of(&cluster).map(Some);
     }
     let named = target.cluster.map(ClusterName::new).transpose().map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?;
     let mut matching = all()?;
@@ -409,7 +409,7 @@ pub fn lookup(target: Target<'_>) -> Result<Option<Place>, Failure> {
         let message = format!("there are {} clusters: say which", matching.len());
         return Err(Failure::new(USAGE, message).hint(format!("name one of: {}", names.join(", "))));
     };
-    let workspaces: Vec<String> = matching.iter().map(Place::workspace_name).collect();
+    let workspaces: Vec<String> = matching.iter().map(ClusterPaths::workspace_name).collect();
     let message = format!("{} workspaces have a cluster {name}: {}", workspaces.len(), workspaces.join(", "));
     Err(Failure::new(USAGE, message).hint(format!("add --workspace {}", workspaces[0])))
 }
@@ -421,14 +421,14 @@ pub fn of_workspace(name: &WorkspaceName) -> Result<Vec<ClusterName>, Failure> {
 }
 
 /// Every cluster of this user on this machine, and those that the user was given access to.
-pub fn all() -> Result<Vec<Place>, Failure> {
+pub fn all() -> Result<Vec<ClusterPaths>, Failure> {
     let mut places = Vec::new();
     let roots = [WORKSPACES, ELSEWHERE].map(|root| home().map(|home| fs::read_dir(home.join(root))));
     for entry in roots.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().flatten() {
         let Ok(clusters) = fs::read_dir(entry.path().join(CLUSTERS)) else { continue };
         for cluster in clusters.flatten() {
             if let Ok(name) = ClusterName::new(cluster.file_name().to_string_lossy()) {
-                places.push(Place::within(entry.path(), name));
+                places.push(ClusterPaths::within(entry.path(), name));
             }
         }
     }

@@ -13,7 +13,7 @@ use cloudtik_registry::registry;
 use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
 use crate::client::Client;
-use crate::clusters::{Place, find, lookup};
+use crate::clusters::{ClusterPaths, find, lookup};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
 use crate::lock::Lock;
 use crate::orphans::{self, Orphan};
@@ -118,7 +118,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
 
 /// Has the head of somebody else's cluster let its workers go. What runs the head, and the cluster's files, are where the cluster was
 /// created.
-async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &Place, remote: &Remote) -> Result<(), Failure> {
+async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &ClusterPaths, remote: &Remote) -> Result<(), Failure> {
     let name = &place.name;
     printer.confirm_async(&format!("Remove every worker of {name}, with everything on it?"), arguments.yes).await?;
     let client = Client::reach(place.clone()).await?;
@@ -136,7 +136,7 @@ async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &Place, remo
 }
 
 /// Ends what runs of a cluster that has no directory any more.
-async fn end_orphans(printer: &Printer, place: &Place, yes: bool) -> Result<(), Failure> {
+async fn end_orphans(printer: &Printer, place: &ClusterPaths, yes: bool) -> Result<(), Failure> {
     let name = &place.name;
     printer.confirm(&format!("The directory of {name} was removed while it ran. End its processes?"), yes)?;
     // While a person answered, the cluster may have been brought up anew, with processes that carry the same directories.
@@ -179,11 +179,11 @@ fn what_stays(software: &Contents) -> String {
 const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Refuses to delete what is mounted from elsewhere, before anything is changed.
-fn nothing_mounted(place: &Place) -> Result<(), Failure> {
+fn nothing_mounted(place: &ClusterPaths) -> Result<(), Failure> {
     refuse_mounts(&place.directory).map_err(|error| not_removed(place, &error))
 }
 
-fn not_removed(place: &Place, error: &RemoveError) -> Failure {
+fn not_removed(place: &ClusterPaths, error: &RemoveError) -> Failure {
     let name = &place.name;
     match error {
         RemoveError::Mounted(mounts) => Failure::new(REFUSED, format!("{mounts} below the directory of {name}; nothing was deleted"))
@@ -230,7 +230,7 @@ async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progres
 }
 
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
-async fn delete_everything(place: &Place) -> Result<(), Failure> {
+async fn delete_everything(place: &ClusterPaths) -> Result<(), Failure> {
     nothing_mounted(place)?;
     if let Some(known) = place.provider() {
         let provider = registry().nodes(&known)?;

@@ -21,7 +21,7 @@ pub async fn events(printer: &Printer, cluster: Target<'_>, follow: bool, node: 
     let mut client = Client::connect(cluster).await?;
     let (node, mut from) = (node.unwrap_or_default(), from);
     if !node.is_empty() && !follow {
-        // A node that nobody ever heard of has no events, which is no answer to a slip of the finger.
+        // A node that nobody ever heard of has no events, which is no answer to a typing mistake.
         client.admin().explain(wire::NodeRequest { node: node.clone() }).await?;
     }
     let mut pause = Pause::default();

@@ -8,7 +8,7 @@ use cloudtik_model::{Generation, HeadSettings};
 use cloudtik_providers::machines_of;
 use cloudtik_registry::registry;
 
-use crate::clusters::Place;
+use crate::clusters::ClusterPaths;
 use crate::failure::{Failure, REFUSED};
 
 /// What the head keeps beyond its settings, once it has run.
@@ -26,7 +26,7 @@ pub enum HeadNode {
 }
 
 impl HeadNode {
-    pub async fn of(place: &Place) -> Result<Self, Failure> {
+    pub async fn of(place: &ClusterPaths) -> Result<Self, Failure> {
         let told = place.head_settings().map(|head| head.generation);
         let generation = told.unwrap_or(Generation(1));
         let heads = match place.provider() {
@@ -61,7 +61,7 @@ impl HeadNode {
 }
 
 /// The failure of whatever needs a head whose state was removed; nothing if it was not.
-pub async fn lost_state(place: &Place) -> Option<Failure> {
+pub async fn lost_state(place: &ClusterPaths) -> Option<Failure> {
     let head = place.head();
     if head.join(HeadSettings::FILE).exists() || !HeadNode::of(place).await.is_ok_and(|node| node.is_made()) {
         return None;
@@ -71,7 +71,7 @@ pub async fn lost_state(place: &Place) -> Option<Failure> {
 }
 
 /// The directory of the head's node, if its machine is there.
-pub async fn directory(place: &Place) -> Option<PathBuf> {
+pub async fn directory(place: &ClusterPaths) -> Option<PathBuf> {
     match HeadNode::of(place).await {
         Ok(HeadNode::Made(head)) => Some(place.nodes().join(head.id.as_str())),
         _ => None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cloudtik_model::WorkspaceName;
 use tokio::time::{Instant, sleep};
 
-use crate::clusters::{self, Place};
+use crate::clusters::{self, ClusterPaths};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED};
 use crate::output::talk;
 
@@ -31,7 +31,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock; a change that another command makes just now is waited for.
-    pub async fn take(place: &Place) -> Result<Self, Failure> {
+    pub async fn take(place: &ClusterPaths) -> Result<Self, Failure> {
         let clusters = place.directory.parent().expect("a cluster's directory is below its workspace");
         let lock = Self::wait(&clusters.join(format!(".{}.lock", place.name)), PATIENCE).await?;
         lock.ok_or_else(|| {

@@ -6,14 +6,14 @@ use cloudtik_model::{ClusterName, NodeId};
 use cloudtik_providers::kind::Leftover;
 use cloudtik_registry::registry;
 
-use crate::clusters::{Place, workspaces};
+use crate::clusters::{ClusterPaths, workspaces};
 use crate::failure::Failure;
 
 /// What runs of one node that has no directory, or whose cluster has no head's state, any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// The cluster as it was.
-    pub place: Place,
+    pub place: ClusterPaths,
     /// The directory of the node.
     pub directory: PathBuf,
     pub processes: Vec<i32>,
@@ -42,11 +42,11 @@ pub fn find() -> Result<Vec<Orphan>, Failure> {
 }
 
 /// The cluster of a node's directory: `WORKSPACE/clusters/CLUSTER/nodes/INSTANCE` below the workspaces.
-fn place_of(workspaces: &Path, directory: &Path) -> Option<Place> {
+fn place_of(workspaces: &Path, directory: &Path) -> Option<ClusterPaths> {
     let below: Vec<_> = directory.strip_prefix(workspaces).ok()?.components().map(|c| c.as_os_str().to_string_lossy()).collect();
     let [workspace, clusters, cluster, nodes, _] = below.as_slice() else { return None };
     let name = ClusterName::new(cluster.as_ref()).ok().filter(|_| clusters == "clusters" && nodes == "nodes")?;
-    Some(Place::within(workspaces.join(workspace.as_ref()), name))
+    Some(ClusterPaths::within(workspaces.join(workspace.as_ref()), name))
 }
 
 #[cfg(test)]

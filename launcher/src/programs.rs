@@ -5,12 +5,12 @@ use cloudtik_model::program::Architecture;
 use cloudtik_providers::ThisMachine;
 use cloudtik_providers::machine::{self, AGENT, HEAD, Program};
 
-use crate::clusters::{Place, program};
+use crate::clusters::{ClusterPaths, program};
 use crate::failure::{Failure, INVALID, chain};
 
 /// Places the programs beside the launcher for a cluster whose directory exists. Returns whether its nodes start other ones from
 /// now on.
-pub async fn place(place: &Place) -> Result<bool, Failure> {
+pub async fn place(place: &ClusterPaths) -> Result<bool, Failure> {
     let programs = tokio::task::spawn_blocking(found).await.map_err(|e| Failure::failed(e.to_string()))??;
     machine::place(&ThisMachine::default(), &place.programs(), &programs).await.map_err(|e| Failure::failed(chain(&e)))
 }

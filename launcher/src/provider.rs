@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cli::Provider;
-use crate::clusters::{Described, Place, describe, home, program, programs_directory};
+use crate::clusters::{ClusterPaths, Described, describe, home, program, programs_directory};
 use crate::failure::{FAILED, Failure, INTERRUPTED};
 use crate::output::Printer;
 
@@ -253,7 +253,7 @@ struct Space<'a> {
 
 impl Space<'_> {
     fn cluster(&self, name: &ClusterName) -> PathBuf {
-        Place::within(self.directory.clone(), name.clone()).directory
+        ClusterPaths::within(self.directory.clone(), name.clone()).directory
     }
 }
 

@@ -23,7 +23,7 @@ use cloudtik_protocol::{PROTOCOL_VERSION, tls, transport, wire};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 
-use crate::clusters::{self, ELSEWHERE, Place, home};
+use crate::clusters::{self, ClusterPaths, ELSEWHERE, home};
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, REFUSED, TIMED_OUT, innermost};
 
 const FILE: &str = "access.json";
@@ -49,7 +49,7 @@ pub struct Remote {
 
 impl Remote {
     /// How a cluster is reached, if it is one of somebody else.
-    pub fn of(place: &Place) -> Result<Option<Self>, Failure> {
+    pub fn of(place: &ClusterPaths) -> Result<Option<Self>, Failure> {
         let path = place.directory.join(FILE);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| {
@@ -62,7 +62,7 @@ impl Remote {
     }
 
     /// Connects to the head over mutual TLS.
-    pub async fn dial(&self, place: &Place) -> Result<Channel, Failure> {
+    pub async fn dial(&self, place: &ClusterPaths) -> Result<Channel, Failure> {
         let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
         if self.expires.0 <= now {
             let message = format!("the access of {} to {} has expired", self.name, place.name);
@@ -82,7 +82,7 @@ impl Remote {
     }
 
     /// What to say where the head cannot be reached.
-    pub fn unreachable(&self, place: &Place, error: Failure) -> Failure {
+    pub fn unreachable(&self, place: &ClusterPaths, error: Failure) -> Failure {
         if error.code == NOT_AUTHORISED {
             return error;
         }
@@ -92,11 +92,11 @@ impl Remote {
 }
 
 /// The place of a cluster of somebody else, where a file describes one that is not here.
-pub fn instead_of(place: &Place) -> Result<Option<Place>, Failure> {
+pub fn instead_of(place: &ClusterPaths) -> Result<Option<ClusterPaths>, Failure> {
     if place.exists() {
         return Ok(None);
     }
-    let elsewhere = Place::within(home()?.join(ELSEWHERE).join(place.workspace_name()), place.name.clone());
+    let elsewhere = ClusterPaths::within(home()?.join(ELSEWHERE).join(place.workspace_name()), place.name.clone());
     Ok(Remote::of(&elsewhere)?.map(|_| elsewhere))
 }
 
@@ -108,7 +108,7 @@ async fn dial(address: &str, cluster: &ClusterName, config: std::sync::Arc<rustl
 }
 
 /// Accepts an invitation. The key is made here; what leaves this machine is the request to certify it.
-pub async fn accept(invitation: &Invitation, local_name: Option<ClusterName>) -> Result<(Place, Accepted), Failure> {
+pub async fn accept(invitation: &Invitation, local_name: Option<ClusterName>) -> Result<(ClusterPaths, Accepted), Failure> {
     let name = local_name.unwrap_or_else(|| invitation.cluster.clone());
     may_be_called(&name, invitation)?;
     let root = home()?.join(ELSEWHERE);
@@ -135,7 +135,7 @@ fn may_be_called(name: &ClusterName, invitation: &Invitation) -> Result<(), Fail
     Ok(())
 }
 
-async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &Invitation) -> Result<(Place, Accepted), Failure> {
+async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &Invitation) -> Result<(ClusterPaths, Accepted), Failure> {
     let failed = |e: std::io::Error| Failure::failed(format!("cannot write below {}: {e}", root.display()));
     create_private_directory(draft).map_err(failed)?;
     let key = pki::load_or_generate_key(&draft.join(KEY))?;
@@ -177,7 +177,7 @@ async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &I
     {
         write_atomically(&draft.join(file), &text, 0o600).map_err(failed)?;
     }
-    let place = Place::within(root.join(accepted.workspace.as_str()), name.clone());
+    let place = ClusterPaths::within(root.join(accepted.workspace.as_str()), name.clone());
     let directory = &place.directory;
     if let Some(parent) = directory.parent() {
         cloudtik_protocol::files::create_missing_directories(parent).map_err(failed)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloudtik_model::answer::Answer;
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity};
 use cloudtik_model::{Bytes, NodeTypeName};
 use cloudtik_protocol::wire;
 use serde::Deserialize;
@@ -86,14 +86,14 @@ pub async fn scale(printer: &Printer, arguments: &Scale) -> Result<(), Failure> 
 }
 
 /// What the head makes of it: beside other requests, a number of workers is one of further workers.
-fn as_stored(wants: Wants, additive: bool) -> Wants {
+fn as_stored(wants: RequestedCapacity, additive: bool) -> RequestedCapacity {
     match wants {
-        Wants::Workers { node_type, count } if additive => Wants::More { node_type, count },
+        RequestedCapacity::Workers { node_type, count } if additive => RequestedCapacity::More { node_type, count },
         wants => wants,
     }
 }
 
-fn wants(arguments: &Scale) -> Result<Wants, Failure> {
+fn wants(arguments: &Scale) -> Result<RequestedCapacity, Failure> {
     let usage = |message: String| Failure::new(USAGE, message).hint("see `cloudtik scale --help`");
     let mut bundles: Vec<Counted> = Vec::new();
     let mut add = |bundle: Bundle, count: u32| {
@@ -138,14 +138,14 @@ fn wants(arguments: &Scale) -> Result<Wants, Failure> {
         (Some(count), true) => {
             let name =
                 NodeTypeName::new(arguments.node_type.as_deref().unwrap_or(NodeTypeName::DEFAULT)).map_err(|e| usage(e.to_string()))?;
-            Ok(Wants::Workers { node_type: name, count })
+            Ok(RequestedCapacity::Workers { node_type: name, count })
         }
         (None, true) if is_nothing(arguments) => {
             let message = "a request for 0 has no effect; `cloudtik revoke` withdraws a request".to_owned();
             Err(Failure::new(USAGE, message).hint("`cloudtik requests CLUSTER` lists it"))
         }
         (None, true) => Err(usage("nothing is asked for: use --workers, --cpus, --gpus, --memory, --resources or --bundles".to_owned())),
-        (None, false) => Ok(Wants::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
+        (None, false) => Ok(RequestedCapacity::Bundles { bundles, gang: arguments.gang, spread: arguments.spread }),
     }
 }
 

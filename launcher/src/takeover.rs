@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use cloudtik_model::ProviderDocument;
 use cloudtik_model::status::Change;
 
-use crate::clusters::{self, Described, Place, Remembered, is_standard_input};
+use crate::clusters::{self, ClusterPaths, Described, Remembered, is_standard_input};
 use crate::failure::Failure;
 
 /// The changes, beside those of the cluster itself, that bringing a file up means.
-pub fn changes(described: &Described, place: &Place) -> Result<Vec<Change>, Failure> {
+pub fn changes(described: &Described, place: &ClusterPaths) -> Result<Vec<Change>, Failure> {
     if is_standard_input(&described.path) {
         return Ok(Vec::new());
     }
@@ -30,7 +30,7 @@ pub fn remembered(described: &Described, provider: ProviderDocument, head_addres
 }
 
 /// Notes that another file is the cluster's by now. Another name of the same file, or standard input, changes nothing.
-pub fn note(described: &Described, place: &Place) -> Result<(), Failure> {
+pub fn note(described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
     match place.remembered() {
         Some(known) if !is_standard_input(&described.path) && !is_same(&known, &described.path) => {
             place.remember(&remembered(described, known.provider, known.head_address))
@@ -55,7 +55,7 @@ fn another_file(known: &Remembered, described: &Described) -> Option<Change> {
 }
 
 /// The file names another cluster by now, or another workspace.
-fn renamed_from(other: &Place, place: &Place) -> Change {
+fn renamed_from(other: &ClusterPaths, place: &ClusterPaths) -> Change {
     let (before, now) = (other.workspace_name(), place.workspace_name());
     let is_moved = before != now;
     let in_workspace = |workspace: &str| if is_moved { format!(" in the workspace {workspace}") } else { String::new() };

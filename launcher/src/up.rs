@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{Described, Place, describe, home, usable};
+use crate::clusters::{ClusterPaths, Described, describe, home, usable};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
 use crate::lock::Lock;
@@ -53,7 +53,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let begun = Instant::now();
     let (mut timings, mut mark) = (Timings::default(), begun);
     let described = describe(&arguments.file)?;
-    let place = Place::of(&described.cluster)?;
+    let place = ClusterPaths::of(&described.cluster)?;
     usable(&home()?)?;
     timings.note("read and check the file", &mut mark);
     if let Some(elsewhere) = remote::instead_of(&place)? {
@@ -128,7 +128,7 @@ async fn bring_up(
     printer: &Printer,
     arguments: &Up,
     described: &Described,
-    place: &Place,
+    place: &ClusterPaths,
     timings: &mut Timings,
     mut mark: Instant,
 ) -> Result<Outcome, Failure> {
@@ -213,7 +213,7 @@ async fn bring_up(
 }
 
 /// The head, if the cluster has one. A head that is restarting is waited for a little.
-async fn running(place: &Place) -> Result<Option<Client>, Failure> {
+async fn running(place: &ClusterPaths) -> Result<Option<Client>, Failure> {
     if HeadNode::of(place).await? == HeadNode::Missing {
         return Ok(None);
     }
@@ -233,7 +233,7 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
 }
 
 /// What bringing the file up would change in the cluster and beside it.
-async fn whole_plan(client: &Client, described: &Described, place: &Place) -> Result<Plan, Failure> {
+async fn whole_plan(client: &Client, described: &Described, place: &ClusterPaths) -> Result<Plan, Failure> {
     let mut plan = apply(client, described, true).await?;
     plan.changes.splice(0..0, takeover::changes(described, place)?);
     if HeadNode::of(place).await?.is_lost() {
@@ -242,7 +242,7 @@ async fn whole_plan(client: &Client, described: &Described, place: &Place) -> Re
     Ok(plan)
 }
 
-fn first_plan(described: &Described, place: &Place) -> Result<Plan, Failure> {
+fn first_plan(described: &Described, place: &ClusterPaths) -> Result<Plan, Failure> {
     let (mut plan, _) = changes::compare(None, &described.planner);
     let head =
         cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new(), disturbs: false };
@@ -284,7 +284,7 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
 }
 
 /// Makes the head's node, or starts what is left of it.
-async fn make_head(described: &Described, place: &Place) -> Result<(), Failure> {
+async fn make_head(described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
     let known = HeadNode::of(place).await?;
     let (node, generation) = (NodeId::head(), known.generation());
     let head_directory = place.head();
@@ -395,7 +395,7 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
 }
 
 /// Has the head's intermediate key certified by the root, unless it is for a good while.
-async fn install_identity(client: &Client, described: &Described, place: &Place) -> Result<(), Failure> {
+async fn install_identity(client: &Client, described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
     let mut setup = SetupClient::new(client.channel.clone());
     let reply = setup.certificate_request(wire::Empty {}).await?.into_inner();
     let left = reply.expires_at - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
@@ -410,7 +410,7 @@ async fn install_identity(client: &Client, described: &Described, place: &Place)
     Ok(())
 }
 
-async fn head_trouble(place: &Place, failure: Failure) -> Failure {
+async fn head_trouble(place: &ClusterPaths, failure: Failure) -> Failure {
     let message = format!("the head does not answer: {}", failure.message);
     let Some(home) = head_node::directory(place).await else { return Failure::new(TIMED_OUT, message) };
     let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
@@ -424,7 +424,7 @@ async fn head_trouble(place: &Place, failure: Failure) -> Failure {
     Failure::new(TIMED_OUT, message).hint(format!("its logs: {} and {}", logs[0].display(), logs[1].display()))
 }
 
-async fn what_is_left(failure: Failure, place: &Place, file: &Path) -> Failure {
+async fn what_is_left(failure: Failure, place: &ClusterPaths, file: &Path) -> Failure {
     // Whoever did not confirm changed nothing.
     if !place.exists() || failure.declined || failure.overtaken || failure.code == crate::failure::USAGE {
         return failure;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloudtik_model::demand::Wants;
+use cloudtik_model::demand::RequestedCapacity;
 use cloudtik_model::outlook::{RequestView, Size};
 use cloudtik_model::status::{Node, Status};
 use cloudtik_model::{Generation, NodeId};
@@ -58,7 +58,7 @@ async fn until(
 }
 
 /// Waits until the latest request for this is met, and no worker is left beyond the number asked for.
-pub async fn for_request(client: &Client, wants: &Wants, name: Option<&str>, timeout: Duration) -> Result<(), Failure> {
+pub async fn for_request(client: &Client, wants: &RequestedCapacity, name: Option<&str>, timeout: Duration) -> Result<(), Failure> {
     let cluster = client.place.name.clone();
     until(client, "the request", timeout, async |client: &Client| {
         let size = client.outlook().await?;
@@ -79,16 +79,16 @@ pub async fn for_request(client: &Client, wants: &Wants, name: Option<&str>, tim
 }
 
 /// Workers of the type that are to go.
-fn beyond(size: &Size, wants: &Wants) -> Option<String> {
-    let Wants::Workers { node_type, .. } = wants else { return None };
+fn beyond(size: &Size, wants: &RequestedCapacity) -> Option<String> {
+    let RequestedCapacity::Workers { node_type, .. } = wants else { return None };
     let of_type = size.outlook.types.get(node_type)?;
     let more = of_type.present.checked_sub(of_type.wanted).filter(|more| *more > 0)?;
     Some(format!("{more} more {node_type} workers than desired are to be removed"))
 }
 
 /// Workers of the type that are on their way out.
-fn leaving(status: &Status, wants: &Wants) -> Option<String> {
-    let Wants::Workers { node_type, .. } = wants else { return None };
+fn leaving(status: &Status, wants: &RequestedCapacity) -> Option<String> {
+    let RequestedCapacity::Workers { node_type, .. } = wants else { return None };
     let is_leaving = |node: &&Node| node.node_type == *node_type && ["draining", "terminating"].contains(&node.state.as_str());
     let names: Vec<&str> = status.nodes.iter().filter(is_leaving).map(|node| node.id.as_str()).collect();
     (!names.is_empty()).then(|| format!("waiting for the removal of {}", names.join(", ")))

@@ -70,7 +70,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Keeps what strangers cause from filling the log: so many lines a second, the rest only counted.
 #[derive(Debug, Default)]
-pub struct Seldom(Mutex<Spent>);
+pub struct LogRateLimiter(Mutex<Spent>);
 
 #[derive(Debug, Default)]
 struct Spent {
@@ -81,7 +81,7 @@ struct Spent {
 
 const LINES_A_SECOND: u32 = 20;
 
-impl Seldom {
+impl LogRateLimiter {
     /// Whether a line may be written now, and how many were left out before it.
     pub fn allow(&self) -> Option<u64> {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);

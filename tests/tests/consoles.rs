@@ -9,7 +9,7 @@ const SPEC: &str = "[workers.default]\nmin = 1\nmax = 1\ncpus = 1\nmemory = \"1.
 /// Faults of the software itself: the page, and how the error begins. Spark 4.3.0 loads a module as a plain script there.
 const KNOWN: [(&str, &str); 1] = [(":8080/environment", "environmentpage.js 19:0 Uncaught SyntaxError: Cannot use import statement")];
 /// Pages that are opened of one console.
-const MOST_PAGES: usize = 25;
+const MAX_PAGES: usize = 25;
 
 #[test]
 fn every_page_of_the_shipped_consoles_loads_all_that_it_needs() {
@@ -47,7 +47,7 @@ fn every_page_of_the_shipped_consoles_loads_all_that_it_needs() {
 fn crawl(browser: &Browser, console: &str, broken: &mut Vec<String>) -> Vec<String> {
     let (mut opened, mut pending) = (Vec::new(), vec![console.to_owned()]);
     while let Some(url) = pending.pop() {
-        if opened.contains(&url) || opened.len() == MOST_PAGES {
+        if opened.contains(&url) || opened.len() == MAX_PAGES {
             continue;
         }
         let page = browser.open(&url);

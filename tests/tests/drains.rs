@@ -9,7 +9,7 @@ const RUNTIME: &str = r#"
 [runtime]
 name = "workshop"
 version = "1.0"
-summary = "Services that take their time to let go"
+summary = "Services that take their time to end"
 
 [properties]
 log = ""
@@ -55,7 +55,7 @@ def note(what):
 
 def work_off():
     global left
-    note("told to let go")
+    note("told to end")
     while left > 0:
         time.sleep(0.3)
         left -= 1
@@ -98,14 +98,14 @@ fn work_is_let_go_as_each_service_says_and_nobody_waits_for_ever() {
     cluster.up();
     cluster.run(&["scale", "letting-go", "--workers", "1"]).ok();
     cluster.wait("the worker", Duration::from_secs(30), |s| s.ready && s.nodes.len() == 2);
-    // It has work, and is let go all the same: somebody says so.
+    // It has work, and is scaled in all the same: somebody says so.
     let begun = Instant::now();
     cluster.run(&["scale", "letting-go", "--workers", "0"]).ok();
     cluster.wait("its end", Duration::from_secs(40), |s| s.nodes.iter().all(|n| n.kind == "head" || n.state == "gone"));
     let took = begun.elapsed();
     let said = fs::read_to_string(&log).expect("they say what they do");
     let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("{what:?} is missing in {said:?}"));
-    assert!(at("told to let go") < at("nothing left"));
+    assert!(at("told to end") < at("nothing left"));
     assert!(at("help begins") < at("help ends") && at("help ends") < at("helped stops"), "{said}");
     assert!(at("signal\n") < at("signalled ends"));
     let events = cluster.events();

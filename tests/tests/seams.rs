@@ -162,3 +162,33 @@ fn no_production_code_compares_or_searches_messages() {
     }
     assert!(reading.is_empty(), "these lines read words, not variants:\n{}", reading.join("\n"));
 }
+
+/// Where the state of the brain's components is declared.
+const COMPONENTS: [(&str, &str); 6] = [
+    ("autoscaler.rs", "Autoscaler"),
+    ("cluster.rs", "Cluster"),
+    ("effects.rs", "Effects"),
+    ("nodes.rs", "Nodes"),
+    ("placement.rs", "Placement"),
+    ("reconcile.rs", "Reconcile"),
+];
+
+/// What is private to a component's room is changed by nothing else: the compiler sees to it, as long as no field is public.
+#[test]
+fn the_brain_is_made_of_components_with_private_state() {
+    let sources = repository().join("head/brain/src");
+    let fields = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(sources.join(file)).expect("reads a component");
+        let begin = text.find(&format!("pub(crate) struct {name}")).unwrap_or_else(|| panic!("{file} has no {name}"));
+        let end = text[begin..].find("\n}\n").or_else(|| text[begin..].find(";\n")).expect("it ends");
+        text[begin..begin + end].lines().skip(1).map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    for (file, name) in COMPONENTS {
+        let public: Vec<_> = fields(file, name).into_iter().filter(|line| line.starts_with("pub")).collect();
+        assert!(public.is_empty(), "{name} shows {public:?}");
+    }
+    let brain = std::fs::read_to_string(sources.join("lib.rs")).expect("reads the brain");
+    let begin = brain.find("pub struct Brain {").expect("there is a brain");
+    let owned = brain[begin..].lines().skip(1).take_while(|line| *line != "}").filter(|line| !line.trim().starts_with("//")).count();
+    assert_eq!(owned, COMPONENTS.len() + 3, "the brain holds components, its configuration, its epoch and its clock, and nothing else");
+}

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cloudtik_brain::packing::{Amounts, Class, Kind, purchase};
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, Request, Session, Wish};
-use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, Memory, NewRequest, Request, Session};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity, ResourceRequest};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Role, ServicePlacement, Spec, WorkerType};
@@ -74,14 +74,21 @@ fn cluster(nodes: u64, shapes: u64) -> Memory {
         });
     }
     // Requests of a hundred demands each.
-    let mut asks = Vec::new();
+    let mut requests = Vec::new();
     for n in 0..(nodes * LOAD / 100).max(1) {
         let bundles = (0..100).map(|_| Counted { bundle: bundle(&mut random, shapes), count: 1 }).collect();
-        let wants = Wants::Bundles { bundles, gang: false, spread: false };
-        asks.push(Ask { name: format!("job-{n}"), number: n + 1, at: Timestamp(0), until: None, wants, reason: String::new() });
+        let wants = RequestedCapacity::Bundles { bundles, gang: false, spread: false };
+        requests.push(ResourceRequest {
+            name: format!("job-{n}"),
+            number: n + 1,
+            at: Timestamp(0),
+            until: None,
+            wants,
+            reason: String::new(),
+        });
     }
     let spec = Spec { revision: 1, workers, max_workers: 1_000_000, ..Spec::default() };
-    Memory { cluster: ClusterRecord { spec: Some(spec), ..ClusterRecord::default() }, asks, nodes: records, ..Memory::default() }
+    Memory { cluster: ClusterRecord { spec: Some(spec), ..ClusterRecord::default() }, requests, nodes: records, ..Memory::default() }
 }
 
 fn main() {
@@ -102,7 +109,7 @@ fn main() {
 /// Nodes on which three services run, one after the other; then some of them lose their link and come up again.
 fn coming_up(nodes: u64) {
     let mut memory = cluster(nodes, 200);
-    memory.asks.clear();
+    memory.requests.clear();
     let key = |n: usize| -> ServiceKey { format!("run{n}/worker").parse().expect("a valid key") };
     if let Some(spec) = &mut memory.cluster.spec {
         let placed = |n: usize| {
@@ -182,10 +189,14 @@ fn measure(nodes: u64, shapes: u64) {
     let (mut demand, mut death) = (Vec::new(), Vec::new());
     let mut random = Random::new(99);
     for n in 0..400u64 {
-        let wants = Wants::Bundles { bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }], gang: false, spread: false };
-        let wish = Wish { name: None, wants, additive: true, until: None, reason: String::new() };
+        let wants = RequestedCapacity::Bundles {
+            bundles: vec![Counted { bundle: bundle(&mut random, 200), count: 1 }],
+            gang: false,
+            spread: false,
+        };
+        let asked = NewRequest { name: None, wants, additive: true, until: None, reason: String::new() };
         let begun = Instant::now();
-        brain.handle(moment(10 + n / 4), Input::Scale { request: Request::new(n, Actor::LOCAL), wish });
+        brain.handle(moment(10 + n / 4), Input::Scale { request: Request::new(n, Actor::LOCAL), asked });
         demand.push(begun.elapsed());
         let victim = memory.nodes[(n * 7 % nodes) as usize].id.clone();
         let begun = Instant::now();

@@ -4,23 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use cloudtik_model::alarm::Alarm;
-use cloudtik_model::conflict::{ConflictCause, RequestConflict};
-use cloudtik_model::demand::Ask;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
-use cloudtik_model::spec::{Spec, WorkerType};
+use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
 use cloudtik_model::wait::{RevisionWaits, Wait, WaitingService, WorkersMissing};
-use cloudtik_model::{Epoch, Generation, Moment, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, Generation, NodeId, ServiceKey};
 
-use crate::scaling::Asks;
-use crate::{Brain, ClusterRecord, Memory, Node, Session};
-
-/// Of the requests that another description leaves no room, at most so many are named.
-const MAX_CONFLICTS: usize = 5;
-/// Where more requests stand than this, it is not determined which of them are too many.
-const MAX_CHECKED: usize = 200;
+use crate::{Brain, ClusterRecord, Node, Session};
 
 /// Everything that is known, at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +54,7 @@ pub struct PagedNode {
 impl Snapshot {
     /// From an overview and the pages of all nodes in their order.
     pub fn assemble(overview: Overview, pages: Vec<PagedNode>) -> Self {
-        let phase_with = |is_waiting| phase(&overview.cluster, overview.has_workers, is_waiting);
+        let phase_with = |is_waiting| phase(overview.cluster.spec.as_ref(), overview.cluster.stopping, overview.has_workers, is_waiting);
         let (mut waiting_for, mut nodes) = (overview.waiting_for, Vec::with_capacity(pages.len()));
         for page in pages {
             waiting_for.extend(page.waiting_for);
@@ -81,13 +73,8 @@ impl Snapshot {
     }
 }
 
-/// A conflict of one request.
-fn conflict(request: String, why: ConflictCause) -> RequestConflict {
-    RequestConflict { requests: vec![request], more: 0, why }
-}
-
-fn phase(cluster: &ClusterRecord, has_workers: bool, is_waiting: bool) -> Phase {
-    match (&cluster.spec, cluster.stopping) {
+fn phase(spec: Option<&Spec>, is_stopping: bool, has_workers: bool, is_waiting: bool) -> Phase {
+    match (spec, is_stopping) {
         (None, _) => Phase::Empty,
         (Some(_), true) if has_workers => Phase::Stopping,
         (Some(_), true) => Phase::Stopped,
@@ -119,7 +106,7 @@ impl Brain {
         let (waiting_for, beyond) = self.cluster_waits();
         Overview {
             epoch: self.epoch,
-            cluster: self.cluster.clone(),
+            cluster: self.cluster(),
             outlook: self.outlook().clone(),
             alarms: self.alarms(),
             waiting_for,
@@ -138,7 +125,7 @@ impl Brain {
     /// How far the cluster is, without what it waits for.
     pub fn current_phase(&self) -> Phase {
         let is_waiting = || !self.cluster_waits().0.is_empty() || self.nodes.values().any(|node| !self.node_waits(node).is_empty());
-        phase(&self.cluster, self.has_workers(), is_waiting())
+        phase(self.spec(), self.is_stopping(), self.has_workers(), is_waiting())
     }
 
     /// The oldest revision that a node may still run.
@@ -156,7 +143,7 @@ impl Brain {
             alarms.push(Alarm::Brake);
         }
         alarms.extend(self.cluster.held.as_ref().map(|hold| Alarm::OnHold { reason: hold.reason.clone() }));
-        let paused = self.cluster.paused.iter();
+        let paused = self.autoscaler.paused().iter();
         alarms.extend(paused.map(|(name, pause)| Alarm::TypePaused { node_type: name.clone(), why: pause.reason.clone() }));
         alarms.extend(self.rollout_alarm());
         alarms.extend(self.policy_alarms());
@@ -191,80 +178,6 @@ impl Brain {
         self.nodes.get(id).is_some_and(|n| is_expected(&n.record))
     }
 
-    /// The requests that another description would end, or leave without room, and why.
-    pub fn conflicting_requests(&self, spec: &Spec) -> Vec<RequestConflict> {
-        let is_of_type = |ask: &&Ask| ask.wants.node_type().is_none_or(|name| spec.workers.contains_key(name));
-        let (stay, end): (Vec<&Ask>, Vec<&Ask>) = self.asks.iter().partition(is_of_type);
-        let mut conflicts: Vec<_> = end.into_iter().map(|ask| conflict(ask.name.clone(), ConflictCause::TypeRemoved)).collect();
-        // What another head would say that knows nothing else.
-        let cluster = ClusterRecord { spec: Some(spec.clone()), learned: self.cluster.learned.clone(), ..ClusterRecord::default() };
-        let memory = Memory { cluster, asks: stay.iter().map(|ask| (*ask).clone()).collect(), ..Memory::default() };
-        let moment = Moment { mono: self.clock.monotonic(), wall: self.clock.wall() };
-        let other = Self::restore(self.config.clone(), self.epoch, memory, moment);
-        let misfit = |ask: &&Ask| Some(conflict(ask.name.clone(), ConflictCause::NoLongerFits { why: other.misfit(spec, ask)? }));
-        conflicts.extend(stay.iter().filter_map(misfit));
-        conflicts.extend(other.beyond_types(spec));
-        conflicts.extend(other.too_many(spec));
-        conflicts
-    }
-
-    /// Requests for numbers of which a type's maximum leaves too little, and why.
-    fn beyond_types(&self, spec: &Spec) -> Vec<RequestConflict> {
-        let of_type = |(name, kind): (&NodeTypeName, &WorkerType)| {
-            let wanted = self.raw_base(spec, name);
-            let requests = self.asks.numbers().filter(|ask| ask.wants.node_type() == Some(name)).map(|ask| ask.name.clone()).collect();
-            let why = ConflictCause::AboveTypeMaximum { node_type: name.clone(), wanted, max: kind.max };
-            (wanted > kind.max).then_some(RequestConflict { requests, more: 0, why })
-        };
-        spec.workers.iter().filter_map(of_type).collect()
-    }
-
-    /// Of the requests that stand, those for which there is no room beside those that came before, and why; a few of them.
-    fn too_many(mut self, spec: &Spec) -> Vec<RequestConflict> {
-        let mut order: Vec<Ask> = self.asks.iter().cloned().collect();
-        order.sort_by_key(|ask| ask.number);
-        let mut conflicts = Vec::new();
-        if order.len() > MAX_CHECKED {
-            let requests: Vec<String> = order.iter().take(MAX_CONFLICTS).map(|ask| ask.name.clone()).collect();
-            let more = order.len() - requests.len();
-            let conflict = |why| RequestConflict { requests, more, why: ConflictCause::NoRoom { why } };
-            return self.check_room(spec, None).err().map(conflict).into_iter().collect();
-        }
-        while conflicts.len() < MAX_CONFLICTS
-            && !order.is_empty()
-            && let Err(all) = self.check_room(spec, None)
-        {
-            // The first that does not fit beside those before it.
-            let (mut fits, mut fails) = (0, order.len());
-            let mut why = all;
-            while fits + 1 < fails {
-                let middle = fits + (fails - fits) / 2;
-                self.asks = Asks::new(order[..middle].to_vec());
-                match self.check_room(spec, None) {
-                    Ok(()) => fits = middle,
-                    Err(said) => (fails, why) = (middle, said),
-                }
-            }
-            conflicts.push(conflict(order.remove(fails - 1).name, ConflictCause::NoRoom { why }));
-            self.asks = Asks::new(order.clone());
-        }
-        conflicts
-    }
-
-    /// What is known of the cluster as a whole, all of which is stored.
-    pub fn cluster(&self) -> &ClusterRecord {
-        &self.cluster
-    }
-
-    /// The requests that stand, all of which are stored.
-    pub fn requests(&self) -> impl Iterator<Item = &Ask> {
-        self.asks.iter()
-    }
-
-    pub fn spec(&self) -> Option<&Spec> {
-        self.cluster.spec.as_ref()
-    }
-
     /// What is waited for beside single nodes, and how much of it is room, and workers beyond minima, that are not to be had.
     fn cluster_waits(&self) -> (Vec<Wait>, usize) {
         let Some(spec) = &self.cluster.spec else { return (vec![Wait::Specification], 0) };
@@ -297,7 +210,7 @@ impl Brain {
     fn node_waits(&self, node: &Node) -> Vec<Wait> {
         let (mut waits, Some(spec)) = (Vec::new(), &self.cluster.spec) else { return Vec::new() };
         if node.is_worker() && node.record.life.is_counted() && !spec.workers.contains_key(&node.record.node_type) {
-            let why = self.may_be_spared(&node.record.id).err();
+            let why = self.may_scale_in(&node.record.id).err();
             waits.push(Wait::Removal { node: node.record.id.clone(), why });
         }
         let id = &node.record.id;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_model::answer::Answer;
-use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
@@ -51,9 +51,9 @@ pub enum Input {
     /// Somebody wants something of the cluster's size.
     Scale {
         request: Request,
-        wish: Wish,
+        asked: NewRequest,
     },
-    /// Somebody takes a wish back.
+    /// Somebody revokes a request.
     Revoke {
         request: Request,
         name: String,
@@ -89,7 +89,7 @@ pub enum Input {
         request: Request,
         node: NodeId,
     },
-    /// Somebody wants a node let go gently.
+    /// Somebody wants a node drained.
     Drain {
         request: Request,
         node: NodeId,
@@ -242,11 +242,11 @@ pub enum FailureKind {
 
 /// What somebody wants of the cluster's size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wish {
+pub struct NewRequest {
     /// Under which it is kept; made up if it is left out.
     #[serde(default)]
     pub name: Option<String>,
-    pub wants: Wants,
+    pub wants: RequestedCapacity,
     /// Beside what was asked for before, and not in its place.
     #[serde(default)]
     pub additive: bool,
@@ -350,9 +350,9 @@ pub enum Record {
     Node(NodeRecord),
     Cluster(ClusterRecord),
     /// A request that stands now.
-    Ask(Ask),
+    ResourceRequest(ResourceRequest),
     /// A request that does not stand any more, by name.
-    AskGone {
+    ResourceRequestGone {
         name: String,
     },
     /// What is planned on a node now; nothing if that is empty.
@@ -394,10 +394,10 @@ pub struct ClusterRecord {
     pub paused: BTreeMap<NodeTypeName, Pause>,
     /// So many workers of a type go at once, idle or not, if nobody wants them any more: somebody took them back.
     #[serde(default)]
-    pub taken_back: BTreeMap<NodeTypeName, u32>,
+    pub immediate: BTreeMap<NodeTypeName, u32>,
     /// Types of which such workers go as soon as they are idle: somebody took back what they were for.
     #[serde(default)]
-    pub hurried: BTreeSet<NodeTypeName>,
+    pub when_idle: BTreeSet<NodeTypeName>,
     /// How long services may take to let their work go, in milliseconds, on workers of types that the description no longer
     /// has.
     #[serde(default)]
@@ -463,7 +463,7 @@ pub struct PolicyWant {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     pub cluster: ClusterRecord,
-    pub asks: Vec<Ask>,
+    pub requests: Vec<ResourceRequest>,
     pub outlook: Outlook,
     pub nodes: Vec<NodeRecord>,
     #[serde(default)]

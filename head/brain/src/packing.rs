@@ -25,7 +25,7 @@ mod tree;
 use serde::{Deserialize, Serialize};
 
 pub use fleet::{Before, Exchange, Fleet, Group, GroupId, Members, take_members};
-pub(crate) use purchase::MOST_CLASSES;
+pub(crate) use purchase::MAX_CLASSES;
 pub use purchase::{Bin, Class, Content, Kind, Purchase, at_least, first_fit_decreasing, purchase};
 
 /// Cores in thousandths, bytes of memory, GPUs in parts of a device ([`devices`]), and five more that a cluster may name, in thousandths.

@@ -17,25 +17,23 @@ impl Brain {
             return self.done(request, answer);
         }
         self.requested(&request.actor, None, What::Hold { reason: reason.clone() });
-        self.cluster.held = Some(Hold { since: self.clock.wall(), reason });
+        self.cluster.hold(Hold { since: self.clock.wall(), reason });
         self.store_cluster();
         self.done(request, Answer::OnHold);
         self.reconsider_scale();
     }
 
     pub(crate) fn take_resume(&mut self, request: Request) {
-        let was_held = self.cluster.held.take().is_some();
-        let paused = std::mem::take(&mut self.cluster.paused);
-        if !was_held && paused.is_empty() {
+        let was_held = self.cluster.resume();
+        let retried = self.autoscaler.resume();
+        if !was_held && retried.is_empty() {
             return self.done(request, Answer::NotOnHold);
         }
         self.store_cluster();
         self.requested(&request.actor, None, What::Resume);
-        self.scaling.forget_shortages();
-        self.listing.wanted_now = true;
-        self.scaling.launching.forget_failures();
-        self.done(request, Answer::Resumed { retried: paused.into_keys().collect() });
-        for id in self.nodes.keys().cloned().collect::<Vec<_>>() {
+        self.reconcile.request_list();
+        self.done(request, Answer::Resumed { retried });
+        for id in self.nodes.ids() {
             self.wake_at(&id, self.clock.now());
         }
         self.scaling_changed();
@@ -46,7 +44,7 @@ impl Brain {
     }
 
     pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
-        if let Err(refusal) = self.may_let_go(&id) {
+        if let Err(refusal) = self.may_remove(&id) {
             self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
@@ -67,7 +65,7 @@ impl Brain {
         self.requested(&request.actor, Some(&id), What::Quarantine { reason: reason.clone() });
         let why = Reason::Quarantined { reason: reason.clone() };
         self.enter(&id, NodeState::Quarantined { reason: why.clone() }, why);
-        self.note_trouble(&id, Trouble::Quarantined { reason });
+        self.note_error(&id, Trouble::Quarantined { reason });
         self.done(request, Answer::Quarantined { node: id.clone() });
         Some(id)
     }
@@ -87,13 +85,13 @@ impl Brain {
         let life = if session.is_some() || self.nodes[&id].record.was_ready { NodeState::Preparing } else { NodeState::Launched };
         self.enter(&id, life, Reason::Released);
         // What it is to run may have changed while it was aside.
-        self.services_changed = true;
+        self.placement.note_services_changed();
         self.done(request, Answer::Released { node: id.clone() });
         Some(id)
     }
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
-        if let Err(refusal) = self.may_let_go(&id) {
+        if let Err(refusal) = self.may_remove(&id) {
             self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
@@ -106,7 +104,7 @@ impl Brain {
     }
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
-        if let Err(refusal) = self.may_let_go(&id) {
+        if let Err(refusal) = self.may_remove(&id) {
             self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
             self.reply(request, Err(refusal));
             return None;
@@ -115,9 +113,7 @@ impl Brain {
             && *reason != Reason::DrainedOnRequest
         {
             self.requested(&request.actor, Some(&id), What::Drain);
-            let node = self.nodes.get_mut(&id).expect("looked up above");
-            node.record.life = NodeState::Draining { reason: Reason::DrainedOnRequest };
-            self.store_node(&id);
+            self.redirect_drain(&id, Reason::DrainedOnRequest);
             self.done(request, Answer::RemovedOnHold { node: id.clone() });
             return Some(id);
         }
@@ -149,7 +145,7 @@ impl Brain {
         Some(id)
     }
 
-    fn may_let_go(&self, id: &NodeId) -> Result<(), Refusal> {
+    fn may_remove(&self, id: &NodeId) -> Result<(), Refusal> {
         match self.nodes.get(id) {
             None => Err(Refusal::UnknownNode { node: id.clone() }),
             Some(_) if id.is_head() => Err(Refusal::HeadNode),

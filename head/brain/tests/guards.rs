@@ -264,7 +264,7 @@ fn a_head_that_was_away_listens_before_it_judges() {
     assert!(matches!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some(StateName::Ready | StateName::Preparing)));
 }
 
-/// A worker that is let go while the call that makes its machine is under way: a list that was asked for before the answer
+/// A worker that is scaled in while the call that makes its machine is under way: a list that was asked for before the answer
 /// came does not show the machine, and it is forgotten.
 #[test]
 fn a_list_from_before_a_machine_was_made_says_nothing_of_it() {

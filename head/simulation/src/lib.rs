@@ -17,13 +17,13 @@
 
 mod agenda;
 mod agent;
+mod event_index;
 mod faults;
 mod promises;
 mod provider;
 mod random;
 pub mod replay;
 mod setup;
-mod told;
 mod work;
 mod world;
 

@@ -2,32 +2,32 @@
 
 mod accounts;
 mod checks;
-mod happening;
 mod head;
 mod nodes;
 mod script;
+mod sim_event;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cloudtik_brain::{Brain, ClusterRecord, Input, Planned, Session};
-use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use self::accounts::Accounts;
-use self::happening::Happening;
 use self::script::Script;
+use self::sim_event::SimEvent;
 use crate::agenda::Agenda;
 use crate::agent::Agent;
+use crate::event_index::EventIndex;
 use crate::faults::Faults;
 use crate::promises::Violation;
 use crate::provider::{Provider, Wanted};
 use crate::random::Random;
 use crate::setup::Setup;
-use crate::told::Told;
 
 /// Lines of the trail that are kept.
 const TRAIL: usize = 80;
@@ -41,7 +41,7 @@ pub struct Stats {
     pub deletions: u64,
     pub verdicts: u64,
     pub reboots: u64,
-    /// How often it was looked at whether a deletion, a member's end and a worker that is let go were right.
+    /// How often it was looked at whether a deletion, a member's end and a worker that is scaled in were right.
     pub judged_deletions: u64,
     pub judged_members: u64,
     pub judged_idle: u64,
@@ -66,7 +66,7 @@ pub struct World {
     bad: Vec<(u64, u64)>,
     random: Random,
     now: u64,
-    agenda: Agenda<Happening>,
+    agenda: Agenda<SimEvent>,
     brain: Option<Brain>,
     paused_until: u64,
     epoch: Epoch,
@@ -87,7 +87,7 @@ pub struct World {
     /// At which point the head crashes, if one was chosen.
     crash_at: Option<u64>,
     /// Wishes that wait for an answer.
-    wishes: BTreeMap<u64, Wants>,
+    asked_for: BTreeMap<u64, RequestedCapacity>,
     /// Wishes that were acknowledged and not stored.
     unkept: Option<String>,
     script: Script,
@@ -101,13 +101,13 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Stored {
     cluster: ClusterRecord,
-    asks: BTreeMap<String, Ask>,
+    requests: BTreeMap<String, ResourceRequest>,
     plan: BTreeMap<NodeId, Vec<Planned>>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
     /// Every description that was accepted, in order.
     specs: Vec<Spec>,
-    told: Told,
+    told: EventIndex,
 }
 
 impl World {
@@ -134,7 +134,7 @@ impl World {
             clock_off: 0,
             asked_to_go: BTreeSet::new(),
             crash_at: None,
-            wishes: BTreeMap::new(),
+            asked_for: BTreeMap::new(),
             unkept: None,
             script: Script::default(),
             accounts: Accounts::default(),
@@ -151,11 +151,11 @@ impl World {
         record.instance = Some(instance.id.clone());
         record.address.clone_from(&instance.address);
         world.stored.nodes.insert(head, record);
-        world.after(0, Happening::HeadStarts);
-        world.after(10, Happening::Boot(instance.id));
+        world.after(0, SimEvent::HeadStarts);
+        world.after(10, SimEvent::Boot(instance.id));
         match world.setup.scenario.clone() {
             Some(scenario) => world.begin(&scenario),
-            None => world.after(10_000, Happening::Trouble),
+            None => world.after(10_000, SimEvent::Trouble),
         }
         world
     }
@@ -166,12 +166,12 @@ impl World {
         self
     }
 
-    fn after(&mut self, delay: u64, happening: Happening) {
-        self.agenda.put(self.now.saturating_add(delay), happening);
+    fn after(&mut self, delay: u64, sim_event: SimEvent) {
+        self.agenda.put(self.now.saturating_add(delay), sim_event);
     }
 
     fn hear(&mut self, delay: u64, epoch: Epoch, input: Input) {
-        self.after(delay, Happening::Hear(epoch, Box::new(input)));
+        self.after(delay, SimEvent::Hear(epoch, Box::new(input)));
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -200,7 +200,7 @@ impl World {
         let end = self.setup.length + self.setup.peace;
         while self.now < end {
             if self.now >= self.setup.length && !self.peaceful {
-                self.make_peace();
+                self.quiesce();
             }
             let next = self.agenda.next().unwrap_or(u64::MAX);
             let wake = self.brain.as_ref().map_or(u64::MAX, |b| b.next_wake().max(self.paused_until));
@@ -213,9 +213,9 @@ impl World {
                 self.step(Input::Tick)?;
                 continue;
             }
-            let Some((at, happening)) = self.agenda.take() else { break };
+            let Some((at, sim_event)) = self.agenda.take() else { break };
             self.now = self.now.max(at);
-            self.happen(happening)?;
+            self.happen(sim_event)?;
             if let Some(what) = self.unkept.take() {
                 return Err(self.broken(8, what));
             }
@@ -224,7 +224,7 @@ impl World {
         if self.setup.peace > 0 { self.check_end() } else { Ok(()) }
     }
 
-    fn make_peace(&mut self) {
+    fn quiesce(&mut self) {
         self.peaceful = true;
         let Faults { can_restart_agent, can_reboot, visibility, .. } = self.setup.faults;
         self.setup.faults = Faults { can_restart_agent, can_reboot, visibility, ..Faults::none() };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity};
 use cloudtik_model::policy::{Metric, Policy, Rule};
 use cloudtik_model::scenario::{Demand, Load, ProviderModel, Scenario, Shortage, Span, Times};
 use cloudtik_model::spec::{Market, Role, ServicePlacement, Spec, Spot, WorkerType};
@@ -63,7 +63,7 @@ fn cluster() -> Spec {
 fn scenario(days: u64) -> Scenario {
     let demand = |name: &str, bundle: Bundle, count, gang, times, runs| Demand {
         name: name.to_owned(),
-        wants: Wants::Bundles { bundles: vec![Counted { bundle, count }], gang, spread: false },
+        wants: RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count }], gang, spread: false },
         times,
         runs: Some(runs),
     };

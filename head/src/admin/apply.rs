@@ -43,7 +43,7 @@ impl Head {
             return Err(Status::failed_precondition(message));
         }
         let latest = self.revisions.latest();
-        let stopping = self.brain.query(|brain| brain.cluster().stopping).await.map_err(stopped)?;
+        let stopping = self.brain.query(Brain::is_stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
         let (mut plan, steps) = compare(old, &planner);
         plan.changes.extend(self.workers_to_go(&planner).await?);
@@ -95,7 +95,7 @@ impl Head {
         self.brain.query(move |brain| brain.conflicting_requests(&spec)).await.map_err(stopped)
     }
 
-    /// The workers that a description would let go, which nobody should learn afterwards.
+    /// The workers that a description would end, which nobody should learn afterwards.
     async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
         // The revision's number decides nothing here.
         let spec = self.settings.spec(planner, 0, Steps::default());

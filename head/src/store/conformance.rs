@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cloudtik_brain::access::{Acceptance, GrantRecord};
 use cloudtik_brain::{ClusterRecord, Planned, Record};
 use cloudtik_model::access::Role;
-use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::report::ServiceState;
@@ -47,11 +47,15 @@ fn a_commit_is_remembered_by_the_next_leadership(open: &mut impl FnMut() -> Arc<
     let leadership = open();
     let (first, store) = leadership.begin(b"secret", Epoch(0)).expect("the first leadership begins");
     assert_eq!(first.epoch, Epoch(1));
-    assert_eq!((first.memory.nodes.len(), first.memory.asks.len(), first.memory.plan.len()), (0, 0, 0), "the suite starts with nothing");
+    assert_eq!(
+        (first.memory.nodes.len(), first.memory.requests.len(), first.memory.plan.len()),
+        (0, 0, 0),
+        "the suite starts with nothing"
+    );
     let holds = vec![Planned { request: 7, bundle: 0, count: 2 }];
     let plan = |holds: &[Planned]| Record::Plan { node: worker(), holds: holds.to_vec() };
-    let wants = Wants::More { node_type: NodeTypeName::new("default").expect("valid"), count: 1 };
-    let ask = Ask { name: "job".to_owned(), number: 7, at: Timestamp(1), until: None, wants, reason: String::new() };
+    let wants = RequestedCapacity::More { node_type: NodeTypeName::new("default").expect("valid"), count: 1 };
+    let ask = ResourceRequest { name: "job".to_owned(), number: 7, at: Timestamp(1), until: None, wants, reason: String::new() };
     let cluster = ClusterRecord { stopping: true, ..ClusterRecord::default() };
     let records = [
         Record::Node(worker_record()),
@@ -59,7 +63,7 @@ fn a_commit_is_remembered_by_the_next_leadership(open: &mut impl FnMut() -> Arc<
         event(&worker()),
         event(&NodeId::head()),
         plan(&holds),
-        Record::Ask(ask.clone()),
+        Record::ResourceRequest(ask.clone()),
     ];
     assert_eq!(store.commit(&records).expect("commits"), 2, "the position of the last event");
     assert_eq!(store.commit(&[]).expect("commits nothing"), 2, "the position of the last event");
@@ -70,8 +74,8 @@ fn a_commit_is_remembered_by_the_next_leadership(open: &mut impl FnMut() -> Arc<
     assert_eq!(second.join_secret, b"secret", "the first join secret is kept");
     assert_eq!(second.memory.nodes, [worker_record()]);
     assert_eq!(second.memory.cluster, cluster);
-    assert_eq!((second.memory.plan, second.memory.asks), (BTreeMap::from([(worker(), holds)]), vec![ask.clone()]));
-    store.commit(&[plan(&[]), Record::AskGone { name: ask.name }]).expect("commits");
+    assert_eq!((second.memory.plan, second.memory.requests), (BTreeMap::from([(worker(), holds)]), vec![ask.clone()]));
+    store.commit(&[plan(&[]), Record::ResourceRequestGone { name: ask.name }]).expect("commits");
     assert_eq!(store.events(0, 10, Some(&worker())).expect("reads").iter().map(|e| e.position).collect::<Vec<_>>(), [1]);
     assert_eq!(store.events(2, 10, None).expect("reads").iter().map(|e| e.position).collect::<Vec<_>>(), [2]);
     assert_eq!(store.events(0, 1, None).expect("reads").len(), 1, "no more than wanted");
@@ -79,7 +83,7 @@ fn a_commit_is_remembered_by_the_next_leadership(open: &mut impl FnMut() -> Arc<
     drop((leadership, store));
 
     let memory = begin(&*open()).0.memory;
-    assert_eq!((memory.plan.len(), memory.asks.len()), (0, 0), "what is gone is not remembered");
+    assert_eq!((memory.plan.len(), memory.requests.len()), (0, 0), "what is gone is not remembered");
 }
 
 fn epochs_only_grow(open: &mut impl FnMut() -> Arc<dyn Leadership>) {

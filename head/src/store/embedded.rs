@@ -18,7 +18,7 @@ use super::{Error, FORMAT, LAST_EPOCH, Leadership, Remembered, Store};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
-const ASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("asks");
+const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
 /// By node, what is planned on it.
 const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
 /// By number.
@@ -115,11 +115,11 @@ impl Leadership for EmbeddedDatabase {
                 let (_, value) = entry.map_err(failed(operation))?;
                 nodes.push(parse("node record", value.value())?);
             }
-            let table = write.open_table(ASKS).map_err(failed(operation))?;
-            let mut asks = Vec::new();
+            let table = write.open_table(REQUESTS).map_err(failed(operation))?;
+            let mut requests = Vec::new();
             for entry in table.iter().map_err(failed(operation))? {
                 let (_, value) = entry.map_err(failed(operation))?;
-                asks.push(parse("request", value.value())?);
+                requests.push(parse("request", value.value())?);
             }
             let table = write.open_table(PLAN).map_err(failed(operation))?;
             let mut plan = BTreeMap::new();
@@ -136,7 +136,7 @@ impl Leadership for EmbeddedDatabase {
             drop(log);
             write.open_table(REVISIONS).map_err(failed(operation))?;
             write.open_table(GRANTS).map_err(failed(operation))?;
-            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, asks, outlook, nodes, plan }, join_secret }
+            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, requests, outlook, nodes, plan }, join_secret }
         };
         write.commit().map_err(failed(operation))?;
         let store = EmbeddedStore { database: self.database.clone(), epoch: remembered.epoch };
@@ -162,7 +162,7 @@ impl Store for EmbeddedStore {
         let last = {
             let mut meta = write.open_table(META).map_err(failed(operation))?;
             let mut nodes = write.open_table(NODES).map_err(failed(operation))?;
-            let mut asks = write.open_table(ASKS).map_err(failed(operation))?;
+            let mut requests = write.open_table(REQUESTS).map_err(failed(operation))?;
             let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
             let mut events = EventLog::open(&write, operation)?;
             let mut grants = write.open_table(GRANTS).map_err(failed(operation))?;
@@ -175,11 +175,11 @@ impl Store for EmbeddedStore {
                     Record::Cluster(cluster) => {
                         meta.insert("cluster", text(cluster).as_slice()).map_err(failed(operation))?;
                     }
-                    Record::Ask(ask) => {
-                        asks.insert(ask.name.as_str(), text(ask).as_slice()).map_err(failed(operation))?;
+                    Record::ResourceRequest(ask) => {
+                        requests.insert(ask.name.as_str(), text(ask).as_slice()).map_err(failed(operation))?;
                     }
-                    Record::AskGone { name } => {
-                        asks.remove(name.as_str()).map_err(failed(operation))?;
+                    Record::ResourceRequestGone { name } => {
+                        requests.remove(name.as_str()).map_err(failed(operation))?;
                     }
                     Record::Plan { node, holds } if holds.is_empty() => {
                         plan.remove(node.as_str()).map_err(failed(operation))?;

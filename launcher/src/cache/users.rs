@@ -12,7 +12,7 @@ use cloudtik_model::goal::Goal;
 use serde::Deserialize;
 
 use super::{entries, is_digest};
-use crate::clusters::{self, Place};
+use crate::clusters::{self, ClusterPaths};
 use crate::failure::Failure;
 
 /// Length of a digest in hexadecimal digits.
@@ -128,7 +128,7 @@ fn find(text: &[u8], digests: &mut BTreeSet<String>) {
 }
 
 /// The cluster whose node a process belongs to, by its mark.
-fn cluster_of(process: &Path, places: &[Place]) -> Option<String> {
+fn cluster_of(process: &Path, places: &[ClusterPaths]) -> Option<String> {
     let environment = fs::read(process.join("environ")).ok()?;
     let mark = format!("{NODE_HOME_VARIABLE}=").into_bytes();
     let node = environment.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(mark.as_slice()))?;

@@ -5,14 +5,14 @@ use cloudtik_model::status::Status;
 use super::{apply, show_plan};
 use crate::cli::Up;
 use crate::client::Client;
-use crate::clusters::{Described, Place};
+use crate::clusters::{ClusterPaths, Described};
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::remote::Remote;
 use crate::show;
 use crate::terminal::Progress;
 
-pub async fn run(printer: &Printer, arguments: &Up, described: &Described, place: Place) -> Result<(), Failure> {
+pub async fn run(printer: &Printer, arguments: &Up, described: &Described, place: ClusterPaths) -> Result<(), Failure> {
     let client = Client::reach(place).await?;
     let name = &client.place.name;
     if let Some(remote) = Remote::of(&client.place)? {

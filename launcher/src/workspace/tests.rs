@@ -16,7 +16,7 @@ use crate::failure::INTERRUPTED;
 
 const RESOURCES: [(&str, Cost); 3] = [("network", Cost::Free), ("gateway", Cost::PerHour(MoneyPerHour(45_000))), ("role", Cost::Free)];
 
-/// A cloud that makes what it is told, and whose second resource waits to be let go on.
+/// A cloud that makes what it is told, and whose second resource waits to be scaled in on.
 #[derive(Default)]
 struct Cloud {
     made: Mutex<Vec<ResourceId>>,

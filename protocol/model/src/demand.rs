@@ -17,7 +17,7 @@ pub struct Quantity(pub u64);
 #[error("{0} is not a quantity: a number from 0 to 1000000000, with at most three decimals")]
 pub struct InvalidQuantity(String);
 
-/// Larger ones are slips, and sums of them might not add up.
+/// Larger ones are mistakes, and sums of them might not add up.
 const MOST: f64 = 1e9;
 
 impl Quantity {
@@ -116,7 +116,7 @@ impl fmt::Display for Bundle {
 /// What a request is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "for", rename_all = "kebab-case")]
-pub enum Wants {
+pub enum RequestedCapacity {
     /// So many workers of a type; within a type's bounds they are also its most.
     Workers { node_type: NodeTypeName, count: u32 },
     /// So many workers of a type beyond those that are wanted anyway.
@@ -133,7 +133,7 @@ pub enum Wants {
     },
 }
 
-impl Wants {
+impl RequestedCapacity {
     /// A number of workers that is none.
     pub fn is_nothing(&self) -> bool {
         matches!(self, Self::More { count: 0, .. })
@@ -163,7 +163,7 @@ pub struct Counted {
     pub count: u32,
 }
 
-impl fmt::Display for Wants {
+impl fmt::Display for RequestedCapacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workers = |count: u32| if count == 1 { "worker" } else { "workers" };
         match self {
@@ -185,7 +185,7 @@ impl fmt::Display for Wants {
 
 /// A request that stands until it is revoked, replaced or over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct ResourceRequest {
     /// Chosen by who asked, else made up; unique in the cluster.
     pub name: String,
     /// Its place in the order in which requests came.
@@ -195,7 +195,7 @@ pub struct Ask {
     /// When it ends by itself, on the head's wall clock.
     #[serde(default)]
     pub until: Option<Timestamp>,
-    pub wants: Wants,
+    pub wants: RequestedCapacity,
     /// In the words of who asked.
     #[serde(default)]
     pub reason: String,

@@ -5,7 +5,7 @@ mod details;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Role;
-use crate::demand::Wants;
+use crate::demand::RequestedCapacity;
 use crate::evidence::Evidence;
 pub use crate::node::StateName;
 use crate::outlook::ShortageCause;
@@ -190,7 +190,7 @@ pub enum What {
     PolicyChanged(Box<PolicyChange>),
     RequestEnded {
         request: String,
-        wants: Wants,
+        wants: RequestedCapacity,
     },
     /// It ended because its node type was removed.
     RequestWithoutType {

@@ -14,8 +14,8 @@ pub struct MoneyPerHour(pub u64);
 #[error("{0:?} is not money per hour, such as \"12.50/h\"")]
 pub struct InvalidMoney(String);
 
-/// More than any machine costs in an hour: a larger number is a slip, and would not add up.
-const MOST_UNITS: u64 = 10_000_000;
+/// More than any machine costs in an hour: a larger number is a mistake, and would not add up.
+const MAX_UNITS: u64 = 10_000_000;
 
 impl FromStr for MoneyPerHour {
     type Err = InvalidMoney;
@@ -28,7 +28,7 @@ impl FromStr for MoneyPerHour {
             return Err(fail());
         }
         let units: u64 = whole.parse().map_err(|_| fail())?;
-        if units > MOST_UNITS {
+        if units > MAX_UNITS {
             return Err(fail());
         }
         let millionths: u64 = format!("{fraction:0<6}").parse().map_err(|_| fail())?;

@@ -30,7 +30,7 @@ pub enum NodeState {
     Suspect { evidence: Vec<Evidence> },
     /// The verdict that the node does not answer.
     Down { evidence: Vec<Evidence> },
-    /// Its services are being stopped before it is let go.
+    /// Its services are being stopped before it is scaled in.
     Draining { reason: Reason },
     /// The provider is asked to delete the instance until it says that it is gone.
     Terminating { reason: Reason },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{Ask, Counted, Quantity, Wants};
+use crate::demand::{Counted, Quantity, RequestedCapacity, ResourceRequest};
 use crate::policy::{Hours, Metric};
 use crate::reason::{InstanceReport, Obstacle, Reason, Trouble};
 use crate::spec::Offer;
@@ -73,7 +73,7 @@ pub enum Source {
     },
     Requests {
         count: u32,
-        requests: Vec<NamedWants>,
+        requests: Vec<NamedRequest>,
     },
     Policy {
         policy: String,
@@ -87,9 +87,9 @@ pub enum Source {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedWants {
+pub struct NamedRequest {
     pub name: String,
-    pub wants: Wants,
+    pub wants: RequestedCapacity,
 }
 
 /// Why no machine of a type is made just now.
@@ -310,7 +310,7 @@ pub enum SignalProblem {
 #[serde(remote = "Self")]
 pub struct RequestView {
     #[serde(flatten)]
-    pub request: Ask,
+    pub request: ResourceRequest,
     /// What of it has no room now, and why.
     pub unmet: Option<Shortfall>,
     /// All of it is there, on nodes that are ready.

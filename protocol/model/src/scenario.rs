@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{Quantity, Wants};
+use crate::demand::{Quantity, RequestedCapacity};
 use crate::spec::{Market, Offer};
 use crate::{NodeTypeName, Timestamp};
 
@@ -84,7 +84,7 @@ impl Shortage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
     pub name: String,
-    pub wants: Wants,
+    pub wants: RequestedCapacity,
     pub times: Times,
     /// From the moment at which all of it is there; to the end, if it is not given.
     pub runs: Option<Span>,

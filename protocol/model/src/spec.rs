@@ -20,7 +20,7 @@ pub struct Spec {
     pub services: Vec<ServicePlacement>,
     #[serde(default)]
     pub policies: Vec<Policy>,
-    /// Milliseconds that a worker which nobody wants any more must have been idle before it is let go.
+    /// Milliseconds that a worker that is not wanted any more must have been idle before it is scaled in.
     #[serde(default = "Spec::default_idle_after")]
     pub idle_after_ms: u64,
     /// The change restarts processes that run, so nodes take it one after the other.
@@ -166,7 +166,7 @@ impl WorkerType {
     }
 
     /// What one costs at most, as far as that is known.
-    pub fn dearest(&self) -> Option<MoneyPerHour> {
+    pub fn most_expensive(&self) -> Option<MoneyPerHour> {
         self.offers().into_iter().filter_map(|(_, price)| price).max()
     }
 }
@@ -179,7 +179,7 @@ pub struct ServicePlacement {
     /// Services that must be ready, wherever they are placed, before this one starts.
     #[serde(default)]
     pub after: Vec<ServiceKey>,
-    /// The processes of the service on all nodes are members of one whole.
+    /// The processes of the service on all nodes are members of one group.
     #[serde(default)]
     pub membership: Option<Membership>,
     /// Milliseconds that it may take to let its work go before it is stopped.

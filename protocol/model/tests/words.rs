@@ -3,7 +3,7 @@
 use cloudtik_model::alarm::Alarm;
 use cloudtik_model::answer::{AfterDrain, Answer};
 use cloudtik_model::conflict::{ConflictCause, RequestConflict};
-use cloudtik_model::demand::{Ask, Wants};
+use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, ScaleIn, ScaleInChoice, StateName, What};
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeState};
 use cloudtik_model::outlook::{RequestView, Source};
@@ -130,8 +130,8 @@ fn alarms_answers_and_requests_have_codes_and_are_printed_with_their_words() {
     let shown = printed(&conflict);
     assert_eq!((&shown["message"], &shown["why"]["code"]), (&json!("requests job and 2 more"), &json!("type-removed")));
 
-    let wants = Wants::Workers { node_type: NodeTypeName::new("gpu").expect("valid"), count: 2 };
-    let request = Ask { name: "two".to_owned(), number: 1, at: Timestamp(0), until: None, wants, reason: String::new() };
+    let wants = RequestedCapacity::Workers { node_type: NodeTypeName::new("gpu").expect("valid"), count: 2 };
+    let request = ResourceRequest { name: "two".to_owned(), number: 1, at: Timestamp(0), until: None, wants, reason: String::new() };
     let view = RequestView { request, unmet: None, ready: true, nodes: vec![w1()] };
     assert_eq!(serde_json::from_value::<RequestView>(stored(&view)).expect("a request"), view);
     let shown = printed(&view);

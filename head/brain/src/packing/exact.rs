@@ -5,11 +5,11 @@ use super::Amounts;
 use super::purchase::{Bin, Problem, Purchase};
 
 /// Numbers of waiting demands that are told apart, at most.
-const MOST_STATES: usize = 60_000;
+const MAX_STATES: usize = 60_000;
 /// States times fillings.
-const MOST_STEPS: usize = 600_000;
+const MAX_STEPS: usize = 600_000;
 /// Fillings of all kinds.
-const MOST_FILLINGS: usize = 2_000;
+const MAX_FILLINGS: usize = 2_000;
 
 struct Filling {
     kind: usize,
@@ -24,9 +24,9 @@ pub(super) fn exact(problem: &Problem<'_>) -> Option<Purchase> {
         return None;
     }
     let counts: Vec<u32> = servable.iter().map(|c| problem.classes[*c].count).collect();
-    let states = counts.iter().try_fold(1usize, |all, n| all.checked_mul(*n as usize + 1)).filter(|n| *n <= MOST_STATES)?;
+    let states = counts.iter().try_fold(1usize, |all, n| all.checked_mul(*n as usize + 1)).filter(|n| *n <= MAX_STATES)?;
     let fillings = fillings(problem, &servable, &counts)?;
-    if states.saturating_mul(fillings.len()) > MOST_STEPS {
+    if states.saturating_mul(fillings.len()) > MAX_STEPS {
         return None;
     }
     let strides: Vec<usize> = counts.iter().scan(1, |stride, n| Some(std::mem::replace(stride, *stride * (*n as usize + 1)))).collect();
@@ -85,10 +85,10 @@ fn fillings(problem: &Problem<'_>, classes: &[usize], counts: &[u32]) -> Option<
     let mut found = Vec::new();
     for (k, kind) in problem.kinds.iter().enumerate().filter(|(_, k)| k.most > 0) {
         let mut content = vec![0; classes.len()];
-        let mut steps = MOST_STEPS / 10;
+        let mut steps = MAX_STEPS / 10;
         fill(problem, classes, counts, kind.capacity, 0, &mut content, &mut steps, &mut |content| {
             found.push(Filling { kind: k, price: kind.price, content: content.to_vec() });
-            found.len() <= MOST_FILLINGS
+            found.len() <= MAX_FILLINGS
         })?;
     }
     Some(found)

@@ -5,13 +5,13 @@ use super::purchase::{Bin, Problem, Purchase};
 use super::{Amounts, DIMENSIONS};
 
 /// Demands that are looked at together.
-const MOST_DEMANDS: u32 = 18;
+const MAX_DEMANDS: u32 = 18;
 /// Steps of one exact search.
 const STEPS: u32 = 2_000;
 /// Steps of all of them.
 const ALL_STEPS: u32 = 12_000;
 /// Nodes that are worked on.
-const MOST_NODES: usize = 64;
+const MAX_NODES: usize = 64;
 
 pub(super) fn improve(problem: &Problem<'_>, mut purchase: Purchase) -> Purchase {
     downsize(problem, &mut purchase);
@@ -19,7 +19,7 @@ pub(super) fn improve(problem: &Problem<'_>, mut purchase: Purchase) -> Purchase
     let mut order: Vec<(f64, usize)> = purchase.bins.iter().enumerate().map(|(i, bin)| (use_of(problem, bin), i)).collect();
     order.sort_unstable_by(|(a, i), (b, j)| a.total_cmp(b).then(i.cmp(j)));
     let mut is_open = vec![false; purchase.bins.len()];
-    order.iter().take(MOST_NODES).for_each(|(_, i)| is_open[*i] = true);
+    order.iter().take(MAX_NODES).for_each(|(_, i)| is_open[*i] = true);
     let mut room: Vec<u32> = problem.kinds.iter().map(|k| k.most).collect();
     let (mut open, mut done) = (Vec::new(), Vec::new());
     for (bin, is_open) in purchase.bins.into_iter().zip(is_open) {
@@ -33,7 +33,7 @@ pub(super) fn improve(problem: &Problem<'_>, mut purchase: Purchase) -> Purchase
     let mut bins = Bins { open, room, steps: ALL_STEPS };
     // First all at once, if that is few.
     let demands: u32 = bins.open.iter().map(demands_of).sum();
-    if demands <= 2 * MOST_DEMANDS {
+    if demands <= 2 * MAX_DEMANDS {
         let all: Vec<usize> = (0..bins.open.len()).collect();
         refill(problem, &mut bins, &all, STEPS * 4);
     }
@@ -74,7 +74,7 @@ fn sweep(problem: &Problem<'_>, bins: &mut Bins, width: usize, stride: usize) ->
         for step in 0..width {
             let (_, bin) = order[(start + step * stride) % order.len()];
             let more = demands_of(&bins.open[bin]);
-            if chosen.contains(&bin) || demands + more > MOST_DEMANDS {
+            if chosen.contains(&bin) || demands + more > MAX_DEMANDS {
                 continue;
             }
             chosen.push(bin);
@@ -187,9 +187,9 @@ impl<'s, 'p> Search<'s, 'p> {
         let free = self.open.iter().fold(Amounts::default(), |sum, (_, free)| sum.plus(free));
         let missing = self.rest[i].minus(&free);
         let of = |(missing, price): (&u64, &f64)| if *missing == 0 { 0.0 } else { *missing as f64 * price };
-        let dearest = missing.0.iter().zip(&self.unit_price).map(of).fold(0.0, f64::max);
+        let most_expensive = missing.0.iter().zip(&self.unit_price).map(of).fold(0.0, f64::max);
         // Prices are whole: what is above the last one is the next, but for what floating numbers lose.
-        if dearest.is_finite() { (dearest - 1e-6 * dearest.max(1.0)).ceil().max(0.0) as u64 } else { u64::MAX / 2 }
+        if most_expensive.is_finite() { (most_expensive - 1e-6 * most_expensive.max(1.0)).ceil().max(0.0) as u64 } else { u64::MAX / 2 }
     }
 
     /// `least`: of demands that are alike, the later goes to no earlier node.

@@ -66,13 +66,13 @@ const EFFORT: u64 = 600_000;
 /// So many rounds that find nothing better are the last.
 const PATIENCE: u64 = 400;
 /// More rounds than this gain nothing.
-const MOST_ROUNDS: u64 = 3_000;
+const MAX_ROUNDS: u64 = 3_000;
 /// After so many rounds values have settled: from then on they are shaken.
 const SETTLED: u64 = 40;
 /// A round in which only one node of a sort is bought at a time finds more, and takes longer.
 const SINGLE_DEMANDS: u32 = 200;
 /// Demands of more different shapes than this are packed by first fit alone, which takes their number times its logarithm.
-pub(crate) const MOST_CLASSES: usize = 400;
+pub(crate) const MAX_CLASSES: usize = 400;
 
 /// What is the same for every way of packing.
 pub(super) struct Problem<'p> {
@@ -162,7 +162,7 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
         return best;
     }
     // What a node of each kind alone would make of it.
-    if kinds.len() * classes.len() <= MOST_CLASSES {
+    if kinds.len() * classes.len() <= MAX_CLASSES {
         for kind in 0..kinds.len() {
             let first = |class: usize, room: &[u32]| {
                 let is_possible = room[kind] > 0 && problem.opens(class, kind);
@@ -171,7 +171,7 @@ pub fn purchase(kinds: &[Kind], classes: &[Class]) -> Purchase {
             consider(first_fit(&problem, &first));
         }
     }
-    if classes.len() <= MOST_CLASSES {
+    if classes.len() <= MAX_CLASSES {
         correct_values(&problem, &mut consider);
     }
     improve(&problem, best)
@@ -273,7 +273,7 @@ fn correct_values(problem: &Problem<'_>, consider: &mut impl FnMut(Purchase) -> 
     let demands: u32 = classes.iter().fold(0, |sum, c| sum.saturating_add(c.count));
     let mut tried = values.clone();
     let mut gained = 0;
-    while effort < EFFORT && round < MOST_ROUNDS && round < gained + PATIENCE {
+    while effort < EFFORT && round < MAX_ROUNDS && round < gained + PATIENCE {
         let (candidate, looked) = greedy(problem, &tried, round % 2 == 1 && demands <= SINGLE_DEMANDS);
         effort += looked + (classes.len() + 4 * candidate.bins.len()) as u64;
         round += 1;

@@ -51,14 +51,16 @@ impl Slow {
     }
 }
 
-fn wants(dice: &mut Dice) -> Wants {
+fn wants(dice: &mut Dice) -> RequestedCapacity {
     let room = match dice.roll(4) {
         0 => licensed(1 + dice.roll(2) as u32, 1 + dice.roll(3)),
         1 => bundles(&[(1 + dice.roll(3) as u32, 1 + dice.roll(4), 1)]),
         _ => bundles(&[(1 + dice.roll(3) as u32, 1 + dice.roll(4), 0)]),
     };
     match room {
-        Wants::Bundles { bundles, .. } => Wants::Bundles { bundles, gang: dice.roll(4) == 0, spread: dice.roll(5) == 0 },
+        RequestedCapacity::Bundles { bundles, .. } => {
+            RequestedCapacity::Bundles { bundles, gang: dice.roll(4) == 0, spread: dice.roll(5) == 0 }
+        }
         other => other,
     }
 }
@@ -81,7 +83,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     let mut had: BTreeSet<u64> = BTreeSet::new();
     for _ in 0..25 {
         let named = format!("r{}", dice.roll(14));
-        let stands = slow.world.asks.contains_key(&named);
+        let stands = slow.world.requests.contains_key(&named);
         let said = match dice.roll(10) {
             0..=6 if !stands => {
                 let wants = wants(&mut dice);
@@ -94,11 +96,11 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
         if trace {
             println!("{} {said:?} {:?} {:?}", slow.world.now, slow.world.brain.plan(), unmet(&slow.world));
         }
-        let asks = slow.world.brain.asks();
-        if let Some(lost) = asks.iter().find(|ask| had.contains(&ask.request.number) && ask.unmet.is_some()) {
+        let requests = slow.world.brain.request_views();
+        if let Some(lost) = requests.iter().find(|ask| had.contains(&ask.request.number) && ask.unmet.is_some()) {
             return Err(format!("{}: {} lost room: {:?}", slow.world.now, lost.request.name, lost.unmet));
         }
-        had.extend(asks.iter().filter(|ask| ask.unmet.is_none()).map(|ask| ask.request.number));
+        had.extend(requests.iter().filter(|ask| ask.unmet.is_none()).map(|ask| ask.request.number));
     }
     slow.pass(1_800_000);
     let (calls, events) = (slow.world.calls.len(), slow.world.events.len());
@@ -119,7 +121,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
 #[test]
 fn nobody_loses_room_while_machines_boot() {
     live_many(SEEDS, live);
-    // Once a machine was made and let go every ten seconds in these, or room was lost.
+    // Once a machine was made and ended every ten seconds in these, or room was lost.
     for seed in [81, 988, 994, 1385] {
         assert_eq!(live(seed, false), Ok(()), "{seed}");
     }

@@ -1,4 +1,4 @@
-//! Who is let go, when, and how.
+//! Who is scaled in, when, and how.
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn a_quorum_is_never_given_up() {
     );
 }
 
-/// Members of a whole that are too many go one after the other.
+/// Members of a group that are too many go one after the other.
 #[test]
 fn members_of_a_whole_go_one_at_a_time() {
     let mut of = spec(&[("default", kind(3, 9, 4, 100))]);
@@ -53,14 +53,14 @@ fn members_of_a_whole_go_one_at_a_time() {
     let mut world = World::new(of);
     world.workers(9).expect("fits");
     world.pass(10_000);
-    let wish = Wish {
+    let asked = NewRequest {
         name: None,
-        wants: Wants::Workers { node_type: name("default"), count: 3 },
+        wants: RequestedCapacity::Workers { node_type: name("default"), count: 3 },
         additive: false,
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), asked });
     let draining = world.brain.snapshot().nodes.iter().filter(|n| n.record.life.name() == StateName::Draining).count();
     assert_eq!(draining, 1, "members leave one at a time");
 }
@@ -68,17 +68,22 @@ fn members_of_a_whole_go_one_at_a_time() {
 #[test]
 fn dearest_and_least_useful_go_first_and_never_what_a_request_needs() {
     let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100)), ("dear", kind(0, 6, 4, 300))]));
-    world.wish(Wants::Workers { node_type: name("dear"), count: 2 }).expect("within the bounds");
+    world.scale(RequestedCapacity::Workers { node_type: name("dear"), count: 2 }).expect("within the bounds");
     world.workers(4).expect("within the bounds");
     world
         .ask(|request| {
-            let wish =
-                Wish { name: Some("job".to_owned()), wants: bundles(&[(3, 4, 0)]), additive: true, until: None, reason: String::new() };
-            Input::Scale { request, wish }
+            let asked = NewRequest {
+                name: Some("job".to_owned()),
+                wants: bundles(&[(3, 4, 0)]),
+                additive: true,
+                until: None,
+                reason: String::new(),
+            };
+            Input::Scale { request, asked }
         })
         .expect("it fits on what is there");
     assert_eq!((world.machines("default"), world.machines("dear")), (4, 2), "nothing new is bought for it");
-    world.wish(Wants::Workers { node_type: name("dear"), count: 0 }).expect("within the bounds");
+    world.scale(RequestedCapacity::Workers { node_type: name("dear"), count: 0 }).expect("within the bounds");
     world.pass(2_000);
     assert_eq!((world.machines("default"), world.machines("dear")), (4, 0), "what lay on them fits on the others");
     world.workers(0).expect("within the bounds");
@@ -92,8 +97,8 @@ fn dearest_and_least_useful_go_first_and_never_what_a_request_needs() {
 #[test]
 fn taking_room_back_disturbs_nobody_who_works() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
-    world.wish(bundles(&[(3, 4, 0)])).expect("there is room");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+    world.scale(bundles(&[(3, 4, 0)])).expect("there is room");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
     ["w1", "w2", "w3"].iter().for_each(|n| world.busy(n, 900));
     world.busy("w4", 0);
     world.pass(2_000);
@@ -111,8 +116,8 @@ fn taking_room_back_disturbs_nobody_who_works() {
 fn three_and_three_that_ended() -> World {
     let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
     world.workers(3).expect("fits");
-    let more = Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    let more = RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, asked: add(more, "job", Some(60_000)) }).expect("fits");
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(120_000);
     world
@@ -144,7 +149,7 @@ fn a_worker_that_is_missed_or_begins_anew_is_no_idle_one() {
     let mut of = spec(&[("default", kind(1, 4, 4, 100))]);
     of.idle_after_ms = 1_000;
     let mut world = World::new(of.clone());
-    world.wish(bundles(&[(3, 4, 0)])).expect("there is room");
+    world.scale(bundles(&[(3, 4, 0)])).expect("there is room");
     ["w1", "w2", "w3"].iter().for_each(|n| world.busy(n, 900));
     world.pass(5_000);
     world.ask(|request| Input::Revoke { request, name: "room".to_owned(), now: true }).expect("it stands");
@@ -172,11 +177,14 @@ fn a_head_that_just_started_takes_nobody_for_idle() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100)), ("gpu", kind(0, 2, 4, 100))]));
     let until = Some(10_000);
     world
-        .ask(|request| Input::Scale { request, wish: add(Wants::Workers { node_type: name("default"), count: 2 }, "m", until) })
+        .ask(|request| Input::Scale {
+            request,
+            asked: add(RequestedCapacity::Workers { node_type: name("default"), count: 2 }, "m", until),
+        })
         .expect("fits");
     (1..=3).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.failing.insert(("gpu".to_owned(), Offer::default()), FailureKind::StockOut);
-    world.wish(Wants::Workers { node_type: name("gpu"), count: 1 }).expect("ok");
+    world.scale(RequestedCapacity::Workers { node_type: name("gpu"), count: 1 }).expect("ok");
     world.pass(20_000);
     assert_eq!(world.machines("default"), 3, "busy ones stay");
     world.restart();
@@ -223,16 +231,16 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
     world.workers(6).expect("fits");
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(10_000);
-    // Three are let go; what runs on them takes ten minutes to let its work go: no agent answers the goal.
+    // Three are scaled in; what runs on them takes ten minutes to let its work go: no agent answers the goal.
     world.next += 1;
-    let wish = Wish {
+    let asked = NewRequest {
         name: None,
-        wants: Wants::Workers { node_type: name("default"), count: 3 },
+        wants: RequestedCapacity::Workers { node_type: name("default"), count: 3 },
         additive: false,
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request::new(world.next, Actor::LOCAL), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(world.next, Actor::LOCAL), asked });
     let draining: Vec<String> = world
         .brain
         .snapshot()
@@ -267,14 +275,14 @@ fn a_drain_wakes_nobody_each_millisecond() {
     let mut world = World::new(of);
     world.workers(2).expect("fits");
     world.pass(5_000);
-    let wish = Wish {
+    let asked = NewRequest {
         name: None,
-        wants: Wants::Workers { node_type: name("default"), count: 1 },
+        wants: RequestedCapacity::Workers { node_type: name("default"), count: 1 },
         additive: false,
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), asked });
     let (mut beat, mut number, end, mut wakes) = (world.now + 1_000, 7u64, world.now + 3_000_000, BTreeMap::<u64, u64>::new());
     while world.now < end {
         world.now = world.brain.next_wake().min(beat).max(world.now);
@@ -353,8 +361,8 @@ fn a_minimum_that_cannot_be_kept_gives_no_quorum_up() {
 #[test]
 fn what_works_on_gpus_is_not_idle() {
     let mut world = World::new(spec(&[("default", kind(1, 3, 4, 100))]));
-    let more = Wants::Workers { node_type: name("default"), count: 2 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    let more = RequestedCapacity::Workers { node_type: name("default"), count: 2 };
+    world.ask(|request| Input::Scale { request, asked: add(more, "job", Some(60_000)) }).expect("fits");
     world.gpu_load = BTreeMap::from([(id("w2"), 900), (id("w3"), 20)]);
     world.pass(1_800_000);
     assert!(world.nodes[&id("w3")].life == NodeState::Gone && world.nodes[&id("w2")].life == NodeState::Ready);
@@ -384,8 +392,8 @@ fn one_too_many_that_is_missed_is_not_let_go_for_that() {
     let mut of = spec(&[("default", kind(1, 3, 4, 100))]);
     of.idle_after_ms = 70_000;
     let mut world = World::new(of);
-    let more = Wants::Workers { node_type: name("default"), count: 2 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    let more = RequestedCapacity::Workers { node_type: name("default"), count: 2 };
+    world.ask(|request| Input::Scale { request, asked: add(more, "job", Some(60_000)) }).expect("fits");
     world.pass(129_000);
     let session = world.links.remove(&id("w3")).expect("it is linked");
     world.tell(Input::LinkClosed { session, node: id("w3"), cause: "a blink".to_owned() });
@@ -406,13 +414,13 @@ fn what_cannot_be_served_hurries_nobody_who_is_in_nobody_s_way() {
         let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", kind(0, 10, 16, 500))]));
         world.failing.insert(("large".to_owned(), Offer::default()), FailureKind::Permanent);
         if waits {
-            world.ask(|request| Input::Scale { request, wish: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
+            world.ask(|request| Input::Scale { request, asked: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
         }
         world.pass(5_000);
         for n in 0..20 {
             let until = Some(world.now + 30_000);
             world
-                .ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), &format!("short-{n}"), until) })
+                .ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), &format!("short-{n}"), until) })
                 .expect("there is room");
             world.pass(60_000);
         }
@@ -439,8 +447,8 @@ fn workers_that_are_free_of_a_request_wait_for_the_next_one() {
     of.idle_after_ms = 900_000;
     let mut world = World::new(of);
     for round in 0..18 {
-        let wish = add(bundles(&[(4, 4, 0)]), &format!("batch-{round}"), None);
-        world.ask(|request| Input::Scale { request, wish }).expect("there is room");
+        let asked = add(bundles(&[(4, 4, 0)]), &format!("batch-{round}"), None);
+        world.ask(|request| Input::Scale { request, asked }).expect("there is room");
         world.pass(180_000);
         world.ask(|request| Input::Revoke { request, name: format!("batch-{round}"), now: false }).expect("it stands");
         world.pass(420_000);
@@ -456,17 +464,17 @@ fn a_number_that_is_revoked_ends_no_worker_before_its_time_unless_it_is_said() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
     of.idle_after_ms = 300_000;
     let mut world = World::new(of);
-    let more = || Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(more(), "job", None) }).expect("fits");
+    let more = || RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, asked: add(more(), "job", None) }).expect("fits");
     world.pass(10_000);
     world.ask(|request| Input::Revoke { request, name: "job".to_owned(), now: false }).expect("it stands");
     world.pass(120_000);
     assert_eq!(world.machines("default"), 4);
-    world.wish(bundles(&[(4, 4, 0)])).expect("there is room");
-    world.wish(bundles(&[(1, 4, 0)])).expect("in its place");
+    world.scale(bundles(&[(4, 4, 0)])).expect("there is room");
+    world.scale(bundles(&[(1, 4, 0)])).expect("in its place");
     world.pass(120_000);
     assert_eq!(world.machines("default"), 4, "a smaller request in the place of a larger one ends nothing either");
-    world.ask(|request| Input::Scale { request, wish: add(more(), "job", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(more(), "job", None) }).expect("fits");
     world.ask(|request| Input::Revoke { request, name: "job".to_owned(), now: true }).expect("it stands");
     world.pass(5_000);
     assert_eq!(world.machines("default"), 1, "what has room lies on the one that is left; the others were to go now");

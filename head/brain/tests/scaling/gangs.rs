@@ -6,22 +6,22 @@ use super::*;
 fn a_gang_is_served_whole_or_not_at_all() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
-    let gang = |spread| Wants::Bundles {
+    let gang = |spread| RequestedCapacity::Bundles {
         bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 3 }],
         gang: true,
         spread,
     };
-    world.wish(gang(false)).expect("it could be had");
+    world.scale(gang(false)).expect("it could be had");
     assert_eq!(world.calls.len(), 3);
     assert_eq!(world.machines("default"), 0);
     world.pass(30_000);
     assert_eq!(world.calls.len(), 3, "what is out of stock is left alone");
-    assert_eq!(world.brain.asks()[0].unmet.as_ref().map(|u| u.to_string().contains("StockOut")), Some(true));
+    assert_eq!(world.brain.request_views()[0].unmet.as_ref().map(|u| u.to_string().contains("StockOut")), Some(true));
     world.failing.clear();
     world.pass(60_000);
     assert_eq!(world.machines("default"), 3, "and tried again after a while");
     // Two more nodes cannot be had: one of the gang's demands would be left.
-    let refusal = world.wish(Wants::Bundles {
+    let refusal = world.scale(RequestedCapacity::Bundles {
         bundles: vec![Counted { bundle: Bundle { cpus: Quantity(3_000), ..Bundle::default() }, count: 5 }],
         gang: true,
         spread: false,
@@ -42,8 +42,8 @@ fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
     (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
     world.pass(5_000);
     assert_eq!(world.machines("other"), 3);
-    world.ask(|request| Input::Scale { request, wish: add(gang(5, 4), "large", None) }).expect("beside the schedule");
-    world.ask(|request| Input::Scale { request, wish: add(gang(1, 4), "small", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(gang(5, 4), "large", None) }).expect("beside the schedule");
+    world.ask(|request| Input::Scale { request, asked: add(gang(1, 4), "small", None) }).expect("fits");
     world.pass(600_000);
     assert_eq!(world.machines("default"), 1, "three places are free: {:?}", world.outlook.unmet);
 }
@@ -53,7 +53,7 @@ fn a_gang_that_cannot_be_served_is_in_nobody_s_way() {
 fn a_gang_that_gets_two_of_three_buys_no_two_again_and_again() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     let mut waiting: std::collections::VecDeque<Input> =
-        [Input::Scale { request: Request::new(900, Actor::LOCAL), wish: add(gang(3, 4), "gang", None) }].into();
+        [Input::Scale { request: Request::new(900, Actor::LOCAL), asked: add(gang(3, 4), "gang", None) }].into();
     let (mut alive, mut bought) = (BTreeSet::new(), 0);
     while world.now < 6 * 3_600_000 {
         while let Some(input) = waiting.pop_front() {
@@ -102,7 +102,7 @@ fn a_gang_without_room_names_the_budget() {
     // What a policy wants could make room for it, but they work.
     (1..=3).for_each(|n| world.busy(&format!("other-{n}"), 900));
     world.pass(5_000);
-    world.ask(|request| Input::Scale { request, wish: add(gang(3, 4), "gang", None) }).expect("beside the schedule");
+    world.ask(|request| Input::Scale { request, asked: add(gang(3, 4), "gang", None) }).expect("beside the schedule");
     world.pass(10_000);
     let why = &world.outlook.unmet[0].why;
     let is_budget = |cause: &UnmetCause| matches!(cause, UnmetCause::NeedsMoney { .. } | UnmetCause::BudgetLeaves { .. });
@@ -119,15 +119,15 @@ fn many_gangs_that_cannot_be_served_are_in_nobody_s_way() {
         let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", kind(0, 90, 16, 500))]));
         let large = ("large".to_owned(), Offer::default());
         world.failing.insert(large, FailureKind::Permanent);
-        world.ask(|request| Input::Scale { request, wish: add(gang(3, 16), "first", None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(gang(3, 16), "first", None) }).expect("there is room");
         world.pass(5_000);
         assert!(world.cluster.paused.contains_key(&name("large")));
         for n in 0..gangs {
-            world.ask(|request| Input::Scale { request, wish: add(gang(2, 16), &format!("gang-{n}"), None) }).expect("there is room");
+            world.ask(|request| Input::Scale { request, asked: add(gang(2, 16), &format!("gang-{n}"), None) }).expect("there is room");
         }
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
         world.pass(240_000);
-        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
+        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.request_views().last().map(|a| a.unmet.clone()));
     }
 }
 
@@ -140,14 +140,14 @@ fn many_that_cannot_be_served_are_in_nobody_s_way_under_a_limit() {
         let mut world = World::new(of.clone());
         world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
         for n in 0..gangs {
-            world.ask(|request| Input::Scale { request, wish: add(gang(4, 4), &format!("gang-{n}"), None) }).expect("there is room");
+            world.ask(|request| Input::Scale { request, asked: add(gang(4, 4), &format!("gang-{n}"), None) }).expect("there is room");
         }
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), "small", None) }).expect("there is room");
         (of.revision, of.max_workers) = (2, 3);
         world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
         world.ask(|request| Input::Resume { request }).expect("resumed");
         world.pass(240_000);
-        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.asks().last().map(|a| a.unmet.clone()));
+        assert_eq!(world.machines("default"), 1, "{gangs} gangs: {:?}", world.brain.request_views().last().map(|a| a.unmet.clone()));
     }
 }
 
@@ -160,11 +160,11 @@ fn many_gangs_that_do_not_fit_are_in_nobody_s_way() {
         let mut world = World::new(of.clone());
         world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
         for n in 0..gangs {
-            let Wants::Bundles { bundles, .. } = bundles(&[(2, 3, 0), (1, 2, 0)]) else { unreachable!() };
-            let wants = Wants::Bundles { bundles, gang: true, spread: false };
+            let RequestedCapacity::Bundles { bundles, .. } = bundles(&[(2, 3, 0), (1, 2, 0)]) else { unreachable!() };
+            let wants = RequestedCapacity::Bundles { bundles, gang: true, spread: false };
             let Ok(_) = put(&mut world, &format!("g{n}"), wants, None) else { break };
         }
-        let n = world.asks.len();
+        let n = world.requests.len();
         of.revision = 2;
         of.max_workers = 2;
         let said = put(&mut world, "small", bundles(&[(1, 2, 0)]), None);
@@ -230,8 +230,8 @@ fn a_restart_gives_half_a_gang_no_room() {
 fn prolonging_a_gang_lets_nothing_go() {
     let mut world = World::new(spec(&[("default", kind(0, 2, 10, 100))]));
     world.pass(60_000);
-    let Wants::Bundles { bundles, .. } = bundles(&[(2, 4, 0), (4, 3, 0)]) else { unreachable!() };
-    let wants = Wants::Bundles { bundles, gang: true, spread: false };
+    let RequestedCapacity::Bundles { bundles, .. } = bundles(&[(2, 4, 0), (4, 3, 0)]) else { unreachable!() };
+    let wants = RequestedCapacity::Bundles { bundles, gang: true, spread: false };
     put(&mut world, "job", wants.clone(), None).expect("two machines");
     world.pass(60_000);
     assert!(world.brain.is_ready("job"));
@@ -277,7 +277,7 @@ fn what_is_taken_back_takes_nothing_from_a_gang() {
     for (n, cpus) in [4, 3, 3, 4].into_iter().enumerate() {
         one(&mut world, &format!("job-{n}"), cpus, None);
     }
-    world.ask(|request| Input::Scale { request, wish: add(gang(5, 3), "gang", None) }).expect("there is room");
+    world.ask(|request| Input::Scale { request, asked: add(gang(5, 3), "gang", None) }).expect("there is room");
     world.pass(15_000);
     one(&mut world, "nine", 9, None);
     one(&mut world, "last", 1, None);
@@ -287,7 +287,7 @@ fn what_is_taken_back_takes_nothing_from_a_gang() {
     let leaving: Vec<_> = world.nodes.values().filter(|n| n.life.is_leaving()).map(|n| n.id.clone()).collect();
     world.pass(60_000);
     let again = world.calls.len();
-    assert!(leaving.is_empty() && again == 4, "{leaving:?} are let go, {} machines are asked for again", again - 4);
+    assert!(leaving.is_empty() && again == 4, "{leaving:?} are scaled in, {} machines are asked for again", again - 4);
 }
 
 /// Nobody loses room to a gang whose machine is not to be had after all.

@@ -7,7 +7,7 @@ fn limits_that_are_lowered_hold_for_what_is_there() {
     let mut of = spec(&[("default", kind(1, 6, 4, 500)), ("dear", kind(0, 3, 8, 900))]);
     let mut world = World::new(of.clone());
     world.workers(5).expect("within the bounds");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 8, 0)]), "big", None) }).expect("there is room");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 8, 0)]), "big", None) }).expect("there is room");
     assert_eq!((world.machines("default"), world.machines("dear")), (5, 1));
     (of.revision, of.max_workers) = (2, 4);
     assert_eq!(world.brain.excess(&of).len(), 2, "it is told beforehand, of both types");
@@ -18,8 +18,8 @@ fn limits_that_are_lowered_hold_for_what_is_there() {
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     world.pass(2_000);
     assert_eq!((world.machines("default"), world.machines("dear")), (2, 0), "1.00/h and no more");
-    let asks = world.brain.asks();
-    assert!(asks.iter().all(|a| a.unmet.is_some()), "what is not there is not met: {asks:?}");
+    let requests = world.brain.request_views();
+    assert!(requests.iter().all(|a| a.unmet.is_some()), "what is not there is not met: {requests:?}");
     world.workers(1).expect("less is always to be had");
     world.pass(2_000);
     assert_eq!(world.machines("default"), 1);
@@ -112,7 +112,11 @@ fn who_may_leave_leaves_for_a_limit() {
     world
         .ask(|request| Input::Scale {
             request,
-            wish: Wish { additive: false, name: None, ..add(Wants::Workers { node_type: name("default"), count: 3 }, "", None) },
+            asked: NewRequest {
+                additive: false,
+                name: None,
+                ..add(RequestedCapacity::Workers { node_type: name("default"), count: 3 }, "", None)
+            },
         })
         .expect("ok");
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
@@ -160,7 +164,7 @@ fn what_only_another_choice_leaves_room_for_is_had() {
     let mut of = small_and_big(0);
     of.max_workers = 2;
     let mut world = World::new(of);
-    world.wish(bundles(&[(4, 1, 0)])).expect("one big one has room for them");
+    world.scale(bundles(&[(4, 1, 0)])).expect("one big one has room for them");
     world.pass(10_000);
     assert_eq!((world.machines("small"), world.machines("big")), (0, 1));
     assert!(world.brain.is_ready("room"));
@@ -168,7 +172,7 @@ fn what_only_another_choice_leaves_room_for_is_had() {
     let mut of = small_and_big(1);
     of.budget = Some(MoneyPerHour(450_000));
     let mut world = World::new(of);
-    world.wish(bundles(&[(4, 1, 0)])).expect("four small ones have room for them");
+    world.scale(bundles(&[(4, 1, 0)])).expect("four small ones have room for them");
     world.pass(10_000);
     assert_eq!((world.machines("small"), world.machines("big")), (4, 0));
     // Of many that do not all have room, as many as possible do.
@@ -179,13 +183,13 @@ fn what_only_another_choice_leaves_room_for_is_had() {
     (of.revision, of.max_workers) = (2, 20);
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of.clone() });
     for n in 0..10 {
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), &format!("job-{n}"), None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 1, 0)]), &format!("job-{n}"), None) }).expect("there is room");
     }
     (of.revision, of.max_workers) = (3, 2);
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.pass(10_000);
-    assert_eq!(world.brain.asks().iter().filter(|ask| ask.ready).count(), 8);
+    assert_eq!(world.brain.request_views().iter().filter(|ask| ask.ready).count(), 8);
 }
 
 /// What is used is not exchanged for what would hold more: that is for a person to say.
@@ -194,11 +198,11 @@ fn what_is_in_its_own_way_is_told() {
     let mut of = spec(&[("small", kind(0, 10, 2, 100)), ("large", kind(0, 10, 8, 500))]);
     of.max_workers = 3;
     let mut world = World::new(of);
-    world.wish(bundles(&[(6, 1, 0)])).expect("three small ones are the cheapest");
+    world.scale(bundles(&[(6, 1, 0)])).expect("three small ones are the cheapest");
     world.pass(10_000);
     assert_eq!(world.machines("small"), 3);
     (1..=3).for_each(|n| world.busy(&format!("small-{n}"), 900));
-    let answer = world.wish(bundles(&[(20, 1, 0)])).expect("three large ones would do");
+    let answer = world.scale(bundles(&[(20, 1, 0)])).expect("three large ones would do");
     let told = "machines of other types would hold all of it, but machines in use are not exchanged: `cloudtik drain` those that can go";
     assert!(answer.contains("it waits: ") && answer.contains(told), "{answer}");
     for n in 1..=3 {
@@ -209,13 +213,13 @@ fn what_is_in_its_own_way_is_told() {
     assert!(world.brain.is_ready("room"));
 }
 
-/// What goes because a limit was lowered is chosen otherwise than what nobody wants, and told so.
+/// What goes because a limit was lowered is chosen otherwise than what is not wanted, and told so.
 #[test]
 fn why_one_goes_is_told_as_it_was_chosen() {
     let mut of = spec(&[("default", kind(0, 4, 4, 100))]);
     of.budget = Some(MoneyPerHour(400_000));
     let mut world = World::new(of.clone());
-    world.wish(bundles(&[(3, 4, 0)])).expect("fits");
+    world.scale(bundles(&[(3, 4, 0)])).expect("fits");
     world.pass(10_000);
     (of.revision, of.budget) = (2, Some(MoneyPerHour(200_000)));
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
@@ -262,7 +266,7 @@ fn a_request_that_a_lowered_maximum_clips_waits() {
     assert_eq!(world.brain.conflicting_requests(&of), [expected]);
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(60_000);
-    let ask = &world.brain.asks()[0];
+    let ask = &world.brain.request_views()[0];
     assert!(!ask.ready && matches!(ask.unmet, Some(Shortfall::AboveTypeMaximum { present: 1, wanted: 3, max: 1, .. })), "{ask:?}");
 }
 

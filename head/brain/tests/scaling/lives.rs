@@ -39,7 +39,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
         }
         let all: Vec<_> = world.nodes.keys().cloned().collect();
         let some = all[dice.roll(all.len() as u64) as usize].clone();
-        let asks: Vec<String> = world.asks.keys().cloned().collect();
+        let requests: Vec<String> = world.requests.keys().cloned().collect();
         let op = dice.roll(18);
         say(format!("{} op {op} {some}", world.now));
         match op {
@@ -47,24 +47,24 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
                 let shapes: Vec<(u32, u64, u64)> = (0..1 + dice.roll(2))
                     .map(|_| (1 + dice.roll(4) as u32, 1 + dice.roll(4), if dice.roll(5) == 0 { 1 } else { 0 }))
                     .collect();
-                let Wants::Bundles { bundles, .. } = bundles(&shapes) else { continue };
-                let wants = Wants::Bundles { bundles, gang: dice.roll(3) == 0, spread: dice.roll(4) == 0 };
+                let RequestedCapacity::Bundles { bundles, .. } = bundles(&shapes) else { continue };
+                let wants = RequestedCapacity::Bundles { bundles, gang: dice.roll(3) == 0, spread: dice.roll(4) == 0 };
                 let until = (dice.roll(3) == 0).then(|| world.now + 1_000 + dice.roll(1_000_000));
                 let named = format!("r{}", dice.roll(12));
-                let said = world.ask(|request| Input::Scale { request, wish: add(wants.clone(), &named, until) });
+                let said = world.ask(|request| Input::Scale { request, asked: add(wants.clone(), &named, until) });
                 say(format!("  {named} {wants} until {until:?}: {said:?}"));
             }
             4 => {
                 let of = ["default", "gpu", "zoned"][dice.roll(3) as usize];
-                let wants = Wants::Workers { node_type: name(of), count: 1 + dice.roll(5) as u32 };
+                let wants = RequestedCapacity::Workers { node_type: name(of), count: 1 + dice.roll(5) as u32 };
                 let said = world.ask(|request| Input::Scale {
                     request,
-                    wish: Wish { name: None, wants, additive: dice.roll(2) == 0, until: None, reason: String::new() },
+                    asked: NewRequest { name: None, wants, additive: dice.roll(2) == 0, until: None, reason: String::new() },
                 });
                 say(format!("  {said:?}"));
             }
-            5 | 6 if !asks.is_empty() => {
-                let named = asks[dice.roll(asks.len() as u64) as usize].clone();
+            5 | 6 if !requests.is_empty() => {
+                let named = requests[dice.roll(requests.len() as u64) as usize].clone();
                 let _ = world.ask(|request| Input::Revoke { request, name: named, now: true });
             }
             7 => {
@@ -141,7 +141,7 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     world.pass(7_200_000);
     let (calls, events) = (world.calls.len(), world.events.len());
     world.pass(1_800_000);
-    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
+    let unmet: Vec<_> = world.brain.request_views().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
     if !unmet.is_empty() {
         return Err(format!("not served: {unmet:?}"));
     }
@@ -164,14 +164,15 @@ fn live(seed: u64, trace: bool) -> Result<(), String> {
     // What is there is as cheap as what another head would plan.
     let there = world.machines.len();
     let events = world.events.len();
-    let asks: Vec<String> = world.brain.asks().into_iter().map(|a| format!("{} {}", a.request.name, a.request.wants)).collect();
+    let requests: Vec<String> =
+        world.brain.request_views().into_iter().map(|a| format!("{} {}", a.request.name, a.request.wants)).collect();
     world.restart();
     world.pass(1_800_000);
     if world.calls.len() != calls {
         let all: Vec<_> =
             world.events[events..].iter().map(|e| &e.what).filter(|w| matches!(w, What::Launch(_) | What::ScaleIn(_))).collect();
         println!(
-            "{asks:#?} {all:#?} {:?}",
+            "{requests:#?} {all:#?} {:?}",
             world.nodes.values().filter(|n| n.life.is_counted()).map(|n| n.id.as_str()).collect::<Vec<_>>()
         );
         return Err(format!("a restart changes {there} machines to {}, {} calls", world.machines.len(), world.calls.len() - calls));

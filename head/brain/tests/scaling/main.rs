@@ -20,10 +20,10 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Record, Request, Session, Wish};
+use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, NewRequest, Record, Request, Session};
 use cloudtik_model::alarm::Alarm;
 use cloudtik_model::conflict::{ConflictCause, RequestConflict};
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity};
 use cloudtik_model::event::{Event, EventKind, NotChosen, Purpose, Replan, ScaleInChoice, StateName, TypeChoice, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord, NodeState};
 use cloudtik_model::outlook::{BeyondMax, Blocked, LoadLevel, PolicyView, Shortfall, Source, UnmetCause};
@@ -47,14 +47,14 @@ pub fn load_policy() -> Policy {
     }
 }
 
-pub fn add(wants: Wants, named: &str, until: Option<u64>) -> Wish {
+pub fn add(wants: RequestedCapacity, named: &str, until: Option<u64>) -> NewRequest {
     let until = until.map(|at| Timestamp(MONDAY + at));
-    Wish { name: Some(named.to_owned()), wants, additive: true, until, reason: "two\nlines".to_owned() }
+    NewRequest { name: Some(named.to_owned()), wants, additive: true, until, reason: "two\nlines".to_owned() }
 }
 
-pub fn gang(count: u32, cpus: u64) -> Wants {
+pub fn gang(count: u32, cpus: u64) -> RequestedCapacity {
     let bundle = Bundle { cpus: Quantity(cpus * 1_000), ..Bundle::default() };
-    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: true, spread: false }
+    RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count }], gang: true, spread: false }
 }
 
 pub fn throttled() -> Failure {
@@ -66,27 +66,27 @@ pub fn default_offer() -> (String, Offer) {
 }
 
 pub fn unmet(world: &World) -> Vec<(String, String)> {
-    world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why.to_string()))).collect()
+    world.brain.request_views().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why.to_string()))).collect()
 }
 
 pub fn decisions(world: &World) -> Vec<String> {
     world.events.iter().filter(|e| e.kind == EventKind::Decision).map(|e| e.message()).collect()
 }
 
-pub fn put(world: &mut World, named: &str, wants: Wants, until: Option<u64>) -> Result<String, String> {
-    world.ask(|request| Input::Scale { request, wish: add(wants, named, until) })
+pub fn put(world: &mut World, named: &str, wants: RequestedCapacity, until: Option<u64>) -> Result<String, String> {
+    world.ask(|request| Input::Scale { request, asked: add(wants, named, until) })
 }
 
 /// One piece of room, and time to have it.
 pub fn one(world: &mut World, named: &str, cpus: u64, until: Option<u64>) {
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, cpus, 0)]), named, until) }).expect("there is room");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, cpus, 0)]), named, until) }).expect("there is room");
     world.pass(15_000);
 }
 
-pub fn licensed(count: u32, cpus: u64) -> Wants {
+pub fn licensed(count: u32, cpus: u64) -> RequestedCapacity {
     let resources = BTreeMap::from([("licence".to_owned(), Quantity(1_000))]);
     let bundle = Bundle { cpus: Quantity(cpus * 1_000), resources, ..Bundle::default() };
-    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
+    RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
 }
 
 pub fn with_gpus(min: u32, max: u32) -> WorkerType {

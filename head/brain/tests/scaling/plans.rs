@@ -8,7 +8,7 @@ fn a_restart_lets_nobody_go_who_boots_for_room() {
     let mut world = World::new(spec(&[("default", detected(1, 4, 100))]));
     world.pass(5_000);
     world.silent.insert(id("w2"));
-    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
+    world.scale(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
     assert_eq!(world.machines("default"), 2);
     world.pass(20_000);
     let calls = world.calls.len();
@@ -25,7 +25,7 @@ fn a_restart_lets_nobody_go_who_boots_for_room() {
 fn a_restart_buys_nothing_for_what_has_room() {
     let mut world = World::new(spec(&[("default", detected(1, 4, 100)), ("dear", kind(0, 4, 4, 900))]));
     world.pass(5_000);
-    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
+    world.scale(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
     world.pass(10_000);
     assert_eq!((world.machines("default"), world.machines("dear")), (2, 0));
     assert!(world.brain.is_ready("room"));
@@ -43,7 +43,7 @@ fn used_up(max: u32, until: Option<u64>) -> (Spec, World) {
     }
     one(&mut world, "last", 1, until);
     assert_eq!(world.machines("default"), 3);
-    assert!(world.brain.asks().iter().all(|a| a.unmet.is_none()));
+    assert!(world.brain.request_views().iter().all(|a| a.unmet.is_none()));
     (of, world)
 }
 
@@ -63,7 +63,7 @@ fn what_ends_buys_nothing() {
     let (_, mut world) = used_up(10, Some(300_000));
     let calls = world.calls.len();
     world.pass(300_000);
-    assert!(!world.asks.contains_key("last"));
+    assert!(!world.requests.contains_key("last"));
     assert_eq!(world.calls.len(), calls, "bought because less is wanted");
 }
 
@@ -84,7 +84,7 @@ fn what_is_taken_back_leaves_nobody_without_room() {
     let (_, mut world) = used_up(3, None);
     let before = world.outlook.unmet.clone();
     world.ask(|request| Input::Revoke { request, name: "last".to_owned(), now: true }).expect("it stands");
-    let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
+    let unmet: Vec<_> = world.brain.request_views().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
     world.pass(60_000);
     let later = world.outlook.unmet.clone();
     assert!(unmet.is_empty(), "{before:?} before, {unmet:?} then, {later:?} a minute later");
@@ -102,8 +102,8 @@ fn a_restart_buys_nothing_for_many_that_differ() {
             for (m, cpus) in [4, 3, 3].into_iter().enumerate() {
                 memory += 1;
                 let bundle = Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes((1 << 30) + memory), ..Bundle::default() };
-                let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 1 }], gang: false, spread: false };
-                world.ask(|request| Input::Scale { request, wish: add(wants, &format!("job-{n}-{m}"), None) }).expect("there is room");
+                let wants = RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count: 1 }], gang: false, spread: false };
+                world.ask(|request| Input::Scale { request, asked: add(wants, &format!("job-{n}-{m}"), None) }).expect("there is room");
                 world.pass(100);
             }
         }
@@ -124,7 +124,7 @@ fn a_restart_buys_nothing_for_what_lies_on_the_minimum() {
     }
     world.pass(600_000);
     assert_eq!(world.machines("default"), 2);
-    assert!(world.brain.asks().iter().all(|a| a.unmet.is_none() && a.ready));
+    assert!(world.brain.request_views().iter().all(|a| a.unmet.is_none() && a.ready));
     world.restart();
     world.pass(3_600_000);
     assert_eq!((world.calls.len(), world.machines("default")), (2, 2), "an hour after a restart");
@@ -138,7 +138,7 @@ fn what_is_taken_back_keeps_nothing_beyond_the_minimum() {
         one(&mut world, &format!("job-{n}"), cpus, None);
     }
     world.pass(60_000);
-    assert_eq!((world.calls.len(), world.brain.asks().iter().filter(|a| a.unmet.is_some()).count()), (3, 0));
+    assert_eq!((world.calls.len(), world.brain.request_views().iter().filter(|a| a.unmet.is_some()).count()), (3, 0));
     world.ask(|request| Input::Revoke { request, name: "job-7".to_owned(), now: true }).expect("it stands");
     world.pass(3_600_000);
     assert_eq!((world.calls.len(), world.machines("default")), (3, 3), "an hour after less was wanted");
@@ -152,14 +152,14 @@ fn who_has_room_keeps_it_where_no_more_is_to_be_had() {
         for (n, cpus) in [4, 3, 3, 4, 3, 3, 9, 1].into_iter().enumerate() {
             one(&mut world, &format!("job-{n}"), cpus, None);
         }
-        assert!(world.brain.asks().iter().all(|a| a.unmet.is_none() && a.ready));
+        assert!(world.brain.request_views().iter().all(|a| a.unmet.is_none() && a.ready));
         if restarts {
             world.restart();
         } else {
             world.ask(|request| Input::Revoke { request, name: "job-7".to_owned(), now: true }).expect("it stands");
         }
         world.pass(3_600_000);
-        let unmet: Vec<_> = world.brain.asks().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
+        let unmet: Vec<_> = world.brain.request_views().into_iter().filter_map(|a| a.unmet.map(|why| (a.request.name, why))).collect();
         assert!(unmet.is_empty(), "an hour later (restarts: {restarts}): {unmet:?}");
     }
 }
@@ -169,7 +169,7 @@ fn part_is_kept(restarts: bool) {
         bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(gib << 30), ..Bundle::default() },
         count: n,
     };
-    let room = |of: Counted| Wants::Bundles { bundles: vec![of], gang: false, spread: false };
+    let room = |of: Counted| RequestedCapacity::Bundles { bundles: vec![of], gang: false, spread: false };
     let mut ten = kind(0, 3, 10, 100);
     ten.resources = Some(Resources { cpus: 10, memory: Bytes(10 << 30), gpus: 0 });
     let mut world = World::new(spec(&[("default", ten)]));
@@ -182,7 +182,7 @@ fn part_is_kept(restarts: bool) {
     put(&mut world, "second", room(shape(4, 2, 2)), None).expect("one machine");
     world.pass(5_000);
     let of = |world: &World| -> u32 {
-        let number = world.asks["first"].number;
+        let number = world.requests["first"].number;
         world.brain.plan().values().flatten().filter(|p| p.request == number).map(|p| p.count).sum()
     };
     assert_eq!(of(&world), 1, "{:?}", unmet(&world));
@@ -310,10 +310,10 @@ fn a_head_that_runs_finds_what_is_cheaper() {
 fn less_room_buys_nothing() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 10, 100))]));
     world.pass(60_000);
-    world.wish(bundles(&[(2, 4, 0), (5, 3, 0), (1, 2, 0)])).expect("three");
+    world.scale(bundles(&[(2, 4, 0), (5, 3, 0), (1, 2, 0)])).expect("three");
     world.pass(60_000);
     let calls = world.calls.len();
-    world.wish(bundles(&[(2, 4, 0), (4, 3, 0)])).expect("less");
+    world.scale(bundles(&[(2, 4, 0), (4, 3, 0)])).expect("less");
     world.pass(60_000);
     assert_eq!(world.calls.len(), calls, "{:?}", decisions(&world));
 }
@@ -327,8 +327,8 @@ fn many_that_wait_take_nothing_from_one_that_has() {
     put(&mut world, "last", bundles(&[(1, 1, 0)]), None).expect("fits");
     world.pass(10_000);
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
-    let Wants::Bundles { bundles: of_gang, .. } = bundles(&[(1, 6, 0), (2, 2, 0)]) else { unreachable!("they are bundles") };
-    put(&mut world, "gang", Wants::Bundles { bundles: of_gang, gang: true, spread: false }, None).expect("fits");
+    let RequestedCapacity::Bundles { bundles: of_gang, .. } = bundles(&[(1, 6, 0), (2, 2, 0)]) else { unreachable!("they are bundles") };
+    put(&mut world, "gang", RequestedCapacity::Bundles { bundles: of_gang, gang: true, spread: false }, None).expect("fits");
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 1, 10, 100))].into());
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.ask(|request| Input::Resume { request }).expect("resumed");

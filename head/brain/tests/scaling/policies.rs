@@ -292,8 +292,8 @@ fn less_load_is_believed_only_a_window_after_somebody_left() {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
     (of.policies, of.idle_after_ms) = (vec![Policy { pause_ms: 1_000, ..load_policy() }], 1_000);
     let mut world = World::new(of);
-    let more = Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(60_000)) }).expect("fits");
+    let more = RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, asked: add(more, "job", Some(60_000)) }).expect("fits");
     (1..=4).for_each(|n| world.busy(&format!("w{n}"), 200));
     while world.machines("default") > 2 {
         world.pass(1_000);
@@ -333,7 +333,7 @@ fn a_policy_gives_nothing_up_for_what_cannot_be_had() {
     world.failing.insert(("large".to_owned(), Offer::default()), FailureKind::StockOut);
     world.pass(10_000);
     assert_eq!(world.machines("default"), 5);
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(3, 16, 0)]), "large", None) }).expect("there is room");
     // What three large ones may take is left free, and not one of them is to be had.
     let (mut least, mut calls) = (5, world.calls.len());
     for _ in 0..120 {

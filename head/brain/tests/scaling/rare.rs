@@ -54,7 +54,7 @@ fn large_machines_are_not_wasted() {
     large.resources = Some(Resources { cpus: 4, memory: Bytes(64 << 30), gpus: 0 });
     let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("large", large)]));
     world.pass(10_000);
-    let memory = |cpus: u64| Wants::Bundles {
+    let memory = |cpus: u64| RequestedCapacity::Bundles {
         bundles: vec![Counted { bundle: Bundle { cpus: Quantity(cpus * 1_000), memory: Bytes(30 << 30), ..Bundle::default() }, count: 1 }],
         gang: false,
         spread: false,
@@ -165,8 +165,8 @@ fn as_little_makes_room_as_will_do() {
 
     let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100)), ("gpu", with_gpus(2, 30))]));
     world.pass(20_000);
-    let Wants::Bundles { bundles: of, .. } = bundles(&[(2, 1, 1)]) else { unreachable!() };
-    put(&mut world, "apart", Wants::Bundles { bundles: of, gang: false, spread: true }, None).expect("one on each");
+    let RequestedCapacity::Bundles { bundles: of, .. } = bundles(&[(2, 1, 1)]) else { unreachable!() };
+    put(&mut world, "apart", RequestedCapacity::Bundles { bundles: of, gang: false, spread: true }, None).expect("one on each");
     put(&mut world, "plain", bundles(&[(2, 4, 0), (6, 1, 0)]), None).expect("fits");
     world.pass(20_000);
     put(&mut world, "gpus", bundles(&[(2, 1, 1)]), None).expect("fits");

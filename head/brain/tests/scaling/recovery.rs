@@ -141,7 +141,7 @@ fn who_speaks_over_a_link_that_was_replaced_is_not_heard() {
     assert_ne!(world.brain.node(&id("w2")).expect("it is known").record.life, NodeState::Ready);
 }
 
-/// A whole that is just as large as it must be gets a member that was lost back.
+/// A group that is just as large as it must be gets a lost member back.
 #[test]
 fn a_member_of_a_whole_of_the_least_size_is_replaced() {
     let mut of = spec(&[("default", kind(3, 3, 4, 100))]);

@@ -29,7 +29,7 @@ fn room_is_bought_from_the_cheapest_type_and_said_why() {
     let gpu = WorkerType { resources: Some(Resources { cpus: 8, memory: Bytes(1 << 36), gpus: 2 }), ..kind(0, 4, 8, 90) };
     let mut world =
         World::new(spec(&[("default", kind(0, 10, 4, 100)), ("dear", kind(0, 10, 4, 130)), ("gpu", gpu), ("small", kind(0, 10, 1, 10))]));
-    world.wish(bundles(&[(6, 2, 0)])).expect("there is room");
+    world.scale(bundles(&[(6, 2, 0)])).expect("there is room");
     assert_eq!((world.machines("default"), world.machines("dear"), world.machines("gpu"), world.machines("small")), (3, 0, 0, 0));
     let (needs, requests, types) = bought(&world, "w1");
     let cpus = |n: u64| Bundle { cpus: Quantity(n * 1_000), ..Bundle::default() };
@@ -38,7 +38,7 @@ fn room_is_bought_from_the_cheapest_type_and_said_why() {
     assert_eq!(types[&name("gpu")], NotChosen::GpusNotNeeded);
     assert!(matches!(types[&name("dear")], NotChosen::MoreExpensive { .. }), "{types:?}");
     // What wants GPUs gets them, and what does not may go beside it.
-    world.wish(bundles(&[(4, 1, 1), (1, 4, 0)])).expect("there is room");
+    world.scale(bundles(&[(4, 1, 1), (1, 4, 0)])).expect("there is room");
     assert_eq!(world.machines("gpu"), 2);
 }
 
@@ -48,20 +48,20 @@ fn what_cannot_be_had_is_refused_with_what_it_would_take() {
     of.budget = Some(MoneyPerHour(2_000_000));
     let mut world = World::new(of);
     for (wants, says) in [
-        (Wants::Workers { node_type: name("default"), count: 5 }, "would bring the cluster to 2.50/h, its budget is 2.00/h"),
-        (Wants::Workers { node_type: name("default"), count: 7 }, "not between its min 1 and max 6"),
-        (Wants::Workers { node_type: name("other"), count: 1 }, "there is no node type other; there is default"),
+        (RequestedCapacity::Workers { node_type: name("default"), count: 5 }, "would bring the cluster to 2.50/h, its budget is 2.00/h"),
+        (RequestedCapacity::Workers { node_type: name("default"), count: 7 }, "not between its min 1 and max 6"),
+        (RequestedCapacity::Workers { node_type: name("other"), count: 1 }, "there is no node type other; there is default"),
         (bundles(&[(1, 5, 0)]), "no node type has 5 cpus: default has only 4 cpus"),
         (bundles(&[(1, 1, 1)]), "default has no gpus"),
         (bundles(&[(17, 1, 0)]), "the budget is 2.00/h, 2.50/h is needed"),
         (bundles(&[(25, 1, 0)]), "workers.default.max is 6, 7 are needed"),
     ] {
-        let refusal = world.wish(wants.clone()).expect_err("too much");
+        let refusal = world.scale(wants.clone()).expect_err("too much");
         assert!(refusal.contains(says), "{wants}: {refusal}");
     }
     assert_eq!(world.machines("default"), 1, "nothing was changed");
-    assert!(world.asks.is_empty());
-    world.wish(bundles(&[(16, 1, 0)])).expect("just within the budget");
+    assert!(world.requests.is_empty());
+    world.scale(bundles(&[(16, 1, 0)])).expect("just within the budget");
     assert_eq!(world.machines("default"), 4);
     let refusal = world.workers(5).expect_err("together they are too much");
     assert!(refusal.contains("budget"), "{refusal}");
@@ -70,12 +70,12 @@ fn what_cannot_be_had_is_refused_with_what_it_would_take() {
 #[test]
 fn demands_that_are_apart_are_on_nodes_of_their_own() {
     let mut world = World::new(spec(&[("default", kind(1, 5, 8, 100))]));
-    let wants = Wants::Bundles {
+    let wants = RequestedCapacity::Bundles {
         bundles: vec![Counted { bundle: Bundle { cpus: Quantity(1_000), ..Bundle::default() }, count: 4 }],
         gang: false,
         spread: true,
     };
-    world.wish(wants).expect("there is room");
+    world.scale(wants).expect("there is room");
     assert_eq!(world.machines("default"), 4, "one was there");
 }
 
@@ -83,24 +83,24 @@ fn demands_that_are_apart_are_on_nodes_of_their_own() {
 fn requests_add_up_end_and_survive_a_restart() {
     let mut world = World::new(spec(&[("default", kind(1, 9, 4, 100))]));
     world.workers(3).expect("within the bounds");
-    let more = |count, until| Wish {
+    let more = |count, until| NewRequest {
         name: None,
-        wants: Wants::Workers { node_type: name("default"), count },
+        wants: RequestedCapacity::Workers { node_type: name("default"), count },
         additive: true,
         until,
         reason: "a test".to_owned(),
     };
-    world.ask(|request| Input::Scale { request, wish: more(2, None) }).expect("two more");
+    world.ask(|request| Input::Scale { request, asked: more(2, None) }).expect("two more");
     let until = Some(Timestamp(MONDAY + 600_000));
-    world.ask(|request| Input::Scale { request, wish: more(1, until) }).expect("one more for a while");
+    world.ask(|request| Input::Scale { request, asked: more(1, until) }).expect("one more for a while");
     assert_eq!(world.machines("default"), 6);
     world.restart();
     world.pass(5_000);
-    let names: Vec<String> = world.brain.asks().into_iter().map(|a| a.request.name).collect();
+    let names: Vec<String> = world.brain.request_views().into_iter().map(|a| a.request.name).collect();
     assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(600_000);
-    assert_eq!((world.brain.asks().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
+    assert_eq!((world.brain.request_views().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 0));
     world.pass(290_000);
     assert_eq!(world.machines("default"), 6);
@@ -118,12 +118,12 @@ fn requests_add_up_end_and_survive_a_restart() {
 fn asking_again_changes_how_long_it_stands() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     put(&mut world, "job", bundles(&[(1, 4, 0)]), Some(600_000)).expect("fits");
-    let came = world.brain.asks()[0].request.at;
+    let came = world.brain.request_views()[0].request.at;
     world.pass(10_000);
-    let silent = Wish { reason: String::new(), ..add(bundles(&[(1, 4, 0)]), "job", None) };
-    let said = world.ask(|request| Input::Scale { request, wish: silent }).expect("it stands");
+    let silent = NewRequest { reason: String::new(), ..add(bundles(&[(1, 4, 0)]), "job", None) };
+    let said = world.ask(|request| Input::Scale { request, asked: silent }).expect("it stands");
     assert!(said.ends_with("; it now lasts until it is revoked"), "{said}");
-    let ask = world.brain.asks().remove(0).request;
+    let ask = world.brain.request_views().remove(0).request;
     assert_eq!((ask.at, ask.until, ask.reason.as_str()), (came, None, "two lines"));
 }
 
@@ -132,28 +132,28 @@ fn what_is_promised_while_held_fits_together() {
     let mut world = World::new(spec(&[("default", kind(0, 6, 4, 100))]));
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
     world.workers(4).expect("within the bounds");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(6, 4, 0)]), "all", None) }).expect("just fits");
-    let refusal = world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), "more", None) });
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(6, 4, 0)]), "all", None) }).expect("just fits");
+    let refusal = world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), "more", None) });
     assert!(refusal.expect_err("six are promised").contains("max is 6, 7 are needed"));
-    assert!(world.brain.asks().iter().all(|a| a.unmet.is_some()), "nothing of it is there");
+    assert!(world.brain.request_views().iter().all(|a| a.unmet.is_some()), "nothing of it is there");
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.pass(1_000);
     assert_eq!(world.machines("default"), 6);
-    assert!(world.brain.asks().iter().all(|a| a.unmet.is_none()), "{:?}", world.brain.asks());
+    assert!(world.brain.request_views().iter().all(|a| a.unmet.is_none()), "{:?}", world.brain.request_views());
 }
 
 #[test]
 fn a_drain_takes_one_from_what_was_asked_for() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
-    let wish = Wish {
+    let asked = NewRequest {
         name: Some("batch".to_owned()),
         additive: false,
-        ..add(Wants::Workers { node_type: name("default"), count: 4 }, "", Some(60_000))
+        ..add(RequestedCapacity::Workers { node_type: name("default"), count: 4 }, "", Some(60_000))
     };
-    world.ask(|request| Input::Scale { request, wish }).expect("within the bounds");
+    world.ask(|request| Input::Scale { request, asked }).expect("within the bounds");
     let said = world.ask(|request| Input::Drain { request, node: id("w4") }).expect("it may go");
     assert!(said.contains("drops by one"), "{said}");
-    let ask = &world.brain.asks()[0].request;
+    let ask = &world.brain.request_views()[0].request;
     assert_eq!((ask.name.as_str(), ask.until, ask.reason.as_str()), ("batch", Some(Timestamp(MONDAY + 60_000)), "two lines"));
     world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() }).expect("set aside");
     world.pass(2_000);
@@ -186,13 +186,13 @@ fn a_resource_that_is_gone_is_missed() {
     let mut of = spec(&[("default", licensed)]);
     let mut world = World::new(of.clone());
     let bundle = Bundle { resources: BTreeMap::from([("licence".to_owned(), Quantity::ONE)]), ..Bundle::default() };
-    let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
-    world.wish(wants).expect("there is room");
+    let wants = RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false };
+    world.scale(wants).expect("there is room");
     assert_eq!(world.machines("default"), 2);
     (of.revision, of.workers) = (2, [(name("default"), kind(0, 3, 4, 100))].into());
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(1_000);
-    let unmet = world.brain.asks()[0].unmet.clone().expect("it has no room");
+    let unmet = world.brain.request_views()[0].unmet.clone().expect("it has no room");
     let is_unknown = |cause: &UnmetCause| matches!(cause, UnmetCause::NotOffered { resources } if *resources == ["licence"]);
     assert!(matches!(&unmet, Shortfall::NoRoom { why, .. } if why.iter().any(is_unknown)), "{unmet:?}");
 }
@@ -205,7 +205,7 @@ fn room_does_not_take_what_a_minimum_needs() {
     world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
     of.revision = 2;
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
-    world.wish(bundles(&[(1, 2, 0)])).expect("the minimum's node has room for it");
+    world.scale(bundles(&[(1, 2, 0)])).expect("the minimum's node has room for it");
     world.pass(5_000);
     assert_eq!((world.machines("default"), world.machines("large")), (0, 0), "the only place is the minimum's");
     world.failing.clear();
@@ -216,16 +216,16 @@ fn room_does_not_take_what_a_minimum_needs() {
 #[test]
 fn where_room_lies_is_planned_anew_if_that_makes_room() {
     let mut world = World::new(spec(&[("default", kind(2, 4, 1, 100)), ("big", kind(0, 2, 4, 350))]));
-    world.wish(bundles(&[(8, 1, 0)])).expect("there is room");
+    world.scale(bundles(&[(8, 1, 0)])).expect("there is room");
     world.pass(5_000);
-    let apart = Wants::Bundles {
+    let apart = RequestedCapacity::Bundles {
         bundles: vec![Counted { bundle: Bundle { cpus: Quantity::ONE, ..Bundle::default() }, count: 3 }],
         gang: true,
         spread: true,
     };
-    world.ask(|request| Input::Scale { request, wish: add(apart, "apart", None) }).expect("both fit");
+    world.ask(|request| Input::Scale { request, asked: add(apart, "apart", None) }).expect("both fit");
     world.pass(30_000);
-    assert!(world.brain.asks().iter().all(|ask| ask.ready), "{:?}", world.brain.asks());
+    assert!(world.brain.request_views().iter().all(|ask| ask.ready), "{:?}", world.brain.request_views());
 }
 
 /// No dear node is kept for what a node that is there anyway has room for.
@@ -238,7 +238,7 @@ fn room_moves_to_what_is_there_anyway() {
     let mut world = World::new(of);
     world.pass(5_000);
     for job in ["a", "b"] {
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 4, 0)]), job, None) }).expect("fits");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 4, 0)]), job, None) }).expect("fits");
     }
     world.workers(2).expect("fits");
     assert_eq!((world.machines("default"), world.machines("dear")), (2, 1));
@@ -257,22 +257,23 @@ fn room_moves_to_what_is_there_anyway() {
 #[test]
 fn what_is_refused_moves_no_end() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
-    let wants = Wants::Workers { node_type: name("default"), count: 3 };
-    let wish = Wish { name: Some("job".to_owned()), additive: false, ..add(wants, "", Some(3_600_000)) };
-    world.ask(|request| Input::Scale { request, wish }).expect("fits");
+    let wants = RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    let asked = NewRequest { name: Some("job".to_owned()), additive: false, ..add(wants, "", Some(3_600_000)) };
+    world.ask(|request| Input::Scale { request, asked }).expect("fits");
     // The wall clock is wrong by two hours for a moment; somebody asks for what is refused.
     world.now += 400;
     let wall = Moment { mono: world.now, wall: Timestamp(MONDAY + 7_200_000 + world.now) };
-    let wants = Wants::More { node_type: name("default"), count: 50 };
-    let wish = Wish { name: Some("job".to_owned()), additive: false, ..add(wants, "", None) };
-    let step = world.brain.handle(wall, Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
+    let wants = RequestedCapacity::More { node_type: name("default"), count: 50 };
+    let asked = NewRequest { name: Some("job".to_owned()), additive: false, ..add(wants, "", None) };
+    let step = world.brain.handle(wall, Input::Scale { request: Request::new(900, Actor::LOCAL), asked });
     assert!(step.actions.iter().any(|a| matches!(a, Action::Reply { result: Err(_), .. })));
     world.now += 400;
     // Anything that has a decision made.
     let step2 = world
         .brain
         .handle(Moment { mono: world.now, ..wall }, Input::Hold { request: Request::new(901, Actor::LOCAL), reason: String::new() });
-    let gone: Vec<_> = step.records.iter().chain(&step2.records).filter(|r| matches!(r, cloudtik_brain::Record::AskGone { .. })).collect();
+    let gone: Vec<_> =
+        step.records.iter().chain(&step2.records).filter(|r| matches!(r, cloudtik_brain::Record::ResourceRequestGone { .. })).collect();
     assert!(gone.is_empty(), "{gone:?}: a request for an hour ends after a second, because another was refused");
 }
 
@@ -280,13 +281,13 @@ fn what_is_refused_moves_no_end() {
 #[test]
 fn a_request_for_an_hour_lasts_an_hour() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
-    let wants = Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(wants, "job", Some(3_600_000)) }).expect("fits");
+    let wants = RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, asked: add(wants, "job", Some(3_600_000)) }).expect("fits");
     world.pass(10_000);
     world.now += 8 * 3_600_000;
     world.tell(Input::Tick);
     world.pass(60_000);
-    assert!(world.asks.is_empty(), "eight hours later a request for one hour still stands");
+    assert!(world.requests.is_empty(), "eight hours later a request for one hour still stands");
 }
 
 #[test]
@@ -294,13 +295,16 @@ fn a_wall_clock_that_jumps_ends_no_request() {
     let mut world = World::new(spec(&[("default", kind(1, 6, 4, 100))]));
     let until = Some(3_600_000);
     world
-        .ask(|request| Input::Scale { request, wish: add(Wants::Workers { node_type: name("default"), count: 2 }, "job", until) })
+        .ask(|request| Input::Scale {
+            request,
+            asked: add(RequestedCapacity::Workers { node_type: name("default"), count: 2 }, "job", until),
+        })
         .expect("fits");
     let mut gone = false;
     for _ in 0..160 {
         world.now += 400;
         let moment = Moment { mono: world.now, wall: Timestamp(MONDAY + 7_200_000 + world.now) };
-        gone |= world.brain.handle(moment, Input::Tick).records.iter().any(|r| matches!(r, Record::AskGone { .. }));
+        gone |= world.brain.handle(moment, Input::Tick).records.iter().any(|r| matches!(r, Record::ResourceRequestGone { .. }));
     }
     assert!(!gone, "a request for an hour is over after a minute of a wrong clock, and does not come back");
 }
@@ -313,7 +317,7 @@ fn a_type_that_was_used_up_is_not_called_dearer() {
         ("dear", kind(0, 5, 4, 130)),
         ("best", WorkerType { priority: 9, ..kind(0, 1, 4, 300) }),
     ]));
-    world.wish(bundles(&[(3, 4, 0)])).expect("fits");
+    world.scale(bundles(&[(3, 4, 0)])).expect("fits");
     let (_, _, types) = bought(&world, "dear-1");
     let is_at_maximum = |name: &NodeTypeName| {
         matches!(types[name], NotChosen::MaximumReached { .. } | NotChosen::Blocked { by: Blocked::TypeMaximum { .. } })
@@ -356,10 +360,10 @@ fn every_refusal_is_stored() {
 #[test]
 fn what_stands_moves_to_the_cheapest_of_what_is_there() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 2, 400)), ("large", kind(0, 2, 8, 1_000))]));
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(4, 1, 0)]), "a", None) }).expect("fits");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 8, 0)]), "b", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(4, 1, 0)]), "a", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 8, 0)]), "b", None) }).expect("fits");
     assert_eq!((world.machines("default"), world.machines("large")), (2, 1));
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 1, 0)]), "b", None) }).expect("less");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 1, 0)]), "b", None) }).expect("less");
     world.pass(600_000);
     assert_eq!((world.machines("default"), world.machines("large")), (0, 1), "five cores fit on the large one, at 1.00 instead of 1.80");
 }
@@ -369,12 +373,12 @@ fn what_stands_moves_to_the_cheapest_of_what_is_there() {
 fn a_clock_that_is_set_back_makes_nothing_ready() {
     for set_back in [0, 3_600_000] {
         let mut world = World::new(spec(&[("default", kind(0, 10, 4, 100))]));
-        let more = |count| Wants::More { node_type: name("default"), count };
-        world.ask(|request| Input::Scale { request, wish: add(more(3), "a", None) }).expect("fits");
+        let more = |count| RequestedCapacity::More { node_type: name("default"), count };
+        world.ask(|request| Input::Scale { request, asked: add(more(3), "a", None) }).expect("fits");
         world.pass(10_000);
         world.set_back = set_back;
         world.silent.extend([id("w4"), id("w5")]);
-        world.ask(|request| Input::Scale { request, wish: add(more(2), "b", None) }).expect("fits");
+        world.ask(|request| Input::Scale { request, asked: add(more(2), "b", None) }).expect("fits");
         world.pass(10_000);
         assert_eq!(world.nodes.values().filter(|n| n.life == NodeState::Ready).count(), 3);
         assert!(!world.brain.is_ready("b"), "set back by {set_back}: two more are ready, and none of them has linked");
@@ -385,7 +389,7 @@ fn a_clock_that_is_set_back_makes_nothing_ready() {
 #[test]
 fn the_answer_says_what_waits() {
     let mut world = World::new(spec(&[("default", kind(0, 9, 4, 100))]));
-    assert_eq!(world.wish(gang(2, 4)).as_deref(), Ok("room: room for 2 × 4 cpus, all or nothing"));
+    assert_eq!(world.scale(gang(2, 4)).as_deref(), Ok("room: room for 2 × 4 cpus, all or nothing"));
     world.ask(|request| Input::Hold { request, reason: "the network moves".to_owned() }).expect("held");
     let answer = world.workers(3).expect("within the bounds");
     assert!(answer.ends_with("no node is created for it until `cloudtik resume` (held on request: the network moves)"), "{answer}");
@@ -393,7 +397,7 @@ fn the_answer_says_what_waits() {
     world.failing.insert(default_offer(), FailureKind::StockOut);
     world.workers(4).expect("within the bounds");
     world.pass(1_000);
-    let answer = world.wish(gang(5, 4)).expect("there is room");
+    let answer = world.scale(gang(5, 4)).expect("there is room");
     assert!(answer.contains("; it waits: 5 × 4 cpus: default: not available"), "{answer}");
 }
 
@@ -403,10 +407,11 @@ fn requests_that_another_description_is_at_odds_with_are_named() {
     let large = kind(0, 3, 16, 400);
     let mut of = spec(&[("default", kind(1, 4, 4, 100)), ("large", large)]);
     let mut world = World::new(of.clone());
-    let wish = Wish { wants: Wants::Workers { node_type: name("large"), count: 1 }, ..add(gang(1, 1), "two-large", None) };
-    world.ask(|request| Input::Scale { request, wish }).expect("fits");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 16, 0)]), "job", None) }).expect("fits");
-    world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 4, 0)]), "small", None) }).expect("fits");
+    let asked =
+        NewRequest { wants: RequestedCapacity::Workers { node_type: name("large"), count: 1 }, ..add(gang(1, 1), "two-large", None) };
+    world.ask(|request| Input::Scale { request, asked }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 16, 0)]), "job", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(bundles(&[(2, 4, 0)]), "small", None) }).expect("fits");
     assert_eq!(world.brain.conflicting_requests(&of), Vec::new());
     of.max_workers = 2;
     let conflicts = world.brain.conflicting_requests(&of);
@@ -437,7 +442,8 @@ fn what_cannot_be_served_is_in_nobodys_way() {
     world.pass(10_000);
     let bundle =
         Bundle { cpus: Quantity(1_000), resources: BTreeMap::from([("licence".to_owned(), Quantity(1_000))]), ..Bundle::default() };
-    put(&mut world, "old", Wants::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false }, None).expect("fits");
+    put(&mut world, "old", RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count: 2 }], gang: false, spread: false }, None)
+        .expect("fits");
     world.pass(10_000);
     of.revision = 2;
     of.workers = BTreeMap::from([(name("default"), kind(1, 10, 4, 100))]);
@@ -464,7 +470,7 @@ fn held_and_there_is_room() {
 fn refusals_are_told_apart() {
     let mib = |n: u32, mib: u64| {
         let bundle = Bundle { memory: Bytes(mib << 20), ..Bundle::default() };
-        Wants::Bundles { bundles: vec![Counted { bundle, count: n }], gang: false, spread: false }
+        RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count: n }], gang: false, spread: false }
     };
     let mut world = World::new(spec(&[("default", kind(0, 1, 4, 100))]));
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");

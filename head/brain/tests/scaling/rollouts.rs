@@ -7,8 +7,8 @@ fn idle_four() -> (World, Spec) {
     let mut of = spec(&[("default", kind(1, 6, 4, 100))]);
     of.idle_after_ms = 60_000;
     let mut world = World::new(of.clone());
-    let more = Wants::Workers { node_type: name("default"), count: 3 };
-    world.ask(|request| Input::Scale { request, wish: add(more, "job", Some(30_000)) }).expect("fits");
+    let more = RequestedCapacity::Workers { node_type: name("default"), count: 3 };
+    world.ask(|request| Input::Scale { request, asked: add(more, "job", Some(30_000)) }).expect("fits");
     world.pass(10_000);
     assert_eq!(healthy(&world), 4);
     (world, of)
@@ -136,7 +136,7 @@ fn a_revision_that_never_becomes_ready_is_held_too() {
     assert!(matches!(problem, ServiceProblem::NotReadyInTime { within_s: 600, .. }), "{problem}");
 }
 
-/// Who is let go before it was known that it fails takes that knowledge along, unless it is written down.
+/// Who is scaled in before it was known that it fails takes that knowledge along, unless it is written down.
 #[test]
 fn a_node_that_leaves_while_the_revision_fails_on_it_holds_the_roll_out() {
     let (mut world, mut of) = idle_four();

@@ -9,7 +9,7 @@ fn a_machine_holds_what_it_has() {
     let mut world = World::new(spec(&[("default", shapeless)]));
     world.link_with(&id("w1"), 4);
     world.link_with(&id("w2"), 8);
-    let taken = world.wish(bundles(&[(2, 8, 0)]));
+    let taken = world.scale(bundles(&[(2, 8, 0)]));
     world.pass(60_000);
     assert!(
         taken.is_err() || !world.brain.is_ready("room") || world.machines("default") > 2,
@@ -22,7 +22,7 @@ fn a_machine_holds_what_it_has() {
 fn a_machine_that_turns_out_small_holds_no_more_than_it_has() {
     let shapeless = WorkerType { resources: None, ..kind(2, 2, 4, 100) };
     let mut world = World::new(spec(&[("default", shapeless)]));
-    world.wish(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
+    world.scale(bundles(&[(2, 2, 0)])).expect("two cpus on each of two");
     world.pass(60_000);
     assert!(world.brain.is_ready("room"));
     world.link_with(&id("w2"), 1);
@@ -42,7 +42,7 @@ fn a_machine_grows_by_no_description() {
     (of.revision, of.workers) = (2, BTreeMap::from([(name("default"), kind(1, 4, 16, 400))]));
     world.tell(Input::Specified { actor: Actor::LOCAL, spec: of });
     world.pass(5_000);
-    world.wish(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
+    world.scale(bundles(&[(1, 16, 0)])).expect("there is room on a new one");
     assert_eq!(world.machines("default"), 2, "one that has 16, beside the one that has 2");
     world.restart();
     world.pass(30_000);
@@ -109,7 +109,7 @@ fn what_was_learned_outlives_the_head() {
         let mut world = World::new(spec(&[("default", detected(0, 4, 100))]));
         world.workers(1).expect("fits");
         world.pass(5_000);
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(1, 2, 0)]), "job", None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(1, 2, 0)]), "job", None) }).expect("there is room");
         world.workers(0).expect("less");
         world.pass(5_000);
         assert_eq!(world.machines("default"), 1, "the job is on it");
@@ -127,7 +127,7 @@ fn what_was_learned_outlives_the_head() {
             world.machines("default"),
             1,
             "restarts: {restarts}: {:?}",
-            world.brain.asks().into_iter().find(|a| a.request.name == "job").map(|a| a.unmet)
+            world.brain.request_views().into_iter().find(|a| a.request.name == "job").map(|a| a.unmet)
         );
     }
 }
@@ -139,8 +139,8 @@ fn very_many_small_pieces_are_counted() {
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("held");
     for n in 0..4_400 {
         let bundle = Bundle { memory: Bytes(1), ..Bundle::default() };
-        let wants = Wants::Bundles { bundles: vec![Counted { bundle, count: 1_000_000 }], gang: false, spread: false };
-        world.ask(|request| Input::Scale { request, wish: add(wants, &format!("n-{n}"), None) }).expect("4.4 GB");
+        let wants = RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count: 1_000_000 }], gang: false, spread: false };
+        world.ask(|request| Input::Scale { request, asked: add(wants, &format!("n-{n}"), None) }).expect("4.4 GB");
     }
     world.ask(|request| Input::Resume { request }).expect("resumed");
     world.pass(1_000);
@@ -154,13 +154,14 @@ fn fractions_of_several_sizes_are_ready_only_where_they_lie_on_devices() {
     let bundle = |gpus| Bundle { gpus: Quantity(gpus), ..Bundle::default() };
     let of = [(500, 1), (333, 2), (200, 4)];
     let bundles = of.iter().map(|(gpus, count)| Counted { bundle: bundle(*gpus), count: *count }).collect();
-    put(&mut world, "mix", Wants::Bundles { bundles, gang: false, spread: false }, None).expect("there are four devices at most");
+    put(&mut world, "mix", RequestedCapacity::Bundles { bundles, gang: false, spread: false }, None)
+        .expect("there are four devices at most");
     world.pass(60_000);
-    let laid = world.brain.asks()[0].nodes.clone();
+    let laid = world.brain.request_views()[0].nodes.clone();
     assert!(world.brain.is_ready("mix") && world.machines("gpu") == 2, "{laid:?}");
     world.restart();
     world.pass(60_000);
-    assert!(world.brain.is_ready("mix") && world.machines("gpu") == 2, "also for another head: {:?}", world.brain.asks()[0].nodes);
+    assert!(world.brain.is_ready("mix") && world.machines("gpu") == 2, "also for another head: {:?}", world.brain.request_views()[0].nodes);
     // A half, a fifth and a third lie on one device; a whole one beside them on the other.
     world.ask(|request| Input::Revoke { request, name: "mix".to_owned(), now: true }).expect("it stands");
     world.pass(60_000);
@@ -172,9 +173,9 @@ fn fractions_of_several_sizes_are_ready_only_where_they_lie_on_devices() {
     assert_eq!(world.machines("gpu"), 1);
 }
 
-fn fractions(count: u32, gpus: u64) -> Wants {
+fn fractions(count: u32, gpus: u64) -> RequestedCapacity {
     let bundle = Bundle { gpus: Quantity(gpus), ..Bundle::default() };
-    Wants::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
+    RequestedCapacity::Bundles { bundles: vec![Counted { bundle, count }], gang: false, spread: false }
 }
 
 /// A fraction lies on one device: what is left of two is not a third one.
@@ -187,11 +188,11 @@ fn fractions_of_gpus_are_placed_on_devices() {
     world.ask(|request| Input::Revoke { request, name: "halves".to_owned(), now: true }).expect("it stands");
     put(&mut world, "large", fractions(3, 600), None).expect("there are four devices at most");
     world.pass(10_000);
-    let laid = world.brain.asks()[0].nodes.clone();
+    let laid = world.brain.request_views()[0].nodes.clone();
     assert!(world.machines("gpu") == 2 && world.brain.is_ready("large"), "three need a device each: {laid:?}");
     world.restart();
     world.pass(10_000);
-    assert_eq!((world.brain.asks()[0].nodes.clone(), world.machines("gpu")), (laid, 2), "also for another head");
+    assert_eq!((world.brain.request_views()[0].nodes.clone(), world.machines("gpu")), (laid, 2), "also for another head");
     put(&mut world, "more", fractions(2, 600), None).expect_err("there is one device left, of four");
     put(&mut world, "one", fractions(1, 600), None).expect("there is one device left");
 }

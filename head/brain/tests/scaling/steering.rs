@@ -29,14 +29,14 @@ fn a_held_head_lets_nothing_go() {
     let mut world = World::new(of);
     world.workers(4).expect("fits");
     world.pass(10_000);
-    let wish = Wish {
+    let asked = NewRequest {
         name: None,
-        wants: Wants::Workers { node_type: name("default"), count: 1 },
+        wants: RequestedCapacity::Workers { node_type: name("default"), count: 1 },
         additive: false,
         until: None,
         reason: String::new(),
     };
-    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
+    world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), asked });
     world.ask(|request| Input::Hold { request, reason: "a mistake".to_owned() }).expect("held");
     let stray = Instance {
         id: InstanceId::new("i-stray").expect("valid"),
@@ -96,7 +96,7 @@ fn a_node_in_quarantine_is_replaced_and_kept() {
     world.pass(5_000);
     assert_eq!(world.brain.node(&id("w1")).map(|n| n.record.life.name()), Some(StateName::Ready));
     world.pass(400_000);
-    assert_eq!(world.machines("default"), 2, "one too many is let go when it is idle");
+    assert_eq!(world.machines("default"), 2, "one too many is scaled in when it is idle");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn what_a_person_looks_at_is_not_deleted_when_it_stops() {
     world.ask(|request| Input::Hold { request, reason: String::new() }).expect("a person may");
     stop(&mut world, "w2");
     world.pass(120_000);
-    assert_eq!(world.machines("default"), 3, "nothing is let go while the head is held");
+    assert_eq!(world.machines("default"), 3, "nothing is scaled in while the head is held");
     assert!(world.told(|what| matches!(what, What::KeptOnHold { .. })) > 0);
     world.ask(|request| Input::Resume { request }).expect("a person may");
     world.pass(60_000);
@@ -175,11 +175,11 @@ fn what_is_taken_back_from_aside_serves_who_waits() {
     let mut of = spec(&[("default", kind(0, 3, 4, 100))]);
     of.max_workers = 3;
     let mut world = World::new(of);
-    world.wish(gang(3, 4)).expect("there is room");
+    world.scale(gang(3, 4)).expect("there is room");
     world.pass(10_000);
     world.ask(|request| Input::Quarantine { request, node: id("w1"), reason: String::new() }).expect("it is there");
     world.pass(1_000);
-    let unmet = world.brain.asks()[0].unmet.clone().expect("two are too few");
+    let unmet = world.brain.request_views()[0].unmet.clone().expect("two are too few");
     let aside = UnmetCause::Quarantined { nodes: vec![id("w1")] };
     assert!(matches!(&unmet, Shortfall::NoRoom { why, .. } if why.contains(&aside)), "{unmet:?}");
     let refusal = world.ask(|request| Input::Release { request, node: id("w2") }).expect_err("it is not");
@@ -187,7 +187,7 @@ fn what_is_taken_back_from_aside_serves_who_waits() {
     world.pass(4_000);
     world.ask(|request| Input::Release { request, node: id("w1") }).expect("it is set aside");
     world.pass(10_000);
-    assert!(world.brain.is_ready("room"), "{:?}", world.brain.asks()[0].unmet);
+    assert!(world.brain.is_ready("room"), "{:?}", world.brain.request_views()[0].unmet);
     assert_eq!(world.nodes.values().filter(|n| n.generation == Generation(1) && n.life == NodeState::Ready).count(), 3);
 }
 
@@ -199,12 +199,12 @@ fn events_say_who_asked() {
     world.pass(10_000);
     let ann = Actor::Administrator { name: "ann".parse().expect("a name"), role: Role::Operator };
     let request = |number| Request::new(number, ann.clone());
-    let wish = |count| add(Wants::More { node_type: name("default"), count }, "of-ann", None);
+    let asked = |count| add(RequestedCapacity::More { node_type: name("default"), count }, "of-ann", None);
     let all = [
         Input::Hold { request: request(1), reason: String::new() },
         Input::Resume { request: request(2) },
-        Input::Scale { request: request(3), wish: wish(2) },
-        Input::Scale { request: request(4), wish: wish(9) },
+        Input::Scale { request: request(3), asked: asked(2) },
+        Input::Scale { request: request(4), asked: asked(9) },
         Input::Kill { request: request(5), node: id("w1") },
         Input::Noted { actor: ann.clone(), node: id("w1"), what: What::Exec { program: "true".to_owned() } },
     ];

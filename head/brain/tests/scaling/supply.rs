@@ -18,7 +18,7 @@ fn what_is_out_of_stock_falls_over_to_the_next_offer_and_the_next_type() {
     for offer in world.cluster.spec.clone().expect("a specification").workers[&name("default")].offers() {
         world.failing.insert(("default".to_owned(), offer.0), FailureKind::StockOut);
     }
-    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    world.scale(bundles(&[(1, 4, 0)])).expect("it could be had");
     let tried: Vec<String> = world.calls.iter().map(|(_, of, offer)| format!("{of} {offer}")).collect();
     let mut expected: Vec<String> = all("spot").into_iter().chain(all("on-demand")).map(|o| format!("default {o}")).collect();
     expected.push("other on-demand".to_owned());
@@ -54,7 +54,7 @@ fn a_type_that_keeps_failing_is_paused_and_others_go_on() {
         matches!(&world.brain.snapshot().alarms[0], Alarm::TypePaused { node_type, .. } if *node_type == name("default")),
         "it is shown"
     );
-    world.wish(bundles(&[(3, 4, 0)])).expect("it could be had");
+    world.scale(bundles(&[(3, 4, 0)])).expect("it could be had");
     assert_eq!(world.machines("other"), 1, "others go on");
     world.restart();
     assert_eq!(world.calls.len(), calls + 1, "a restart ends no pause");
@@ -84,7 +84,7 @@ fn a_launch_that_may_still_be_under_way_is_waited_for() {
 fn what_was_out_of_stock_is_tried_again() {
     let mut world = World::new(spec(&[("default", kind(0, 4, 4, 100))]));
     world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
-    world.wish(bundles(&[(1, 4, 0)])).expect("it could be had");
+    world.scale(bundles(&[(1, 4, 0)])).expect("it could be had");
     world.pass(30_000);
     assert_eq!((world.calls.len(), world.machines("default")), (1, 0));
     world.failing.clear();
@@ -149,8 +149,8 @@ fn a_price_that_rose_during_a_call_strands_nobody() {
     let mut of = spec(&[("default", kind(0, 5, 4, 300)), ("other", kind(0, 5, 4, 350))]);
     of.budget = Some(MoneyPerHour(400_000));
     let mut world = World::new(of.clone());
-    let wish = add(bundles(&[(1, 4, 0)]), "job", None);
-    let step = world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), wish });
+    let asked = add(bundles(&[(1, 4, 0)]), "job", None);
+    let step = world.brain.handle(world.moment(), Input::Scale { request: Request::new(900, Actor::LOCAL), asked });
     assert!(step.actions.iter().any(|a| matches!(a, Action::Create { .. })));
     of.revision = 2;
     of.workers.insert(name("default"), kind(0, 5, 4, 500));
@@ -287,7 +287,7 @@ fn a_list_that_lags_ends_nobody_who_is_heard() {
     assert!(!lost, "w2 was linked, heard each second and at 90 % all the while");
 }
 
-/// Members of a whole that the provider stopped are not all deleted with their disks.
+/// Members of a group that the provider stopped are not all deleted with their disks.
 #[test]
 fn members_that_are_stopped_keep_their_disks() {
     let mut of = spec(&[("default", kind(3, 3, 4, 100))]);
@@ -310,7 +310,7 @@ fn members_that_are_stopped_keep_their_disks() {
 fn what_fails_again_and_again_while_it_prepares_is_given_up() {
     let mut world = World::new(spec(&[("default", WorkerType { priority: 5, ..kind(0, 3, 4, 100) }), ("other", kind(0, 3, 4, 200))]));
     world.never_starts.insert(name("default"));
-    world.wish(bundles(&[(1, 4, 0)])).expect("fits");
+    world.scale(bundles(&[(1, 4, 0)])).expect("fits");
     world.pass(3_600_000);
     let is_told =
         |what: &What| matches!(what, What::TypePaused { why: Reason::ServiceFailed { service, tries: 7, .. }, .. } if *service == key());
@@ -353,11 +353,11 @@ fn machines_are_deleted_at_the_provider_s_pace() {
 fn a_smaller_gang_of_the_same_name_does_not_wait() {
     let mut world = World::new(spec(&[("default", kind(0, 9, 4, 100)), ("other", kind(0, 9, 2, 100))]));
     world.failing.insert(("default".to_owned(), Offer::default()), FailureKind::StockOut);
-    world.ask(|request| Input::Scale { request, wish: add(gang(3, 4), "room", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(gang(3, 4), "room", None) }).expect("fits");
     world.pass(1_000);
     let is_later = |cause: &UnmetCause| matches!(cause, UnmetCause::TriedLater { .. });
     assert!(world.outlook.unmet[0].why.iter().any(is_later), "{:?}", world.outlook.unmet);
-    world.ask(|request| Input::Scale { request, wish: add(gang(3, 2), "room", None) }).expect("fits");
+    world.ask(|request| Input::Scale { request, asked: add(gang(3, 2), "room", None) }).expect("fits");
     assert_eq!(world.machines("other"), 3);
 }
 
@@ -499,7 +499,7 @@ fn a_clock_that_is_set_back_buys_no_small_machines_again_and_again() {
         world.link_with(&id("w1"), 8);
         world.pass(5_000);
         world.set_back = set_back;
-        world.ask(|request| Input::Scale { request, wish: add(bundles(&[(2, 8, 0)]), "job", None) }).expect("there is room");
+        world.ask(|request| Input::Scale { request, asked: add(bundles(&[(2, 8, 0)]), "job", None) }).expect("there is room");
         world.pass(600_000);
         assert!(world.calls.len() <= 4, "set back by {set_back}: {} machines were asked for", world.calls.len());
     }
@@ -537,9 +537,9 @@ fn a_gang_falls_over_to_the_next_offer() {
     for (types, out) in cases {
         let mut world = World::new(spec(&types));
         world.failing.insert(("default".to_owned(), out.clone()), FailureKind::StockOut);
-        world.wish(gang(3, 4)).expect("there is room");
+        world.scale(gang(3, 4)).expect("there is room");
         world.pass(10_000);
-        assert!(world.brain.is_ready("room"), "{out}: {:?}", world.brain.asks()[0].unmet);
+        assert!(world.brain.is_ready("room"), "{out}: {:?}", world.brain.request_views()[0].unmet);
         assert_eq!(world.machines.len(), 3, "{out}");
     }
 }

@@ -1,9 +1,9 @@
 //! A brain, a provider that answers as it is told, and agents that say what they are told.
 
 use cloudtik_brain::{
-    Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, Planned, Record, Reply, Request, Session, Wish,
+    Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, NewRequest, Planned, Record, Reply, Request, Session,
 };
-use cloudtik_model::demand::{Ask, Bundle, Counted, Quantity, Wants};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::node::{DialOutcome, Instance, InstanceState, NodeRecord};
 use cloudtik_model::outlook::Outlook;
@@ -32,7 +32,7 @@ pub struct World {
     pub refuses_deletions: bool,
     pub deletions: u32,
     pub cluster: ClusterRecord,
-    pub asks: BTreeMap<String, Ask>,
+    pub requests: BTreeMap<String, ResourceRequest>,
     pub outlook: Outlook,
     pub plan: BTreeMap<NodeId, Vec<Planned>>,
     pub nodes: BTreeMap<NodeId, NodeRecord>,
@@ -104,12 +104,12 @@ pub fn spec(types: &[(&str, WorkerType)]) -> Spec {
     }
 }
 
-pub fn bundles(of: &[(u32, u64, u64)]) -> Wants {
+pub fn bundles(of: &[(u32, u64, u64)]) -> RequestedCapacity {
     let counted = |(count, cpus, gpus): &(u32, u64, u64)| Counted {
         bundle: Bundle { cpus: Quantity(cpus * 1_000), gpus: Quantity(gpus * 1_000), ..Bundle::default() },
         count: *count,
     };
-    Wants::Bundles { bundles: of.iter().map(counted).collect(), gang: false, spread: false }
+    RequestedCapacity::Bundles { bundles: of.iter().map(counted).collect(), gang: false, spread: false }
 }
 
 impl World {
@@ -127,7 +127,7 @@ impl World {
             refuses_deletions: false,
             deletions: 0,
             cluster,
-            asks: BTreeMap::new(),
+            requests: BTreeMap::new(),
             outlook: Outlook::default(),
             plan: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -164,8 +164,8 @@ impl World {
     /// A new head from what was stored; agents link again.
     pub fn restart(&mut self) {
         let nodes = self.nodes.values().cloned().collect();
-        let asks = self.asks.values().cloned().collect();
-        let memory = Memory { cluster: self.cluster.clone(), asks, outlook: self.outlook.clone(), nodes, plan: self.plan.clone() };
+        let requests = self.requests.values().cloned().collect();
+        let memory = Memory { cluster: self.cluster.clone(), requests, outlook: self.outlook.clone(), nodes, plan: self.plan.clone() };
         self.booted = self.now;
         self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
@@ -181,8 +181,8 @@ impl World {
             match record {
                 Record::Node(node) => drop(self.nodes.insert(node.id.clone(), node)),
                 Record::Cluster(cluster) => self.cluster = cluster,
-                Record::Ask(ask) => drop(self.asks.insert(ask.name.clone(), ask)),
-                Record::AskGone { name } => drop(self.asks.remove(&name)),
+                Record::ResourceRequest(ask) => drop(self.requests.insert(ask.name.clone(), ask)),
+                Record::ResourceRequestGone { name } => drop(self.requests.remove(&name)),
                 Record::Plan { node, holds } if holds.is_empty() => drop(self.plan.remove(&node)),
                 Record::Plan { node, holds } => drop(self.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.outlook = outlook,
@@ -363,12 +363,15 @@ impl World {
         self.replies.remove(&number).expect("every question is answered")
     }
 
-    pub fn wish(&mut self, wants: Wants) -> Result<String, String> {
-        self.ask(|request| Input::Scale { request, wish: Wish { name: None, wants, additive: false, until: None, reason: String::new() } })
+    pub fn scale(&mut self, wants: RequestedCapacity) -> Result<String, String> {
+        self.ask(|request| Input::Scale {
+            request,
+            asked: NewRequest { name: None, wants, additive: false, until: None, reason: String::new() },
+        })
     }
 
     pub fn workers(&mut self, count: u32) -> Result<String, String> {
-        self.wish(Wants::Workers { node_type: name("default"), count })
+        self.scale(RequestedCapacity::Workers { node_type: name("default"), count })
     }
 
     /// How many machines there are, by type.

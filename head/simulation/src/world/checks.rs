@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use cloudtik_brain::{Action, ClusterRecord, Record};
-use cloudtik_model::InstanceId;
-use cloudtik_model::demand::Ask;
+use cloudtik_brain::{Action, ClusterRecord, NodeView, Record};
+use cloudtik_model::demand::ResourceRequest;
 use cloudtik_model::event::What;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::{Blocked, UnmetCause};
 use cloudtik_model::reason::{Obstacle, Reason};
+use cloudtik_model::report::ServiceState;
+use cloudtik_model::spec::Spec;
 use cloudtik_model::status::Phase;
 use cloudtik_model::wait::{Wait, WorkersMissing};
+use cloudtik_model::{InstanceId, NodeId};
 
 use super::World;
 use crate::promises::Violation;
@@ -44,7 +46,7 @@ impl World {
                 }
                 let told = self.stored.told.of(node, *generation).unwrap_or_default();
                 if told.not_needed && !told.draining {
-                    return Err(self.broken(3, format!("{node} is let go without being drained")));
+                    return Err(self.broken(3, format!("{node} is scaled in without being drained")));
                 }
                 if !told.terminating && !self.stored.told.is_orphan(instance) {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
@@ -131,13 +133,13 @@ impl World {
         Ok(())
     }
 
-    /// No whole loses its quorum because the brain lets a member go, or restarts it for a new description: as it was stored,
+    /// No member group loses its quorum because the brain lets a member go, or restarts it for a new description: as it was stored,
     /// more than half were ready without it.
     pub(super) fn check_quorum(&mut self, record: &NodeRecord) -> Result<(), Violation> {
-        let is_whole = self.spec.services.iter().any(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
+        let has_quorum = self.spec.services.iter().any(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
         let before = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation);
-        // What never was in the whole is no member of it.
-        let Some(before) = before.filter(|b| is_whole && !record.id.is_head() && b.was_ready) else { return Ok(()) };
+        // What never was in the group is no member of it.
+        let Some(before) = before.filter(|b| has_quorum && !record.id.is_head() && b.was_ready) else { return Ok(()) };
         let (what, may_be_only_one) = match &record.life {
             NodeState::Draining { reason: Reason::ClusterTakenDown } => return Ok(()),
             NodeState::Draining { reason } if !before.life.is_leaving() => (reason.to_string(), false),
@@ -149,9 +151,14 @@ impl World {
             }
             _ => return Ok(()),
         };
+        // As the head heard it. A member whose service fails serves nobody, and its restart takes nothing from the group.
+        let is_up = |node: &NodeId| self.brain.as_ref().and_then(|brain| brain.node(node)).is_some_and(|node| serves(&self.spec, &node));
+        if may_be_only_one && !is_up(&record.id) {
+            return Ok(());
+        }
         let workers = || self.stored.nodes.values().filter(|r| !r.id.is_head() && r.life != NodeState::Gone);
         let members = workers().filter(|r| r.was_ready).count();
-        let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready).count();
+        let up = workers().filter(|r| r.id != record.id && r.life == NodeState::Ready && is_up(&r.id)).count();
         self.stats.judged_members += 1;
         let is_possible = members.saturating_sub(1) > members / 2;
         if up < members / 2 + 1 && (is_possible || !may_be_only_one) {
@@ -172,16 +179,16 @@ impl World {
         self.stats.judged_idle += u64::from(is_new);
         let is_of = |spec: &cloudtik_model::spec::Spec| spec.workers.contains_key(&record.node_type);
         let is_gone = !self.stored.cluster.spec.as_ref().is_some_and(is_of);
-        let somebody_said_so = is_gone || self.stored.cluster.taken_back.contains_key(&record.node_type);
+        let somebody_said_so = is_gone || self.stored.cluster.immediate.contains_key(&record.node_type);
         let works = record.instance.as_ref().and_then(|instance| self.agents.get(instance)).is_some_and(|agent| agent.heard_busy);
         if is_new && works && !somebody_said_so {
-            return Err(self.broken(3, format!("{} is let go while it works", record.id)));
+            return Err(self.broken(3, format!("{} is scaled in while it works", record.id)));
         }
         Ok(())
     }
 
     /// A revision that fails does not spread: a node that works takes it only if no other has it, and none once it is held;
-    /// nothing that works is let go meanwhile.
+    /// nothing that works is scaled in meanwhile.
     pub(super) fn check_rollout(&mut self, record: &NodeRecord) -> Result<(), Violation> {
         let Some(before) = self.stored.nodes.get(&record.id).filter(|b| b.generation == record.generation) else { return Ok(()) };
         let is_held = self.stored.cluster.rollout.as_ref().is_some_and(|rollout| rollout.failed.is_some());
@@ -190,17 +197,17 @@ impl World {
         if let (NodeState::Draining { reason }, false) = (&record.life, before.life.is_leaving())
             && *reason == Reason::NotNeeded
             && before.was_ready
-            && !self.stored.cluster.taken_back.contains_key(&record.node_type)
+            && !self.stored.cluster.immediate.contains_key(&record.node_type)
             && self.stored.cluster.spec.as_ref().is_some_and(|spec| spec.workers.contains_key(&record.node_type))
         {
             let failed = self.stored.cluster.rollout.as_ref().and_then(|rollout| rollout.failed.as_ref()).map_or(newest, |f| f.revision);
             let is_healthy = before.revision < failed || before.life == NodeState::Ready;
             let is_on_trial = before.revision == newest && self.is_bad(newest) && before.life == NodeState::Preparing;
             if is_held && is_healthy {
-                return Err(self.broken(11, format!("{} works and is let go while a roll-out is held", record.id)));
+                return Err(self.broken(11, format!("{} works and is scaled in while a roll-out is held", record.id)));
             }
             if !is_held && is_on_trial && self.stored.cluster.rollout.is_some() {
-                return Err(self.broken(11, format!("{} is let go before it is known that revision {newest} fails", record.id)));
+                return Err(self.broken(11, format!("{} is scaled in before it is known that revision {newest} fails", record.id)));
             }
         }
         // A corrected revision is another one.
@@ -239,15 +246,15 @@ impl World {
     /// What the brain goes by is what is stored: another head would go by the same.
     pub(super) fn check_memory(&self) -> Result<(), Violation> {
         let Some(brain) = self.brain.as_ref().filter(|_| self.setup.scenario.is_none()) else { return Ok(()) };
-        let is_stored = |ask: &Ask| self.stored.asks.get(&ask.name) == Some(ask);
-        if brain.requests().count() != self.stored.asks.len() || !brain.requests().all(is_stored) {
-            let known: Vec<&Ask> = brain.requests().collect();
-            return Err(self.broken(8, format!("the requests are {known:?}, and stored are {:?}", self.stored.asks)));
+        let is_stored = |ask: &ResourceRequest| self.stored.requests.get(&ask.name) == Some(ask);
+        if brain.requests().count() != self.stored.requests.len() || !brain.requests().all(is_stored) {
+            let known: Vec<&ResourceRequest> = brain.requests().collect();
+            return Err(self.broken(8, format!("the requests are {known:?}, and stored are {:?}", self.stored.requests)));
         }
         if brain.plan() != self.stored.plan {
             return Err(self.broken(8, format!("planned is {:?}, and stored is {:?}", brain.plan(), self.stored.plan)));
         }
-        if *brain.cluster() != self.stored.cluster {
+        if brain.cluster() != self.stored.cluster {
             return Err(self.broken(8, format!("what is known of the cluster is not what is stored: {:?}", self.stored.cluster)));
         }
         Ok(())
@@ -265,7 +272,7 @@ impl World {
         // Room that was promised may have become impossible, by what nodes there were to be had meanwhile; then it is said so.
         // Requests may also hold what a minimum needs, when what was set aside came back.
         let were_limits_changed = self.stored.specs.len() > 1;
-        let is_limited = !self.stored.asks.is_empty() || were_limits_changed;
+        let is_limited = !self.stored.requests.is_empty() || were_limits_changed;
         let is_told = |wait: &Wait| match wait {
             Wait::Room { unmet } => is_limited && unmet.why.iter().any(is_limit),
             Wait::Workers { why: Some(WorkersMissing::Blocked { by }), .. } => is_limited && leaves_too_little(by),
@@ -284,6 +291,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whether a node's services that belong to a quorum are ready.
+fn serves(spec: &Spec, node: &NodeView) -> bool {
+    let of_quorum = spec.services.iter().filter(|s| s.membership.as_ref().is_some_and(|m| m.quorum));
+    let mut of_node = of_quorum.filter(|s| s.role.covers(&node.record.node_type));
+    of_node.all(|s| node.services.get(&s.key).is_some_and(|report| report.state == ServiceState::Ready))
 }
 
 /// Whether one of the cluster's limits leaves too little.

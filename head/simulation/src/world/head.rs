@@ -4,8 +4,8 @@ use cloudtik_brain::{Action, Brain, Input, Memory, Record, Reply};
 use cloudtik_model::node::NodeState;
 use cloudtik_model::{Actor, Epoch, MoneyPerHour};
 
-use super::happening::Order;
-use super::{Happening, World, shorten};
+use super::sim_event::Order;
+use super::{SimEvent, World, shorten};
 use crate::promises::Violation;
 use crate::provider::price_of;
 
@@ -15,7 +15,7 @@ impl World {
         let config = self.setup.config.clone();
         let memory = Memory {
             cluster: self.stored.cluster.clone(),
-            asks: self.stored.asks.values().cloned().collect(),
+            requests: self.stored.requests.values().cloned().collect(),
             outlook: self.stored.outlook.clone(),
             nodes: self.stored.nodes.values().cloned().collect(),
             plan: self.stored.plan.clone(),
@@ -31,7 +31,7 @@ impl World {
         }
         for id in self.agents.keys().cloned().collect::<Vec<_>>() {
             let delay = self.random.between(10, 3_000);
-            self.after(delay, Happening::Connect(id));
+            self.after(delay, SimEvent::Connect(id));
         }
         Ok(())
     }
@@ -77,13 +77,13 @@ impl World {
                     self.stored.specs.extend(cluster.spec.clone().filter(|spec| Some(spec.revision) != known));
                     self.stored.cluster = cluster;
                 }
-                Record::Ask(ask) => {
+                Record::ResourceRequest(ask) => {
                     self.script.look_again = true;
-                    self.stored.asks.insert(ask.name.clone(), ask);
+                    self.stored.requests.insert(ask.name.clone(), ask);
                 }
-                Record::AskGone { name } => {
+                Record::ResourceRequestGone { name } => {
                     self.script.look_again = true;
-                    self.stored.asks.remove(&name);
+                    self.stored.requests.remove(&name);
                 }
                 Record::Plan { node, holds } if holds.is_empty() => drop(self.stored.plan.remove(&node)),
                 Record::Plan { node, holds } => drop(self.stored.plan.insert(node, holds)),
@@ -143,7 +143,7 @@ impl World {
         }
         self.ask_again();
         let delay = self.random.between(20, 3_000);
-        self.after(delay, Happening::HeadStarts);
+        self.after(delay, SimEvent::HeadStarts);
     }
 
     fn execute(&mut self, action: Action) {
@@ -163,20 +163,20 @@ impl World {
                 let now = self.stored.specs.len().saturating_sub(1);
                 let price = self.stored.specs.last().map_or(MoneyPerHour(0), |spec| price_of(spec, &node_type, &offer));
                 let order = Order { node, generation, node_type, offer, price, under: now };
-                self.after(call, Happening::Create { epoch, order });
+                self.after(call, SimEvent::Create { epoch, order });
             }
-            Action::Delete { node, generation, instance } => self.after(call, Happening::Delete { epoch, node, generation, instance }),
+            Action::Delete { node, generation, instance } => self.after(call, SimEvent::Delete { epoch, node, generation, instance }),
             Action::RestartAgent { node, generation, instance, .. } => {
-                self.after(delay, Happening::RestartAgent { epoch, node, generation, instance });
+                self.after(delay, SimEvent::RestartAgent { epoch, node, generation, instance });
             }
-            Action::Reboot { node, generation, instance } => self.after(call, Happening::Reboot { epoch, node, generation, instance }),
-            Action::ListInstances { number } => self.after(delay, Happening::List { epoch, number }),
-            Action::DialBack { node, generation, .. } => self.after(delay, Happening::Dial { epoch, node, generation }),
-            Action::SendGoal { node, order } => self.after(delay, Happening::Goal { epoch, node, order }),
+            Action::Reboot { node, generation, instance } => self.after(call, SimEvent::Reboot { epoch, node, generation, instance }),
+            Action::ListInstances { number } => self.after(delay, SimEvent::List { epoch, number }),
+            Action::DialBack { node, generation, .. } => self.after(delay, SimEvent::Dial { epoch, node, generation }),
+            Action::SendGoal { node, order } => self.after(delay, SimEvent::Goal { epoch, node, order }),
             Action::CloseLink { session, .. } => {
                 if let Some(id) = self.links.get(&session).cloned() {
                     self.close_link(&id, "closed by the head", 0);
-                    self.after(1_000, Happening::Connect(id));
+                    self.after(1_000, SimEvent::Connect(id));
                 }
             }
             Action::Reply { request, result } => {
@@ -186,7 +186,7 @@ impl World {
                 let admitted = matches!(result, Ok(Reply::Admit { .. }));
                 if let Some(agent) = self.agents.get_mut(&id) {
                     agent.joined |= admitted;
-                    self.after(if admitted { 20 } else { 5_000 }, Happening::Connect(id));
+                    self.after(if admitted { 20 } else { 5_000 }, SimEvent::Connect(id));
                 }
             }
         }

@@ -7,8 +7,8 @@ use cloudtik_model::node::Instance;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey};
 
-use super::happening::Order;
-use super::{Happening, World};
+use super::sim_event::Order;
+use super::{SimEvent, World};
 use crate::agent::Agent;
 use crate::promises::Violation;
 use crate::provider::{Wanted, instance_id};
@@ -42,7 +42,7 @@ impl World {
             services: BTreeMap::new(),
         };
         self.agents.insert(id.clone(), agent);
-        self.after(10, Happening::Connect(id.clone()));
+        self.after(10, SimEvent::Connect(id.clone()));
     }
 
     /// The agent's way to a link: join if it has no certificate, then connect. It keeps trying.
@@ -54,7 +54,7 @@ impl World {
         }
         if self.brain.is_none() || self.paused_until > now || !agent.is_well(now) {
             let delay = self.random.between(500, 3_000);
-            return self.after(delay, Happening::Connect(id.clone()));
+            return self.after(delay, SimEvent::Connect(id.clone()));
         }
         self.next += 1;
         let number = self.next;
@@ -66,7 +66,7 @@ impl World {
             let address = "10.0.0.1".to_owned();
             self.hear(5, self.epoch, Input::JoinAsked { request, node, generation, key, token: true, address });
             // If the answer is lost with the head, it asks again.
-            return self.after(10_000, Happening::JoinLost(id.clone(), number));
+            return self.after(10_000, SimEvent::JoinLost(id.clone(), number));
         }
         let session = Session(number);
         let (facts, services) = (agent.facts(self.resources_of(&agent.node_type)), agent.reports(now));
@@ -78,7 +78,7 @@ impl World {
         self.links.insert(session, id.clone());
         self.hear(3, epoch, Input::LinkOpened { session, node: node.clone(), generation, facts });
         self.hear(4, epoch, Input::Reported { session, node, complete: true, services });
-        self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
+        self.after(self.setup.config.heartbeat, SimEvent::Beat(id.clone(), session));
     }
 
     /// Nothing was heard of a question to join: it is asked again.
@@ -112,7 +112,7 @@ impl World {
             let delay = self.random.between(1, 60);
             self.hear(delay, epoch, Input::heartbeat(session, node, 0, load));
         }
-        self.after(self.setup.config.heartbeat, Happening::Beat(id.clone(), session));
+        self.after(self.setup.config.heartbeat, SimEvent::Beat(id.clone(), session));
     }
 
     /// Makes a machine, if there is none yet.
@@ -123,7 +123,7 @@ impl World {
         let instance = self.provider.create(self.now, wanted, self.setup.faults.visibility, &mut self.random);
         if is_new {
             let boots = self.random.within(self.setup.pace.boot);
-            self.after(boots, Happening::Boot(instance.id.clone()));
+            self.after(boots, SimEvent::Boot(instance.id.clone()));
             self.accounts.made(node_type);
             self.let_it_fail(&instance.id, offer.market);
             // What was allowed at any time since the call is allowed.
@@ -167,7 +167,7 @@ impl World {
         };
         if !agent.is_well(now) {
             // It waits in the stream until the agent reads again, or the stream ends.
-            self.after(500, Happening::Goal { epoch, node: node.clone(), order });
+            self.after(500, SimEvent::Goal { epoch, node: node.clone(), order });
             return Ok(());
         }
         if epoch < agent.epoch {
@@ -191,7 +191,7 @@ impl World {
         self.hear(3, epoch, Input::Reported { session, node: node.clone(), complete: false, services });
         for (service, process) in processes {
             let delay = self.random.within(self.setup.pace.service);
-            self.after(delay, Happening::ServiceReady(id.clone(), service, process));
+            self.after(delay, SimEvent::ServiceReady(id.clone(), service, process));
         }
         // Its trial is as long as it takes until that shows.
         let trial = self.stored.cluster.spec.as_ref().and_then(|spec| spec.trials.values().min().copied()).unwrap_or(0);
@@ -204,7 +204,7 @@ impl World {
                 .collect();
             for (key, process) in runs {
                 let delay = self.random.between(1, trial * 3 / 4);
-                self.after(delay, Happening::ServiceFails(id.clone(), key, process));
+                self.after(delay, SimEvent::ServiceFails(id.clone(), key, process));
             }
         }
         Ok(())
@@ -241,7 +241,7 @@ impl World {
             // It is started again, with no better luck.
             service.restarts += 1;
             let delay = self.random.within(self.setup.pace.service);
-            self.after(delay, Happening::ServiceReady(id.clone(), key.clone(), process));
+            self.after(delay, SimEvent::ServiceReady(id.clone(), key.clone(), process));
         }
         self.tell_signals();
         let Some(agent) = self.agents.get(id) else { return };
@@ -256,7 +256,7 @@ impl World {
             if let Some(service) = self.agents.get_mut(id).and_then(|a| a.services.get_mut(&key)) {
                 service.state = ServiceState::Starting;
             }
-            self.after(1_000, Happening::ServiceReady(id.clone(), key, process));
+            self.after(1_000, SimEvent::ServiceReady(id.clone(), key, process));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_brain::{Input, Reply, Request, Wish};
-use cloudtik_model::demand::{Quantity, Wants};
+use cloudtik_brain::{Input, NewRequest, Reply, Request};
+use cloudtik_model::demand::{Quantity, RequestedCapacity};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::Load;
 use cloudtik_model::scenario::{Demand, Scenario, Times};
@@ -11,7 +11,7 @@ use cloudtik_model::simulation::{Arrival, Work};
 use cloudtik_model::spec::{Market, Offer};
 use cloudtik_model::{Actor, InstanceId, NodeTypeName, ServiceKey};
 
-use super::{Happening, World};
+use super::{SimEvent, World};
 use crate::random::Random;
 use crate::work::Fluid;
 
@@ -134,10 +134,10 @@ impl Script {
 }
 
 /// Cores of what is asked for, in thousandths.
-fn cores_of(wants: &Wants) -> u64 {
+fn cores_of(wants: &RequestedCapacity) -> u64 {
     match wants {
-        Wants::Bundles { bundles, .. } => bundles.iter().map(|b| b.bundle.cpus.0 * u64::from(b.count)).sum(),
-        Wants::Workers { .. } | Wants::More { .. } => 0,
+        RequestedCapacity::Bundles { bundles, .. } => bundles.iter().map(|b| b.bundle.cpus.0 * u64::from(b.count)).sum(),
+        RequestedCapacity::Workers { .. } | RequestedCapacity::More { .. } => 0,
     }
 }
 
@@ -148,7 +148,7 @@ impl World {
     }
 
     fn script_after(&mut self, delay: u64, scripted: Scripted) {
-        self.after(delay, Happening::Scripted(scripted));
+        self.after(delay, SimEvent::Scripted(scripted));
     }
 
     fn times_of(&self, table: Table, index: usize) -> Option<(Times, Option<u64>)> {
@@ -328,9 +328,9 @@ impl World {
         } else {
             let Some(demand) = self.demand_of(arrival) else { return };
             let (wants, reason) = (demand.wants.clone(), demand.name.clone());
-            let wish = Wish { name: Some(name), wants: wants.clone(), additive: true, until: None, reason };
-            self.wishes.insert(number, wants);
-            Input::Scale { request, wish }
+            let asked = NewRequest { name: Some(name), wants: wants.clone(), additive: true, until: None, reason };
+            self.asked_for.insert(number, wants);
+            Input::Scale { request, asked }
         };
         self.script.asked.insert(number, arrival);
         self.hear(1, self.epoch, input);

@@ -1,19 +1,19 @@
 //! Seeded trouble: what goes wrong, and what people want meanwhile.
 
-use cloudtik_brain::{Input, Request, Wish};
-use cloudtik_model::demand::{Bundle, Counted, Quantity, Wants};
+use cloudtik_brain::{Input, NewRequest, Request};
+use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity};
 use cloudtik_model::node::{InstanceState, NodeState};
 use cloudtik_model::spec::WorkerType;
 use cloudtik_model::{Actor, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
-use super::{Happening, World};
+use super::{SimEvent, World};
 use crate::promises::Violation;
 use crate::setup::default_type;
 
 impl World {
     /// Every ten seconds: what goes wrong, and what people want.
     pub(super) fn trouble(&mut self) -> Result<(), Violation> {
-        self.after(10_000, Happening::Trouble);
+        self.after(10_000, SimEvent::Trouble);
         let now = self.now;
         let faults = self.setup.faults.clone();
         for id in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -47,7 +47,7 @@ impl World {
                 self.note(|| format!("{node} is cut off for {dark} ms"));
                 if dark > 10_000 {
                     self.close_link(&id, "keep-alive timed out", 0);
-                    self.after(dark, Happening::Connect(id.clone()));
+                    self.after(dark, SimEvent::Connect(id.clone()));
                 }
             } else if breaks && !is_head {
                 self.break_machine(&id);
@@ -84,7 +84,7 @@ impl World {
     /// Nobody holds anything or sets anything aside any more; said again, since the head may be away.
     pub(super) fn people_leave(&mut self, times: u64) {
         if times > 0 {
-            self.after(20_000, Happening::PeopleLeave(times - 1));
+            self.after(20_000, SimEvent::PeopleLeave(times - 1));
         }
         self.next += 1;
         let mut inputs = vec![Input::Resume { request: Request::new(self.next, Actor::LOCAL) }];
@@ -92,7 +92,7 @@ impl World {
             self.next += 1;
             inputs.push(Input::Release { request: Request::new(self.next, Actor::LOCAL), node: record.id.clone() });
         }
-        // Members of a whole that stand still all together are kept for their disks: a person gives them up.
+        // Members of a group that stand still all together are kept for their disks: a person gives them up.
         let stopped: Vec<InstanceId> =
             self.provider.alive().filter(|m| m.instance.state == InstanceState::Stopped).map(|m| m.instance.id.clone()).collect();
         for record in self.stored.nodes.values() {
@@ -166,7 +166,7 @@ impl World {
         }
         let least: u32 = spec.workers.values().map(|kind| kind.min).sum();
         spec.max_workers = spec.max_workers.max(least);
-        let least = spec.workers.values().filter_map(|kind| Some(kind.dearest()?.times(kind.min))).sum();
+        let least = spec.workers.values().filter_map(|kind| Some(kind.most_expensive()?.times(kind.min))).sum();
         spec.budget = spec.budget.map(|budget| budget.max(least));
     }
 
@@ -227,11 +227,17 @@ impl World {
                 let bundles = room.collect();
                 let (gang, spread, additive) = (self.random.permille(300), self.random.permille(200), self.random.permille(500));
                 let until = self.random.permille(400).then(|| Timestamp(self.moment().wall.0 + self.random.between(1_000, 300_000)));
-                let wish = Wish { name: None, wants: Wants::Bundles { bundles, gang, spread }, additive, until, reason: String::new() };
-                Some(Input::Scale { request, wish })
+                let asked = NewRequest {
+                    name: None,
+                    wants: RequestedCapacity::Bundles { bundles, gang, spread },
+                    additive,
+                    until,
+                    reason: String::new(),
+                };
+                Some(Input::Scale { request, asked })
             }
             6 => {
-                let names: Vec<String> = self.stored.asks.keys().cloned().collect();
+                let names: Vec<String> = self.stored.requests.keys().cloned().collect();
                 let now = self.random.permille(500);
                 self.random.pick(&names).cloned().map(|name| Input::Revoke { request, name, now })
             }
@@ -284,8 +290,8 @@ impl World {
             17 => Some(Input::ResumeRollout { request }),
             0 | 1 => {
                 let workers = self.random.between(u64::from(kind.min), u64::from(kind.max)) as u32;
-                let wants = Wants::Workers { node_type: name, count: workers };
-                Some(Input::Scale { request, wish: Wish { name: None, wants, additive: false, until: None, reason: String::new() } })
+                let wants = RequestedCapacity::Workers { node_type: name, count: workers };
+                Some(Input::Scale { request, asked: NewRequest { name: None, wants, additive: false, until: None, reason: String::new() } })
             }
             2 => self.random.pick(&workers).cloned().map(|(node, generation)| {
                 self.asked_to_go.insert((node.clone(), generation));
@@ -297,8 +303,8 @@ impl World {
             }),
         };
         if let Some(input) = input {
-            if let Input::Scale { request, wish } = &input {
-                self.wishes.insert(request.number, wish.wants.clone());
+            if let Input::Scale { request, asked } = &input {
+                self.asked_for.insert(request.number, asked.wants.clone());
             }
             self.hear(1, self.epoch, input);
         }
@@ -306,8 +312,8 @@ impl World {
 
     /// What was acknowledged to somebody is stored.
     pub(super) fn acknowledge(&mut self, request: u64, is_granted: bool) {
-        let Some(wants) = self.wishes.remove(&request).filter(|_| is_granted) else { return };
-        if !self.stored.asks.values().any(|ask| ask.wants == wants) {
+        let Some(wants) = self.asked_for.remove(&request).filter(|_| is_granted) else { return };
+        if !self.stored.requests.values().any(|ask| ask.wants == wants) {
             self.unkept = Some(format!("{wants} was acknowledged and is not stored"));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demand::{Counted, Wants};
+use crate::demand::{Counted, RequestedCapacity};
 use crate::outlook::{Blocked, PolicySays, Source};
 use crate::policy::Policy;
 use crate::reason::Reason;
@@ -83,7 +83,7 @@ pub enum NotChosen {
     CheaperTogether,
 }
 
-/// A worker that is let go because less is wanted or allowed.
+/// A worker that is scaled in because less is wanted or allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScaleIn {
     pub node: NodeId,
@@ -98,7 +98,7 @@ pub struct ScaleIn {
     pub choice: ScaleInChoice,
 }
 
-/// What a worker does that is let go.
+/// What a worker does that is scaled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "activity", rename_all = "kebab-case")]
 pub enum Activity {
@@ -148,7 +148,7 @@ pub enum Replan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestDetails {
     pub name: String,
-    pub wants: Wants,
+    pub wants: RequestedCapacity,
     /// In the words of who asked.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -166,7 +166,7 @@ pub struct Scale {
     /// Other requests in whose place it stands.
     pub replaced: Vec<String>,
     /// What was wanted under this name before.
-    pub instead_of: Option<Wants>,
+    pub instead_of: Option<RequestedCapacity>,
     /// Why there are more than that.
     pub more_because: Option<Source>,
     /// It stood already.

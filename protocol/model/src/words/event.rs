@@ -2,7 +2,7 @@ use std::fmt;
 
 use super::{after_colon, list};
 use crate::actor::Actor;
-use crate::demand::{Counted, Wants};
+use crate::demand::{Counted, RequestedCapacity};
 use crate::event::{
     Activity, Again, Event, Launch, NotChosen, PolicyChange, Purpose, Replan, RequestDetails, Scale, ScaleIn, ScaleInChoice, StateName,
     TypeChoice, What,
@@ -325,7 +325,7 @@ impl fmt::Display for Scale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, numbers, replaced, instead_of, more_because, again } = self;
         match (&request.wants, numbers) {
-            (Wants::Workers { node_type, .. } | Wants::More { node_type, .. }, Some((was, now))) => {
+            (RequestedCapacity::Workers { node_type, .. } | RequestedCapacity::More { node_type, .. }, Some((was, now))) => {
                 write!(f, "{node_type}: {was} → {now} workers")?;
             }
             (wants, _) => write!(f, "{}: {wants}", request.name)?,

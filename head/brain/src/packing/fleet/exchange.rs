@@ -6,7 +6,7 @@ use super::{Fleet, GroupId, Placed, Slot};
 use crate::packing::Amounts;
 
 /// Of so many nodes it is looked at what lies on them for what needs room there more.
-const MOST_LOOKS: usize = 64;
+const MAX_LOOKS: usize = 64;
 
 /// A node, and what lies there and could lie elsewhere.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Fleet {
         }
         let spread: Vec<&Placed> = groups.iter().filter_map(|id| self.groups.get(id)).filter(|placed| placed.group.spread).collect();
         let mut best: Option<(u64, Exchange)> = None;
-        let mut looks = MOST_LOOKS;
+        let mut looks = MAX_LOOKS;
         for tree in [&self.plain, &self.with_gpus] {
             let mut from = 0;
             while looks > 0
