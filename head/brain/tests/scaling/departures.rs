@@ -257,7 +257,7 @@ fn a_cut_of_the_head_s_network_cuts_no_drain_off() {
         world.tell(Input::LinkClosed { session, node, cause: "cut".to_owned() });
     }
     world.pass(8_000);
-    assert!(world.brain.snapshot().alarms.iter().any(|a| *a == Alarm::Brake), "the brake is on");
+    assert!(world.brain.snapshot().alarms.contains(&Alarm::Brake), "the brake is on");
     let ended: Vec<String> = world
         .events
         .iter()
