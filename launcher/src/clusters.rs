@@ -435,3 +435,27 @@ pub fn all() -> Result<Vec<ClusterPaths>, Failure> {
     places.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| natural::compare(&a.workspace_name(), &b.workspace_name())));
     Ok(places)
 }
+
+/// The workspaces of this user: those with a definition, and those with a directory.
+pub fn workspace_names() -> Result<Vec<WorkspaceName>, Failure> {
+    let workspaces = workspaces()?;
+    let entries = match fs::read_dir(&workspaces).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(Failure::failed(format!("cannot read {}: {error}", workspaces.display()))),
+    };
+    let mut names: Vec<WorkspaceName> = entries
+        .iter()
+        .filter_map(|entry| {
+            let file = entry.file_name().into_string().ok()?;
+            let name = match file.strip_suffix(".toml") {
+                Some(name) => name,
+                None => entry.path().is_dir().then_some(&*file)?,
+            };
+            WorkspaceName::new(name).ok()
+        })
+        .collect();
+    names.sort_by(|a, b| natural::compare(a.as_str(), b.as_str()));
+    names.dedup();
+    Ok(names)
+}

@@ -2,50 +2,13 @@
 //! this program each time, so that what they offer is what there is.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
-use clap::{Arg, CommandFactory, Parser};
-use clap_complete::Shell;
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
-use clap_complete::env::Shells;
+use clap_complete::engine::{CompletionCandidate, ValueCompleter};
 use cloudtik_model::{NodeId, natural};
 use cloudtik_runtimes::Catalog;
 
-use crate::cli::{Arguments, Command};
 use crate::clusters;
-use crate::failure::{Failure, USAGE};
-use crate::output::Printer;
-use crate::workspace;
-
-/// Prints what a shell runs to know how to ask.
-pub fn print(printer: &Printer, shell: Shell) -> Result<(), Failure> {
-    let (shells, name) = (Shells::builtins(), shell.to_string());
-    let known = shells.completer(&name).ok_or_else(|| Failure::new(USAGE, format!("there are no completions for {name}")))?;
-    let mut out = Vec::new();
-    known.write_registration("COMPLETE", "cloudtik", "cloudtik", "cloudtik", &mut out)?;
-    printer.raw(&out);
-    Ok(())
-}
-
-/// The command by which a line is completed. What follows a job's file is the job's: no flag of ours is offered there.
-pub fn command() -> clap::Command {
-    if !completes_job() {
-        return Arguments::command();
-    }
-    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true).add(ArgValueCompleter::new(PathCompleter::file()));
-    let submit = clap::Command::new("submit").disable_help_flag(true).arg(words);
-    clap::Command::new("cloudtik").disable_help_flag(true).disable_help_subcommand(true).subcommand(submit)
-}
-
-/// Whether the word that a shell asks about comes after a job's file: what stands before it is a whole command.
-fn completes_job() -> bool {
-    let words: Vec<OsString> = std::env::args_os().skip_while(|word| word != "--").skip(1).collect();
-    let asked = std::env::var("_CLAP_COMPLETE_INDEX").ok().and_then(|index| index.parse().ok());
-    let before = words.get(..asked.unwrap_or(words.len().saturating_sub(1))).unwrap_or_default();
-    // Flags before the command would have to be known to skip them.
-    before.get(1).is_some_and(|word| word == "submit")
-        && Arguments::try_parse_from(before).is_ok_and(|read| matches!(read.command, Command::Submit(_)))
-}
 
 fn matching(current: &OsStr, all: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
     let current = current.to_string_lossy();
@@ -72,7 +35,7 @@ pub fn files() -> impl ValueCompleter {
 /// Names of this user's workspaces, and of those of clusters that the user was given access to.
 pub fn workspaces() -> impl ValueCompleter {
     |current: &OsStr| {
-        let own = workspace::names().unwrap_or_default().into_iter().map(String::from);
+        let own = clusters::workspace_names().unwrap_or_default().into_iter().map(String::from);
         let places = clusters::all().unwrap_or_default();
         let mut names: Vec<String> = own.chain(places.iter().map(|place| place.workspace_name())).collect();
         names.sort_by(|a, b| natural::compare(a, b));
@@ -84,7 +47,7 @@ pub fn workspaces() -> impl ValueCompleter {
 /// Names of this user's workspaces, and files that describe one.
 pub fn workspaces_and_files() -> impl ValueCompleter {
     |current: &OsStr| {
-        let mut found = matching(current, workspace::names().unwrap_or_default().into_iter().map(String::from));
+        let mut found = matching(current, clusters::workspace_names().unwrap_or_default().into_iter().map(String::from));
         found.extend(files().complete(current));
         found
     }

@@ -32,6 +32,7 @@ mod remote;
 mod rollout;
 mod runtime;
 mod session;
+mod shells;
 mod show;
 mod simulate;
 mod statuses;
@@ -61,7 +62,7 @@ use crate::reader::while_read;
 
 fn main() -> ExitCode {
     // Answers a shell that asks how a line can go on, and ends; else nothing.
-    clap_complete::CompleteEnv::with_factory(completion::command).complete();
+    clap_complete::CompleteEnv::with_factory(shells::command).complete();
     let arguments = match cli::parse() {
         Ok(arguments) => arguments,
         Err(error)
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
     cloudtik_protocol::tls::install_crypto();
     let result = match arguments.command {
         // What needs no head needs no runtime either.
-        Command::Completions { shell } => completion::print(&printer, shell).map(|()| 0),
+        Command::Completions { shell } => shells::print(&printer, shell).map(|()| 0),
         Command::Version => {
             printer.version();
             Ok(0)

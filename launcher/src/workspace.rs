@@ -13,7 +13,6 @@ use cloudtik_model::{ClusterName, WorkspaceName};
 use cloudtik_providers::workspace::{Action, Cost, Plan};
 
 use self::definition::Definition;
-pub use self::definition::names;
 use self::steps::Interrupts;
 use crate::cli::Workspace;
 use crate::clusters::{Described, is_standard_input};

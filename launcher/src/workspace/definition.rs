@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cloudtik_config::workspace::{needed_by, says_the_same};
 use cloudtik_config::{InvalidFile, Problem, Workspace, reader};
-use cloudtik_model::{WorkspaceName, natural};
+use cloudtik_model::WorkspaceName;
 use cloudtik_protocol::files::write_atomically;
 use cloudtik_providers::kind::WorkspaceSite;
 use cloudtik_providers::machine::AGENT;
@@ -21,7 +21,9 @@ use cloudtik_registry::registry;
 use serde::{Deserialize, Serialize};
 
 use super::change::Said;
-use crate::clusters::{Described, directory_of, is_standard_input, program, programs_directory, read_text, workspace, workspaces};
+use crate::clusters::{
+    Described, directory_of, is_standard_input, program, programs_directory, read_text, workspace, workspace_names, workspaces,
+};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::quoted;
 
@@ -143,30 +145,6 @@ pub fn forget(name: &WorkspaceName) -> Result<(), Failure> {
     }
 }
 
-/// The workspaces of this user: those with a definition, and those with a directory.
-pub fn names() -> Result<Vec<WorkspaceName>, Failure> {
-    let workspaces = workspaces()?;
-    let entries = match fs::read_dir(&workspaces).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Failure::failed(format!("cannot read {}: {error}", workspaces.display()))),
-    };
-    let mut names: Vec<WorkspaceName> = entries
-        .iter()
-        .filter_map(|entry| {
-            let file = entry.file_name().into_string().ok()?;
-            let name = match file.strip_suffix(".toml") {
-                Some(name) => name,
-                None => entry.path().is_dir().then_some(&*file)?,
-            };
-            WorkspaceName::new(name).ok()
-        })
-        .collect();
-    names.sort_by(|a, b| natural::compare(a.as_str(), b.as_str()));
-    names.dedup();
-    Ok(names)
-}
-
 /// The workspace that a person means.
 pub struct Named {
     pub name: WorkspaceName,
@@ -185,7 +163,7 @@ impl Named {
             let file = Definition::of_file(path)?;
             return Ok(Self { name: file.name.clone(), file: Some(file), typed: quoted(named) });
         }
-        let all = names()?;
+        let all = workspace_names()?;
         if let Some(name) = all.iter().find(|name| name.as_str() == named) {
             return Ok(Self::known(name.clone()));
         }
@@ -199,7 +177,7 @@ impl Named {
     }
 
     fn only() -> Result<Self, Failure> {
-        match &names()?[..] {
+        match &workspace_names()?[..] {
             [] => Err(Failure::new(NOT_FOUND, "there is no workspace").hint(CREATE_ONE)),
             [name] => Ok(Self::known(name.clone())),
             several => {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::change::{Verb, listed, look_at};
-use super::definition::{Definition, Named, names, path_of};
+use super::definition::{Definition, Named, path_of};
 use crate::clusters;
 use crate::failure::Failure;
 use crate::output::{Printer, columns_of_output, first_of};
@@ -263,7 +263,7 @@ struct Listed {
 pub async fn list(printer: &Printer) -> Result<(), Failure> {
     // All at once: a provider that hangs holds up no other.
     let mut looked = JoinSet::new();
-    for (number, name) in names()?.into_iter().enumerate() {
+    for (number, name) in clusters::workspace_names()?.into_iter().enumerate() {
         looked.spawn(async move { (number, look(name).await) });
     }
     let mut all = looked.join_all().await;

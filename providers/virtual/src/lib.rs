@@ -22,8 +22,10 @@ mod network;
 pub mod program;
 mod provider;
 mod range;
+mod remote;
 mod root;
 mod service;
+mod settings;
 mod sweep;
 pub mod testing;
 mod workspace;
@@ -32,9 +34,10 @@ use std::path::{Path, PathBuf};
 
 pub use instance::instance_id;
 pub use kind::Virtual;
-pub use provider::{Settings, VirtualProvider};
+pub use provider::VirtualProvider;
 pub use range::{InvalidRange, Range};
-pub use service::{RemoteProvider, open};
+pub use remote::{RemoteProvider, open};
+pub use settings::Settings;
 pub use sweep::{Leftover, sweep};
 pub use workspace::VirtualWorkspace;
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::bridge::Found;
 use crate::failure::Failure;
 use crate::ground::{Ground, Work};
-use crate::{boot, ground, init, service};
+use crate::{boot, ground, init, remote, service};
 
 /// Does what a verb says, in the directory that it is about. What becomes of it is written to standard output.
 pub fn run(verb: Option<&str>, directory: Option<&Path>) -> ExitCode {
@@ -19,7 +19,7 @@ pub fn run(verb: Option<&str>, directory: Option<&Path>) -> ExitCode {
         (Some("work"), Some(workspace)) => answer(&work(workspace)),
         (Some("remove"), Some(directory)) => answer(&ground::remove(directory)),
         (Some("start-service"), Some(nodes)) => exit(service::detach(nodes).map(drop)),
-        (Some("serve"), Some(nodes)) => exit(service::serve(nodes)),
+        (Some("serve"), Some(nodes)) => exit(remote::serve(nodes)),
         _ => {
             eprintln!("cloudtik-virtual is started by the virtual provider; it has no use by itself");
             ExitCode::from(2)

@@ -12,11 +12,10 @@ use async_trait::async_trait;
 use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, refuse_mounts, remove_tree, write_atomically};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
-use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId};
+use cloudtik_model::{Generation, InstanceId, NodeId};
 use cloudtik_providers::local::{BOOTSTRAP_FILE, inherited_environment};
 use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ground::is_root;
@@ -27,43 +26,14 @@ use crate::network::Network;
 use crate::range::Range;
 use crate::root::{HOSTS_DIRECTORY, HOSTS_FILE};
 use crate::service;
+use crate::settings::{CAPABILITIES, Settings};
 
-/// What the provider can do.
-pub const CAPABILITIES: Capabilities =
-    Capabilities { restart_agent: true, reboot: Some(REBOOT_TIME), owned_machines: false, visibility: Duration::ZERO, batch: BATCH };
-/// A node is back within moments.
-const REBOOT_TIME: Duration = Duration::from_secs(5);
-/// A call's answers come together, and a machine has so many processors only.
-const BATCH: usize = 16;
 /// How long a first process may take to end after SIGKILL before the call fails, to be repeated.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Ends the name of the directory of what was an instance and is being removed.
 const GONE: &str = ".gone";
 /// What ends a node from within, where nothing else is given.
 const POWER_OFF: [&str; 3] = ["/bin/sh", "-c", "kill -TERM 1"];
-
-/// Where and how the nodes of a cluster are made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    pub cluster: ClusterName,
-    /// The directory of the cluster's instances.
-    pub nodes: PathBuf,
-    /// The directory of the workspace.
-    pub workspace: PathBuf,
-    /// The agent's program.
-    pub agent: PathBuf,
-    /// The program `cloudtik-virtual`.
-    pub program: PathBuf,
-    /// Directories and files of this machine that all nodes see and write; a directory that is missing is made.
-    #[serde(default)]
-    pub shared: Vec<PathBuf>,
-    /// Directories and files of this machine that heads' nodes see and write, and other nodes find empty.
-    #[serde(default)]
-    pub for_heads: Vec<PathBuf>,
-    /// Directories of this machine that nodes find empty, besides that of the instances.
-    #[serde(default)]
-    pub hidden: Vec<PathBuf>,
-}
 
 #[derive(Debug, Clone)]
 pub struct VirtualProvider {
