@@ -44,6 +44,8 @@ pub fn boot(directory: &Path) -> Result<(), Failure> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log());
     let mut log = log.map_err(|e| Failure::io(format!("open {}", place.log().display()), e))?;
     let enforced = hierarchies.create(&machine.group(), machine.resources);
+    // Of a node that was paused and then ended the group is still frozen.
+    hierarchies.freeze(&machine.group(), false).map_err(|e| Failure::io("let the node's processes run", e))?;
     for error in &enforced.failures {
         let _ = writeln!(log, "a limit of this node is not enforced: {error}");
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use cloudtik_model::InstanceId;
 use cloudtik_model::node::InstanceState;
@@ -173,6 +174,24 @@ async fn what_is_left_of_a_removed_cluster_and_a_removed_workspace_is_found_name
     assert!(swept.contains(&Leftover::Node { instance: gone("w3.1") }), "{swept:?}");
     eventually("all is gone", || testing::left(&directory), Vec::is_empty);
     assert!(!ours(&sweep(None).expect("sweeps")), "the second sweep finds nothing");
+}
+
+#[tokio::test]
+async fn a_node_that_ended_while_it_was_paused_starts_again() {
+    let Some(world) = World::new().await else { return };
+    let provider = world.provider("paused");
+    let w1 = provider.create_one(&request("w1", 1)).await.expect("creates");
+    testing::pause(&provider, &w1.id, true).expect("pauses");
+    testing::kill(&provider, &w1.id).expect("kills");
+    let ended = async {
+        while provider.describe(&w1.id).await.expect("describes").state == InstanceState::Running {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(world::DEADLINE, ended).await.expect("it ends");
+    provider.create_one(&request("w1", 1)).await.expect("starts again");
+    world::delete_all(&provider).await;
+    world.end().await;
 }
 
 /// A small generator of numbers, so that a round can be repeated by its seed.
