@@ -1,7 +1,6 @@
 //! Clusters of the virtual provider, as a person brings them up. As root.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use cloudtik_tests::{Cluster, send, skipped, until};
@@ -48,8 +47,7 @@ fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     }
 
     let killed = |pattern: &str| {
-        let found = Command::new("pgrep").args(["-f", pattern]).output().expect("pgrep runs").stdout;
-        let pids: Vec<i32> = String::from_utf8_lossy(&found).lines().filter_map(|line| line.parse().ok()).collect();
+        let pids: Vec<i32> = cluster.processes().into_iter().filter(|(_, line)| line.contains(pattern)).map(|(pid, _)| pid).collect();
         assert!(!pids.is_empty(), "nothing runs {pattern}");
         pids.into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
     };
