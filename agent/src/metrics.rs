@@ -10,6 +10,7 @@ use cloudtik_model::ServiceKey;
 use cloudtik_model::report::{ServiceReport, ServiceState};
 use cloudtik_protocol::VERSION;
 use cloudtik_protocol::exposition::Exposition;
+use cloudtik_protocol::files::{KERNEL_FILE_SYSTEMS, unescape_octal};
 
 use crate::process::TICKS;
 
@@ -25,31 +26,8 @@ pub struct Agent {
 const SECTOR: u64 = 512;
 /// File systems of other machines: asking one whose server is gone would wait for ever.
 const REMOTE: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs"];
-/// File systems that hold nobody's data.
-const PSEUDO: [&str; 22] = [
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "overlay",
-    "proc",
-    "procfs",
-    "pstore",
-    "rpc_pipefs",
-    "securityfs",
-    "squashfs",
-    "sysfs",
-    "tracefs",
-];
+/// Further file systems whose use says nothing: their space is what was packed into them, or none.
+const FIXED: [&str; 2] = ["procfs", "squashfs"];
 
 pub fn render(agent: &Agent, services: &BTreeMap<ServiceKey, ServiceReport>) -> String {
     let mut text = Exposition::default();
@@ -133,10 +111,11 @@ fn file_systems(text: &mut Exposition) {
     for line in mounts.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let [device, point, kind, options, ..] = fields.as_slice() else { continue };
-        if PSEUDO.contains(kind) || REMOTE.contains(kind) || !seen.insert((device.to_string(), point.to_string())) {
+        let is_left_out = [&KERNEL_FILE_SYSTEMS[..], &FIXED, &REMOTE].iter().any(|kinds| kinds.contains(kind));
+        if is_left_out || !seen.insert((device.to_string(), point.to_string())) {
             continue;
         }
-        let point = point.replace("\\040", " ");
+        let point = String::from_utf8_lossy(&unescape_octal(point.as_bytes())).into_owned();
         let Ok(stat) = nix::sys::statvfs::statvfs(point.as_str()) else { continue };
         let block = stat.fragment_size();
         let values = [

@@ -1,9 +1,12 @@
 //! What can be typed.
 
 mod access;
+mod cache;
 mod cluster;
 mod examples;
 mod provider;
+mod rollout;
+mod runtime;
 mod submit;
 mod values;
 mod workspace;
@@ -16,8 +19,11 @@ use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand
 use clap_complete::engine::ArgValueCompleter;
 
 pub use self::access::Access;
+pub use self::cache::Cache;
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
 pub use self::provider::Provider;
+pub use self::rollout::RolloutCommand;
+pub use self::runtime::Runtime;
 pub use self::submit::Submit;
 pub use self::workspace::{ChangeWorkspace, DeleteWorkspace, Workspace};
 use crate::completion;
@@ -481,75 +487,4 @@ pub struct Logs {
     /// Number of lines from the end of each log
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     pub lines: u32,
-}
-
-#[derive(Subcommand)]
-pub enum RolloutCommand {
-    /// Show how far the newest revision has come, and why it is held
-    #[command(after_help = examples::ROLLOUT_STATUS)]
-    Status {
-        #[command(flatten)]
-        cluster: AnyCluster,
-    },
-    /// Retry a roll-out that is held because it failed on a node
-    #[command(after_help = examples::ROLLOUT_RESUME)]
-    Resume {
-        #[command(flatten)]
-        cluster: AnyCluster,
-    },
-    /// Go back to what the cluster ran before the roll-out
-    #[command(after_help = examples::ROLLOUT_UNDO)]
-    Undo {
-        #[command(flatten)]
-        cluster: AnyCluster,
-        /// Do not ask for confirmation
-        #[arg(short, long)]
-        yes: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum Cache {
-    /// List the software, what it takes on the disk and which clusters use it
-    #[command(after_help = examples::CACHE_LIST)]
-    List,
-    /// Remove the software that no cluster uses, and unfinished downloads
-    #[command(after_help = examples::CACHE_CLEAN)]
-    Clean {
-        /// Do not ask for confirmation
-        #[arg(short, long)]
-        yes: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum Runtime {
-    /// List the shipped runtimes
-    #[command(after_help = examples::RUNTIME_LIST)]
-    List,
-    /// Check the folder of a runtime
-    #[command(after_help = examples::RUNTIME_CHECK)]
-    Check {
-        /// Folder of the runtime
-        folder: PathBuf,
-    },
-    /// Print the files and commands of a runtime on a node; nothing is run
-    #[command(after_help = examples::RUNTIME_RENDER)]
-    Render {
-        /// Cluster file; `-` is standard input
-        #[arg(add = ArgValueCompleter::new(completion::files()))]
-        file: PathBuf,
-        /// Only this runtime
-        #[arg(long, add = ArgValueCompleter::new(completion::runtimes()))]
-        runtime: Option<String>,
-        /// Node: `head`, or a worker such as `w1`
-        #[arg(long, default_value = "head")]
-        node: String,
-    },
-    /// Write the folder of a new runtime to start from
-    #[command(after_help = examples::RUNTIME_NEW)]
-    New {
-        /// Name of the runtime, and of its folder
-        name: String,
-    },
 }

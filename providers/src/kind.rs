@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cloudtik_config::reader::{Problems, Table};
 use cloudtik_model::node::Instance;
-use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, Resources, Shape, ShapeName};
+use cloudtik_model::{Bytes, ClusterName, Generation, InstanceId, NodeId, Resources, Shape, ShapeName};
 use serde_json::Value;
 
 use crate::{Error, NodeProvider, WorkspaceProvider};
@@ -24,6 +24,15 @@ pub struct Offers {
     pub spot: bool,
 }
 
+/// Memory of a node, where many share this machine and its type says nothing of it.
+const SHARED_MEMORY: Bytes = Bytes(2 << 30);
+
+/// What a node has where many share this machine and its type says nothing of it.
+pub fn share_of_this_machine() -> Resources {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    Resources { cpus, memory: SHARED_MEMORY, gpus: 0 }
+}
+
 /// One kind of provider.
 pub trait Kind: Send + Sync {
     /// As `[provider] kind` names it.
@@ -32,14 +41,19 @@ pub trait Kind: Send + Sync {
     /// What machines it is about, in one line.
     fn summary(&self) -> &'static str;
 
-    fn offers(&self) -> Offers;
+    /// None, unless the kind says otherwise.
+    fn offers(&self) -> Offers {
+        Offers { zones: false, spot: false }
+    }
 
     /// Reads the provider's own keys of `[provider]` into its own document. Problems are noted with their places; then the
     /// result counts for nothing.
     fn read(&self, table: &mut Table<'_>, problems: &Problems) -> Value;
 
-    /// The shapes of machines, with their prices.
-    fn catalogue(&self, settings: &Value) -> Catalogue;
+    /// The shapes of machines, with their prices; there are none, unless the kind says otherwise.
+    fn catalogue(&self, _settings: &Value) -> Catalogue {
+        Catalogue::new()
+    }
 
     /// What a worker has whose type says nothing of it; none if types must say it.
     fn default_resources(&self) -> Option<Resources>;

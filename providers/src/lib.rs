@@ -4,6 +4,7 @@
 //! becomes a node, and the conformance suite that every provider passes. Must never: decide, retry, or know the wire, agents'
 //! insides or runtimes. A provider lists, creates and deletes; who asks knows why.
 
+pub mod blocking;
 pub mod conformance;
 mod error;
 pub mod external;

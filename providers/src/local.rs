@@ -29,6 +29,7 @@ pub use processes::MARK;
 pub use transport::LocalTransport;
 pub use workspace::LocalWorkspace;
 
+use crate::blocking::{blocking, each};
 pub use crate::machine::BOOTSTRAP_FILE;
 use crate::machine::{self, AGENT, Layout, Order, Program, Start};
 use crate::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
@@ -364,30 +365,4 @@ impl NodeProvider for LocalProvider {
         let (node, instance) = (node.clone(), instance.clone());
         blocking(self, move |p| p.reboot_now(&node, generation, &instance)).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    provider: &LocalProvider,
-    work: impl FnOnce(&LocalProvider) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let provider = provider.clone();
-    tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("run a local operation", e))?
-}
-
-/// Works on all items at once, each on a thread of its own; the answers are in the order of the items.
-async fn each<R: Clone + Send + 'static, T: Send + 'static>(
-    provider: &LocalProvider,
-    requests: &[R],
-    work: fn(&LocalProvider, &R) -> Result<T, Error>,
-) -> Vec<Result<T, Error>> {
-    let begin = |request: &R| {
-        let (provider, request) = (provider.clone(), request.clone());
-        tokio::task::spawn_blocking(move || work(&provider, &request))
-    };
-    let begun: Vec<_> = requests.iter().map(begin).collect();
-    let mut answers = Vec::with_capacity(begun.len());
-    for item in begun {
-        answers.push(item.await.unwrap_or_else(|error| Err(Error::transient("run a local operation", error))));
-    }
-    answers
 }

@@ -4,7 +4,7 @@ use cloudtik_config::reader::{Problems, Table};
 use cloudtik_model::{Bytes, Resources};
 use serde_json::Value;
 
-use crate::kind::{Catalogue, Kind, Machines, Offers};
+use crate::kind::{Kind, Machines, Offers};
 
 /// What a machine has whose type does not say.
 const USUAL: Resources = Resources { cpus: 4, memory: Bytes(16 << 30), gpus: 0 };
@@ -27,10 +27,6 @@ impl Kind for Simulated {
 
     fn read(&self, _: &mut Table<'_>, _: &Problems) -> Value {
         Value::Null
-    }
-
-    fn catalogue(&self, _: &Value) -> Catalogue {
-        Catalogue::new()
     }
 
     fn default_resources(&self) -> Option<Resources> {

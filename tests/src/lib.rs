@@ -47,6 +47,15 @@ impl Ran {
         assert_eq!(self.code, 0, "the command failed:\n{}{}", self.out, self.err);
         self
     }
+
+    /// Of a command that must have ended with a status and said all of some texts.
+    #[track_caller]
+    pub fn refused(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for said in says {
+            assert!(self.err.contains(said), "{said:?} is not in: {}", self.err);
+        }
+    }
 }
 
 /// The directory of the built programs: where this test's own program is.

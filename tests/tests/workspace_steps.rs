@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use cloudtik_tests::{Cluster, Ran, send, until};
+use cloudtik_tests::{Cluster, send, until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -119,14 +119,6 @@ impl Cloud {
     }
 }
 
-#[track_caller]
-fn refused(ran: &Ran, code: i32, says: &[&str]) {
-    assert_eq!(ran.code, code, "{ran:?}");
-    for said in says {
-        assert!(ran.err.contains(said), "{said:?} is not in: {}", ran.err);
-    }
-}
-
 #[test]
 fn what_costs_is_shown_and_asked_and_never_made_by_up() {
     let cloud = Cloud::new("costly");
@@ -134,12 +126,12 @@ fn what_costs_is_shown_and_asked_and_never_made_by_up() {
     let plan = user.run(&["workspace", "create", file, "--plan"]).ok().out;
     assert!(plan.contains("\n  + create gateway: the gateway, 0.045/h\n") && plan.ends_with("  costs 0.045/h while it exists\n"), "{plan}");
     assert_eq!(cloud.document(&["workspace", "create", file, "--plan"])["cost"], "0.045/h");
-    refused(&user.run(&["workspace", "create", file]), 2, &["--yes", "Create the workspace dev, for 0.045/h?"]);
+    user.run(&["workspace", "create", file]).refused(2, &["--yes", "Create the workspace dev, for 0.045/h?"]);
 
     let cluster = format!("[cluster]\nname = \"costly\"\nworkspace = \"dev\"\n{}", cloud.provider(1));
     fs::write(&user.file, cluster).expect("writes");
     let up = user.run(&["up", &user.file.display().to_string(), "--yes"]);
-    refused(&up, 5, &["what is missing costs 0.045/h", "`cloudtik workspace create FILE` makes it"]);
+    up.refused(5, &["what is missing costs 0.045/h", "`cloudtik workspace create FILE` makes it"]);
     assert_eq!(cloud.made(), [""; 0], "nothing was made");
     assert_eq!(cloud.document(&["workspace", "list"]), json!([]));
 
@@ -155,11 +147,11 @@ fn what_costs_is_shown_and_asked_and_never_made_by_up() {
         let file = user.file.display().to_string();
         let arguments: Vec<&str> = ["up", &file, "--yes"].into_iter().chain(plan).collect();
         let says = "the cluster costly is on the provider `local`, and its workspace dev is on `external`";
-        refused(&user.run(&arguments), 3, &[says, "cloudtik workspace list"]);
+        user.run(&arguments).refused(3, &[says, "cloudtik workspace list"]);
     }
     fs::write(file, "[workspace]\nname = \"dev\"\n[provider]\nkind = \"local\"\n").expect("writes");
     for command in [&["workspace", "create", file][..], &["workspace", "update", file], &["workspace", "delete", file, "--yes"]] {
-        refused(&user.run(command), 5, &["on the provider `external`; the file names `local`"]);
+        user.run(command).refused(5, &["on the provider `external`; the file names `local`"]);
     }
     user.run(&["workspace", "delete", "dev", "--yes"]).ok();
     assert_eq!(cloud.made(), [""; 0]);
@@ -172,12 +164,12 @@ fn another_definition_is_applied_by_update_which_shows_what_changes() {
     user.run(&["workspace", "create", file, "--yes"]).ok();
     cloud.write(2);
     let create = user.run(&["workspace", "create", file, "--yes"]);
-    refused(&create, 5, &["the workspace dev exists, and was made from another definition", "cloudtik workspace update"]);
+    create.refused(5, &["the workspace dev exists, and was made from another definition", "cloudtik workspace update"]);
     assert_eq!(cloud.document(&["workspace", "status", file])["file_differs"], true);
     assert_eq!(cloud.state(), "complete", "by its name it is what was applied");
     let plan = user.run(&["workspace", "update", file, "--plan"]).ok().out;
     assert!(plan.contains("  ~ change network: the network of size 2: its size is 1"), "{plan}");
-    refused(&user.run(&["workspace", "update", file]), 2, &["Change the workspace dev?"]);
+    user.run(&["workspace", "update", file]).refused(2, &["Change the workspace dev?"]);
     assert_eq!(fs::read_to_string(cloud.directory.join("network")).ok().as_deref(), Some("1"), "it was not agreed to");
     user.run(&["workspace", "update", file, "--yes"]).ok();
     assert_eq!(fs::read_to_string(cloud.directory.join("network")).ok().as_deref(), Some("2"));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cloudtik_tests::{Cluster, Ran, repository, send, skipped, until};
+use cloudtik_tests::{Cluster, repository, send, skipped, until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -51,14 +51,6 @@ fn state(user: &Cluster, workspace: &str) -> String {
     document(user, &["workspace", "status", workspace])["state"].as_str().expect("a state").to_owned()
 }
 
-#[track_caller]
-fn refused(ran: &Ran, code: i32, says: &[&str]) {
-    assert_eq!(ran.code, code, "{ran:?}");
-    for said in says {
-        assert!(ran.err.contains(said), "{said:?} is not in: {}", ran.err);
-    }
-}
-
 #[test]
 fn a_workspace_is_planned_created_once_shown_and_deleted() {
     let (user, file) = user("unused");
@@ -74,8 +66,8 @@ fn a_workspace_is_planned_created_once_shown_and_deleted() {
         plan["changes"].as_array().expect("changes").iter().map(|change| (&change["action"], &change["resource"])).collect();
     assert_eq!(resources, [(&json!("create"), &json!("directory")), (&json!("create"), &json!("clusters"))]);
     assert!(!user.state().exists(), "a plan changes nothing");
-    refused(&user.run(&["workspace", "status", "dev"]), 4, &["there is no workspace dev", "cloudtik workspace create"]);
-    refused(&user.run(&["workspace", "update", &file]), 4, &["there is no workspace dev", "cloudtik workspace create"]);
+    user.run(&["workspace", "status", "dev"]).refused(4, &["there is no workspace dev", "cloudtik workspace create"]);
+    user.run(&["workspace", "update", &file]).refused(4, &["there is no workspace dev", "cloudtik workspace create"]);
     assert!(!user.state().exists(), "what is refused changes nothing");
 
     // What is free is not asked.
@@ -102,11 +94,11 @@ fn a_workspace_is_planned_created_once_shown_and_deleted() {
 
     let plan = document(&user, &["workspace", "delete", "dev", "--plan"]);
     assert_eq!(plan["changes"].as_array().map(Vec::len), Some(2));
-    refused(&user.run(&["workspace", "delete", "dev"]), 2, &["--yes", "Delete the workspace dev?"]);
+    user.run(&["workspace", "delete", "dev"]).refused(2, &["--yes", "Delete the workspace dev?"]);
     assert_eq!(kept(&user), COMPLETE);
     user.run(&["workspace", "delete", "dev", "--yes"]).ok();
     assert_eq!(fs::read_dir(user.state().join("workspaces")).expect("it stays").count(), 0, "not even a lock is left");
-    refused(&user.run(&["workspace", "delete", "dev", "--yes"]), 4, &["there is no workspace dev"]);
+    user.run(&["workspace", "delete", "dev", "--yes"]).refused(4, &["there is no workspace dev"]);
     user.run(&["workspace", "delete", "dev", "--if-exists"]).ok();
     let gone = user.run(&["workspace", "delete", &file]).ok();
     assert!(gone.err.contains("nothing of it was left"), "{gone:?}");
@@ -123,9 +115,9 @@ fn a_workspace_with_clusters_is_not_deleted() {
     assert_eq!(document(&user, &["workspace", "list"])[0]["clusters"], json!(["tenant"]));
     for named in ["dev", &file] {
         let ran = user.run(&["workspace", "delete", named, "--yes"]);
-        refused(&ran, 5, &["the workspace dev is in use by tenant", "`cloudtik down tenant --workspace dev`"]);
+        ran.refused(5, &["the workspace dev is in use by tenant", "`cloudtik down tenant --workspace dev`"]);
     }
-    refused(&user.run(&["workspace", "delete", "dev", "--plan"]), 5, &["in use by tenant"]);
+    user.run(&["workspace", "delete", "dev", "--plan"]).refused(5, &["in use by tenant"]);
     assert!(user.run(&["status", "tenant"]).code == 0 && state(&user, "dev") == "complete", "nothing was changed");
     user.run(&["down", "tenant", "--yes"]).ok();
     user.run(&["workspace", "delete", &file, "--yes"]).ok();
@@ -151,7 +143,7 @@ fn up_makes_a_free_workspace_and_remembers_it() {
     let text = fs::read_to_string(&definition).expect("reads").replace("kind = \"local\"", "kind = \"aws\"");
     fs::write(&definition, text).expect("writes");
     for arguments in [&["up", &*cluster_file, "--yes"][..], &["up", &cluster_file, "--plan"], &["workspace", "status", "dev"]] {
-        refused(&user.run(arguments), 3, &["the provider `aws` is not part of this version", "workspaces/dev.toml"]);
+        user.run(arguments).refused(3, &["the provider `aws` is not part of this version", "workspaces/dev.toml"]);
     }
     assert_eq!(document(&user, &["workspace", "list"])[0]["state"], "unknown");
 }
@@ -168,7 +160,7 @@ fn what_differs_is_shown_and_put_back() {
     assert_eq!(status["resources"][1]["differences"], json!(["others may enter it"]));
     let plan = user.run(&["workspace", "update", &file, "--plan"]).ok().out;
     assert!(plan.contains("  ~ change clusters: ") && plan.contains("others may enter it"), "{plan}");
-    refused(&user.run(&["workspace", "update", "dev"]), 2, &["Change the workspace dev?"]);
+    user.run(&["workspace", "update", "dev"]).refused(2, &["Change the workspace dev?"]);
     assert_eq!(state(&user, "dev"), "differs");
     user.run(&["workspace", "update", "dev", "--yes"]).ok();
     assert_eq!(state(&user, "dev"), "complete");
@@ -177,7 +169,7 @@ fn what_differs_is_shown_and_put_back() {
     assert_eq!(state(&user, "dev"), "incomplete");
     fs::write(&clusters, "mine").expect("writes");
     let failed = user.run(&["workspace", "create", "dev", "--yes"]);
-    refused(&failed, 1, &["step 1 of 1 failed", "`cloudtik workspace create dev` goes on from there"]);
+    failed.refused(1, &["step 1 of 1 failed", "`cloudtik workspace create dev` goes on from there"]);
     assert_eq!(fs::read_to_string(&clusters).ok().as_deref(), Some("mine"), "what is in the way stays");
     fs::remove_file(&clusters).expect("removes");
     user.run(&["workspace", "create", "dev"]).ok();
@@ -304,30 +296,30 @@ fn a_mistake_is_explained_and_changes_nothing() {
     with("[workspace]\nnmae = \"dev\"\n[provider]\nkind = \"lokal\"\n[network]\n");
     for command in ["create", "update", "delete", "status"] {
         let ran = user.run(&["workspace", command, &other]);
-        refused(&ran, 3, &["other.toml:2:1", "did you mean `name`?", "did you mean `local`?", "unknown key `network`", "4 problems found"]);
+        ran.refused(3, &["other.toml:2:1", "did you mean `name`?", "did you mean `local`?", "unknown key `network`", "4 problems found"]);
     }
     let ran = user.run(&["workspace", "create", &other, "-o", "json"]);
     let error: Value = serde_json::from_str(&ran.err).expect("a document");
     assert_eq!((&error["exit_code"], error["problems"].as_array().map(Vec::len)), (&json!(3), Some(4)), "{error:#}");
     with("[workspace]\nname = \"dev\"\n[provider]\nkind = \"local\"\nregion = \"north\"\n");
-    refused(&user.run(&["workspace", "create", &other]), 3, &["other.toml:5:1", "unknown key `provider.region`", "1 problem found"]);
+    user.run(&["workspace", "create", &other]).refused(3, &["other.toml:5:1", "unknown key `provider.region`", "1 problem found"]);
     with("[workspace]\nname = \"dev\"\n[provider]\nkind = \"simulated\"\n");
-    refused(&user.run(&["workspace", "create", &other]), 3, &["the provider `simulated` has no workspaces"]);
+    user.run(&["workspace", "create", &other]).refused(3, &["the provider `simulated` has no workspaces"]);
     let cluster_file = user.file.display().to_string();
-    refused(&user.run(&["workspace", "create", &cluster_file]), 3, &["this is a cluster file, not a workspace file", "1 problem found"]);
-    refused(&user.run(&["workspace", "create", "/no/such.toml"]), 4, &["cannot read /no/such.toml", "docs/workspace-file.md"]);
-    refused(&user.run(&["workspace", "create", "dev"]), 4, &["there is no workspace dev"]);
+    user.run(&["workspace", "create", &cluster_file]).refused(3, &["this is a cluster file, not a workspace file", "1 problem found"]);
+    user.run(&["workspace", "create", "/no/such.toml"]).refused(4, &["cannot read /no/such.toml", "docs/workspace-file.md"]);
+    user.run(&["workspace", "create", "dev"]).refused(4, &["there is no workspace dev"]);
     assert!(!user.state().exists(), "nothing was made");
 
     user.run(&["workspace", "create", &file]).ok();
-    refused(&user.run(&["workspace", "status", "dve"]), 4, &["there is no workspace dve", "did you mean `dev`?"]);
-    refused(&user.run(&["workspace", "delete", "prod", "--yes"]), 4, &["there is no workspace prod", "there is: dev"]);
+    user.run(&["workspace", "status", "dve"]).refused(4, &["there is no workspace dve", "did you mean `dev`?"]);
+    user.run(&["workspace", "delete", "prod", "--yes"]).refused(4, &["there is no workspace prod", "there is: dev"]);
     with("[workspace]\nname = \"test\"\n[provider]\nkind = \"local\"\n");
     user.run(&["workspace", "create", &other]).ok();
-    refused(&user.run(&["workspace", "status"]), 2, &["there are 2 workspaces", "dev, test"]);
+    user.run(&["workspace", "status"]).refused(2, &["there are 2 workspaces", "dev, test"]);
     // The definition is all that says whose a workspace is.
     fs::remove_file(user.state().join("workspaces/dev.toml")).expect("removes");
-    refused(&user.run(&["workspace", "delete", "dev", "--yes"]), 4, &["its definition is missing"]);
+    user.run(&["workspace", "delete", "dev", "--yes"]).refused(4, &["its definition is missing"]);
     user.run(&["workspace", "delete", &file, "--yes"]).ok();
     user.run(&["workspace", "delete", "test", "--yes"]).ok();
     assert_eq!(kept(&user), [""; 0]);

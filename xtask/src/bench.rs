@@ -53,19 +53,7 @@ pub fn decide() -> Result<(), String> {
 
 /// The released programs' directory, once they are built.
 fn build() -> Result<PathBuf, String> {
-    run(&mut cargo(&[
-        "build",
-        "--release",
-        "--bins",
-        "-p",
-        "cloudtik-launcher",
-        "-p",
-        "cloudtik-head",
-        "-p",
-        "cloudtik-agent",
-        "-p",
-        "cloudtik-virtual",
-    ]))?;
+    crate::build()?;
     Ok(repository().join("target/release"))
 }
 

@@ -6,18 +6,59 @@ use clap::Subcommand;
 use cloudtik_model::access::Role;
 use cloudtik_model::{AdministratorName, ClusterName};
 
-use super::{NamedCluster, examples, values};
+use super::{NamedCluster, values};
+
+const LIST: &str = "\
+Examples:
+  # List who has access
+  cloudtik access list demo
+
+  # Print the names of those who have access now
+  cloudtik access list demo -o json \\
+    | jq -r '.[] | select(.state == \"active\").name'";
+
+const GRANT: &str = "\
+The invitation is good once. Whoever has it can accept it: send it over a
+channel that others cannot read.
+
+Examples:
+  # Let a person operate a cluster for 30 days
+  cloudtik access grant demo ada --role operator
+
+  # Let a person look at it for a working day
+  cloudtik access grant demo bob --role viewer --expires 8h";
+
+const REVOKE: &str = "\
+The head refuses the person from then on, and ends what they follow.
+
+Examples:
+  # End the access of a person, or withdraw an invitation
+  cloudtik access revoke demo ada";
+
+const ACCEPT: &str = "\
+The key is made here and never leaves this machine. Afterwards commands such as
+\"cloudtik status NAME\" reach the cluster.
+
+Examples:
+  # Accept an invitation
+  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c…
+
+  # Call the cluster by another name here
+  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c… --as prod
+
+  # Keep the invitation out of the list of processes
+  cloudtik access accept - < invitation.txt";
 
 #[derive(Subcommand)]
 pub enum Access {
     /// List who has access to a cluster, in which role, and until when
-    #[command(after_help = examples::ACCESS_LIST)]
+    #[command(after_help = LIST)]
     List {
         #[command(flatten)]
         cluster: NamedCluster,
     },
     /// Invite a person to a cluster; print the command that they run
-    #[command(after_help = examples::ACCESS_GRANT)]
+    #[command(after_help = GRANT)]
     Grant {
         #[command(flatten)]
         cluster: NamedCluster,
@@ -34,7 +75,7 @@ pub enum Access {
         accept_within: Duration,
     },
     /// End the access of a person at once, or withdraw an invitation
-    #[command(after_help = examples::ACCESS_REVOKE)]
+    #[command(after_help = REVOKE)]
     Revoke {
         #[command(flatten)]
         cluster: NamedCluster,
@@ -42,7 +83,7 @@ pub enum Access {
         name: AdministratorName,
     },
     /// Accept an invitation to a cluster
-    #[command(after_help = examples::ACCESS_ACCEPT)]
+    #[command(after_help = ACCEPT)]
     Accept {
         /// Invitation, as `cloudtik access grant` printed it; `-` is standard
         /// input

@@ -1,4 +1,4 @@
-//! What `--help` says below the options. Lines have at most [`COLUMNS`] characters.
+//! What `--help` says below the options of commands that have no room of their own. Lines have at most [`COLUMNS`] characters.
 
 /// Columns that help is wrapped at.
 pub const COLUMNS: usize = 80;
@@ -136,21 +136,6 @@ Examples:
 
   # Go back to what the cluster ran before
   cloudtik rollout undo demo";
-
-pub const ROLLOUT_STATUS: &str = "\
-Examples:
-  # Print the state of the roll-out as JSON
-  cloudtik rollout status demo -o json";
-
-pub const ROLLOUT_RESUME: &str = "\
-Examples:
-  # Retry after the cause was removed
-  cloudtik rollout resume demo";
-
-pub const ROLLOUT_UNDO: &str = "\
-Examples:
-  # Go back without being asked
-  cloudtik rollout undo demo --yes";
 
 pub const HOLD: &str = "\
 Examples:
@@ -331,47 +316,6 @@ Examples:
   # End the access of a person
   cloudtik access revoke demo ada";
 
-pub const ACCESS_LIST: &str = "\
-Examples:
-  # List who has access
-  cloudtik access list demo
-
-  # Print the names of those who have access now
-  cloudtik access list demo -o json \\
-    | jq -r '.[] | select(.state == \"active\").name'";
-
-pub const ACCESS_GRANT: &str = "\
-The invitation is good once. Whoever has it can accept it: send it over a
-channel that others cannot read.
-
-Examples:
-  # Let a person operate a cluster for 30 days
-  cloudtik access grant demo ada --role operator
-
-  # Let a person look at it for a working day
-  cloudtik access grant demo bob --role viewer --expires 8h";
-
-pub const ACCESS_REVOKE: &str = "\
-The head refuses the person from then on, and ends what they follow.
-
-Examples:
-  # End the access of a person, or withdraw an invitation
-  cloudtik access revoke demo ada";
-
-pub const ACCESS_ACCEPT: &str = "\
-The key is made here and never leaves this machine. Afterwards commands such as
-\"cloudtik status NAME\" reach the cluster.
-
-Examples:
-  # Accept an invitation
-  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c…
-
-  # Call the cluster by another name here
-  cloudtik access accept cloudtik://demo@10.0.0.5:7070/5f…/9c… --as prod
-
-  # Keep the invitation out of the list of processes
-  cloudtik access accept - < invitation.txt";
-
 pub const DUMP: &str = "\
 Examples:
   # Save everything for a report
@@ -385,25 +329,6 @@ Examples:
   # Remove what no cluster uses
   cloudtik cache clean";
 
-pub const CACHE_LIST: &str = "\
-Examples:
-  # List the software that is kept, its size and who uses it
-  cloudtik cache list
-
-  # Print how many bytes it takes on the disk
-  cloudtik cache list -o json | jq .bytes";
-
-pub const CACHE_CLEAN: &str = "\
-Examples:
-  # Remove what no cluster uses, after a question
-  cloudtik cache clean
-
-  # Remove it in a script
-  cloudtik cache clean --yes
-
-Software of clusters that exist is kept, whether they are reachable or not.
-What is removed is fetched again when a cluster needs it.";
-
 pub const RUNTIME: &str = "\
 Examples:
   # List the shipped runtimes
@@ -414,26 +339,6 @@ Examples:
 
   # Print the files and commands of Spark on a worker
   cloudtik runtime render cluster.toml --runtime spark --node w1";
-
-pub const RUNTIME_LIST: &str = "\
-Examples:
-  # List the shipped runtimes
-  cloudtik runtime list";
-
-pub const RUNTIME_CHECK: &str = "\
-Examples:
-  # Check a runtime of your own
-  cloudtik runtime check ./my-runtime";
-
-pub const RUNTIME_RENDER: &str = "\
-Examples:
-  # Print the files and commands of Spark on a worker
-  cloudtik runtime render cluster.toml --runtime spark --node w1";
-
-pub const RUNTIME_NEW: &str = "\
-Examples:
-  # Write my-runtime/runtime.toml
-  cloudtik runtime new my-runtime";
 
 pub const COMPLETIONS: &str = "\
 Examples:
@@ -477,22 +382,6 @@ Examples:
 
   # Check a provider of your own: its executable is named in cluster.toml
   cloudtik provider check cluster.toml";
-
-pub const PROVIDER_LIST: &str = "\
-Examples:
-  # List the providers that this program has
-  cloudtik provider list";
-
-pub const PROVIDER_CHECK: &str = "\
-Examples:
-  # Check the provider of a cluster file
-  cloudtik provider check cluster.toml
-
-  # The same with few machines, where they cost, and without a question
-  cloudtik provider check cluster.toml --machines 3 --yes
-
-  # Print the clause that does not hold
-  cloudtik provider check cluster.toml --yes -o json | jq .breach";
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 pub use presence::Presence;
-pub use tree::{Mounts, RemoveError, mounts_below, refuse_mounts, remove_tree, unescape_octal};
+pub use tree::{KERNEL_FILE_SYSTEMS, Mounts, RemoveError, mounts_below, refuse_mounts, remove_tree, unescape_octal};
 
 /// The permission bits of every directory that keeps state.
 pub const PRIVATE: u32 = 0o700;

@@ -71,6 +71,30 @@ pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Kinds of file systems that show the kernel, or that are made of others: nothing is kept in them.
+pub const KERNEL_FILE_SYSTEMS: [&str; 20] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "sysfs",
+    "tracefs",
+];
+
 /// The fifth field of each line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), where spaces are written as `\040`.
 fn mount_points(mountinfo: &[u8]) -> impl Iterator<Item = PathBuf> {
     let points = mountinfo.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cloudtik_config::reader::{Problems, Table};
 use cloudtik_model::node::Instance;
-use cloudtik_model::{Bytes, Generation, InstanceId, NodeId, Resources};
+use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
 use serde_json::Value;
 
 use super::{KILL_DEADLINE, LocalProvider, LocalWorkspace, Settings, instance_id, processes};
-use crate::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled, WorkspaceSite};
+use crate::kind::{ClusterSite, Kind, Leftover, Machines, Settled, WorkspaceSite, share_of_this_machine};
 use crate::{Error, NodeProvider, WorkspaceProvider};
 
-/// What a node may use, unless its type says otherwise: many share this machine.
-const MEMORY: Bytes = Bytes(2 << 30);
 /// Networks that are looked at before none is taken for free.
 const ATTEMPTS: u32 = 64;
 
@@ -32,21 +30,12 @@ impl Kind for Local {
         "nodes as processes on this machine"
     }
 
-    fn offers(&self) -> Offers {
-        Offers { zones: false, spot: false }
-    }
-
     fn read(&self, _: &mut Table<'_>, _: &Problems) -> Value {
         Value::Null
     }
 
-    fn catalogue(&self, _: &Value) -> Catalogue {
-        Catalogue::new()
-    }
-
     fn default_resources(&self) -> Option<Resources> {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Some(Resources { cpus, memory: MEMORY, gpus: 0 })
+        Some(share_of_this_machine())
     }
 
     fn machines(&self) -> Option<&dyn Machines> {

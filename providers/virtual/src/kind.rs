@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cloudtik_config::reader::{Problems, Table};
 use cloudtik_model::node::Instance;
-use cloudtik_model::{Bytes, Generation, InstanceId, NodeId, Resources};
-use cloudtik_providers::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled, WorkspaceSite};
+use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
+use cloudtik_providers::kind::{ClusterSite, Kind, Leftover, Machines, Settled, WorkspaceSite, share_of_this_machine};
 use cloudtik_providers::{Error, NodeProvider, WorkspaceProvider};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,8 +16,6 @@ use crate::{Range, Settings, VirtualProvider, VirtualWorkspace, instance_id, ope
 
 /// The program of the first process of nodes, beside the others.
 const PROGRAM: &str = "cloudtik-virtual";
-/// What a node may use, unless its type says otherwise: many share this machine.
-const MEMORY: Bytes = Bytes(2 << 30);
 
 #[derive(Debug)]
 pub struct Virtual;
@@ -48,23 +46,14 @@ impl Kind for Virtual {
         "isolated nodes on this machine's kernel: namespaces, a bridge, limits"
     }
 
-    fn offers(&self) -> Offers {
-        Offers { zones: false, spot: false }
-    }
-
     fn read(&self, table: &mut Table<'_>, _: &Problems) -> Value {
         let range = table.parse::<Range>("range").map(|range| range.value.to_string());
         let nat = table.boolean("nat").unwrap_or(false);
         serde_json::to_value(Said { range, nat }).unwrap_or_default()
     }
 
-    fn catalogue(&self, _: &Value) -> Catalogue {
-        Catalogue::new()
-    }
-
     fn default_resources(&self) -> Option<Resources> {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Some(Resources { cpus, memory: MEMORY, gpus: 0 })
+        Some(share_of_this_machine())
     }
 
     fn machines(&self) -> Option<&dyn Machines> {

@@ -13,6 +13,7 @@ use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, re
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::{Generation, InstanceId, NodeId};
+use cloudtik_providers::blocking::{blocking, each};
 use cloudtik_providers::local::{BOOTSTRAP_FILE, inherited_environment};
 use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
 use rustix::process::Signal;
@@ -382,29 +383,6 @@ impl VirtualProvider {
         drop(self.end(&place, instance)?);
         self.start_node(&place, node)
     }
-
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-        let provider = self.clone();
-        tokio::task::spawn_blocking(move || work(&provider)).await.map_err(|e| Error::transient("run an operation", e))?
-    }
-
-    /// Works on all items at once, each on a thread of its own; the answers are in the order of the items.
-    async fn each<R: Clone + Send + 'static, T: Send + 'static>(
-        &self,
-        requests: &[R],
-        work: fn(&Self, &R) -> Result<T, Error>,
-    ) -> Vec<Result<T, Error>> {
-        let begin = |request: &R| {
-            let (provider, request) = (self.clone(), request.clone());
-            tokio::task::spawn_blocking(move || work(&provider, &request))
-        };
-        let begun: Vec<_> = requests.iter().map(begin).collect();
-        let mut answers = Vec::with_capacity(begun.len());
-        for item in begun {
-            answers.push(item.await.unwrap_or_else(|error| Err(Error::transient("run an operation", error))));
-        }
-        answers
-    }
 }
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -420,20 +398,20 @@ impl NodeProvider for VirtualProvider {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Error> {
-        self.blocking(Self::instances).await
+        blocking(self, Self::instances).await
     }
 
     async fn create(&self, requests: &[CreateNode]) -> Vec<Result<Instance, Error>> {
-        self.each(requests, Self::create_now).await
+        each(self, requests, Self::create_now).await
     }
 
     async fn delete(&self, requests: &[DeleteNode]) -> Vec<Result<(), Error>> {
-        self.each(requests, Self::delete_now).await
+        each(self, requests, Self::delete_now).await
     }
 
     async fn describe(&self, instance: &InstanceId) -> Result<Instance, Error> {
         let instance = instance.clone();
-        self.blocking(move |provider| {
+        blocking(self, move |provider| {
             let missing = || Error::NotFound(instance.to_string());
             let (node, generation) = parse_instance(&instance).ok_or_else(missing)?;
             if !provider.place(&instance).path().exists() {
@@ -446,15 +424,15 @@ impl NodeProvider for VirtualProvider {
 
     async fn restart_agent(&self, node: &NodeId, generation: Generation, instance: &InstanceId, force: bool) -> Result<(), Error> {
         let (node, instance) = (node.clone(), instance.clone());
-        self.blocking(move |provider| provider.restart_now(&node, generation, &instance, force)).await
+        blocking(self, move |provider| provider.restart_now(&node, generation, &instance, force)).await
     }
 
     async fn purge(&self) -> Result<(), Error> {
-        self.blocking(Self::purge_now).await
+        blocking(self, Self::purge_now).await
     }
 
     async fn reboot(&self, node: &NodeId, generation: Generation, instance: &InstanceId) -> Result<(), Error> {
         let (node, instance) = (node.clone(), instance.clone());
-        self.blocking(move |provider| provider.reboot_now(&node, generation, &instance)).await
+        blocking(self, move |provider| provider.reboot_now(&node, generation, &instance)).await
     }
 }

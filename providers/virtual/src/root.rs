@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use cloudtik_files::{create_missing_directories, remove_tree, unescape_octal};
+use cloudtik_files::{KERNEL_FILE_SYSTEMS, create_missing_directories, remove_tree, unescape_octal};
 use nix::libc::O_PATH;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -25,30 +25,8 @@ pub const HOSTS_FILE: &str = "hosts";
 const OUTSIDE: &str = "/run/cloudtik";
 /// Where the host's root is while the node's is being made.
 const HOST: &str = "/.host";
-/// Kinds of file systems that show the kernel, or that nodes have of their own.
-const KERNEL: [&str; 21] = [
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "overlay",
-    "proc",
-    "pstore",
-    "rpc_pipefs",
-    "securityfs",
-    "sysfs",
-    "tracefs",
-];
+/// The kind of file system that shows the machine's firmware, which a node must not write.
+const FIRMWARE: &str = "efivarfs";
 /// What nodes have of their own, so that nothing below is taken from the host.
 const OWN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
@@ -180,7 +158,8 @@ fn host_mounts(mountinfo: &[u8], place: &Place, machine: &Machine) -> Vec<HostMo
         if point == Path::new("/") {
             continue;
         }
-        let is_apart = KERNEL.iter().any(|k| k.as_bytes() == *kind) || apart.iter().any(|path| point.starts_with(path));
+        let is_apart = KERNEL_FILE_SYSTEMS.iter().chain([&FIRMWARE]).any(|k| k.as_bytes() == *kind)
+            || apart.iter().any(|path| point.starts_with(path));
         let is_read_only = options.split(|b| *b == b',').any(|option| option == b"ro");
         found.retain(|other| other.point != point);
         found.push(HostMount { point, is_read_only, is_apart });

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use cloudtik_model::InstanceId;
 use cloudtik_model::node::InstanceState;
@@ -183,12 +182,7 @@ async fn a_node_that_ended_while_it_was_paused_starts_again() {
     let w1 = provider.create_one(&request("w1", 1)).await.expect("creates");
     testing::pause(&provider, &w1.id, true).expect("pauses");
     testing::kill(&provider, &w1.id).expect("kills");
-    let ended = async {
-        while provider.describe(&w1.id).await.expect("describes").state == InstanceState::Running {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(world::DEADLINE, ended).await.expect("it ends");
+    eventually("it ends", || testing::look(&provider, &w1.id).state, |state| *state != InstanceState::Running);
     provider.create_one(&request("w1", 1)).await.expect("starts again");
     world::delete_all(&provider).await;
     world.end().await;
@@ -304,6 +298,7 @@ async fn a_manager_that_is_killed_leaves_nodes_that_another_deletes() {
         let mut manager = manager.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("starts");
         let begun = provider.settings().nodes.join(".lock");
         eventually("it begins", || begun.exists(), |begun| *begun);
+        // Not a wait for anything: where it is killed, earlier and later.
         std::thread::sleep(std::time::Duration::from_millis(pause));
         manager.kill().expect("kills");
         manager.wait().expect("ends");

@@ -10,7 +10,7 @@ use cloudtik_model::{Generation, InstanceId, NodeId};
 
 use super::membership::RETURN;
 use crate::clock::doubling;
-use crate::{Action, Brain, Failure, FailureKind};
+use crate::{Action, Brain, Failure, FailureKind, Node};
 
 /// A service that had to be started so often and is not ready is one that fails.
 const FAILED_STARTS: u32 = 5;
@@ -55,16 +55,20 @@ impl Brain {
         }
     }
 
-    fn drive_requested(&mut self, id: &NodeId) {
-        let now = self.clock.now();
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.in_flight {
-            return;
-        }
+    /// The node, if the provider may be called for it now: no call is under way, and no pause after the last one is left.
+    fn due(&mut self, id: &NodeId, now: u64) -> Option<&Node> {
+        let node = self.nodes.get(id).filter(|node| !node.in_flight)?;
         if node.not_before > now {
             let at = node.not_before;
-            return self.wake_at(id, at);
+            self.wake_at(id, at);
+            return None;
         }
+        self.nodes.get(id)
+    }
+
+    fn drive_requested(&mut self, id: &NodeId) {
+        let now = self.clock.now();
+        let Some(node) = self.due(id, now) else { return };
         let node_type = node.record.node_type.clone();
         if self.is_held() {
             return;
@@ -312,14 +316,7 @@ impl Brain {
 
     fn drive_terminating(&mut self, id: &NodeId) {
         let now = self.clock.now();
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.in_flight {
-            return;
-        }
-        if node.not_before > now {
-            let at = node.not_before;
-            return self.wake_at(id, at);
-        }
+        let Some(node) = self.due(id, now) else { return };
         let Some(instance) = node.record.instance.clone() else {
             // A launch whose outcome is unknown: only lists can say whether an instance exists.
             return self.drive_unknown_launch(id);
