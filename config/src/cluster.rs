@@ -24,7 +24,7 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(30 * 24 * 3600);
 
 /// A head that its keeper starts again, or whose machine starts again quickly, is back by then.
-const LEAST_DEAD_MAN: Duration = Duration::from_secs(10);
+const MIN_DEAD_MAN: Duration = Duration::from_secs(10);
 
 /// Peers wait from one to ten minutes; starting over is dearer than a few minutes of a machine.
 pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
@@ -32,7 +32,7 @@ pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 const MAX_RESOURCES: usize = 5;
 
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
-const MOST_TYPE_LETTERS: usize = 40;
+const MAX_TYPE_LETTERS: usize = 40;
 
 /// A validated description of a cluster.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +132,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
             problems.note(lifetime.span.clone(), "`head.certificate_lifetime` is out of range", help);
         }
         let dead_man = table.duration("dead_man_timer");
-        if let Some(timer) = dead_man.as_ref().filter(|timer| timer.value < LEAST_DEAD_MAN) {
+        if let Some(timer) = dead_man.as_ref().filter(|timer| timer.value < MIN_DEAD_MAN) {
             let help = Some("at least 10s, so that a restart of the head does not end its workers".to_owned());
             problems.note(timer.span.clone(), "`head.dead_man_timer` is too short", help);
         }
@@ -203,9 +203,9 @@ fn read_workers(root: &mut Table<'_>, problems: &Problems) -> BTreeMap<NodeTypeN
     let Some(mut all) = root.table("workers") else { return types };
     for name in all.names::<NodeTypeName>() {
         let Some(mut table) = all.table(name.value.as_str()) else { continue };
-        if name.value.as_str().len() > MOST_TYPE_LETTERS {
+        if name.value.as_str().len() > MAX_TYPE_LETTERS {
             let help = Some("nodes are named after their type, and node names are host names".to_owned());
-            problems.note(name.span.clone(), format!("a node type has at most {MOST_TYPE_LETTERS} characters"), help);
+            problems.note(name.span.clone(), format!("a node type has at most {MAX_TYPE_LETTERS} characters"), help);
         }
         if name.value.as_str() == NodeTypeName::HEAD {
             problems.note(name.span, "`head` is not a type of worker", Some("the head's shape is in the table [head]".to_owned()));

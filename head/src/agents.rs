@@ -23,7 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_stream::StreamExt;
 use tokio_util::io::ReaderStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::bus::Admission;
 use crate::runner::BrainHandle;
@@ -31,12 +32,14 @@ use crate::telemetry::Telemetry;
 
 /// Downloads at once; others are told to come again.
 const MAX_DOWNLOADS: usize = 32;
+/// How long a download may keep others out.
+const MAX_DOWNLOAD_TIME: Duration = Duration::from_secs(120);
 /// Seconds after which others come again.
-const COME_AGAIN: &str = "1";
+const RETRY_AFTER_SECONDS: &str = "1";
 /// Bytes of a program in one piece.
-const PIECE: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
 /// Between two looks at whether other programs were placed.
-const LOOK: Duration = Duration::from_secs(1);
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which node asks, beside its token.
 const NODE: &str = "cloudtik-node";
@@ -71,7 +74,7 @@ impl AgentPrograms {
     pub async fn follow(self, stop: CancellationToken) {
         let Some(directory) = &self.directory else { return };
         let mut seen: Option<SystemTime> = None;
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(SCAN_INTERVAL)).await.is_some() {
             let directory = directory.clone();
             let look = move || {
                 let changed = std::fs::metadata(&directory).and_then(|found| found.modified()).ok();
@@ -111,17 +114,19 @@ fn placed(directory: &Path, link: &str) -> Option<AgentProgram> {
 /// What serving takes.
 #[derive(Clone)]
 pub struct AgentDownloads {
-    pub programs: AgentPrograms,
-    pub admission: Admission,
-    pub brain: BrainHandle,
-    pub telemetry: Telemetry,
-    pub room: Arc<Semaphore>,
-    pub lines: Arc<LogRateLimiter>,
+    programs: AgentPrograms,
+    admission: Admission,
+    brain: BrainHandle,
+    telemetry: Telemetry,
+    lives: Lives,
+    permits: Arc<Semaphore>,
+    lines: Arc<LogRateLimiter>,
 }
 
 impl AgentDownloads {
-    pub fn new(programs: AgentPrograms, admission: Admission, brain: BrainHandle, telemetry: Telemetry) -> Self {
-        Self { programs, admission, brain, telemetry, room: Arc::new(Semaphore::new(MAX_DOWNLOADS)), lines: Arc::default() }
+    pub fn new(programs: AgentPrograms, admission: Admission, brain: BrainHandle, telemetry: Telemetry, lives: Lives) -> Self {
+        let permits = Arc::new(Semaphore::new(MAX_DOWNLOADS));
+        Self { programs, admission, brain, telemetry, lives, permits, lines: Arc::default() }
     }
 
     fn refuse(&self, reason: &'static str, status: StatusCode, message: String) -> Response {
@@ -141,10 +146,31 @@ pub fn router(downloads: AgentDownloads) -> Router {
         .with_state(downloads)
 }
 
-/// A place among the downloads, which is free again when the last of these is dropped.
-type Place = Arc<OwnedSemaphorePermit>;
+/// One of the downloads that may be under way, which is free again when the last of these is dropped.
+type DownloadPermit = Arc<DropGuard>;
 
-/// Lets nodes through that are expected, as many at once as there is room for. Whoever has no right token is refused before the
+/// What downloads end with.
+#[derive(Clone)]
+pub struct Lives {
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl Lives {
+    /// Keeps a permit until the download ends, and no longer than [`MAX_DOWNLOAD_TIME`]: a connection whose other end is gone blocks
+    /// for as long as the kernel repeats its packets, and others must not be refused meanwhile.
+    fn limit(&self, permit: OwnedSemaphorePermit) -> DropGuard {
+        let ended = self.stop.child_token();
+        let guard = ended.clone().drop_guard();
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            let _ = tokio::time::timeout(MAX_DOWNLOAD_TIME, ended.cancelled()).await;
+        });
+        guard
+    }
+}
+
+/// Lets nodes through that are expected, as many at once as there is room for. A wrong token is refused before the
 /// brain hears of it.
 async fn expected(State(downloads): State<AgentDownloads>, mut request: Request, next: Next) -> Response {
     let Some((node, generation, token)) = claim(request.headers()) else {
@@ -155,8 +181,8 @@ async fn expected(State(downloads): State<AgentDownloads>, mut request: Request,
         let message = format!("the token is not that of {node}, generation {generation}");
         return downloads.refuse("agent-token", StatusCode::UNAUTHORIZED, message);
     }
-    let Ok(place) = downloads.room.clone().try_acquire_owned() else {
-        let again = [(header::RETRY_AFTER, COME_AGAIN)];
+    let Ok(permit) = downloads.permits.clone().try_acquire_owned() else {
+        let again = [(header::RETRY_AFTER, RETRY_AFTER_SECONDS)];
         return (StatusCode::SERVICE_UNAVAILABLE, again, "too many downloads at once\n").into_response();
     };
     let asked = node.clone();
@@ -168,7 +194,7 @@ async fn expected(State(downloads): State<AgentDownloads>, mut request: Request,
         }
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the head is stopping\n").into_response(),
     }
-    request.extensions_mut().insert::<Place>(Arc::new(place));
+    request.extensions_mut().insert::<DownloadPermit>(Arc::new(downloads.lives.limit(permit)));
     next.run(request).await
 }
 
@@ -189,7 +215,7 @@ async fn list(State(downloads): State<AgentDownloads>) -> Json<Listing> {
 
 async fn fetch(
     State(downloads): State<AgentDownloads>,
-    Extension(place): Extension<Place>,
+    Extension(permit): Extension<DownloadPermit>,
     UrlPath(name): UrlPath<String>,
     headers: HeaderMap,
 ) -> Response {
@@ -208,8 +234,8 @@ async fn fetch(
     let wanted = headers.get(header::RANGE).and_then(|range| part_of(range, size));
     let (status, first, last) = match wanted {
         None => (StatusCode::OK, 0, size),
-        Some(Part::Of(first, last)) => (StatusCode::PARTIAL_CONTENT, first, last),
-        Some(Part::Beyond) => {
+        Some(ByteRange::Satisfiable(first, last)) => (StatusCode::PARTIAL_CONTENT, first, last),
+        Some(ByteRange::Unsatisfiable) => {
             let all = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
             return (StatusCode::RANGE_NOT_SATISFIABLE, all).into_response();
         }
@@ -217,8 +243,8 @@ async fn fetch(
     if let Err(error) = file.seek(SeekFrom::Start(first)).await {
         return unreadable(&error);
     }
-    let pieces = ReaderStream::with_capacity(file.take(last - first), PIECE).map(move |piece| {
-        let _held_until_the_end = &place;
+    let pieces = ReaderStream::with_capacity(file.take(last - first), CHUNK).map(move |piece| {
+        let _held_until_the_end = &permit;
         piece
     });
     let mut response = Response::new(Body::from_stream(pieces));
@@ -241,21 +267,21 @@ fn unreadable(error: &io::Error) -> Response {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum ByteRange {
     /// From the first byte until before the last.
-    Of(u64, u64),
+    Satisfiable(u64, u64),
     /// It begins where nothing is any more.
-    Beyond,
+    Unsatisfiable,
 }
 
 /// The one range that a header asks for; none, so that everything is sent, where it asks for something else (RFC 9110, 14.2).
-fn part_of(range: &HeaderValue, size: u64) -> Option<Part> {
+fn part_of(range: &HeaderValue, size: u64) -> Option<ByteRange> {
     let (first, last) = range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
     let first: u64 = first.parse().ok()?;
     let last = if last.is_empty() { size } else { last.parse::<u64>().ok()?.checked_add(1)?.min(size) };
     match first {
-        _ if first >= size => Some(Part::Beyond),
-        _ if first < last => Some(Part::Of(first, last)),
+        _ if first >= size => Some(ByteRange::Unsatisfiable),
+        _ if first < last => Some(ByteRange::Satisfiable(first, last)),
         _ => None,
     }
 }
@@ -264,14 +290,29 @@ fn part_of(range: &HeaderValue, size: u64) -> Option<Part> {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_download_that_stalls_keeps_others_out_for_a_time() {
+        let (lives, permits) = (Lives { tasks: TaskTracker::new(), stop: CancellationToken::new() }, Arc::new(Semaphore::new(2)));
+        let take = || lives.limit(permits.clone().try_acquire_owned().expect("is free"));
+        let (ended, _stalled) = (take(), take());
+        assert!(permits.clone().try_acquire_owned().is_err());
+        drop(ended);
+        let free = permits.clone().acquire_owned().await.expect("the one that ended is free at once");
+        tokio::time::sleep(MAX_DOWNLOAD_TIME / 2).await;
+        assert!(permits.clone().try_acquire_owned().is_err(), "the other one goes on");
+        tokio::time::sleep(MAX_DOWNLOAD_TIME).await;
+        assert!(permits.clone().try_acquire_owned().is_ok(), "and is not counted any more");
+        drop(free);
+    }
+
     #[test]
     fn ranges_are_parts_of_the_file() {
         let part = |range: &str| part_of(&HeaderValue::from_str(range).expect("valid"), 100);
-        assert_eq!(part("bytes=0-"), Some(Part::Of(0, 100)));
-        assert_eq!(part("bytes=40-"), Some(Part::Of(40, 100)));
-        assert_eq!(part("bytes=40-49"), Some(Part::Of(40, 50)));
-        assert_eq!(part("bytes=99-200"), Some(Part::Of(99, 100)));
-        assert_eq!(part("bytes=100-"), Some(Part::Beyond));
+        assert_eq!(part("bytes=0-"), Some(ByteRange::Satisfiable(0, 100)));
+        assert_eq!(part("bytes=40-"), Some(ByteRange::Satisfiable(40, 100)));
+        assert_eq!(part("bytes=40-49"), Some(ByteRange::Satisfiable(40, 50)));
+        assert_eq!(part("bytes=99-200"), Some(ByteRange::Satisfiable(99, 100)));
+        assert_eq!(part("bytes=100-"), Some(ByteRange::Unsatisfiable));
         for other in [
             "bytes=-5",
             "bytes=5-4",

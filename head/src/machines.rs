@@ -24,6 +24,9 @@ pub struct MachinesHandle {
     current: Arc<watch::Sender<(Value, Arc<dyn NodeProvider>)>>,
 }
 
+/// Settings with which the provider can go on; none if they are those that it has.
+pub struct Prepared(Option<(Value, Arc<dyn NodeProvider>)>);
+
 impl MachinesHandle {
     /// `latest` are the settings of the latest description, if there is one already.
     pub fn open(kept: &ProviderDocument, latest: Option<Value>) -> Result<Self, Error> {
@@ -41,18 +44,23 @@ impl MachinesHandle {
         self.current.borrow().1.clone()
     }
 
-    /// Goes on with other settings. Calls under way end as they began.
-    pub fn set(&self, settings: &Value) -> Result<(), Error> {
+    /// Looks whether the provider can go on with other settings, and changes nothing yet.
+    pub fn prepare(&self, settings: &Value) -> Result<Prepared, Error> {
         if self.current.borrow().0 == *settings {
-            return Ok(());
+            return Ok(Prepared(None));
         }
-        let provider = Self::provider(&self.kept, settings)?;
-        self.current.send_replace((settings.clone(), provider));
-        Ok(())
+        Ok(Prepared(Some((settings.clone(), Self::provider(&self.kept, settings)?))))
     }
 
-    /// Tells the brain whenever the provider says that its machines may have changed.
-    pub async fn tell_changes(self, brain: BrainHandle, stop: CancellationToken) {
+    /// Goes on with what was prepared. Calls under way end as they began.
+    pub fn replace(&self, prepared: Prepared) {
+        if let Prepared(Some(next)) = prepared {
+            self.current.send_replace(next);
+        }
+    }
+
+    /// Sends the brain whatever the provider says of changes of its machines.
+    pub async fn forward_changes(self, brain: BrainHandle, stop: CancellationToken) {
         let mut current = self.current.subscribe();
         loop {
             let provider = current.borrow_and_update().1.clone();
@@ -64,5 +72,33 @@ impl MachinesHandle {
             }
             tokio::time::sleep(CHANGES_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_take_effect_when_they_are_replaced_and_not_before() {
+        let settings = |program: &str| json!({ "command": [program], "timeout_ms": 1, "head_address": null, "settings": {}, "shapes": {} });
+        let local = json!({ "nodes": "/n", "network": [127, 0, 0], "agent": "/a" });
+        let able = json!({ "batch": 1 });
+        let site = json!({ "cluster": "c", "workspace": "w", "directory": "/d", "capabilities": able, "head": local });
+        let kept = ProviderDocument { kind: "external".parse().expect("a kind"), settings: settings("one"), site };
+        let machines = MachinesHandle::open(&kept, None).expect("opens");
+        let first = machines.provider_now();
+        let is_first = || Arc::ptr_eq(&machines.provider_now(), &first);
+
+        assert!(machines.prepare(&json!({ "command": 1 })).is_err());
+        let prepared = machines.prepare(&settings("two")).expect("can go on");
+        assert!(is_first(), "nothing has changed yet");
+        machines.replace(prepared);
+        assert!(!is_first());
+        let second = machines.provider_now();
+        machines.replace(machines.prepare(&settings("two")).expect("the same"));
+        assert!(Arc::ptr_eq(&machines.provider_now(), &second), "the same settings change nothing");
     }
 }

@@ -28,7 +28,7 @@ use tonic::service::Routes;
 
 use crate::access::{Access, AccessService};
 use crate::admin::{AdminService, Head, SetupService, authorize};
-use crate::agents::{self, AgentDownloads, AgentPrograms};
+use crate::agents::{self, AgentDownloads, AgentPrograms, Lives};
 use crate::artifacts::ArtifactStore;
 use crate::board::{self, StatusBoard};
 use crate::bus::{Admission, BusService};
@@ -77,23 +77,23 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         .add_service(setup_server::SetupServer::new(setup));
     let local = local.into_axum_router().layer(middleware::from_fn_with_state(access.clone(), authorize));
     let gone = Place::serve(state, local, &tasks, &stop)?;
+    let revisions = Revisions::load(&*store, &remembered.join_secret)?;
+    let machines = MachinesHandle::open(&settings.provider, revisions.provider_settings())?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let authority = tokio::select! {
         authority = keys.authority() => authority.context("loading the head's identity")?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
-        () = gone.cancelled() => return abandon(&settings).await,
+        () = gone.cancelled() => return abandon(&settings, &machines).await,
     };
     let address: IpAddr = settings.address.parse().with_context(|| format!("{:?} is no address", settings.address))?;
-    let revisions = Revisions::load(&*store, &remembered.join_secret)?;
     let own = authority.own(address, revisions.certificate_lifetime())?;
     let identity = ServerIdentity::new(&settings.cluster, &root, &own, &ClusterClock::default())?;
     let client = watch::Sender::new(driver::client_config(&root, &own)?);
     let listener = TcpListener::bind((address, BUS_PORT)).await.with_context(|| format!("listening on {address}:{BUS_PORT}"))?;
 
     let view = View { head_address: settings.address.clone(), bus: SocketAddr::new(address, BUS_PORT).to_string() };
-    let machines = MachinesHandle::open(&settings.provider, revisions.provider_settings())?;
     let (epoch, join_secret) = (remembered.epoch, remembered.join_secret.clone());
     tracing::info!(cluster = %settings.cluster, epoch = epoch.0, address = view.bus, "head starts");
     let hub = Hub::new(epoch, telemetry.clone());
@@ -144,7 +144,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     tasks.spawn(driver.run(effects));
     tasks.spawn(agents.clone().follow(stop.clone()));
     tasks.spawn(goals.follow_artifacts(stop.clone()));
-    tasks.spawn(machines.clone().tell_changes(brain.clone(), stop.clone()));
+    tasks.spawn(machines.clone().forward_changes(brain.clone(), stop.clone()));
     brain.send(Input::Started).await;
     resume(&settings, &brain, &revisions).await?;
 
@@ -158,7 +158,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     });
     let head = Head {
         settings: settings.clone(),
-        machines,
+        machines: machines.clone(),
         brain: brain.clone(),
         board,
         store,
@@ -181,7 +181,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         telemetry: telemetry.clone(),
     };
     let watched_brain = brain.clone();
-    let downloads = AgentDownloads::new(agents, admission.clone(), brain.clone(), telemetry.clone());
+    let lives = Lives { tasks: tasks.clone(), stop: stop.clone() };
+    let downloads = AgentDownloads::new(agents, admission.clone(), brain.clone(), telemetry.clone(), lives);
     let bus = BusService {
         settings: settings.clone(),
         admission,
@@ -249,7 +250,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     tasks.close();
     let _ = tokio::time::timeout(SHUTDOWN, tasks.wait()).await;
     if gone.is_cancelled() {
-        return abandon(&settings).await;
+        return abandon(&settings, &machines).await;
     }
     result
 }
@@ -264,9 +265,9 @@ async fn progress(brain: &BrainHandle, pause: Duration) {
 
 /// The state was removed: nothing that runs can be accounted for any more, and no other head will come. The nodes end with
 /// this head, where their processes can be told without any record.
-async fn abandon(settings: &Settings) -> anyhow::Result<()> {
+async fn abandon(settings: &Settings, machines: &MachinesHandle) -> anyhow::Result<()> {
     tracing::error!("the head's state was removed while it ran: the nodes of {} end, and the head with them", settings.cluster);
-    MachinesHandle::open(&settings.provider, None)?.provider_now().purge().await.context("ending the nodes")
+    machines.provider_now().purge().await.context("ending the nodes")
 }
 
 /// A description that was stored when the head was killed, before the brain took it: it takes it now.

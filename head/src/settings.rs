@@ -11,8 +11,8 @@ use cloudtik_providers::Kind;
 use cloudtik_registry::registry;
 use cloudtik_runtimes::Planner;
 
-/// Where the provider leaves it to types of workers, which then say it: reading a file sees to that.
-pub const ANY: Resources = Resources { cpus: 1, memory: Bytes(1 << 30), gpus: 0 };
+/// Of providers without defaults. Their types of workers say what they have, or their file is refused.
+const FALLBACK_RESOURCES: Resources = Resources { cpus: 1, memory: Bytes(1 << 30), gpus: 0 };
 
 /// `head.json`, with the provider that it names.
 pub struct Settings {
@@ -46,14 +46,19 @@ impl Settings {
     /// What the brain needs to know of a description.
     pub fn spec(&self, planner: &Planner, revision: u64, steps: Steps) -> Spec {
         let mut spec = planner.spec(revision, steps);
-        fill_in(&mut spec, planner.cluster(), self.kind.default_resources().unwrap_or(ANY));
+        fill_in(&mut spec, planner.cluster(), resources_without_type(self.kind));
         spec
     }
 
     /// What a node of a type offers: what its description says, and what the provider gives where it says nothing.
     pub fn resources_of(&self, workers: Option<&Workers>) -> Resources {
-        or_default(workers, self.kind.default_resources().unwrap_or(ANY))
+        or_default(workers, resources_without_type(self.kind))
     }
+}
+
+/// What a node has whose type says nothing of it.
+pub fn resources_without_type(kind: &dyn Kind) -> Resources {
+    kind.default_resources().unwrap_or(FALLBACK_RESOURCES)
 }
 
 fn or_default(workers: Option<&Workers>, default: Resources) -> Resources {

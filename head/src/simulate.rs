@@ -10,7 +10,7 @@ use cloudtik_model::simulation::{Replayed, Request, Simulated};
 use cloudtik_simulation::{Setup, World, replay};
 
 use crate::revisions::{Checked, Description};
-use crate::settings::{ANY, fill_in};
+use crate::settings::{fill_in, resources_without_type};
 
 /// Lives the life of an earlier head again.
 pub fn replay(file: &Path) -> anyhow::Result<Replayed> {
@@ -27,7 +27,7 @@ pub fn simulate(request: impl Read) -> anyhow::Result<Simulated> {
         scenario::read("the scenario", &request.scenario, cluster, None).map_err(|e| anyhow::Error::msg(e.render(false, 100)))?;
     scenario.seed = request.seed.unwrap_or(scenario.seed);
     let mut spec = planner.spec(1, cloudtik_model::spec::Steps::default());
-    fill_in(&mut spec, cluster, provider.kind().default_resources().unwrap_or(ANY));
+    fill_in(&mut spec, cluster, resources_without_type(provider.kind()));
     let world = World::new(Setup::of_scenario(spec, scenario, 0));
     world.simulate(cluster.name.clone()).map_err(|violation| anyhow::Error::msg(violation.to_string()))
 }

@@ -30,7 +30,7 @@ pub const KEPT_EVENTS: u64 = 100_000;
 pub const KEPT_OF_NODE: u64 = 2_000;
 /// Goals are numbered by the epoch in the upper half of 64 bits: later epochs would wrap them.
 pub const LAST_EPOCH: Epoch = Epoch(u32::MAX as u64);
-/// The layout of what is stored. A head refuses a store of a newer one.
+/// The layout of what is stored. A head refuses a store of another one.
 pub const FORMAT: u64 = 3;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,10 @@ pub enum Error {
     Corrupt { what: &'static str, source: serde_json::Error },
     #[error("the store has format {0}, newer than this head understands ({FORMAT}); run a newer cloudtik-head")]
     Newer(u64),
+    #[error(
+        "the store has format {0}, which this head does not read ({FORMAT}); go on with the version of cloudtik that made it, or take the cluster down"
+    )]
+    Older(u64),
     /// Nothing was written: another head leads by now.
     #[error("a head with epoch {} leads by now; this one has epoch {}", by.0, own.0)]
     Superseded { own: Epoch, by: Epoch },
@@ -64,7 +68,7 @@ pub trait Leadership: Send + Sync + Debug {
     /// name. Of the join secrets that were ever handed over here the first is kept. Blocks.
     ///
     /// # Errors
-    /// [`Error::Newer`] and [`Error::Corrupt`] where the records cannot be understood: no leadership has begun then.
+    /// [`Error::Newer`], [`Error::Older`] and [`Error::Corrupt`] where the records cannot be understood: no leadership has begun then.
     fn begin(&self, join_secret: &[u8], seen: Epoch) -> Result<(Remembered, Arc<dyn Store>), Error>;
 }
 

@@ -79,7 +79,7 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
 fn gauges_from_wire<'a>(gauges: impl IntoIterator<Item = (&'a String, &'a u64)>) -> BTreeMap<String, Quantity> {
     let named = gauges.into_iter().filter(|(name, _)| name.len() <= MAX_GAUGE_NAME);
     let sorted: BTreeMap<_, _> = named.collect();
-    sorted.into_iter().take(MAX_GAUGES).map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MOST))).collect()
+    sorted.into_iter().take(MAX_GAUGES).map(|(name, value)| (name.clone(), Quantity(*value).min(Quantity::MAX))).collect()
 }
 
 /// Java installations of one machine, at most.

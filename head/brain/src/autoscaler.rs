@@ -422,7 +422,7 @@ impl Brain {
                 let nobody = spec.workers.keys().map(|name| (name.clone(), held.clone())).collect();
                 // Half a gang is in nobody's way.
                 gangs::park_halves(&mut self.autoscaler.fleet);
-                self.tell_unmet(&spec, &mut outlook, &[], &nobody);
+                self.note_unmet(&spec, &mut outlook, &[], &nobody);
             } else {
                 // Where limits leave too little for all, minima come first, and policies last.
                 self.launch_wanted(&spec, &mut outlook, |_, kind, _| kind.min);
@@ -438,7 +438,7 @@ impl Brain {
             of_type.sources.clone_from(&wanted.sources);
             of_type.present = self.autoscaler.tally.counted(name);
         }
-        self.tell_troubles(&mut outlook);
+        self.note_last_errors(&mut outlook);
         outlook.cost = self.autoscaler.tally.spent(&spec);
         self.store_outlook(outlook);
     }

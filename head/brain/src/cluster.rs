@@ -17,7 +17,7 @@ pub(crate) struct Described {
 #[derive(Debug, Default)]
 pub(crate) struct Cluster(Described);
 
-/// Everybody may read it.
+/// Every component may read it.
 impl Deref for Cluster {
     type Target = Described;
     fn deref(&self) -> &Described {

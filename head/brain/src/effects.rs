@@ -1,5 +1,6 @@
 //! What a step leads to: records to be stored, events that say why, and actions.
 
+mod budget;
 mod repeats;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use cloudtik_model::event::{Event, What};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::{Actor, NodeId};
 
+use budget::Budget;
 use repeats::Repeats;
 
 use crate::{Action, Brain, Record, Reply, Request, Step};
@@ -35,8 +37,8 @@ struct Said {
     what: Option<What>,
     /// Complaints that were not stored since.
     since: u64,
-    /// Complaints that were stored within a short time.
-    burst: u64,
+    /// Of those that differ.
+    budget: Budget,
 }
 
 impl Effects {
@@ -66,13 +68,13 @@ impl Effects {
     fn admit(&mut self, node: Option<&NodeId>, what: &What, now: u64) -> Option<u64> {
         let said = self.said.entry(node.cloned()).or_default();
         let passed = said.at.map_or(u64::MAX, |at| now.saturating_sub(at));
-        said.burst = said.burst.saturating_sub(passed / REFUSAL_PAUSE);
+        said.budget.renew(now, REFUSAL_PAUSE);
         let is_known = said.what.as_ref() == Some(what) && passed < COMPLAINT_PAUSE;
-        if is_known || said.burst >= BURST {
+        if is_known || said.budget.used >= BURST {
             said.since += 1;
             return None;
         }
-        said.burst += 1;
+        said.budget.used += 1;
         (said.at, said.what) = (Some(now), Some(what.clone()));
         Some(std::mem::take(&mut said.since))
     }
@@ -83,12 +85,12 @@ impl Brain {
         self.push_event(None, node, what, 0, Vec::new());
     }
 
-    /// The same with the last lines of a service's log.
+    /// Stores an event with the last lines of a service's log.
     pub(crate) fn event_with_log(&mut self, node: Option<&NodeId>, what: What, log: Vec<String>) {
         self.push_event(None, node, what, 0, log);
     }
 
-    /// The same of what somebody asked for.
+    /// Stores an event that an actor caused.
     pub(crate) fn requested(&mut self, actor: &Actor, node: Option<&NodeId>, what: What) {
         self.push_event(Some(actor), node, what, 0, Vec::new());
     }
@@ -112,7 +114,7 @@ impl Brain {
         self.complain_of(None, node, what);
     }
 
-    /// The same of what somebody asked for.
+    /// Stores such an event that an actor caused, or none.
     pub(crate) fn complain_of(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, what: What) {
         let Some(more) = self.effects.admit(node, &what, self.clock.now()) else { return };
         self.push_event(actor, node, what, more, Vec::new());

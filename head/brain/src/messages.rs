@@ -392,10 +392,10 @@ pub struct ClusterRecord {
     /// Types of which nothing is made for now.
     #[serde(default)]
     pub paused: BTreeMap<NodeTypeName, Pause>,
-    /// So many workers of a type go at once, idle or not, if nobody wants them any more: somebody took them back.
+    /// Workers of a type, by number, that go at once even if busy, because the request for them was revoked.
     #[serde(default)]
     pub immediate: BTreeMap<NodeTypeName, u32>,
-    /// Types of which such workers go as soon as they are idle: somebody took back what they were for.
+    /// Types whose workers go as soon as they are idle, because the request for them was revoked.
     #[serde(default)]
     pub when_idle: BTreeSet<NodeTypeName>,
     /// How long services may take to let their work go, in milliseconds, on workers of types that the description no longer

@@ -29,7 +29,7 @@ use readiness::Readiness;
 pub(crate) struct Placement {
     readiness: Readiness,
     members: MemberIndex,
-    /// What is ready changed, and not everybody was told.
+    /// Readiness changed, and not all nodes that wait for it were updated.
     readiness_changed: bool,
     /// A service became ready or stopped being so: others may wait for it.
     services_changed: bool,

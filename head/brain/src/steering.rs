@@ -43,18 +43,21 @@ impl Brain {
         self.cluster.held.is_some() && !self.cluster.stopping
     }
 
+    /// Refuses a request about a node.
+    fn decline(&mut self, request: Request, id: &NodeId, refusal: Refusal) -> Option<NodeId> {
+        self.refuse(&request.actor, id, What::Refused { refusal: refusal.clone() });
+        self.reply(request, Err(refusal));
+        None
+    }
+
     pub(crate) fn take_quarantine(&mut self, request: Request, id: NodeId, reason: String) -> Option<NodeId> {
         if let Err(refusal) = self.may_remove(&id) {
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         }
         let is_made = self.nodes.get(&id).is_some_and(|n| n.record.instance.is_some());
         if !is_made || self.nodes[&id].record.life.is_leaving() {
             let refusal = Refusal::CannotQuarantine { node: id.clone(), state: self.nodes[&id].record.life.name() };
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         }
         let reason = on_one_line(&reason);
         if let (true, NodeState::Quarantined { reason: known }) = (reason.is_empty(), &self.nodes[&id].record.life) {
@@ -75,9 +78,7 @@ impl Brain {
             let is_aside = |n: &&crate::Node| matches!(n.record.life, NodeState::Quarantined { .. });
             let quarantined: Vec<NodeId> = self.nodes.values().filter(is_aside).map(|n| n.record.id.clone()).collect();
             let refusal = Refusal::NotQuarantined { node: id.clone(), quarantined };
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         };
         // What was heard of it while it was aside counts: to say that it is heard now would speak for others too.
         let session = node.link;
@@ -92,9 +93,7 @@ impl Brain {
 
     pub(crate) fn take_kill(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_remove(&id) {
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         }
         self.requested(&request.actor, Some(&id), What::Kill);
         self.enter(&id, NodeState::Terminating { reason: Reason::KilledOnRequest }, Reason::KilledOnRequest);
@@ -105,9 +104,7 @@ impl Brain {
 
     pub(crate) fn take_drain(&mut self, request: Request, id: NodeId) -> Option<NodeId> {
         if let Err(refusal) = self.may_remove(&id) {
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         }
         if let (true, NodeState::Draining { reason }) = (self.is_held(), &self.nodes[&id].record.life)
             && *reason != Reason::DrainedOnRequest
@@ -124,9 +121,7 @@ impl Brain {
         }
         if let Err(why) = self.may_leave(&id) {
             let refusal = Refusal::CannotDrain { node: id.clone(), why };
-            self.refuse(&request.actor, &id, What::Refused { refusal: refusal.clone() });
-            self.reply(request, Err(refusal));
-            return None;
+            return self.decline(request, &id, refusal);
         }
         self.requested(&request.actor, Some(&id), What::Drain);
         let node_type = self.nodes[&id].record.node_type.clone();

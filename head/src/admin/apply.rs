@@ -14,20 +14,40 @@ use tonic::Status;
 use super::{Head, stopped};
 use crate::revisions::{Checked, Description};
 
-/// Descriptions that are kept though nobody runs them.
+/// Superseded descriptions that are kept.
 const REVISIONS_KEPT: u64 = 20;
 
+/// What came of a description.
+pub(super) struct Taken {
+    pub plan: Plan,
+    /// The latest by now: the description's own, unless it was only planned or changes nothing.
+    pub revision: u64,
+}
+
 impl Head {
-    /// Takes a description, or says what it would change. Goes on to its end when whoever asked has gone: a description that is
-    /// stored is told to the brain.
+    /// Takes a description, or says what it would change.
     pub(super) async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
-        let own = self.clone();
-        let applying = self.tasks.spawn(async move { own.apply_to_the_end(description, plan_only).await });
-        applying.await.map_err(|e| Status::internal(e.to_string()))?
+        self.alone(move |own| async move { own.take_description(description, plan_only).await.map(|taken| taken.plan) }).await
     }
 
-    async fn apply_to_the_end(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
-        let _one = self.applying.lock().await;
+    /// Does what reads and changes descriptions while nothing else does. Goes on to its end when the caller has gone: a description
+    /// that is stored reaches the brain.
+    pub(super) async fn alone<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Status>> + Send,
+    {
+        let own = self.clone();
+        let working = self.tasks.spawn(async move {
+            let applying = own.applying.clone();
+            let _one = applying.lock().await;
+            work(own).await
+        });
+        working.await.map_err(|e| Status::internal(e.to_string()))?
+    }
+
+    /// Only within [`Self::alone`].
+    pub(super) async fn take_description(&self, description: Description, plan_only: bool) -> Result<Taken, Status> {
         let Checked { planner, provider } = self.revisions.read(&description).map_err(Status::invalid_argument)?;
         if planner.cluster().name != self.settings.cluster {
             let message = format!("the file describes the cluster {}, this is {}", planner.cluster().name, self.settings.cluster);
@@ -46,22 +66,24 @@ impl Head {
         let stopping = self.brain.query(Brain::is_stopping).await.map_err(stopped)?;
         let old = latest.as_ref().filter(|_| !stopping).map(|(_, _, planner)| &**planner);
         let (mut plan, steps) = compare(old, &planner);
-        plan.changes.extend(self.workers_to_go(&planner).await?);
+        let (workers, conflicts) = self.losses(&planner).await?;
+        plan.changes.extend(workers);
         let unchanged = latest.as_ref().is_some_and(|(_, known, _)| *known == description) && !stopping;
         if !unchanged {
-            plan.conflicts = self.conflicting_requests(&planner).await?;
-            plan.changes.extend(plan.conflicts.iter().map(change_of));
+            plan.changes.extend(conflicts.iter().map(change_of));
+            plan.conflicts = conflicts;
         }
+        let machines = self.machines.prepare(&provider.settings).map_err(|e| Status::failed_precondition(chain(&e)))?;
         if plan_only || unchanged {
-            return Ok(plan);
+            return Ok(Taken { plan, revision: latest.map_or(0, |(revision, ..)| revision) });
         }
-        self.machines.set(&provider.settings).map_err(|e| Status::failed_precondition(chain(&e)))?;
         let revision = self.revisions.next();
         let (store, document) = (self.store.clone(), serde_json::to_vec(&description).map_err(|e| Status::internal(e.to_string()))?);
         tokio::task::spawn_blocking(move || store.put_revision(revision, &document))
             .await
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| Status::internal(e.to_string()))?;
+        self.machines.replace(machines);
         let spec = self.settings.spec(&planner, revision, steps);
         self.revisions.put(revision, description, Checked { planner, provider });
         self.brain.send(Input::Specified { spec, actor: self.actor.clone() }).await;
@@ -71,7 +93,7 @@ impl Head {
         }
         // Answered once it is stored.
         self.brain.query(|_| ()).await.map_err(stopped)?;
-        Ok(plan)
+        Ok(Taken { plan, revision })
     }
 
     /// Of the revisions that no node runs any more, the last few are kept, to be looked at.
@@ -89,28 +111,22 @@ impl Head {
         forgotten.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
     }
 
-    /// The requests that stand and would lose what they have, or could not have it.
-    async fn conflicting_requests(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<RequestConflict>, Status> {
-        let spec = self.settings.spec(planner, 0, Steps::default());
-        self.brain.query(move |brain| brain.conflicting_requests(&spec)).await.map_err(stopped)
-    }
-
-    /// The workers that a description would end, which nobody should learn afterwards.
-    async fn workers_to_go(&self, planner: &cloudtik_runtimes::Planner) -> Result<Vec<Change>, Status> {
+    /// What a description would take: workers, and the room of requests.
+    async fn losses(&self, planner: &cloudtik_runtimes::Planner) -> Result<(Vec<Change>, Vec<RequestConflict>), Status> {
         // The revision's number decides nothing here.
         let spec = self.settings.spec(planner, 0, Steps::default());
-        let whose = move |brain: &Brain| {
-            let excess = brain.excess(&spec).into_iter();
-            let conflicts: BTreeSet<String> =
-                brain.conflicting_requests(&spec).into_iter().flat_map(|conflict| conflict.requests).collect();
-            let stays = |request: &String| !conflicts.contains(request);
+        let look = move |brain: &Brain| {
+            let conflicts = brain.conflicting_requests(&spec);
+            let ended: BTreeSet<&String> = conflicts.iter().flat_map(|conflict| &conflict.requests).collect();
             let on = |name: &NodeTypeName| match spec.workers.contains_key(name) {
                 true => Vec::new(),
-                false => brain.requests_on(name).into_iter().filter(stays).collect(),
+                false => brain.requests_on(name).into_iter().filter(|request| !ended.contains(request)).collect(),
             };
-            excess.map(|(name, present, wanted)| (on(&name), name, present, wanted)).collect::<Vec<_>>()
+            let excess = brain.excess(&spec).into_iter();
+            let excess: Vec<_> = excess.map(|(name, present, wanted)| (on(&name), name, present, wanted)).collect();
+            (excess, conflicts)
         };
-        let excess = self.brain.query(whose).await.map_err(stopped)?;
+        let (excess, conflicts) = self.brain.query(look).await.map_err(stopped)?;
         let change = |(requests, name, present, wanted): (Vec<String>, NodeTypeName, usize, usize)| {
             let going = present - wanted;
             let workers = if going == 1 { "worker" } else { "workers" };
@@ -120,7 +136,7 @@ impl Head {
             }
             Change { action: "destroy".to_owned(), what: format!("{going} {workers} of type {name}"), detail, disturbs: true }
         };
-        Ok(excess.into_iter().map(change).collect())
+        Ok((excess.into_iter().map(change).collect(), conflicts))
     }
 }
 

@@ -11,16 +11,21 @@ use crate::revisions::Description;
 impl Head {
     /// Rolls out what nodes ran before the roll-out that is under way, as a new revision. What else was changed since stays.
     pub(super) async fn undo_rollout(&self) -> Result<Answer, Status> {
-        let (from, description) = self.undone().await?;
-        self.apply(description, false).await.map_err(|status| does_not_fit(from, &status))?;
-        let revision = self.revisions.latest().map_or(0, |(revision, ..)| revision);
-        Ok(Answer::RolloutUndone { from, revision })
+        self.alone(|own| async move {
+            let (from, description) = own.undone().await?;
+            let taken = own.take_description(description, false).await.map_err(|status| does_not_fit(from, &status))?;
+            Ok(Answer::RolloutUndone { from, revision: taken.revision })
+        })
+        .await
     }
 
     /// What that would change.
     pub(super) async fn plan_undo(&self) -> Result<Plan, Status> {
-        let (from, description) = self.undone().await?;
-        self.apply(description, true).await.map_err(|status| does_not_fit(from, &status))
+        self.alone(|own| async move {
+            let (from, description) = own.undone().await?;
+            own.take_description(description, true).await.map(|taken| taken.plan).map_err(|status| does_not_fit(from, &status))
+        })
+        .await
     }
 
     /// The revision that nodes ran before, and the present description with that in it.

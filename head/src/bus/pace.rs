@@ -21,8 +21,8 @@ impl Pace {
         Self { left: BURST, since: now }
     }
 
-    /// Counts one more frame and says when it may be handled: an agent that sends more is read more slowly, and fills nobody's
-    /// queue.
+    /// Counts one more frame and says when it may be handled: an agent that sends more is read more slowly, and does not
+    /// fill the brain's queue.
     pub fn take(&mut self, now: Instant) -> Option<Instant> {
         let passed = now.saturating_duration_since(self.since).as_millis() / PAUSE.as_millis();
         let earned = u32::try_from(passed).unwrap_or(BURST).min(BURST - self.left);

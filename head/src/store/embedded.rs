@@ -25,9 +25,6 @@ const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
 const GRANTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("grants");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
-/// From this format on the events of nodes can be found by node.
-const INDEXED_EVENTS: u64 = 3;
-
 /// The store in the head's directory.
 pub const FILE: &str = "store.redb";
 
@@ -91,6 +88,9 @@ impl Leadership for EmbeddedDatabase {
             if format > FORMAT {
                 return Err(Error::Newer(format));
             }
+            if format < FORMAT {
+                return Err(Error::Older(format));
+            }
             let before = meta.get("epoch").map_err(failed(operation))?.map_or(0, |v| number(v.value())).max(seen.0);
             if before >= LAST_EPOCH.0 {
                 return Err(Error::EpochsExhausted(Epoch(before)));
@@ -129,11 +129,7 @@ impl Leadership for EmbeddedDatabase {
                     plan.insert(node, parse("plan", holds.value())?);
                 }
             }
-            let mut log = EventLog::open(&write, operation)?;
-            if format < INDEXED_EVENTS {
-                log.index()?;
-            }
-            drop(log);
+            EventLog::open(&write, operation)?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
             write.open_table(GRANTS).map_err(failed(operation))?;
             Remembered { epoch: Epoch(epoch), memory: Memory { cluster, requests, outlook, nodes, plan }, join_secret }
@@ -279,31 +275,24 @@ mod tests {
     }
 
     #[test]
-    fn events_of_nodes_that_an_earlier_version_stored_are_found() {
-        use cloudtik_model::event::What;
-        use cloudtik_model::{NodeId, Timestamp};
-
+    fn a_store_of_another_format_is_refused_and_left_as_it_is() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join(FILE);
-        let node = NodeId::new("w1").expect("valid");
-        let event = |position| Event { position, node: Some(node.clone()), ..Event::new(Timestamp(1), What::Reboot) };
-        {
-            // As format 2 has it.
+        for (format, is_expected) in [(FORMAT - 1, true), (FORMAT, false), (FORMAT + 1, true)] {
+            let path = directory.path().join(format!("{format}.redb"));
             let database = Database::create(&path).expect("makes");
             let write = database.begin_write().expect("begins");
-            {
-                let mut meta = write.open_table(META).expect("opens");
-                meta.insert("format", 2u64.to_be_bytes().as_slice()).expect("writes");
-                let mut events = write.open_table(TableDefinition::<u64, &[u8]>::new("events")).expect("opens");
-                for position in 1..=3 {
-                    events.insert(position, text(&event(position)).as_slice()).expect("writes");
-                }
-            }
+            write.open_table(META).expect("opens").insert("format", format.to_be_bytes().as_slice()).expect("writes");
             write.commit().expect("commits");
+            drop(database);
+            let refused =
+                EmbeddedDatabase::open(&path, false).expect("opens").begin(b"secret", Epoch(0)).map(|(remembered, _)| remembered.epoch);
+            let is_refused = matches!(refused, Err(Error::Older(found) | Error::Newer(found)) if found == format);
+            assert_eq!(is_refused, is_expected, "{format}: {refused:?}");
+            let database = Database::open(&path).expect("opens");
+            let meta = database.begin_read().expect("begins").open_table(META).expect("opens");
+            let epoch = meta.get("epoch").expect("reads").map(|v| number(v.value()));
+            assert_eq!(epoch, (!is_expected).then_some(1), "{format}: no leadership has begun");
         }
-        let database = EmbeddedDatabase::open(&path, false).expect("opens");
-        let (_, store) = database.begin(b"secret", Epoch(0)).expect("begins");
-        assert_eq!(store.events(2, 10, Some(&node)).expect("reads"), [event(2), event(3)]);
     }
 
     #[test]

@@ -76,23 +76,6 @@ impl<'t> EventLog<'t> {
         Ok(())
     }
 
-    /// Finds the events of nodes anew, where an earlier version stored events without that.
-    pub fn index(&mut self) -> Result<(), Error> {
-        let operation = self.operation;
-        let mut found = Vec::new();
-        for entry in self.events.iter().map_err(failed(operation))? {
-            let (position, value) = entry.map_err(failed(operation))?;
-            let event: Event = parse("event", value.value())?;
-            found.extend(event.node.clone().map(|node| (node, class(&event), position.value())));
-        }
-        for (node, class, position) in found {
-            if self.of_nodes.insert((node.as_str(), class, position), ()).map_err(failed(operation))?.is_none() {
-                self.count(&node, class, 1)?;
-            }
-        }
-        Ok(())
-    }
-
     fn forget(&mut self, node: &NodeId, class: u8, position: u64) -> Result<(), Error> {
         if self.of_nodes.remove((node.as_str(), class, position)).map_err(failed(self.operation))?.is_some() {
             self.count(node, class, -1)?;

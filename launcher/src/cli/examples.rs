@@ -123,11 +123,11 @@ Examples:
 
 pub const REVOKE: &str = "\
 Examples:
-  # Withdraw the request \"ask-1\"
-  cloudtik revoke demo ask-1
+  # Withdraw the request \"request-1\"
+  cloudtik revoke demo request-1
 
   # Withdraw it, and remove idle workers without waiting
-  cloudtik revoke demo ask-1 --now";
+  cloudtik revoke demo request-1 --now";
 
 pub const ROLLOUT: &str = "\
 Examples:

@@ -18,16 +18,16 @@ pub struct Quantity(pub u64);
 pub struct InvalidQuantity(String);
 
 /// Larger ones are mistakes, and sums of them might not add up.
-const MOST: f64 = 1e9;
+const MAX: f64 = 1e9;
 
 impl Quantity {
     pub const ONE: Self = Self(1_000);
     /// The largest.
-    pub const MOST: Self = Self(MOST as u64 * 1_000);
+    pub const MAX: Self = Self(MAX as u64 * 1_000);
 
     /// The quantity that is nearest to a number: what is less than nothing is nothing.
     pub fn nearest(number: f64) -> Self {
-        Self((number.clamp(0.0, MOST) * 1_000.0).round() as u64)
+        Self((number.clamp(0.0, MAX) * 1_000.0).round() as u64)
     }
 }
 
@@ -36,7 +36,7 @@ impl TryFrom<f64> for Quantity {
     fn try_from(number: f64) -> Result<Self, InvalidQuantity> {
         let thousandths = (number * 1_000.0).round();
         let is_exact = (thousandths / 1_000.0 - number).abs() < 1e-9;
-        if (0.0..=MOST).contains(&number) && is_exact { Ok(Self(thousandths as u64)) } else { Err(InvalidQuantity(number.to_string())) }
+        if (0.0..=MAX).contains(&number) && is_exact { Ok(Self(thousandths as u64)) } else { Err(InvalidQuantity(number.to_string())) }
     }
 }
 

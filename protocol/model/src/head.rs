@@ -42,11 +42,9 @@ pub struct HeadSettings {
     /// Archives of software, shared by the user's clusters on this machine.
     pub artifacts: PathBuf,
     /// Where nodes of this machine unpack artifacts, if they share it.
-    #[serde(default)]
     pub unpacked: Option<PathBuf>,
     pub provider: ProviderDocument,
     /// The directory of programs that are placed on the head's node by digest: the head serves the agents among them.
-    #[serde(default)]
     pub programs: Option<PathBuf>,
     /// Milliseconds between heartbeats.
     pub heartbeat_ms: u64,

@@ -94,8 +94,11 @@ impl Redactor {
                 found(0..line.len());
             }
         } else if may_tell(line) {
-            let not_empty = |span: Range<usize>| if span.is_empty() { None } else { Some(span) };
-            Scanner { text: line, at: 0 }.scan(|span| not_empty(span).into_iter().for_each(&mut found));
+            Scanner { text: line, at: 0 }.scan(|span| {
+                if !span.is_empty() {
+                    found(span);
+                }
+            });
         }
         self.in_key = if of_key { line.contains("-----BEGIN") } else { self.in_key };
     }

@@ -73,10 +73,10 @@ impl Brain {
             let launched = self.autoscaler.launched;
             self.autoscaler.fleet.unpark();
             self.park_paused_gangs();
-            self.buy_for_asks(spec, &candidates, &blocked);
+            self.buy_for_requests(spec, &candidates, &blocked);
             if self.repack(spec) {
                 let (candidates, blocked) = self.candidates(spec);
-                self.buy_for_asks(spec, &candidates, &blocked);
+                self.buy_for_requests(spec, &candidates, &blocked);
             }
             self.count_on_launched();
             // What was fruitless is tried less and less often while nothing but nodes' states changes.
@@ -94,11 +94,11 @@ impl Brain {
         if let Some(at) = self.next_gang() {
             self.decide_at(at);
         }
-        self.tell_unmet(spec, outlook, &candidates, &blocked);
+        self.note_unmet(spec, outlook, &candidates, &blocked);
     }
 
     /// Buys for what waits, as far as the limits allow.
-    fn buy_for_asks(&mut self, spec: &Spec, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, Blocked>) {
+    fn buy_for_requests(&mut self, spec: &Spec, candidates: &[Candidate], blocked: &BTreeMap<NodeTypeName, Blocked>) {
         loop {
             let waiting: BTreeSet<GroupId> = self.autoscaler.fleet.waiting().map(|(id, _)| id).collect();
             if waiting.is_empty() {

@@ -121,7 +121,7 @@ impl Brain {
     }
 
     /// Tells what has no room, and what is in its way.
-    pub(super) fn tell_unmet(
+    pub(super) fn note_unmet(
         &self,
         spec: &Spec,
         outlook: &mut Outlook,
@@ -199,7 +199,7 @@ impl Brain {
     }
 
     /// Tells what stands in the way of what was asked for already.
-    pub(super) fn tell_troubles(&self, outlook: &mut Outlook) {
+    pub(super) fn note_last_errors(&self, outlook: &mut Outlook) {
         for (id, what) in self.nodes.last_errors() {
             let Some(node) = self.nodes.get(id).filter(|n| n.is_worker() && n.record.life.may_exist()) else { continue };
             let of_type = outlook.types.entry(node.record.node_type.clone()).or_default();

@@ -1,4 +1,4 @@
-//! Wishes for a size: taken and kept, refused with what would be needed, ended, taken back.
+//! Resource requests: granted, refused with what would be needed, replaced, ended, revoked.
 
 use std::collections::{BTreeMap, BTreeSet};
 

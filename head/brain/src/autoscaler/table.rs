@@ -82,7 +82,7 @@ impl RequestTable {
     pub(super) fn free_name(&mut self) -> String {
         loop {
             self.last += 1;
-            let name = format!("ask-{}", self.last);
+            let name = format!("request-{}", self.last);
             if !self.numbers.contains_key(&name) && !self.room.contains_key(&name) {
                 return name;
             }

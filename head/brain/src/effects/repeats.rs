@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use cloudtik_model::event::{Event, StateName, What};
 use cloudtik_model::{NodeId, ServiceKey};
 
+use super::budget::Budget;
+
 /// Events of one subject within a short time. A service that crashes stays below it until its restarts are half a minute apart.
 const SUBJECT_BURST: u64 = 40;
 /// Milliseconds until one more is allowed.
@@ -46,27 +48,6 @@ struct OfSubject {
     withheld: Option<Box<Event>>,
     /// Events that are neither stored nor withheld.
     left_out: u64,
-}
-
-/// How many events were stored within a short time.
-#[derive(Debug, Default, Clone, Copy)]
-struct Budget {
-    used: u64,
-    /// When it last became less, on the brain's clock.
-    at: u64,
-}
-
-impl Budget {
-    fn renew(&mut self, now: u64, pause: u64) {
-        let renewed = now.saturating_sub(self.at) / pause;
-        self.used = self.used.saturating_sub(renewed);
-        self.at = if self.used == 0 { now } else { self.at.saturating_add(renewed.saturating_mul(pause)) };
-    }
-
-    /// When one more is allowed.
-    fn free_at(&self, burst: u64, pause: u64) -> u64 {
-        if self.used < burst { 0 } else { self.at.saturating_add(pause) }
-    }
 }
 
 /// What an event that an agent can cause as often as it likes is about.

@@ -7,11 +7,19 @@ use cloudtik_model::refusal::{CloseCause, Refusal};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Actor, Generation, NodeId, Resources};
 
-use crate::{Action, Brain, Reply, Request, Session};
+use crate::{Action, Brain, Node, Reply, Request, Session};
 
 /// A clock that is wrong by so many seconds more or less than before is worth a word.
 const CLOCK_NEWS: u64 = 60;
+
 impl Brain {
+    /// The node of a generation, if the cluster has it.
+    fn member(&self, id: &NodeId, generation: Generation) -> Result<&Node, Refusal> {
+        let node = self.nodes.get(id).ok_or(Refusal::NotAMember)?;
+        let current = node.record.generation;
+        if current == generation { Ok(node) } else { Err(Refusal::OtherGeneration { node: id.clone(), generation, current }) }
+    }
+
     pub(crate) fn take_join(
         &mut self,
         request: Request,
@@ -21,13 +29,10 @@ impl Brain {
         token: bool,
         address: String,
     ) -> Option<NodeId> {
-        let refusal = match self.nodes.get(&id) {
-            None => Some(Refusal::NotAMember),
-            Some(n) if n.record.generation != generation => {
-                Some(Refusal::OtherGeneration { node: id.clone(), generation, current: n.record.generation })
-            }
-            Some(n) if n.record.life.is_leaving() => Some(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() }),
-            Some(n) => match &n.record.key {
+        let refusal = match self.member(&id, generation) {
+            Err(refusal) => Some(refusal),
+            Ok(n) if n.record.life.is_leaving() => Some(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() }),
+            Ok(n) => match &n.record.key {
                 // The key that joined before proves itself by the request's signature: a certificate that ran out, or an
                 // answer that was lost, costs the node nothing.
                 Some(known) if *known == key => None,
@@ -61,15 +66,12 @@ impl Brain {
     }
 
     pub(crate) fn take_link(&mut self, session: Session, id: NodeId, generation: Generation, facts: Facts) -> Option<NodeId> {
-        let refusal = match self.nodes.get(&id) {
-            None => Some(Refusal::NotAMember),
-            Some(n) if n.record.generation != generation => {
-                Some(Refusal::OtherGeneration { node: id.clone(), generation, current: n.record.generation })
-            }
-            Some(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone | NodeState::Failed { .. }) => {
+        let refusal = match self.member(&id, generation) {
+            Err(refusal) => Some(refusal),
+            Ok(n) if matches!(n.record.life, NodeState::Terminating { .. } | NodeState::Gone | NodeState::Failed { .. }) => {
                 Some(Refusal::AlreadyInState { node: id.clone(), state: n.record.life.name() })
             }
-            Some(_) => None,
+            Ok(_) => None,
         };
         if let Some(refusal) = refusal {
             let what = What::ConnectionRefused { claimed: id.clone(), of: generation, refusal: refusal.clone() };

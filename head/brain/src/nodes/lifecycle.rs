@@ -191,7 +191,7 @@ impl Brain {
             return self.wake_at(id, due.min(now + JOIN_NUDGE));
         }
         // Several that do not come while nobody else is heard point at the head's network; for a while, since each costs money.
-        let doubts_itself = self.is_braking() || (self.hears_nobody() && self.joining() > 1);
+        let doubts_itself = self.is_braking() || (self.hears_no_worker() && self.joining() > 1);
         let may_yet_come = doubts_itself && now < node.entered + JOIN_DOUBT * deadline;
         let Some(node) = self.nodes.get(id) else { return };
         if node.is_worker() && (self.is_held() || may_yet_come) {
@@ -277,7 +277,7 @@ impl Brain {
         let now_said = || self.cluster.spec.iter().flat_map(|s| s.services_on(name)).map(|p| p.drain_ms).max();
         let gentle = self.autoscaler.former_drain(name).or_else(now_said).unwrap_or(0);
         let due = node.entered + self.config.drain_deadline + gentle;
-        let drained = node.goal.is_told_to_drain() && node.services.values().all(|s| s.state == ServiceState::Stopped);
+        let drained = node.goal.has_acknowledged_drain() && node.services.values().all(|s| s.state == ServiceState::Stopped);
         // After a restart of the head, or in a blink of the agent, the link is on its way back.
         let silent = now.saturating_sub(node.watch.last_heard());
         let is_cut_off = node.link.is_none() && silent >= RETURN.max(self.config.suspect_after) && now >= self.nodes.listening_since;
@@ -311,7 +311,7 @@ impl Brain {
         }
         self.update_brake();
         self.dial(id);
-        self.is_braking() || (self.expects_anybody() && self.hears_nobody()) || self.answers(id)
+        self.is_braking() || (self.expects_workers() && self.hears_no_worker()) || self.answers(id)
     }
 
     fn drive_terminating(&mut self, id: &NodeId) {

@@ -399,12 +399,12 @@ impl Brain {
     }
 
     /// Whether any worker should be heard.
-    pub(crate) fn expects_anybody(&self) -> bool {
+    pub(crate) fn expects_workers(&self) -> bool {
         self.placement.silence().0 > 0
     }
 
     /// Whether no worker is heard at all.
-    pub(crate) fn hears_nobody(&self) -> bool {
+    pub(crate) fn hears_no_worker(&self) -> bool {
         let (all, silent) = self.placement.silence();
         all == silent
     }
@@ -414,8 +414,8 @@ impl Brain {
     /// Silent nodes that somebody takes away say nothing about the others: while nobody at all is heard, it stays.
     pub(crate) fn update_brake(&mut self) {
         let (all, silent) = self.placement.silence();
-        let nobody_is_heard = all > 0 && silent == all;
-        let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all) || (self.nodes.brake && nobody_is_heard);
+        let all_silent = all > 0 && silent == all;
+        let brake = (silent >= 2 && 2 * silent >= all) || (silent >= 3 && 3 * silent >= all) || (self.nodes.brake && all_silent);
         if brake == self.nodes.brake {
             return;
         }

@@ -73,9 +73,8 @@ impl Brain {
             }
             unplaced <= MAX_UNPLACED
         });
-        if let Some(service) = ignored
-            && !std::mem::replace(&mut self.nodes.get_mut(id).expect("it was looked at").ignores_services, true)
-        {
+        let (Some(service), Some(node)) = (ignored, self.nodes.get_mut(id)) else { return services };
+        if !std::mem::replace(&mut node.ignores_services, true) {
             self.complain(Some(id), What::ServicesIgnored { service, kept: MAX_UNPLACED as u32 });
         }
         services

@@ -32,7 +32,7 @@ impl GoalState {
     }
 
     /// Whether the node was told that nothing is to run any more, and has heard it.
-    pub(crate) fn is_told_to_drain(&self) -> bool {
+    pub(crate) fn has_acknowledged_drain(&self) -> bool {
         self.sent.as_ref().is_some_and(|sent| sent.drain && self.acknowledged >= sent.version)
     }
 

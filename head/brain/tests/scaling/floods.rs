@@ -105,3 +105,24 @@ fn services_that_a_node_is_not_to_run_are_kept_up_to_a_number_and_that_is_said()
     world.tell(Input::Reported { session, node: id("w1"), complete: true, services: Vec::new() });
     assert_eq!(kept(&world), 0);
 }
+
+/// An agent that refuses its goal with ever other words, among the same ones again and again.
+#[test]
+fn complaints_that_differ_have_a_budget_whatever_comes_between_them() {
+    let mut world = world();
+    let refuse = |world: &mut World, error: String| {
+        let (session, version) = (world.links[&id("w1")], world.versions[&id("w1")]);
+        world.tell(Input::GoalAcknowledged { session, node: id("w1"), version, refusal: Some(error) });
+    };
+    for round in 0..100 {
+        for n in 0..20 {
+            refuse(&mut world, format!("{round} {n}"));
+        }
+        world.pass(30_000);
+        for _ in 0..20 {
+            refuse(&mut world, "again".to_owned());
+        }
+    }
+    let stored = world.events.iter().filter(|event| matches!(event.what, What::GoalRefused { .. })).count();
+    assert!(stored <= 20 + 100 + 6, "{stored} of 4,000 complaints in 50 minutes: 20, and one more for every 30 s");
+}

@@ -97,7 +97,7 @@ fn requests_add_up_end_and_survive_a_restart() {
     world.restart();
     world.pass(5_000);
     let names: Vec<String> = world.brain.request_views().into_iter().map(|a| a.request.name).collect();
-    assert_eq!(names, ["workers-default", "ask-1", "ask-2"]);
+    assert_eq!(names, ["workers-default", "request-1", "request-2"]);
     (1..=6).for_each(|n| world.busy(&format!("w{n}"), 900));
     world.pass(600_000);
     assert_eq!((world.brain.request_views().len(), world.machines("default")), (2, 6), "what ends by itself ends gently");
@@ -106,10 +106,10 @@ fn requests_add_up_end_and_survive_a_restart() {
     assert_eq!(world.machines("default"), 6);
     world.pass(20_000);
     assert_eq!(world.machines("default"), 5, "once it is idle for long enough");
-    world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned(), now: true }).expect("it stands");
+    world.ask(|request| Input::Revoke { request, name: "request-1".to_owned(), now: true }).expect("it stands");
     world.pass(5_000);
     assert_eq!(world.machines("default"), 3, "what is taken back goes at once");
-    let refusal = world.ask(|request| Input::Revoke { request, name: "ask-1".to_owned(), now: true }).expect_err("it is gone");
+    let refusal = world.ask(|request| Input::Revoke { request, name: "request-1".to_owned(), now: true }).expect_err("it is gone");
     assert!(refusal.contains("there is workers-default"), "{refusal}");
 }
 
