@@ -5,6 +5,7 @@
 
 pub mod browser;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,12 @@ pub struct Cluster {
     programs: Option<PathBuf>,
     /// A network namespace that `up` runs in, with all that comes of it.
     network: Option<Child>,
+    /// An ordinary user whose cluster it is, where root runs the test.
+    user: Option<u32>,
 }
+
+/// The number of a user that no machine has.
+const ORDINARY_USER: u32 = 54_321;
 
 /// What a command printed and how it ended.
 #[derive(Debug)]
@@ -86,7 +92,7 @@ impl Cluster {
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
-        let cluster = Self { home, state: "state".to_owned(), name: name.to_owned(), file, artifacts: None, programs: None, network: None };
+        let cluster = Self { home, state: "state".to_owned(), name: name.to_owned(), file, artifacts: None, programs: None, network: None, user: None };
         cluster.write(rest);
         cluster
     }
@@ -129,6 +135,22 @@ impl Cluster {
         let output = Command::new("nsenter").arg(format!("--net=/proc/{}/ns/net", holder.id())).arg(program).args(arguments).output();
         let output = output.expect("nsenter runs");
         assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Makes the cluster an ordinary user's, with all that its commands start. None where such a user cannot run the programs.
+    pub fn of_ordinary_user(mut self) -> Option<Self> {
+        if nix::unistd::geteuid().is_root() {
+            self.user = Some(ORDINARY_USER);
+            let own = format!("{ORDINARY_USER}:{ORDINARY_USER}");
+            let owned = Command::new("chown").args(["-hR", &own]).arg(self.home.path()).status();
+            assert!(owned.expect("chown runs").success());
+        }
+        let can_run = self.command(&["version"]).output().is_ok_and(|ran| ran.status.success());
+        if can_run {
+            return Some(self);
+        }
+        skipped(&format!("an ordinary user may not run the programs in {}", programs().display()));
+        None
     }
 
     /// Gives the cluster programs of its own, to be replaced; returns their directory.
@@ -175,16 +197,26 @@ impl Cluster {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let program = programs().join("cloudtik");
-        let mut command = match &self.network {
-            Some(holder) => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net=/proc/{}/ns/net", holder.id())).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        command.args(arguments).env("CLOUDTIK_HOME", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
+        self.command_through(&[], arguments)
+    }
+
+    /// The command as a program runs it, such as `unshare` with its options, in the cluster's network and as its user.
+    pub fn command_through(&self, runner: &[&str], arguments: &[&str]) -> Command {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(holder) = &self.network {
+            words.extend(["nsenter".into(), format!("--net=/proc/{}/ns/net", holder.id()).into()]);
+        }
+        if let Some(user) = self.user {
+            let become_it = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()];
+            words.extend(become_it.map(OsString::from));
+        }
+        words.extend(runner.iter().map(OsString::from));
+        words.push(programs().join("cloudtik").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(arguments).env("CLOUDTIK_HOME", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
+        if self.user.is_some() {
+            command.env("HOME", self.home.path()).current_dir(self.home.path());
+        }
         command.envs(self.programs.iter().map(|own| ("CLOUDTIK_BIN", own)));
         command
     }

@@ -1,4 +1,4 @@
-//! Clusters of the virtual provider, as a person brings them up. As root.
+//! Clusters of the virtual provider, as a person brings them up: as root, and as an ordinary user.
 
 use std::fs;
 use std::time::Duration;
@@ -12,10 +12,44 @@ fn cluster(name: &str, rest: &str) -> Option<Cluster> {
         skipped("clusters of virtual nodes need root here");
         return None;
     }
+    Some(virtual_cluster(name, rest))
+}
+
+fn virtual_cluster(name: &str, rest: &str) -> Cluster {
     let cluster = Cluster::new(name, rest);
     let text = fs::read_to_string(&cluster.file).expect("reads");
     fs::write(&cluster.file, text.replace("kind = \"local\"", "kind = \"virtual\"")).expect("writes");
-    Some(cluster)
+    cluster
+}
+
+/// Brings an ordinary user's cluster up; false where the kernel forbids that, which the command must explain.
+fn up_or_forbidden(cluster: &Cluster) -> bool {
+    let ran = cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--timeout", "60"]);
+    if let Some(why) = ran.err.lines().find(|line| line.contains("namespaces for ordinary users")) {
+        assert!(why.contains("sysctl -w") || why.contains("run as root"), "{ran:?}");
+        skipped(why);
+        return false;
+    }
+    if ran.code != 0 {
+        eprintln!("{}", cluster.logs());
+    }
+    ran.ok();
+    true
+}
+
+/// The first processes, holders of namespaces and services of a user's virtual nodes, with what each is.
+fn left_of(cluster: &Cluster) -> Vec<(i32, String)> {
+    let state = cluster.state().display().to_string();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("there is /proc").flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains("cloudtik-virtual") && line.contains(&state) {
+            found.push((pid, line));
+        }
+    }
+    found
 }
 
 /// Network links of the machine whose names begin as those of virtual nodes do.
@@ -66,4 +100,80 @@ fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     cluster.assert_nothing_left();
     cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
     until("the links' end", Duration::from_secs(10), || links().is_empty().then_some(()));
+}
+
+/// A service on the head that jobs are given to, and one on every worker.
+const BATCH: &str = r#"
+[runtime]
+name = "batch"
+version = "1"
+[services.queue]
+role = "head"
+command = ["/bin/sleep", "1000000"]
+[services.worker]
+role = "workers"
+command = ["/bin/sh", "-c", "echo a worker of `hostname` runs; exec sleep 1000000"]
+[submit]
+service = "queue"
+command = ["/bin/sh", "-c", "cat * && hostname && id -u"]
+"#;
+
+#[test]
+fn an_ordinary_user_s_cluster_of_virtual_nodes_works_as_any_other_and_leaves_nothing() {
+    let cluster = virtual_cluster("own", "[workers.default]\nmin = 2\nmax = 4\n[runtimes.batch]\npath = \"./batch\"\n");
+    cluster.write_runtime("batch", BATCH);
+    let job = cluster.file.with_file_name("job.sh");
+    fs::write(&job, "the job's own text\n").expect("writes");
+    let Some(cluster) = cluster.of_ordinary_user() else { return };
+    if !up_or_forbidden(&cluster) {
+        return;
+    }
+    let status = cluster.wait_ready();
+    assert_eq!(status.nodes.len(), 3, "{status:#?}");
+
+    // Each is root of its own system only, and finds the others.
+    let said = cluster.run(&["exec", "own", "--all", "--", "sh", "-c", "echo $(hostname) $(id -u)"]).ok().out;
+    for node in ["head", "w1", "w2"] {
+        assert!(said.contains(&format!("{node}: {node} 0")), "{said}");
+    }
+    cluster.run(&["exec", "own", "--node", "w1", "--", "getent", "hosts", "head", "w2"]).ok();
+    let log = cluster.run(&["logs", "own", "--node", "w2", "--runtime", "batch"]).ok().out;
+    assert!(log.contains("a worker of w2 runs"), "{log}");
+    let submitted = cluster.run(&["submit", "own", &job.display().to_string()]).ok().out;
+    assert!(submitted.contains("the job's own text\nhead\n0\n"), "{submitted}");
+    cluster.run(&["scale", "own", "--workers", "3"]).ok();
+    cluster.wait("the third worker", Duration::from_secs(30), |s| s.ready && s.nodes.len() == 4);
+
+    // A node that ends is made anew, and so is everything when all of the user's namespaces end.
+    cluster.run(&["kill-node", "own", "w2", "--yes"]).ok();
+    cluster.wait("a worker in its place", Duration::from_secs(30), |s| {
+        s.ready && s.nodes.len() == 4 && s.nodes.iter().all(|n| n.id.as_str() != "w2" || n.generation.0 > 1)
+    });
+    let ground: Vec<i32> = left_of(&cluster).into_iter().filter(|(_, line)| line.contains(" ground ")).map(|(pid, _)| pid).collect();
+    assert_eq!(ground.len(), 1, "one process holds the namespaces: {:?}", left_of(&cluster));
+    send(ground[0], Signal::SIGKILL);
+    until("the end of every node", Duration::from_secs(10), || cluster.processes().is_empty().then_some(()));
+    assert!(up_or_forbidden(&cluster));
+    cluster.wait("the whole cluster again", Duration::from_secs(60), |s| s.ready && s.nodes.len() == 4);
+
+    cluster.down();
+    cluster.assert_nothing_left();
+    cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
+    until("the end of the user's namespaces", Duration::from_secs(10), || left_of(&cluster).is_empty().then_some(()));
+}
+
+#[test]
+fn an_ordinary_user_without_namespaces_is_told_the_setting_that_forbids_them() {
+    let Some(cluster) = virtual_cluster("forbidden", "").of_ordinary_user() else { return };
+    // The limit counts for what is below the namespace that it is written in.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces || exit 99; exec \"$@\"";
+    let runner = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"];
+    let file = cluster.file.display().to_string();
+    let ran = cluster.command_through(&runner, &["up", &file, "--yes"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    if ran.status.code() == Some(99) || said.contains("unshare: ") {
+        return skipped(&format!("the limit of namespaces cannot be set below an ordinary user's: {said}"));
+    }
+    assert!(!ran.status.success(), "{said}");
+    assert!(said.contains("user.max_user_namespaces is 0") && said.contains("sysctl -w user.max_user_namespaces=10000"), "{said}");
 }
