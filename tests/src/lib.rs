@@ -92,7 +92,16 @@ impl Cluster {
     pub fn new(name: &str, rest: &str) -> Self {
         let home = tempfile::Builder::new().prefix("ctk").tempdir().expect("a temporary directory");
         let file = home.path().join("cluster.toml");
-        let cluster = Self { home, state: "state".to_owned(), name: name.to_owned(), file, artifacts: None, programs: None, network: None, user: None };
+        let cluster = Self {
+            home,
+            state: "state".to_owned(),
+            name: name.to_owned(),
+            file,
+            artifacts: None,
+            programs: None,
+            network: None,
+            user: None,
+        };
         cluster.write(rest);
         cluster
     }
