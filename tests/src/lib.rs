@@ -106,6 +106,22 @@ impl Cluster {
         cluster
     }
 
+    /// A cluster of virtual nodes that is not up yet; none where this machine does not allow it.
+    pub fn of_virtual_nodes(name: &str, rest: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            skipped("clusters of virtual nodes need root here");
+            return None;
+        }
+        Some(Self::new(name, rest).with_kind("virtual"))
+    }
+
+    /// Changes what kind of provider its file asks for.
+    pub fn with_kind(self, kind: &str) -> Self {
+        let text = fs::read_to_string(&self.file).expect("reads");
+        fs::write(&self.file, text.replace("kind = \"local\"", &format!("kind = \"{kind}\""))).expect("writes");
+        self
+    }
+
     /// Gives the user's state directory another name, such as one with a space.
     pub fn with_state(mut self, name: &str) -> Self {
         name.clone_into(&mut self.state);

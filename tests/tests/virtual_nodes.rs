@@ -6,22 +6,6 @@ use std::time::Duration;
 use cloudtik_tests::{Cluster, send, skipped, until};
 use nix::sys::signal::Signal;
 
-/// A cluster of virtual nodes; none where this machine does not allow it.
-fn cluster(name: &str, rest: &str) -> Option<Cluster> {
-    if !nix::unistd::geteuid().is_root() {
-        skipped("clusters of virtual nodes need root here");
-        return None;
-    }
-    Some(virtual_cluster(name, rest))
-}
-
-fn virtual_cluster(name: &str, rest: &str) -> Cluster {
-    let cluster = Cluster::new(name, rest);
-    let text = fs::read_to_string(&cluster.file).expect("reads");
-    fs::write(&cluster.file, text.replace("kind = \"local\"", "kind = \"virtual\"")).expect("writes");
-    cluster
-}
-
 /// Brings an ordinary user's cluster up; false where the kernel forbids that, which the command must explain.
 fn up_or_forbidden(cluster: &Cluster) -> bool {
     let ran = cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--timeout", "60"]);
@@ -60,7 +44,7 @@ fn links() -> Vec<String> {
 
 #[test]
 fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
-    let Some(cluster) = cluster("virtual", "[workers.default]\nmin = 3\n") else { return };
+    let Some(cluster) = Cluster::of_virtual_nodes("virtual", "[workers.default]\nmin = 3\n") else { return };
     cluster.up();
     let names = cluster.run(&["exec", "virtual", "--all", "--", "hostname"]).ok().out;
     for node in ["head", "w1", "w2", "w3"] {
@@ -120,7 +104,7 @@ command = ["/bin/sh", "-c", "cat * && hostname && id -u"]
 
 #[test]
 fn an_ordinary_user_s_cluster_of_virtual_nodes_works_as_any_other_and_leaves_nothing() {
-    let cluster = virtual_cluster("own", "[workers.default]\nmin = 2\nmax = 4\n[runtimes.batch]\npath = \"./batch\"\n");
+    let cluster = Cluster::new("own", "[workers.default]\nmin = 2\nmax = 4\n[runtimes.batch]\npath = \"./batch\"\n").with_kind("virtual");
     cluster.write_runtime("batch", BATCH);
     let job = cluster.file.with_file_name("job.sh");
     fs::write(&job, "the job's own text\n").expect("writes");
@@ -164,7 +148,7 @@ fn an_ordinary_user_s_cluster_of_virtual_nodes_works_as_any_other_and_leaves_not
 
 #[test]
 fn an_ordinary_user_without_namespaces_is_told_the_setting_that_forbids_them() {
-    let Some(cluster) = virtual_cluster("forbidden", "").of_ordinary_user() else { return };
+    let Some(cluster) = Cluster::new("forbidden", "").with_kind("virtual").of_ordinary_user() else { return };
     // The limit counts for what is below the namespace that it is written in.
     let script = "echo 0 > /proc/sys/user/max_user_namespaces || exit 99; exec \"$@\"";
     let runner = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"];

@@ -17,7 +17,13 @@ use crate::groups::Hierarchies;
 use crate::instance::Place;
 use crate::netlink::Netlink;
 use crate::provider::VirtualProvider;
-use crate::{bridge, names, sweep};
+use crate::{bridge, names, service, sweep};
+
+/// The machines of a cluster that has a head's node, by the directory of its nodes.
+pub fn provider_of(nodes: &Path) -> io::Result<VirtualProvider> {
+    let settings = fs::read(nodes.join(service::DIRECTORY).join(service::SETTINGS))?;
+    Ok(VirtualProvider::new(serde_json::from_slice(&settings)?))
+}
 
 /// The bridge of a workspace.
 pub fn bridge(workspace: &Path) -> String {
@@ -150,9 +156,11 @@ pub fn heal(provider: &VirtualProvider, instance: &InstanceId) -> io::Result<()>
 /// Packet rules in the node's network namespace, which go with it.
 fn rules(provider: &VirtualProvider, instance: &InstanceId, script: &str) -> io::Result<()> {
     let pid = first_process(provider, instance)?.to_string();
-    let mut command = Command::new("nsenter");
-    command.args(["--target", &pid, "--net", "--", "nft", "-f", "-"]).stdin(input(script)?);
-    let ran = command.stdout(Stdio::null()).output()?;
+    nft(Command::new("nsenter").args(["--target", &pid, "--net", "--", "nft"]), script)
+}
+
+fn nft(command: &mut Command, script: &str) -> io::Result<()> {
+    let ran = command.args(["-f", "-"]).stdin(input(script)?).stdout(Stdio::null()).output()?;
     if ran.status.success() { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&ran.stderr).into_owned())) }
 }
 
@@ -162,6 +170,42 @@ fn input(text: &str) -> io::Result<OwnedFd> {
     // Less than a pipe holds.
     io::Write::write_all(&mut write, text.as_bytes())?;
     Ok(read.into())
+}
+
+/// A port of a bridge that loses packets, until this is dropped.
+#[derive(Debug)]
+pub struct LossyPort {
+    table: String,
+}
+
+/// Loses so many of a hundred packets at the bridge's port of an instance, without telling either side. Unlike [`lose`] it
+/// lasts when the node is rebooted, and spares the node that takes the instance's place.
+pub fn lose_at_port(provider: &VirtualProvider, instance: &InstanceId, lost: Lost, percent: u8) -> io::Result<LossyPort> {
+    let link = place(provider, instance).link();
+    let table = format!("{}faults-{link}", names::PREFIX);
+    let chance = if percent >= 100 { String::new() } else { format!("numgen random mod 100 < {percent} ") };
+    let sent = if lost == Lost::Received { String::new() } else { format!("iifname \"{link}\" {chance}drop;") };
+    let received = if lost == Lost::Sent { String::new() } else { format!("oifname \"{link}\" {chance}drop;") };
+    let chain = |hook: &str| format!("chain {hook} {{ type filter hook {hook} priority 0; policy accept; {sent} {received} }}\n");
+    let chains: String = ["input", "forward", "output"].map(chain).concat();
+    let port = LossyPort { table };
+    nft(&mut Command::new("nft"), &format!("{}table bridge {} {{\n{chains}}}\n", port.removal(), port.table))?;
+    Ok(port)
+}
+
+impl LossyPort {
+    /// Also where there is no such table.
+    fn removal(&self) -> String {
+        format!("add table bridge {table}\ndelete table bridge {table}\n", table = self.table)
+    }
+}
+
+impl Drop for LossyPort {
+    fn drop(&mut self) {
+        if let Err(error) = nft(&mut Command::new("nft"), &self.removal()) {
+            eprintln!("the packet rules {} are left: {error}", self.table);
+        }
+    }
 }
 
 /// Pulls the plug of a node's link, or puts it back.
