@@ -15,6 +15,7 @@ use crate::cli::{Down, Target};
 use crate::client::Client;
 use crate::clusters::{ClusterPaths, find, lookup};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
+use crate::interrupts::Interrupts;
 use crate::lock::Lock;
 use crate::orphans::{self, Orphan};
 use crate::output::Printer;
@@ -96,9 +97,10 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         delete_everything(&place).await?;
         Ok::<_, Failure>(lock)
     };
+    let mut interrupts = Interrupts::listen()?;
     let lock = tokio::select! {
         result = work => result?,
-        _ = tokio::signal::ctrl_c() => {
+        () = interrupts.next() => {
             let left = Failure::new(INTERRUPTED, "interrupted; part of the cluster is still there");
             return Err(left.hint(format!("go on with `cloudtik down {name}`")));
         }

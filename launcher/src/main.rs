@@ -20,6 +20,7 @@ mod failure;
 mod fold;
 mod head_node;
 mod init;
+mod interrupts;
 mod lock;
 mod logs;
 mod orphans;
@@ -178,7 +179,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
             let target = cluster.as_deref().map(|cluster| Target { cluster: Some(cluster), workspace: workspace.as_deref() });
             doctor::run(printer, target).await
         }
-        Command::Provider { command } => provider::command(printer, command).await,
+        Command::Provider { command } => provider::run(printer, command).await,
         Command::Access { command } => access::run(printer, command).await.map(|()| 0),
         Command::Workspace { command } => workspace::run(printer, &command).await.map(|()| 0),
         Command::Dump { cluster } => show::dump(printer, (&cluster).into()).await.map(|()| 0),

@@ -331,6 +331,11 @@ pub fn ago(at: Timestamp) -> String {
     short(Duration::from_millis(now.saturating_sub(at.0)))
 }
 
+/// Names as a sentence has them.
+pub fn listed(names: &[impl ToString]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// The first of some names, and how many more there are: `w1, w2 and 3 more`.
 pub fn first_of(names: &[impl ToString], most: usize) -> String {
     let named: Vec<String> = names.iter().take(most).map(ToString::to_string).collect();

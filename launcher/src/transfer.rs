@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::cli::Target;
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, NOT_FOUND, USAGE, chain};
+use crate::interrupts::Interrupts;
 use crate::output::Printer;
 use crate::session::{Input, Session};
 
@@ -117,9 +118,10 @@ pub async fn download(printer: &Printer, cluster: Target<'_>, from: &OsStr, to: 
         tokio::task::spawn_blocking(move || unpack::unpack(unpack::Receiver::new(receiver), &target))
     };
     let mut complaint = String::new();
+    let mut interrupts = Interrupts::listen()?;
     let received = tokio::select! {
         received = receive(&mut session, &blocks, &mut complaint) => received,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(INTERRUPTED, "interrupted")),
+        () = interrupts.next() => Err(Failure::new(INTERRUPTED, "interrupted")),
     };
     match received {
         Ok(Some(exit)) if exit.code == 0 || exit.code == scripts::CHANGED && exit.error.is_empty() => {

@@ -24,6 +24,7 @@ use crate::client::{Client, document};
 use crate::clusters::{ClusterPaths, Described, describe, home, usable};
 use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
 use crate::head_node::{self, HeadNode};
+use crate::interrupts::Interrupts;
 use crate::lock::Lock;
 use crate::output::{Printer, quoted};
 use crate::programs;
@@ -71,14 +72,12 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     }
 
     // From here on an interrupt is ours to explain.
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    workspace::ensure(printer, &described).await?;
+    let mut interrupts = Interrupts::listen()?;
+    workspace::ensure(printer, &described, &mut interrupts).await?;
     let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,
-        _ = interrupt.recv() => Err(Failure::new(INTERRUPTED, "interrupted")),
-        _ = terminate.recv() => Err(Failure::new(INTERRUPTED, "interrupted")),
+        () = interrupts.next() => Err(Failure::new(INTERRUPTED, "interrupted")),
     };
     let outcome = match result {
         Ok(outcome) => outcome,

@@ -13,10 +13,10 @@ use cloudtik_model::{ClusterName, WorkspaceName};
 use cloudtik_providers::workspace::{Action, Cost, Plan};
 
 use self::definition::Definition;
-use self::steps::Interrupts;
 use crate::cli::Workspace;
 use crate::clusters::{Described, is_standard_input};
 use crate::failure::{Failure, INVALID, REFUSED};
+use crate::interrupts::Interrupts;
 use crate::lock::Lock;
 use crate::output::{Printer, quoted};
 
@@ -58,18 +58,22 @@ fn on_the_same(cluster: &ClusterName, kind: &str, workspace: &WorkspaceName, of_
 }
 
 /// Makes what is missing of the workspace of a cluster, if it costs nothing.
-pub async fn ensure(printer: &Printer, described: &Described) -> Result<(), Failure> {
+pub async fn ensure(printer: &Printer, described: &Described, interrupts: &mut Interrupts) -> Result<(), Failure> {
     let (definition, is_applied) = of_cluster(described)?;
-    if is_applied && directory::is_made(&definition.name)? && definition.open().await?.plan().await?.is_empty() {
+    let is_complete = async { Ok(definition.open().await?.plan().await?.is_empty()) };
+    if is_applied && directory::is_made(&definition.name)? && interrupts.unless(is_complete).await? {
         return Ok(());
     }
-    let mut interrupts = Interrupts::listen()?;
     directory::make_root()?;
     let name = &definition.name;
     let _lock = interrupts.unless(Lock::of_workspace(name)).await?;
     let (definition, _) = of_cluster(described)?;
-    let workspace = definition.open().await?;
-    let plan = interrupts.unless(async { Ok(workspace.plan().await?) }).await?;
+    let look = async {
+        let workspace = definition.open().await?;
+        let plan = workspace.plan().await?;
+        Ok((workspace, plan))
+    };
+    let (workspace, plan) = interrupts.unless(look).await?;
     if let Some(why) = needs_a_person(&plan) {
         let message = format!("the workspace {name} is not as it is to be, and {why}");
         return Err(Failure::new(REFUSED, message).hint(format!("`cloudtik workspace status {name}` shows it; {}", by_a_person(name)?)));

@@ -10,7 +10,7 @@ use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::{ClusterName, Generation, NodeId, NodeTypeName};
 
-pub use self::nodes::{Checked, Hold, check};
+pub use self::nodes::{Checked, Hold, check, clear};
 use crate::{CreateNode, Error};
 
 /// Attempts of a call that fails in ways that pass.

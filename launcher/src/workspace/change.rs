@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use cloudtik_config::workspace::says_the_same;
-use cloudtik_model::{ClusterName, WorkspaceName};
+use cloudtik_model::WorkspaceName;
 use cloudtik_providers::Error;
 use cloudtik_providers::workspace::{Action, Cost, Plan, Status, WorkspaceProvider};
 
 use super::definition::{Definition, Named, forget};
 use super::directory;
 use super::show::{Shown, show_plan};
-use super::steps::{self, Interrupts};
+use super::steps;
 use crate::cli::{ChangeWorkspace, DeleteWorkspace};
 use crate::clusters;
 use crate::failure::{Failure, NOT_FOUND, REFUSED};
+use crate::interrupts::Interrupts;
 use crate::lock::Lock;
 use crate::output::Printer;
 
@@ -68,23 +69,7 @@ pub async fn reach(printer: &Printer, arguments: &ChangeWorkspace, verb: Verb) -
     wanted(&named, verb)?;
     directory::make_root()?;
     let name = &named.name;
-    let mut lock = interrupts.unless(Lock::of_workspace(name)).await?;
-    let mut agreed: Option<Plan> = None;
-    let looked = loop {
-        let looked = interrupts.unless(look()).await?;
-        if looked.plan.is_empty() || agreed.as_ref() == Some(&looked.plan) {
-            break looked;
-        }
-        if !printer.is_json() {
-            show_plan(printer, &looked.shown(verb, false));
-        }
-        let Some(question) = question(name, verb, &looked.plan).filter(|_| !arguments.yes) else { break looked };
-        // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
-        drop(lock);
-        interrupts.unless(printer.confirm_async(&question, false)).await?;
-        agreed = Some(looked.plan);
-        lock = interrupts.unless(Lock::of_workspace(name)).await?;
-    };
+    let (lock, looked) = agree(printer, &mut interrupts, name, verb, arguments.yes, look).await?;
     looked.definition.remember()?;
     if !looked.plan.is_empty() {
         let left = format!(
@@ -105,6 +90,34 @@ pub async fn reach(printer: &Printer, arguments: &ChangeWorkspace, verb: Verb) -
         (false, _) => format!("the workspace {name} is complete. Look at it with `cloudtik workspace status {name}`"),
     });
     Ok(())
+}
+
+/// Looks at a workspace until its plan needs no answer of a person, or is the one that a person agreed to. The lock is held from the
+/// last look on.
+async fn agree(
+    printer: &Printer,
+    interrupts: &mut Interrupts,
+    name: &WorkspaceName,
+    verb: Verb,
+    yes: bool,
+    look: impl AsyncFn() -> Result<Looked, Failure>,
+) -> Result<(Lock, Looked), Failure> {
+    let mut agreed: Option<Plan> = None;
+    loop {
+        let lock = interrupts.unless(Lock::of_workspace(name)).await?;
+        let looked = interrupts.unless(look()).await?;
+        if looked.plan.is_empty() || agreed.as_ref() == Some(&looked.plan) {
+            return Ok((lock, looked));
+        }
+        if !printer.is_json() {
+            show_plan(printer, &looked.shown(verb, false));
+        }
+        let Some(question) = question(name, verb, &looked.plan).filter(|_| !yes) else { return Ok((lock, looked)) };
+        // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
+        drop(lock);
+        interrupts.unless(printer.confirm_async(&question, false)).await?;
+        agreed = Some(looked.plan);
+    }
 }
 
 /// What a command may do with a person's file.
@@ -216,21 +229,7 @@ pub async fn delete(printer: &Printer, arguments: &DeleteWorkspace) -> Result<()
         return Ok(());
     }
     directory::make_root()?;
-    let mut agreed: Option<Plan> = None;
-    let (lock, looked) = loop {
-        let lock = interrupts.unless(Lock::of_workspace(name)).await?;
-        let looked = interrupts.unless(look()).await?;
-        if looked.plan.is_empty() || agreed.as_ref() == Some(&looked.plan) {
-            break (lock, looked);
-        }
-        if !printer.is_json() {
-            show_plan(printer, &looked.shown(Verb::Delete, false));
-        }
-        let Some(question) = question(name, Verb::Delete, &looked.plan).filter(|_| !arguments.yes) else { break (lock, looked) };
-        drop(lock);
-        interrupts.unless(printer.confirm_async(&question, false)).await?;
-        agreed = Some(looked.plan);
-    };
+    let (lock, looked) = agree(printer, &mut interrupts, name, Verb::Delete, arguments.yes, look).await?;
     let left = format!("`cloudtik workspace delete {name}` goes on from there");
     steps::apply(printer, looked.workspace.as_ref(), &looked.plan, &left, async || interrupts.next().await).await?;
     directory::remove(name)?;
@@ -254,9 +253,4 @@ fn in_use(name: &WorkspaceName, error: Error) -> Failure {
         _ => return error.into(),
     };
     Failure::from(error).hint(hint)
-}
-
-/// The names of clusters as a sentence has them.
-pub fn listed(clusters: &[ClusterName]) -> String {
-    clusters.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -25,7 +25,7 @@ use crate::clusters::{
     Described, directory_of, is_standard_input, program, programs_directory, read_text, workspace, workspace_names, workspaces,
 };
 use crate::failure::{Failure, NOT_FOUND, USAGE};
-use crate::output::quoted;
+use crate::output::{listed, quoted};
 
 /// A workspace as it is to be.
 #[derive(Clone)]
@@ -201,7 +201,3 @@ impl Named {
 }
 
 const CREATE_ONE: &str = "create one: `cloudtik workspace create workspace.toml`";
-
-fn listed(names: &[WorkspaceName]) -> String {
-    names.iter().map(WorkspaceName::as_str).collect::<Vec<_>>().join(", ")
-}

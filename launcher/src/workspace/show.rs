@@ -8,11 +8,11 @@ use cloudtik_providers::workspace::{Action, Cost, Desired, Found, Plan, Presence
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::change::{Verb, listed, look_at};
+use super::change::{Verb, look_at};
 use super::definition::{Definition, Named, path_of};
 use crate::clusters;
 use crate::failure::Failure;
-use crate::output::{Printer, columns_of_output, first_of};
+use crate::output::{Printer, columns_of_output, first_of, listed};
 
 /// How long `list` waits for a provider.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -288,10 +288,13 @@ async fn look(name: WorkspaceName) -> Result<Listed, Failure> {
         return Ok(Listed { workspace: name, provider: None, state: State::Unknown, clusters });
     };
     let provider = Some(definition.kind());
-    let workspace = definition.open().await?;
-    let (state, clusters) = match tokio::time::timeout(LIST_TIMEOUT, look_at(&name, workspace.as_ref())).await {
-        Ok(Ok(status)) => (State::of(&workspace.desired(), &status), status.clusters),
-        Ok(Err(_)) | Err(_) => (State::Unreachable, clusters),
+    let looking = async {
+        let workspace = definition.open().await?;
+        let status = look_at(&name, workspace.as_ref()).await?;
+        Ok::<_, Failure>((State::of(&workspace.desired(), &status), status.clusters))
     };
+    // `workspace status` says why one does not answer.
+    let looked = tokio::time::timeout(LIST_TIMEOUT, looking).await;
+    let (state, clusters) = looked.ok().and_then(Result::ok).unwrap_or((State::Unreachable, clusters));
     Ok(Listed { workspace: name, provider, state, clusters })
 }

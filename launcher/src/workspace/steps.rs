@@ -1,44 +1,14 @@
-//! Applies a plan, says how far it came, and hears interrupts.
+//! Applies a plan, says how far it came, and stops where it is interrupted.
 
 use std::cell::RefCell;
-use std::io;
 use std::pin::pin;
 
 use cloudtik_providers::workspace::{Action, Event, Outcome, Patience, Plan, Step, WorkspaceProvider, run};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::failure::{Failure, INTERRUPTED, chain};
 use crate::output::{Printer, short};
 use crate::terminal::Progress;
-
-/// Ctrl-C, and its like for programs.
-pub struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    /// From here on an interrupt does not end the command by itself.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    /// Does what changes nothing, unless it is interrupted.
-    pub async fn unless<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        tokio::select! {
-            result = work => result,
-            () = self.next() => Err(Failure::new(INTERRUPTED, "interrupted; nothing was changed")),
-        }
-    }
-}
 
 /// Applies all steps. The first interrupt lets the present step end; the second does not wait for it. `left` is what a person does
 /// where not all steps hold.

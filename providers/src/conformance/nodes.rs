@@ -33,13 +33,23 @@ pub struct Checked<'a> {
 pub async fn check(checked: &Checked<'_>, told: Told<'_>) -> Result<(), Breach> {
     let result = run(checked, told).await;
     if result.is_err() {
-        // What was made last may not be listed yet. The breach says more than what deleting may fail with.
-        let latest = Instant::now() + checked.provider.capabilities().visibility;
-        while patiently(|| checked.provider.purge()).await.is_ok() && Instant::now() < latest {
-            tokio::time::sleep(FIRST_PAUSE).await;
-        }
+        // The breach says more than what deleting may fail with.
+        let _ = clear(checked.provider).await;
     }
     result
+}
+
+/// Deletes whatever a check made that did not come to its end.
+pub async fn clear(provider: &dyn NodeProvider) -> Result<(), Error> {
+    // What was made last may not be listed yet.
+    let latest = Instant::now() + provider.capabilities().visibility;
+    loop {
+        patiently(|| provider.purge()).await?;
+        if Instant::now() >= latest {
+            return Ok(());
+        }
+        tokio::time::sleep(FIRST_PAUSE).await;
+    }
 }
 
 async fn run(checked: &Checked<'_>, told: Told<'_>) -> Result<(), Breach> {
