@@ -1,6 +1,9 @@
 //! Limits of services: a control group for each that has limits, version 2 or 1, where the agent has the right to make
 //! one. (Linux: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/`.)
 //!
+//! Where the node itself has a limit of memory, a service without one has a group all the same, which tells whose processes the
+//! kernel killed.
+//!
 //! Under version 1 a service's group lies inside the agent's own. Under version 2 a group that has processes cannot
 //! divide its resources, so there it lies beside the agent's own, under the same parent.
 
@@ -21,6 +24,8 @@ const PROCESSES: &str = "cgroup.procs";
 const PERIOD: u64 = 100_000;
 /// Looks at a group whose processes were killed, until it is given up.
 const LOOKS: u32 = 200;
+/// A limit of version 1 from here on is none.
+const UNLIMITED: u64 = 1 << 60;
 
 /// Where groups can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,18 +44,31 @@ pub struct Groups {
     back: Vec<PathBuf>,
 }
 
-/// Makes the groups of a service with its limits set, afresh.
+/// Whose limit of memory was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryLimit {
+    Service,
+    Node,
+}
+
+/// Makes the groups of a service with its limits set, afresh. Without limits of its own and of the node there are none.
 pub fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
-    if limits.memory.is_none() && limits.cpu_millis.is_none() {
-        return Ok(Groups::default());
-    }
-    let hierarchy = Hierarchy::find(&fs::read_to_string("/proc/self/mountinfo")?, &fs::read_to_string("/proc/self/cgroup")?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no control groups for memory and processors are mounted"))?;
+    let has_limits = limits.any();
+    let found = Hierarchy::find(&fs::read_to_string("/proc/self/mountinfo")?, &fs::read_to_string("/proc/self/cgroup")?);
+    let hierarchy = match found {
+        Some(hierarchy) if has_limits || hierarchy.limits_memory() => hierarchy,
+        None if has_limits => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "no control groups for memory and processors are mounted"));
+        }
+        _ => return Ok(Groups::default()),
+    };
+    let of_node = hierarchy.limits_memory();
     let quota = limits.cpu_millis.map(|millis| (millis * PERIOD / 1_000).max(1_000));
     let missing = |what| io::Error::new(io::ErrorKind::Unsupported, format!("no control groups for {what} are mounted"));
     match hierarchy {
         Hierarchy::Unified { parent, own } => {
-            enable(&parent, limits)?;
+            enable(&parent, limits.memory.is_some() || of_node, limits.cpu_millis.is_some())?;
             let group = renew(&parent, name)?;
             if let Some(memory) = limits.memory {
                 set(&group, "memory.max", &memory.to_string())?;
@@ -62,10 +80,12 @@ pub fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
         }
         Hierarchy::Separate { memory, cpu } => {
             let mut groups = Groups::default();
-            if let Some(bytes) = limits.memory {
+            if limits.memory.is_some() || of_node {
                 let parent = memory.ok_or_else(|| missing("memory"))?;
                 let group = renew(&parent, name)?;
-                set(&group, "memory.limit_in_bytes", &bytes.to_string())?;
+                if let Some(bytes) = limits.memory {
+                    set(&group, "memory.limit_in_bytes", &bytes.to_string())?;
+                }
                 groups.own.push(group);
                 groups.back.push(parent);
             }
@@ -112,12 +132,20 @@ impl Groups {
         self.own.iter().for_each(|group| remove(group));
     }
 
-    /// Whether the kernel killed a process of these groups because their memory was used up.
-    pub fn ran_out_of_memory(&self) -> bool {
-        let killed = |text: String| text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|n| n.trim() != "0"));
-        let counts = self.own.iter().flat_map(|group| [group.join("memory.events"), group.join("memory.oom_control")]);
-        counts.into_iter().any(|file| fs::read_to_string(file).is_ok_and(killed))
+    /// Whose limit it was that made the kernel kill a process of these groups; none if it killed none.
+    pub fn ran_out_of_memory(&self) -> Option<MemoryLimit> {
+        let killed = |group: &Path| count(group, "memory.events", "oom_kill ") + count(group, "memory.oom_control", "oom_kill ") > 0;
+        // How often the group's own limit was reached, by version 2 and 1.
+        let reached = |group: &Path| count(group, "memory.events", "max ") + count(group, "memory.failcnt", "") > 0;
+        let group = self.own.iter().find(|group| killed(group))?;
+        Some(if reached(group) { MemoryLimit::Service } else { MemoryLimit::Node })
     }
+}
+
+/// The number behind a name in a file of a group; 0 where there is none.
+fn count(group: &Path, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(group.join(file)).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
 }
 
 fn remove(group: &Path) {
@@ -178,12 +206,23 @@ impl Hierarchy {
         let parent = if own == Path::new(mount.1) { own.clone() } else { own.parent()?.to_owned() };
         Some(Self::Unified { parent, own })
     }
+
+    /// Whether the group that services' groups lie in has a limit of memory.
+    fn limits_memory(&self) -> bool {
+        let limit = match self {
+            Self::Unified { parent, .. } => fs::read_to_string(parent.join("memory.max")),
+            Self::Separate { memory: Some(memory), .. } => fs::read_to_string(memory.join("memory.limit_in_bytes")),
+            Self::Separate { memory: None, .. } => return false,
+        };
+        // `max` is no number.
+        limit.is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes < UNLIMITED))
+    }
 }
 
 /// Lets the children of a group have limits of the kinds that are asked for.
-fn enable(parent: &Path, limits: &Limits) -> io::Result<()> {
+fn enable(parent: &Path, memory: bool, cpu: bool) -> io::Result<()> {
     let enabled = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
-    let wanted = [("memory", limits.memory.is_some()), ("cpu", limits.cpu_millis.is_some())];
+    let wanted = [("memory", memory), ("cpu", cpu)];
     for (controller, _) in wanted.iter().filter(|(c, wanted)| *wanted && !enabled.split_whitespace().any(|e| e == *c)) {
         set(parent, "cgroup.subtree_control", &format!("+{controller}"))?;
     }
@@ -236,5 +275,45 @@ mod tests {
             Hierarchy::Separate { memory: Some("/sys/fs/cgroup/memory/a".into()), cpu: Some("/sys/fs/cgroup/cpu,cpuacct/b".into()) };
         assert_eq!(found, Some(expected));
         assert_eq!(Hierarchy::find("", ""), None);
+    }
+
+    #[test]
+    fn whose_limit_was_reached_is_told_from_the_counts_of_either_version() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let groups = Groups { own: vec![directory.path().to_owned()], back: Vec::new() };
+        let after = |files: [(&str, &str); 2]| {
+            files.iter().for_each(|(file, text)| fs::write(directory.path().join(file), text).expect("writes"));
+            let found = groups.ran_out_of_memory();
+            files.iter().for_each(|(file, _)| fs::remove_file(directory.path().join(file)).expect("removes"));
+            found
+        };
+        let v1 = |kills: &str, failures: &str| {
+            let control = format!("oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n");
+            after([("memory.oom_control", &control), ("memory.failcnt", &format!("{failures}\n"))])
+        };
+        assert_eq!(v1("0", "7"), None, "it only made room");
+        assert_eq!(v1("1", "7"), Some(MemoryLimit::Service));
+        assert_eq!(v1("1", "0"), Some(MemoryLimit::Node));
+        let v2 = |max: &str, kills: &str| {
+            after([("memory.events", &format!("low 0\nhigh 0\nmax {max}\noom 0\noom_kill {kills}\noom_group_kill 0\n")), ("memory.max", "")])
+        };
+        assert_eq!(v2("3", "0"), None);
+        assert_eq!(v2("3", "1"), Some(MemoryLimit::Service));
+        assert_eq!(v2("0", "2"), Some(MemoryLimit::Node));
+    }
+
+    #[test]
+    fn a_limit_of_the_node_is_told_from_none() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let own = directory.path().to_owned();
+        let separate = Hierarchy::Separate { memory: Some(own.clone()), cpu: None };
+        let unified = Hierarchy::Unified { parent: own.clone(), own: own.join("init") };
+        for (hierarchy, file, none) in [(separate, "memory.limit_in_bytes", "9223372036854771712\n"), (unified, "memory.max", "max\n")] {
+            assert!(!hierarchy.limits_memory(), "the machine's own root has no such file");
+            fs::write(own.join(file), none).expect("writes");
+            assert!(!hierarchy.limits_memory());
+            fs::write(own.join(file), "268435456\n").expect("writes");
+            assert!(hierarchy.limits_memory());
+        }
     }
 }

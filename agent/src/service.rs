@@ -289,7 +289,11 @@ impl ServiceTask {
         let name = format!("cloudtik-{node}-{}.{}", self.key.runtime, self.key.service);
         let (limits, list) = (service.limits.clone(), self.around.home.groups());
         let making = tokio::task::spawn_blocking(move || {
-            let groups = cgroup::make(&name, &limits)?;
+            let groups = match cgroup::make(&name, &limits) {
+                // Only to tell whom the kernel killed.
+                Err(_) if !limits.any() => Groups::default(),
+                made => made?,
+            };
             groups.record(&list).map(|()| groups)
         });
         making.await.map_err(io::Error::other).flatten().unwrap_or_else(|error| {

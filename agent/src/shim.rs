@@ -22,7 +22,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Groups;
+use crate::cgroup::{Groups, MemoryLimit};
 use crate::process::Process;
 
 pub const RUN_FILE: &str = "run.json";
@@ -88,15 +88,17 @@ pub struct State {
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
-    /// The kernel ended it, or a process of its, because its memory limit was reached.
+    /// The kernel ended it, or a process of its, because this limit of memory was reached.
     #[serde(default)]
-    pub out_of_memory: bool,
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.out_of_memory {
-            f.write_str("memory limit reached, ")?;
+        match self.memory_limit {
+            Some(MemoryLimit::Service) => f.write_str("memory limit reached, ")?,
+            Some(MemoryLimit::Node) => f.write_str("the node's memory limit reached, ")?,
+            None => {}
         }
         match (self.code, self.signal) {
             (Some(code), _) => write!(f, "exit {code}"),
@@ -276,7 +278,7 @@ impl Shim {
             }
             self.copy_output();
         }
-        exit.out_of_memory = self.run.groups.ran_out_of_memory();
+        exit.memory_limit = self.run.groups.ran_out_of_memory();
         self.run.groups.remove();
         let text = serde_json::to_vec(&exit).unwrap_or_default();
         let _ = write_atomically(&self.directory.join(EXIT_FILE), &text, 0o600);

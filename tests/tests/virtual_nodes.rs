@@ -161,3 +161,37 @@ fn an_ordinary_user_without_namespaces_is_told_the_setting_that_forbids_them() {
     assert!(!ran.status.success(), "{said}");
     assert!(said.contains("user.max_user_namespaces is 0") && said.contains("sysctl -w user.max_user_namespaces=10000"), "{said}");
 }
+
+/// Services that use up memory once a file says so; one has a limit of its own.
+const GLUTTON: &str = r#"
+[runtime]
+name = "glutton"
+version = "1"
+[services.bounded]
+role = "workers"
+command = ["/bin/sh", "-c", "while ! rm /eat-bounded 2>/dev/null; do sleep 0.1; done; exec tail /dev/zero"]
+limits = { memory = "32MiB" }
+[services.unbounded]
+role = "workers"
+command = ["/bin/sh", "-c", "while ! rm /eat-unbounded 2>/dev/null; do sleep 0.1; done; exec tail /dev/zero"]
+"#;
+
+#[test]
+fn why_tells_whose_memory_limit_had_a_process_of_a_virtual_node_killed() {
+    let rest = "[workers.default]\nmin = 2\nmemory = \"256MiB\"\ncpus = 1\n[runtimes.glutton]\npath = \"./glutton\"\n";
+    let Some(cluster) = cluster("glutton", rest) else { return };
+    cluster.write_runtime("glutton", GLUTTON);
+    cluster.up();
+    for (service, cause) in [("bounded", "memory limit reached"), ("unbounded", "the node's memory limit reached")] {
+        cluster.run(&["exec", "glutton", "--node", "w1", "--", "touch", &format!("/eat-{service}")]).ok();
+        let told = format!("glutton/{service} crashed ({cause}, killed by SIGKILL)");
+        until("the kernel's verdict", Duration::from_secs(30), || {
+            cluster.run(&["why", "glutton", "w1"]).ok().out.contains(&told).then_some(())
+        });
+        cluster.wait("its restart", Duration::from_secs(30), |s| s.ready);
+    }
+    let other = cluster.run(&["why", "glutton", "w2"]).ok().out;
+    assert!(!other.contains("memory limit"), "{other}");
+    cluster.down();
+    cluster.assert_nothing_left();
+}

@@ -265,3 +265,10 @@ pub struct Limits {
     #[serde(default)]
     pub cpu_millis: Option<u64>,
 }
+
+impl Limits {
+    /// Whether anything is limited.
+    pub fn any(&self) -> bool {
+        self.memory.is_some() || self.cpu_millis.is_some()
+    }
+}
