@@ -295,7 +295,10 @@ mod tests {
         assert_eq!(v1("1", "7"), Some(MemoryLimit::Service));
         assert_eq!(v1("1", "0"), Some(MemoryLimit::Node));
         let v2 = |max: &str, kills: &str| {
-            after([("memory.events", &format!("low 0\nhigh 0\nmax {max}\noom 0\noom_kill {kills}\noom_group_kill 0\n")), ("memory.max", "")])
+            after([
+                ("memory.events", &format!("low 0\nhigh 0\nmax {max}\noom 0\noom_kill {kills}\noom_group_kill 0\n")),
+                ("memory.max", ""),
+            ])
         };
         assert_eq!(v2("3", "0"), None);
         assert_eq!(v2("3", "1"), Some(MemoryLimit::Service));
