@@ -179,7 +179,7 @@ command = ["/bin/sh", "-c", "while ! rm /eat-unbounded 2>/dev/null; do sleep 0.1
 #[test]
 fn why_tells_whose_memory_limit_had_a_process_of_a_virtual_node_killed() {
     let rest = "[workers.default]\nmin = 2\nmemory = \"256MiB\"\ncpus = 1\n[runtimes.glutton]\npath = \"./glutton\"\n";
-    let Some(cluster) = cluster("glutton", rest) else { return };
+    let Some(cluster) = Cluster::of_virtual_nodes("glutton", rest) else { return };
     cluster.write_runtime("glutton", GLUTTON);
     cluster.up();
     for (service, cause) in [("bounded", "memory limit reached"), ("unbounded", "the node's memory limit reached")] {
