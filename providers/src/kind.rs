@@ -120,6 +120,13 @@ pub struct Leftover {
     pub processes: Vec<i32>,
 }
 
+/// Whether what runs of an instance on this machine is left of something that was removed. An instance is `nodes/INSTANCE` in its
+/// cluster's directory, beside `head`.
+pub fn is_orphaned(instance: &Path) -> bool {
+    let cluster = instance.parent().and_then(Path::parent);
+    !instance.is_dir() || cluster.is_none_or(|cluster| !cluster.join("head").is_dir())
+}
+
 /// How the machines and workspaces of a kind are made and reached. The documents are those of [`Kind::read`] and
 /// [`Machines::settle`]; one that the provider did not write is [`Error::Permanent`].
 #[async_trait]

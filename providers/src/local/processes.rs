@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill as send_signal};
 use nix::unistd::Pid;
 
+use crate::kind::is_orphaned;
+
 /// The variable whose value is the instance's directory.
 pub use cloudtik_model::bootstrap::NODE_HOME_VARIABLE as MARK;
 
@@ -66,12 +68,6 @@ pub fn orphans(below: &Path) -> io::Result<BTreeMap<PathBuf, Vec<i32>>> {
         }
     }
     Ok(orphans)
-}
-
-/// An instance is `nodes/INSTANCE` in its cluster's directory, beside `head`.
-fn is_orphaned(home: &Path) -> bool {
-    let cluster = home.parent().and_then(Path::parent);
-    !home.is_dir() || cluster.is_none_or(|cluster| !cluster.join("head").is_dir())
 }
 
 /// The sessions that the shims of a node's services led, also of shims that are gone: their sessions are what is left of

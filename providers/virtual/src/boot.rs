@@ -33,6 +33,7 @@ const START: Duration = Duration::from_secs(10);
 pub fn boot(directory: &Path) -> Result<(), Failure> {
     let place = Place::new(directory);
     let Some(mut lock) = take(&place)? else { return Ok(()) };
+    place.end_unlocked(START).map_err(|e| Failure::io("end what runs without its lock", e))?;
     clear(&mut lock).map_err(|e| Failure::io("clear the lock", e))?;
     let machine = match place.read() {
         Ok(machine) => machine,
@@ -76,7 +77,7 @@ pub fn boot(directory: &Path) -> Result<(), Failure> {
 fn take(place: &Place) -> Result<Option<File>, Failure> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match place.try_lock(true) {
+        match place.try_lock() {
             Ok(lock) => return Ok(Some(lock)),
             Err(Held::ByOther) => {}
             Err(Held::Io(error)) if error.kind() == io::ErrorKind::NotFound => {

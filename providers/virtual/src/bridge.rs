@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,10 +46,13 @@ impl Bridge {
         if !link.is_up {
             differences.push("it is switched off".to_owned());
         }
-        let wanted = (link.index, self.range.gateway(), self.range.prefix());
-        if !netlink.addresses().map_err(failed)?.contains(&wanted) {
-            differences.push(format!("it has not the address {}/{}", wanted.1, wanted.2));
+        let wanted = (self.range.gateway(), self.range.prefix());
+        let addresses = addresses(&mut netlink, link.index).map_err(failed)?;
+        if !addresses.contains(&wanted) {
+            differences.push(format!("it has not the address {}/{}", wanted.0, wanted.1));
         }
+        let others = addresses.iter().filter(|address| **address != wanted);
+        differences.extend(others.map(|(address, prefix)| format!("it has the address {address}/{prefix}")));
         if forwarding(&self.name()).map_err(failed)? != self.nat {
             let how = if self.nat { "not sent on" } else { "sent on to other networks" };
             differences.push(format!("packets of its nodes are {how}"));
@@ -71,6 +75,12 @@ impl Bridge {
         }
         let link = netlink.link(&name).map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         netlink.add_address(link.index, self.range.gateway(), self.range).map_err(failed)?;
+        // Of a range that it had before.
+        for (address, prefix) in addresses(&mut netlink, link.index).map_err(failed)? {
+            if (address, prefix) != (self.range.gateway(), self.range.prefix()) {
+                netlink.remove_address(link.index, address, prefix).map_err(failed)?;
+            }
+        }
         netlink.set_up(link.index, true).map_err(failed)?;
         // Nodes have no addresses of version 6 but those of their links.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
@@ -88,6 +98,9 @@ impl Bridge {
         let Some(text) = nft_list(&table)? else { return Ok(None) };
         let missing = RULES.iter().filter(|rule| !text.contains(*rule)).map(|rule| format!("the rule {rule:?} is missing"));
         let mut differences: Vec<String> = missing.collect();
+        if !text.contains(&format!("ip saddr {} ", self.range)) {
+            differences.push(format!("they are not about the range {}", self.range));
+        }
         for uplink in uplinks().map_err(|e| Failure::io("find the default route", e))? {
             if !forwarding(&uplink).map_err(|e| Failure::io(format!("look at {uplink}"), e))? {
                 differences.push(format!("packets from {uplink} are not sent on"));
@@ -129,6 +142,12 @@ impl Bridge {
     }
 }
 
+/// The addresses of a link, with the sizes of their ranges.
+fn addresses(netlink: &mut Netlink, index: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+    let all = netlink.addresses()?.into_iter();
+    Ok(all.filter(|(link, ..)| *link == index).map(|(_, address, prefix)| (address, prefix)).collect())
+}
+
 /// What is written on the bridge of a workspace: the kernel takes 255 bytes.
 fn alias(workspace: &Path) -> String {
     let text = format!("{ALIAS}{}", workspace.display());
@@ -168,13 +187,18 @@ pub fn tables() -> Result<Vec<String>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Failure::io("run nft", error)),
     };
-    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-    Ok(text
-        .lines()
-        .filter_map(|line| line.strip_prefix("table ip "))
-        .filter(|name| name.starts_with(names::PREFIX))
-        .map(str::to_owned)
-        .collect())
+    table_names(&ran)
+}
+
+/// The names of workspaces' tables in what `nft list tables` wrote.
+fn table_names(ran: &Output) -> Result<Vec<String>, Failure> {
+    if !ran.status.success() {
+        let message = format!("nft ended with {}: {}", ran.status, String::from_utf8_lossy(&ran.stderr).trim());
+        return Err(Failure::io("list the packet rules of the machine", io::Error::other(message)));
+    }
+    let text = String::from_utf8_lossy(&ran.stdout);
+    let names = text.lines().filter_map(|line| line.strip_prefix("table ip ")).filter(|name| name.starts_with(names::PREFIX));
+    Ok(names.map(str::to_owned).collect())
 }
 
 fn switch_lock() -> io::Result<File> {
@@ -233,4 +257,25 @@ fn nft(script: &str) -> Result<(), Failure> {
         }
         _ => Failure::io("set the rules of NAT", error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn rules_that_cannot_be_listed_are_not_taken_for_none() {
+        let ran = |code: i32, stdout: &str, stderr: &str| Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        let listed = table_names(&ran(0, "table ip nat\ntable ip cloudtik-abc\n", ""));
+        assert_eq!(listed.expect("is a list"), ["cloudtik-abc"]);
+        let failed = table_names(&ran(1, "", "Operation not permitted (you must be root)\n"));
+        assert!(failed.is_err_and(|failure| failure.to_string().contains("you must be root")));
+    }
 }

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::{Bridge, Found};
 use crate::failure::Failure;
-use crate::instance::{FirstProcess, record, record_ready};
+use crate::instance::{record, record_ready};
 use crate::network::Network;
+use crate::processes::FirstProcess;
 
 /// Held by the process that holds the namespaces of a workspace.
 const LOCK: &str = "ground.lock";

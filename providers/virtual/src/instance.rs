@@ -17,17 +17,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, Resources};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::names;
+use crate::processes::{self, FirstProcess, READY, start_time};
 use crate::range::Range;
 
 pub const INSTANCE_FILE: &str = "instance.json";
 const LOCK_FILE: &str = "machine.lock";
-const READY: &str = "ready";
+/// What a lock says whose instance was never started: no process has this number.
+const NEVER_STARTED: &str = "0 0";
 /// Between two looks at a lock.
 const LOOK: Duration = Duration::from_millis(1);
+/// Between two looks for the holder of a lock that names nobody.
+const SEARCH: Duration = Duration::from_millis(50);
 
 /// What an instance is: all that its first process needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,7 +125,8 @@ impl Place {
     pub fn is_running(&self) -> io::Result<bool> {
         let lock = match File::open(self.lock_file()) {
             Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // Somebody removed it, which ends no node.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(!processes::first_of(self.path())?.is_empty()),
             Err(error) => return Err(error),
         };
         match lock.try_lock_shared() {
@@ -131,9 +136,15 @@ impl Place {
         }
     }
 
-    /// Takes the lock, which nobody can have while the instance is not running.
-    pub fn try_lock(&self, create: bool) -> Result<File, Held> {
-        let file = OpenOptions::new().create(create).read(true).write(true).truncate(false).mode(0o600).open(self.lock_file());
+    /// Makes the lock of an instance that is being made, so that one without a lock is known to have lost it.
+    pub fn make_lock(&self) -> io::Result<()> {
+        let mut lock = OpenOptions::new().create_new(true).write(true).mode(0o600).open(self.lock_file())?;
+        lock.write_all(NEVER_STARTED.as_bytes())
+    }
+
+    /// Takes the lock, which nobody can have while the instance is not running. One that was lost is made anew.
+    pub fn try_lock(&self) -> Result<File, Held> {
+        let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(self.lock_file());
         let file = file.map_err(Held::Io)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -145,24 +156,41 @@ impl Place {
         if is_current { Ok(file) } else { Err(Held::Io(io::Error::from(io::ErrorKind::NotFound))) }
     }
 
+    /// Ends a first process that runs without the lock, which the caller has: its file was removed, emptied or replaced.
+    pub fn end_unlocked(&self, within: Duration) -> io::Result<()> {
+        if self.first_process()?.is_some_and(|noted| !noted.is_alive()) {
+            return Ok(());
+        }
+        processes::end(|| processes::first_of(self.path()), within)
+    }
+
     /// What the lock says of its holder.
     pub fn first_process(&self) -> io::Result<Option<FirstProcess>> {
         Ok(FirstProcess::parse(&fs::read_to_string(self.lock_file())?))
     }
 
     /// Ends the first process, and with it everything on the node. Returns the lock, so that nothing starts it again
-    /// meanwhile; none where the instance has no lock.
+    /// meanwhile; none where the instance has no directory.
     pub fn end(&self, within: Duration) -> io::Result<Option<File>> {
         let until = Instant::now() + within;
+        let mut next_search = Instant::now() + SEARCH;
         loop {
-            match self.try_lock(false) {
-                Ok(lock) => return Ok(Some(lock)),
-                Err(Held::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            match self.try_lock() {
+                Ok(lock) => return self.end_unlocked(within).map(|()| Some(lock)),
+                Err(Held::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    if !self.0.is_dir() {
+                        return processes::end(|| processes::first_of(self.path()), within).map(|()| None);
+                    }
+                }
                 Err(Held::Io(error)) => return Err(error),
-                Err(Held::ByOther) => {}
-            }
-            if let Ok(Some(first)) = self.first_process() {
-                first.signal(Signal::KILL)?;
+                Err(Held::ByOther) => match self.first_process() {
+                    Ok(Some(first)) if first.is_alive() => first.signal(Signal::KILL)?,
+                    _ if Instant::now() > next_search => {
+                        processes::first_of(self.path())?.iter().try_for_each(|first| first.signal(Signal::KILL))?;
+                        next_search = Instant::now() + SEARCH;
+                    }
+                    _ => {}
+                },
             }
             if Instant::now() > until {
                 let message = format!("the first process of {} does not end", self.0.display());
@@ -178,47 +206,6 @@ impl Place {
 pub enum Held {
     ByOther,
     Io(io::Error),
-}
-
-/// The first process of a node, as the machine's own namespace numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FirstProcess {
-    pub pid: i32,
-    /// Clock ticks from boot to its start.
-    pub started: u64,
-    pub is_ready: bool,
-}
-
-impl FirstProcess {
-    /// Reads the lock's content: process id and start, and a word once it is set up.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split_whitespace();
-        let (pid, started) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some(Self { pid, started, is_ready: words.next() == Some(READY) })
-    }
-
-    /// Whether it is still that process.
-    pub fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.started)
-    }
-
-    /// Sends a signal, if it is still that process. One that has ended is fine.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(()) };
-        let process = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(rustix::io::Errno::SRCH) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        // Now that it is held, its number cannot be given to another.
-        if !self.is_alive() {
-            return Ok(());
-        }
-        match pidfd_send_signal(process, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
 }
 
 /// Notes in the lock which process is the first one.
@@ -240,15 +227,6 @@ pub fn clear(lock: &mut File) -> io::Result<()> {
     lock.set_len(0)
 }
 
-/// Clock ticks from boot to the start of a process that has not ended (proc_pid_stat(5)).
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may contain anything.
-    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split(' ').collect();
-    // One that has ended stays until its parent looks.
-    if matches!(*fields.first()?, "Z" | "X") { None } else { fields.get(19)?.parse().ok() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,7 +236,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let place = Place::new(directory.path());
         assert!(!place.is_running().expect("looks"), "without a lock nothing runs");
-        let mut lock = place.try_lock(true).expect("takes it");
+        let mut lock = place.try_lock().expect("takes it");
         record(&mut lock, std::process::id() as i32).expect("writes");
         assert!(!place.is_running().expect("looks"), "it is not set up yet");
         record_ready(&mut lock).expect("writes");
@@ -267,7 +245,6 @@ mod tests {
         assert_eq!((first.pid, first.is_ready), (std::process::id() as i32, true));
         let other = FirstProcess { started: first.started + 1, ..first };
         other.signal(Signal::KILL).expect("a process of another time is left alone");
-        fs::remove_file(place.lock_file()).expect("removes");
-        assert!(matches!(place.try_lock(false), Err(Held::Io(_))), "a lock that was removed is none");
+        assert!(matches!(place.try_lock(), Err(Held::ByOther)), "it has one holder");
     }
 }

@@ -104,10 +104,12 @@ impl Machines for Virtual {
     }
 
     fn end_leftovers(&self, nodes: &Path) -> Result<(), Error> {
-        sweep(Some(nodes)).map(drop).map_err(|e| Error::transient("end what is left of a cluster", e))
+        sweep::end_below(nodes).map_err(Error::from)
     }
 
-    fn leftovers(&self, _: &Path) -> Result<Vec<Leftover>, Error> {
-        Ok(Vec::new())
+    fn leftovers(&self, workspaces: &Path) -> Result<Vec<Leftover>, Error> {
+        let found = sweep::left_below(workspaces).map_err(|e| Error::transient("look for what is left of clusters", e))?;
+        // With its first process all of a node ends.
+        Ok(found.into_iter().map(|(directory, first)| Leftover { directory, processes: vec![first] }).collect())
     }
 }

@@ -19,6 +19,7 @@ mod kind;
 mod names;
 mod netlink;
 mod network;
+mod processes;
 pub mod program;
 mod provider;
 mod range;

@@ -167,6 +167,20 @@ impl Netlink {
         self.send(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
+    /// Takes an address from a link.
+    pub fn remove_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.index = index;
+        message.header.prefix_len = prefix;
+        message.attributes = vec![AddressAttribute::Local(address.into())];
+        match self.send(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK) {
+            // Somebody else took it meanwhile.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EADDRNOTAVAIL) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     /// Sends what has no way of its own to a gateway.
     pub fn add_default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
         let mut message = RouteMessage::default();

@@ -28,6 +28,7 @@ use crate::range::Range;
 use crate::root::{HOSTS_DIRECTORY, HOSTS_FILE};
 use crate::service;
 use crate::settings::{CAPABILITIES, Settings};
+use crate::sweep;
 
 /// How long a first process may take to end after SIGKILL before the call fails, to be repeated.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -222,6 +223,7 @@ impl VirtualProvider {
             for directory in [new.path(), &new.home()] {
                 fs::DirBuilder::new().mode(PRIVATE).create(directory)?;
             }
+            new.make_lock()?;
             write_new(&new.file(), &serde_json::to_vec(&machine)?)?;
             write_new(&new.home().join(BOOTSTRAP_FILE), &serde_json::to_vec(&bootstrap)?)?;
             File::open(&temporary)?.sync_all()?;
@@ -304,8 +306,6 @@ impl VirtualProvider {
             RemoveError::Io { source, .. } => failed(source),
         };
         refuse_mounts(place.path()).map_err(not_removed)?;
-        // It runs without a lock only if somebody removed its directory.
-        crate::sweep::end_without_directory(place.path(), KILL_DEADLINE).map_err(|e| Error::transient(format!("end {instance}"), e))?;
         let _running = self.end(&place, instance)?;
         // What remains of a removal that broke off.
         let gone = self.settings.nodes.join(format!(".{instance}{GONE}"));
@@ -345,12 +345,7 @@ impl VirtualProvider {
             self.delete_now(&DeleteNode::of(&instance))?;
         }
         let failed = |e| Error::transient("end what is left of the cluster", e);
-        for (_, instance) in crate::sweep::first_processes().map_err(failed)? {
-            if instance.starts_with(&self.settings.nodes) {
-                crate::sweep::end_without_directory(&instance, KILL_DEADLINE).map_err(failed)?;
-            }
-        }
-        service::stop(&self.settings.nodes, KILL_DEADLINE).map_err(failed)?;
+        sweep::end_below(&self.settings.nodes)?;
         let entries = match fs::read_dir(&self.settings.nodes) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

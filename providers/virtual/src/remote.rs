@@ -188,7 +188,14 @@ async fn answer(nodes: &Path, directory: &Path, provider: VirtualProvider) -> io
                 }
                 let is_there = waiting.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
                 if !is_there {
-                    waiting = Some(detach(nodes)?);
+                    // Without it the service goes on, and the next look tries again.
+                    waiting = match detach(nodes) {
+                        Ok(child) => Some(child),
+                        Err(error) => {
+                            eprintln!("the process that waits to take over cannot be started: {error}");
+                            None
+                        }
+                    };
                 }
             }
         }

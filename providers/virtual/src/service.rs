@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 use cloudtik_files::{create_private_directory_in_place, write_atomically};
 use cloudtik_model::InstanceId;
 use cloudtik_providers::local::inherited_environment;
-use rustix::process::Signal;
 
+use crate::processes;
 use crate::settings::Settings;
-use crate::sweep;
 
 /// The directory below that of the nodes which heads' nodes see.
 pub const DIRECTORY: &str = ".service";
@@ -94,18 +93,8 @@ pub fn detach(nodes: &Path) -> io::Result<Child> {
 
 /// Ends the service of a cluster.
 pub fn stop(nodes: &Path, within: Duration) -> io::Result<()> {
-    let until = Instant::now() + within;
-    loop {
-        let found: Vec<_> = sweep::processes_of("serve")?.into_iter().filter(|(_, of)| of == nodes).collect();
-        if found.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > until {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end"));
-        }
-        found.iter().try_for_each(|(process, _)| process.signal(Signal::KILL))?;
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let of_cluster = || Ok(processes::doing("serve")?.into_iter().filter(|(_, of)| of == nodes).map(|(process, _)| process).collect());
+    processes::end(of_cluster, within)
 }
 
 /// Whether the cluster has a head's node; what cannot be told is yes.

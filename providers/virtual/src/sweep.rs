@@ -5,15 +5,14 @@
 //! before anything else of the instance is made. Whatever has no such directory is left over.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cloudtik_providers::Error;
+use cloudtik_providers::kind::is_orphaned;
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -22,10 +21,11 @@ use crate::bridge;
 use crate::failure::Failure;
 use crate::ground::is_root;
 use crate::groups::Hierarchies;
-use crate::instance::{FirstProcess, INSTANCE_FILE, start_time};
+use crate::instance::INSTANCE_FILE;
 use crate::names;
 use crate::netlink::{Link, Netlink};
 use crate::network::Network;
+use crate::processes;
 
 /// How long what is killed may take to end.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ fn find_and_remove(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
         Some(workspace) => {
             let is_own = |instance: &Path, owners: &[PathBuf]| instance.starts_with(&workspace) || owners.iter().any(|o| o == instance);
             let owners = owners(&workspace)?;
-            processes(|instance| is_own(instance, &owners), &mut removed)?;
+            nodes(|instance| is_own(instance, &owners), &mut removed)?;
             // An ordinary user's workspace has namespaces of its own, and no control groups.
             if is_root() {
                 links_of(&workspace, &mut removed)?;
@@ -82,7 +82,7 @@ fn find_and_remove(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
             addresses(&workspace, &mut removed)?;
         }
         None => {
-            processes(|_| true, &mut removed)?;
+            nodes(|_| true, &mut removed)?;
             if is_root() {
                 links(&mut removed)?;
                 groups(&mut removed)?;
@@ -94,76 +94,85 @@ fn find_and_remove(workspace: Option<&Path>) -> Result<Vec<Leftover>, Failure> {
     Ok(removed)
 }
 
-/// The first processes of the machine, each with the directory of its instance.
-pub(crate) fn first_processes() -> io::Result<Vec<(FirstProcess, PathBuf)>> {
-    // What it starts looks like it for a moment.
-    Ok(processes_of("init")?.into_iter().filter(|(process, _)| is_first(process.pid)).collect())
-}
-
-/// The processes of the program beside the provider that do one thing, each with the directory that it does it for.
-pub(crate) fn processes_of(verb: &str) -> io::Result<Vec<(FirstProcess, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // What ends meanwhile is no concern.
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-        let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        let [program, does, directory, ..] = words.as_slice() else { continue };
-        if !program.ends_with(b"/cloudtik-virtual") || *does != verb.as_bytes() {
-            continue;
+/// Ends whatever runs for nodes below a directory, with or without directories of theirs, and removes what is left of them.
+pub fn end_below(nodes: &Path) -> Result<(), Failure> {
+    let nodes = crate::absolute(nodes);
+    let failed = |e| Failure::io("end what is left of nodes", e);
+    let running = || {
+        let mut found = processes::first_processes()?;
+        // What would start more of them.
+        for verb in ["serve", "start-service", "boot"] {
+            found.extend(processes::doing(verb)?);
         }
-        let Some(started) = start_time(pid) else { continue };
-        found.push((FirstProcess { pid, started, is_ready: true }, PathBuf::from(OsStr::from_bytes(directory))));
-    }
-    Ok(found)
-}
-
-/// Whether a process is the first one of a namespace of process numbers (proc_pid_status(5)).
-fn is_first(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    let numbers: Vec<&str> = numbers.split_whitespace().collect();
-    numbers.len() > 1 && numbers.last() == Some(&"1")
-}
-
-/// Ends the first process of an instance that has no directory, which is found by its arguments.
-pub(crate) fn end_without_directory(instance: &Path, within: Duration) -> io::Result<()> {
-    if instance.exists() {
+        Ok(found.into_iter().filter(|(_, directory)| directory.starts_with(&nodes)).map(|(process, _)| process).collect())
+    };
+    processes::end(running, KILL_DEADLINE).map_err(failed)?;
+    // An ordinary user's links go with the workspace, and there are no control groups.
+    if !is_root() {
         return Ok(());
     }
-    let until = Instant::now() + within;
-    loop {
-        let found: Vec<FirstProcess> =
-            first_processes()?.into_iter().filter(|(_, of)| of == instance).map(|(process, _)| process).collect();
-        if found.is_empty() {
-            return Ok(());
+    let mut netlink = Netlink::open().map_err(failed)?;
+    let is_below = |alias: &str| alias.strip_prefix(boot::ALIAS).is_some_and(|instance| Path::new(instance).starts_with(&nodes));
+    for link in netlink.links().map_err(failed)? {
+        if link.name.starts_with(names::LINK_PREFIX) && link.alias.as_deref().is_some_and(is_below) {
+            netlink.remove_link(&link.name).map_err(failed)?;
         }
-        if Instant::now() > until {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "its first process does not end"));
-        }
-        found.iter().try_for_each(|process| process.signal(Signal::KILL))?;
-        std::thread::sleep(Duration::from_millis(2));
     }
+    if let Some(group) = cluster_group(&nodes) {
+        let hierarchies = Hierarchies::find().map_err(failed)?;
+        hierarchies.remove(&group).map_err(failed)?;
+        hierarchies.remove_empty(&group);
+    }
+    Ok(())
+}
+
+/// The control group of the cluster whose nodes are in a directory, `WORKSPACE/clusters/CLUSTER/nodes`.
+fn cluster_group(nodes: &Path) -> Option<PathBuf> {
+    let cluster = nodes.parent().filter(|_| nodes.ends_with("nodes"))?;
+    let workspace = cluster.parent().filter(|clusters| clusters.ends_with("clusters"))?.parent()?;
+    Some(names::workspace_group(workspace).join(cluster.file_name()?))
+}
+
+/// The nodes below a directory that run although their own, or their cluster's state, was removed: the directory of each, and its
+/// first process.
+pub fn left_below(directory: &Path) -> io::Result<Vec<(PathBuf, i32)>> {
+    let real = crate::absolute(directory);
+    let mut left = Vec::new();
+    for (process, instance) in processes::first_processes()? {
+        // As the caller names it.
+        let Ok(below) = instance.strip_prefix(&real) else { continue };
+        if !is_instance(&instance) || is_orphaned(&instance) {
+            left.push((directory.join(below), process.pid));
+        }
+    }
+    left.sort();
+    Ok(left)
 }
 
 fn is_instance(path: &Path) -> bool {
     path.join(INSTANCE_FILE).exists()
 }
 
-fn processes(is_meant: impl Fn(&Path) -> bool, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
+fn nodes(is_meant: impl Fn(&Path) -> bool, removed: &mut Vec<Leftover>) -> Result<(), Failure> {
     let failed = |e| Failure::io("end what is left of nodes", e);
-    for (process, instance) in first_processes().map_err(failed)? {
-        if is_instance(&instance) || !is_meant(&instance) {
-            continue;
+    let (ended, mut left) = (removed.len(), Vec::new());
+    for (process, instance) in processes::first_processes().map_err(failed)? {
+        if !is_instance(&instance) && is_meant(&instance) {
+            process.signal(Signal::KILL).map_err(failed)?;
+            left.push((process, instance));
         }
-        process.signal(Signal::KILL).map_err(failed)?;
-        let until = Instant::now() + KILL_DEADLINE;
-        while process.is_alive() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        removed.push(Leftover::Node { instance });
     }
-    Ok(())
+    let until = Instant::now() + KILL_DEADLINE;
+    while !left.is_empty() && Instant::now() < until {
+        for (_, instance) in left.extract_if(.., |(process, _)| !process.is_alive()) {
+            removed.push(Leftover::Node { instance });
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let Some((process, instance)) = left.first() else { return Ok(()) };
+    let ended = removed.len() - ended;
+    let message = format!("the process {} of the node that was at {} does not end; {ended} others did", process.pid, instance.display());
+    Err(failed(io::Error::new(io::ErrorKind::TimedOut, message)))
 }
 
 /// The directories that have addresses of a workspace, also those that are gone.

@@ -17,7 +17,7 @@ use crate::groups::Hierarchies;
 use crate::instance::Place;
 use crate::netlink::Netlink;
 use crate::provider::VirtualProvider;
-use crate::{bridge, names, service, sweep};
+use crate::{bridge, names, processes, service};
 
 /// The machines of a cluster that has a head's node, by the directory of its nodes.
 pub fn provider_of(nodes: &Path) -> io::Result<VirtualProvider> {
@@ -44,20 +44,21 @@ pub fn left(workspace: &Path) -> Vec<String> {
             left.push(format!("link {}", link.name));
         }
     }
-    let tables = bridge::tables().expect("the machine tells its tables");
+    // An ordinary user has none, and cannot look.
+    let tables = if is_root() { bridge::tables().expect("the machine tells its tables") } else { Vec::new() };
     left.extend(tables.into_iter().filter(|table| table.ends_with(&tag)).map(|table| format!("table {table}")));
     for root in Hierarchies::find().expect("the machine tells its control groups").roots() {
         left.extend(group_directories(&root.join(names::workspace_group(&workspace))).iter().map(|g| format!("group {}", g.display())));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the machine tells its mounts");
     left.extend(mounts.lines().filter(|line| line.contains(&path)).map(|line| format!("mount {line}")));
-    for (first, instance) in sweep::first_processes().expect("the machine tells its processes") {
+    for (first, instance) in processes::first_processes().expect("the machine tells its processes") {
         if instance.starts_with(&workspace) {
             left.push(format!("process {} of {}", first.pid, instance.display()));
         }
     }
     for verb in ["serve", "ground", "boot"] {
-        for (process, directory) in sweep::processes_of(verb).expect("the machine tells its processes") {
+        for (process, directory) in processes::doing(verb).expect("the machine tells its processes") {
             if directory.starts_with(&workspace) {
                 left.push(format!("{verb} {} of {}", process.pid, directory.display()));
             }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use cloudtik_files::RemoveError;
+use cloudtik_model::ClusterName;
 use cloudtik_providers::Error;
 use cloudtik_providers::local::LocalWorkspace;
-use cloudtik_providers::workspace::{Action, Cost, Desired, Found, Presence, ResourceId, Status, Step, WorkspaceProvider};
+use cloudtik_providers::workspace::{Action, Cost, Desired, Found, Plan, Presence, ResourceId, Status, Step, WorkspaceProvider};
 
 use crate::bridge::Bridge;
 use crate::failure::Failure;
@@ -49,16 +50,22 @@ impl VirtualWorkspace {
         Network::of(&crate::absolute(&self.directory))
     }
 
-    /// The bridge as it is to be; none while there is no range.
-    fn bridge(&self) -> Result<Option<Bridge>, Error> {
-        let range = self.network().range().map_err(|e| failure("read the range of", &self.directory, e))?;
-        Ok(range.map(|range| Bridge { workspace: crate::absolute(&self.directory), range, nat: self.nat }))
+    /// The bridge as it is to be: with the range that is asked for, or else the one that the workspace has. Where its range cannot
+    /// be told, which is told of the range, only its name counts.
+    fn bridge(&self) -> Bridge {
+        let range = self.range.or_else(|| self.network().range().ok().flatten());
+        let range = range.unwrap_or(Range::of(FIRST_RANGE.into(), SIZE));
+        Bridge { workspace: crate::absolute(&self.directory), range, nat: self.nat }
     }
 
-    /// The bridge where only its name counts.
-    fn any_bridge(&self) -> Result<Bridge, Error> {
-        let any = Range::of(FIRST_RANGE.into(), SIZE);
-        Ok(self.bridge()?.unwrap_or(Bridge { workspace: crate::absolute(&self.directory), range: any, nat: self.nat }))
+    /// Refuses another range while nodes may have addresses of the present one.
+    fn keeps_its_range(&self, clusters: &[ClusterName]) -> Result<(), Error> {
+        let (Some(wanted), Ok(Some(range))) = (self.range, self.network().range()) else { return Ok(()) };
+        if wanted == range || clusters.is_empty() {
+            return Ok(());
+        }
+        let used_by = clusters.iter().map(ToString::to_string).collect();
+        Err(Error::Conflict { what: format!("the range {range} of the workspace {}, which is to become {wanted},", self.name()), used_by })
     }
 
     fn find(&self, resource: &ResourceId) -> Result<(Presence, BTreeMap<String, String>), Error> {
@@ -85,14 +92,19 @@ impl VirtualWorkspace {
                 (presence(holder.map(|_| Vec::new())), outputs)
             }
             BRIDGE => {
-                let bridge = self.any_bridge_or_default();
+                let bridge = self.bridge();
                 let found = self.work(Work::Find(bridge.clone()))?;
                 (presence(found), BTreeMap::from([("name".to_owned(), bridge.name())]))
             }
             _ => {
-                let bridge = self.any_bridge_or_default();
+                let bridge = self.bridge();
                 let table = names::table(&crate::absolute(&self.directory));
-                let found = if is_root() { bridge.find_nat()? } else { None };
+                let found = match is_root().then(|| bridge.find_nat()) {
+                    None => None,
+                    // Rules that cannot be listed are of no concern where there are to be none, and none were made.
+                    Some(Err(_)) if !self.nat && !self.network().has_nat() => None,
+                    Some(found) => found?,
+                };
                 (presence(found), BTreeMap::from([("table".to_owned(), table)]))
             }
         })
@@ -109,12 +121,6 @@ impl VirtualWorkspace {
             return Ok(None);
         }
         self.ground().work(&self.program, &work).map_err(Error::from)
-    }
-
-    /// The same where the range cannot be read, which is told of the range.
-    fn any_bridge_or_default(&self) -> Bridge {
-        let any = Range::of(FIRST_RANGE.into(), SIZE);
-        self.any_bridge().unwrap_or(Bridge { workspace: crate::absolute(&self.directory), range: any, nat: self.nat })
     }
 
     /// The range that is asked for, if nothing of the machine has it, or else a free one.
@@ -162,14 +168,17 @@ impl VirtualWorkspace {
                 if !is_root() {
                     return Err(Error::Permission { action: NO_NAT.to_owned() });
                 }
-                self.needed_bridge()?.create_nat()?;
-                self.network().note_nat(true).map_err(|e| failure("write in", &self.directory, e))
+                // First, so that rules of which nothing is noted are none of this workspace.
+                self.network().note_nat(true).map_err(|e| failure("write in", &self.directory, e))?;
+                self.needed_bridge()?.create_nat().map_err(Error::from)
             }
         }
     }
 
     fn needed_bridge(&self) -> Result<Bridge, Error> {
-        self.bridge()?.ok_or_else(|| Error::NotFound(format!("the range of addresses of the workspace {}", self.name())))
+        let range = self.network().range().map_err(|e| failure("read the range of", &self.directory, e))?;
+        let missing = || Error::NotFound(format!("the range of addresses of the workspace {}", self.name()));
+        Ok(Bridge { range: range.ok_or_else(missing)?, ..self.bridge() })
     }
 
     fn remove(&self, resource: &ResourceId) -> Result<(), Error> {
@@ -180,10 +189,10 @@ impl VirtualWorkspace {
                 }
                 RemoveError::Io { path, source } => failure("remove", &path, source),
             }),
-            BRIDGE => self.work(Work::Remove(self.any_bridge_or_default())).map(drop),
+            BRIDGE => self.work(Work::Remove(self.bridge())).map(drop),
             NAMESPACES => self.ground().remove().map_err(Error::from),
             _ => {
-                self.any_bridge_or_default().remove_nat()?;
+                self.bridge().remove_nat()?;
                 self.network().note_nat(false).map_err(|e| failure("write in", &self.directory, e))
             }
         }
@@ -253,9 +262,18 @@ impl WorkspaceProvider for VirtualWorkspace {
         Ok(status)
     }
 
+    async fn plan(&self) -> Result<Plan, Error> {
+        let status = self.status().await?;
+        self.keeps_its_range(&status.clusters)?;
+        Ok(Plan::to_reach(&self.desired(), &status))
+    }
+
     async fn apply(&self, step: &Step) -> Result<(), Error> {
         if Self::is_directory(&step.resource) {
             return self.directories().apply(step).await;
+        }
+        if step.action != Action::Remove && step.resource.as_str() == RANGE {
+            self.keeps_its_range(&self.directories().status().await?.clusters)?;
         }
         if step.action == Action::Remove {
             let clusters = self.directories().status().await?.clusters;

@@ -10,9 +10,10 @@ use std::process::Command;
 
 use cloudtik_model::InstanceId;
 use cloudtik_model::node::InstanceState;
+use cloudtik_providers::kind::Machines;
 use cloudtik_providers::{DeleteNode, NodeProvider};
 use cloudtik_virtual::testing::{self, Lost};
-use cloudtik_virtual::{Leftover, VirtualProvider, sweep};
+use cloudtik_virtual::{Leftover, Virtual, VirtualProvider, sweep};
 use traced::{Traced, Victim};
 use world::{World, apply, delete_all, eventually, id, program, request, starts};
 
@@ -186,6 +187,99 @@ async fn a_node_that_ended_while_it_was_paused_starts_again() {
     provider.create_one(&request("w1", 1)).await.expect("starts again");
     world::delete_all(&provider).await;
     world.end().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_lock_was_lost_is_neither_started_twice_nor_kept_from_being_deleted() {
+    let Some(world) = World::new().await else { return };
+    let provider = world.provider("demo");
+    let lock = provider.settings().nodes.join("w1.1/machine.lock");
+    let removed = || fs::remove_file(&lock).expect("removes");
+    let emptied = || fs::write(&lock, "").expect("empties");
+    let replaced = || {
+        let text = fs::read(&lock).expect("reads");
+        fs::remove_file(&lock).expect("removes");
+        fs::write(&lock, text).expect("writes");
+    };
+    let losses: [(&str, &dyn Fn()); 3] = [("removed", &removed), ("emptied", &emptied), ("replaced", &replaced)];
+    for (how, lose) in losses {
+        let node = provider.create_one(&request("w1", 1)).await.expect("creates");
+        lose();
+        // Whatever is answered while one has the lock and does not say who it is.
+        if how != "emptied" {
+            let again = provider.create_one(&request("w1", 1)).await.expect("creates again");
+            assert_eq!((again.state, first_processes(&world)), (InstanceState::Running, 1), "its lock was {how}");
+            lose();
+        }
+        provider.reboot(&node.node, node.generation, &node.id).await.unwrap_or_else(|e| panic!("its lock was {how}: {e:?}"));
+        assert_eq!(first_processes(&world), 1, "its lock was {how}");
+        lose();
+        provider.delete_one(&DeleteNode::of(&node)).await.unwrap_or_else(|e| panic!("its lock was {how}: {e:?}"));
+        assert_clean(&world, &format!("its lock was {how}"));
+    }
+    let node = provider.create_one(&request("w2", 1)).await.expect("creates");
+    fs::remove_file(provider.settings().nodes.join("w2.1/machine.lock")).expect("removes");
+    assert_eq!(testing::look(&provider, &node.id).state, InstanceState::Running, "a node without a lock is not said to be stopped");
+    delete_all(&provider).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn nodes_of_a_removed_cluster_are_named_and_ended_and_those_of_others_stay() {
+    let Some(world) = World::new().await else { return };
+    let (provider, other) = (world.provider("demo"), world.provider("other"));
+    for node in ["head", "w1"] {
+        provider.create_one(&request(node, 1)).await.expect("creates");
+        other.create_one(&request(node, 1)).await.expect("creates");
+    }
+    let nodes = provider.settings().nodes.clone();
+    let workspaces = world.home.path();
+    fs::create_dir(other.settings().nodes.with_file_name("head")).expect("makes");
+    let clusters = [&nodes, &other.settings().nodes];
+    let [demo, _] = clusters.map(|nodes| nodes.parent().expect("has one").to_owned());
+    // What the service makes meanwhile may be in the way.
+    eventually("its directory is removed", || fs::remove_dir_all(&demo).is_ok(), |removed| *removed);
+
+    let left = Virtual.leftovers(workspaces).expect("looks");
+    let found: Vec<_> = left.iter().map(|left| (left.directory.clone(), left.processes.len())).collect();
+    assert_eq!(found, [(nodes.join("head.1"), 1), (nodes.join("w1.1"), 1)]);
+    Virtual.end_leftovers(&nodes).expect("ends them");
+    assert!(Virtual.leftovers(workspaces).expect("looks").is_empty());
+    let left = testing::left(&world.workspace.directory);
+    assert!(!left.iter().any(|what| what.contains("clusters/demo/") || what.ends_with("/demo")), "{left:?}");
+    assert_eq!(testing::list(&other).iter().filter(|i| i.state == InstanceState::Running).count(), 2, "the other cluster runs on");
+
+    // Where the directories are there still, too: all that runs below them ends.
+    Virtual.end_leftovers(&other.settings().nodes).expect("ends them");
+    assert_eq!(first_processes(&world), 0);
+    assert_clean(&world, "something is left of what was ended");
+    delete_all(&other).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_sweep_does_not_call_removed_what_does_not_end() {
+    let Some(world) = World::new().await else { return };
+    let provider = world.provider("demo");
+    let w1 = provider.create_one(&request("w1", 1)).await.expect("creates");
+    eventually("its agent starts", || starts(&provider, &w1.id), |n| *n == 1);
+    let first = testing::first_process(&provider, &w1.id).expect("runs");
+    // The kernel keeps the first process until all others of the node are gone, and one that is traced goes when its tracer says so.
+    let agent = eventually("its agent is its child", || children(first), |found| found.len() == 1)[0];
+    traced::seize(agent);
+    fs::remove_dir_all(provider.settings().nodes.join("w1.1")).expect("removes");
+    let swept = sweep(Some(&world.workspace.directory));
+    traced::let_go(agent);
+    let error = swept.expect_err("it has not ended");
+    assert!(std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("does not end")), "{error:?}");
+    eventually("it ends", || Path::new(&format!("/proc/{first}")).exists(), |exists| !exists);
+    sweep(Some(&world.workspace.directory)).expect("sweeps");
+    world.end().await;
+}
+
+fn children(process: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// A small generator of numbers, so that a round can be repeated by its seed.

@@ -2,6 +2,8 @@
 
 mod world;
 
+use std::fs;
+
 use async_trait::async_trait;
 use cloudtik_model::node::Instance;
 use cloudtik_model::{Generation, InstanceId, NodeId};
@@ -78,6 +80,34 @@ async fn the_service_keeps_the_contract_and_goes_on_when_either_of_its_processes
 
     provider.delete_one(&DeleteNode::of(&head)).await.expect("deletes");
     assert_eq!(servers(&world), Vec::<i32>::new(), "it ends with the head's node");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_service_goes_on_while_its_second_process_cannot_be_started() {
+    let Some(world) = World::new().await else { return };
+    let provider = world.provider("demo");
+    let head = provider.create_one(&request("head", 1)).await.expect("creates");
+    let both = |seen: &Vec<i32>| seen.len() == 2;
+    let pair = eventually("there are two", || servers(&world), both);
+    // Its log cannot be opened.
+    let log = provider.settings().nodes.join(".service/log");
+    fs::remove_file(&log).expect("removes");
+    fs::create_dir(&log).expect("makes");
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.split(' ').nth(3).and_then(|parent| parent.parse::<i32>().ok())
+    };
+    let second = if parent(pair[0]) == Some(pair[1]) { pair[0] } else { pair[1] };
+    kill(Pid::from_raw(second), Signal::SIGKILL).expect("kills");
+    // Its parent looks after it twice a second.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let remote = RemoteProvider::new(&provider.settings().nodes);
+    eventually("some looks", || (), |()| std::time::Instant::now() > until);
+    assert_eq!(remote.list().await.expect("answers").len(), 1);
+    fs::remove_dir(&log).expect("removes");
+    eventually("there are two again", || servers(&world), both);
+    provider.delete_one(&DeleteNode::of(&head)).await.expect("deletes");
     world.end().await;
 }
 

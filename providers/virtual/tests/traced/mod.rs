@@ -101,6 +101,16 @@ impl Traced {
     }
 }
 
+/// Traces a process that goes on, so that it stays after its end until [`let_go`].
+pub fn seize(process: i32) {
+    request(libc::PTRACE_SEIZE, Pid::from_raw(process), 0);
+}
+
+/// Takes note of the end of a process that was seized by this thread.
+pub fn let_go(process: i32) {
+    waitpid(Pid::from_raw(process), Some(WaitPidFlag::__WALL)).expect("is traced");
+}
+
 #[expect(unsafe_code, reason = "there is no other way to trace; no memory is passed")]
 fn request(what: libc::c_uint, pid: Pid, data: i32) {
     // SAFETY: these requests take numbers only.
