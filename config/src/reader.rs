@@ -1,6 +1,8 @@
 //! Reads TOML tables key by key. What is missing, of the wrong type, malformed or unknown is noted with its place, and
 //! reading goes on, so that one look shows every problem.
 
+mod json;
+
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::Range;
@@ -307,11 +309,11 @@ impl<'t> Table<'t> {
         texts
     }
 
-    /// A table of which somebody else knows the keys, as JSON. Dates become texts.
+    /// A table of which somebody else knows the keys, as JSON. Dates become texts; numbers that JSON does not have are problems.
     pub fn json(&mut self, key: &str) -> Option<serde_json::Value> {
         let value = self.get(key)?;
         self.as_table(key, value)?;
-        Some(to_json(value.get_ref()))
+        Some(json::of(&self.named(key), value, &self.problems))
     }
 
     /// A whole number that must be there.
@@ -423,19 +425,6 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .filter(|(distance, k)| *distance <= 1 + k.len().max(name.len()) / 4)
         .min()
         .map(|(_, k)| k)
-}
-
-fn to_json(value: &DeValue<'_>) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(number) => i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).map_or(Value::Null, Value::from),
-        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
-        DeValue::Boolean(truth) => Value::Bool(*truth),
-        DeValue::Datetime(date) => Value::String(date.to_string()),
-        DeValue::Array(items) => items.iter().map(|item| to_json(item.get_ref())).collect(),
-        DeValue::Table(table) => table.iter().map(|(key, value)| (key.get_ref().to_string(), to_json(value.get_ref()))).collect(),
-    }
 }
 
 fn described(value: &DeValue<'_>) -> &'static str {
