@@ -18,7 +18,7 @@ pub const DEFAULT_WORKSPACE: &str = "default";
 pub const DEFAULT_MIN: u32 = 1;
 /// Archives of several versions of the shipped runtimes: so many bytes.
 pub const DEFAULT_SOFTWARE_LIMIT: Bytes = Bytes(20 << 30);
-/// A day: a stolen certificate is soon worth nothing, and a head that is away for a night bricks nobody.
+/// A day: a stolen certificate is soon worth nothing, and a head that is away for a night locks no node out.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Lifetimes that make sense.
 const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(30 * 24 * 3600);

@@ -14,9 +14,9 @@ use cloudtik_model::status::Status;
 use cloudtik_protocol::files::{create_private_directory, remove_tree};
 use serde::Serialize;
 
-use crate::ask;
 use crate::cli::Cache;
-use crate::clusters::{self, home};
+use crate::cluster_statuses;
+use crate::clusters::{self, artifacts};
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::remote::Remote;
@@ -63,11 +63,6 @@ pub async fn run(printer: &Printer, command: &Cache) -> Result<(), Failure> {
     }
 }
 
-/// Where software is kept.
-pub fn directory() -> Result<PathBuf, Failure> {
-    Ok(home()?.join("artifacts"))
-}
-
 /// How much the head of a cluster keeps.
 #[derive(Debug, Serialize)]
 struct Limit {
@@ -85,10 +80,10 @@ struct Listed {
 
 async fn list(printer: &Printer) -> Result<(), Failure> {
     let local = clusters::all()?.into_iter().filter(|place| Remote::of(place).is_ok_and(|remote| remote.is_none())).collect();
-    let answers = ask::statuses(local).await.into_iter();
+    let answers = cluster_statuses::fetch(local).await.into_iter();
     let limit = |status: Status| status.head.software_limit.map(|limit| limit.0);
     let limits = answers.map(|(place, status)| Limit { cluster: place.name.to_string(), bytes: status.ok().and_then(limit) }).collect();
-    let listed = Listed { contents: look(&directory()?)?, limits };
+    let listed = Listed { contents: look(&artifacts()?)?, limits };
     if printer.is_json() {
         printer.json(&listed);
         return Ok(());
@@ -123,7 +118,7 @@ struct Cleaned {
 }
 
 async fn clean(printer: &Printer, yes: bool) -> Result<(), Failure> {
-    let directory = directory()?;
+    let directory = artifacts()?;
     let before = look(&directory)?;
     let unused: Vec<&Cached> = before.software.iter().filter(|s| s.used_by.is_empty()).collect();
     let size = before.unused_bytes();

@@ -14,21 +14,20 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use cloudtik_config::{Cluster, InvalidFile, text};
+use cloudtik_config::Cluster;
 use cloudtik_model::{ClusterName, HeadSettings, ProviderDocument, WorkspaceName, natural};
 use cloudtik_protocol::{BUS_PORT, HEALTH_PORT};
-use cloudtik_providers::Chosen;
 use cloudtik_providers::kind::ClusterSite;
 use cloudtik_providers::machine::{AGENT, Layout};
 use cloudtik_registry::registry;
-use cloudtik_runtimes::catalog;
 use serde::{Deserialize, Serialize};
 
+use crate::described::{Described, is_standard_input, read_cluster, read_text};
 use crate::failure::{Failure, INVALID, NOT_FOUND, USAGE};
-use crate::output::quoted;
+use crate::output::{listed, quoted};
 
 /// Below the user's directory of state: the clusters that are reached over the network.
 pub const ELSEWHERE: &str = "remote";
@@ -235,129 +234,9 @@ pub fn programs_directory() -> Result<PathBuf, Failure> {
     Ok(program(AGENT)?.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-/// Software, shared by clusters.
+/// Where software is kept, which clusters share.
 pub fn artifacts() -> Result<PathBuf, Failure> {
     Ok(home()?.join("artifacts"))
-}
-
-/// A cluster file, read and checked with the runtimes that it names.
-pub struct Described {
-    pub cluster: Cluster,
-    pub provider: Chosen,
-    pub planner: cloudtik_runtimes::Planner,
-    pub text: String,
-    pub folders: std::collections::BTreeMap<cloudtik_model::RuntimeName, cloudtik_runtimes::Folder>,
-    pub path: PathBuf,
-}
-
-impl Described {
-    /// The directory by which paths in the file go.
-    pub fn base(&self) -> Result<PathBuf, Failure> {
-        directory_of(&self.path)
-    }
-}
-
-/// The directory by which paths in a file go: its own, or the one to which its text was piped.
-pub fn directory_of(file: &Path) -> Result<PathBuf, Failure> {
-    if is_standard_input(file) {
-        return Ok(std::env::current_dir()?);
-    }
-    Ok(std::path::absolute(file)?.parent().unwrap_or(Path::new("/")).to_owned())
-}
-
-/// Whether a path stands for standard input.
-pub fn is_standard_input(file: &Path) -> bool {
-    file.as_os_str() == "-"
-}
-
-/// Bytes of the largest file that is read as one that a person wrote.
-const MAX_TEXT: u64 = 4 << 20;
-
-/// All that there is, or a little more than is accepted.
-fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The name and the text of a file that a person wrote; `-` is standard input.
-pub fn read_text(file: &Path) -> Result<(String, String), Failure> {
-    let (name, bytes) = if is_standard_input(file) {
-        ("standard input".to_owned(), read_bounded(io::stdin().lock()))
-    } else {
-        (file.display().to_string(), fs::File::open(file).and_then(read_bounded))
-    };
-    let bytes = bytes.map_err(|e| {
-        let is_missing = e.kind() == io::ErrorKind::NotFound;
-        let why = match e.kind() {
-            io::ErrorKind::IsADirectory => "it is a folder, not a file".to_owned(),
-            _ => e.to_string(),
-        };
-        let failure = Failure::new(if is_missing { NOT_FOUND } else { INVALID }, format!("cannot read {name}: {why}"));
-        if is_missing { failure.hint("`cloudtik init` writes a cluster file to start from") } else { failure }
-    })?;
-    if bytes.len() as u64 > MAX_TEXT {
-        let message = format!("{name} is larger than {} MiB, which no file that a person wrote is", MAX_TEXT >> 20);
-        return Err(Failure::new(INVALID, message).hint("is it the right file? it must be TOML, in UTF-8"));
-    }
-    if bytes.is_empty() && is_standard_input(file) {
-        return Err(Failure::new(INVALID, "standard input is empty").hint("pipe the file in, as in `cloudtik up - < cluster.toml`"));
-    }
-    let text = text::decode(&name, &bytes).map_err(|e| Failure::invalid(vec![e]))?;
-    Ok((name, text))
-}
-
-pub fn describe(file: &Path) -> Result<Described, Failure> {
-    let (name, text) = read_text(file)?;
-    // Folders of runtimes are relative to the file, or to where its text was piped in.
-    let (path, base) = if is_standard_input(file) {
-        (file.to_owned(), std::env::current_dir()?)
-    } else {
-        let path = std::path::absolute(file)?;
-        let base = path.parent().unwrap_or(Path::new("/")).to_owned();
-        (path, base)
-    };
-    // Both are looked at even if one is broken: every problem is told at once.
-    let uses = Cluster::runtimes_in(&text);
-    let (folders, unreadable) = catalog::read_folders(&uses, &base);
-    let read = read_cluster(&name, &text);
-    if !unreadable.is_empty() {
-        return Err(Failure::invalid(read.err().into_iter().chain(unreadable).collect()));
-    }
-    let found = cloudtik_runtimes::Catalog::of_cluster(&uses, &folders, &name, &text);
-    let ((cluster, provider), found) = match (read, found) {
-        (Ok(read), Ok(found)) => (read, found),
-        (Ok(_), Err(invalid)) => return Err(Failure::invalid(invalid)),
-        (Err(invalid), Ok(_)) => return Err(Failure::invalid(vec![invalid])),
-        (Err(invalid), Err(others)) => {
-            let mut all = vec![invalid];
-            for other in others {
-                all[0].absorb(other).into_iter().for_each(|other| all.push(other));
-            }
-            return Err(Failure::invalid(all));
-        }
-    };
-    found.check_signals(&cluster.scaling, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
-    found.check_properties(&cluster, &name, &text).map_err(|e| Failure::invalid(vec![e]))?;
-    let planner = cloudtik_runtimes::Planner::new(cluster.clone(), found);
-    cloudtik_runtimes::changes::check(&planner).map_err(|e| Failure::new(INVALID, crate::failure::chain(&e)))?;
-    Ok(Described { cluster, provider, planner, text, folders, path })
-}
-
-/// A cluster file and its provider's part of it, without the runtimes.
-fn read_cluster(name: &str, text: &str) -> Result<(Cluster, Chosen), InvalidFile> {
-    match (Cluster::read(name, text), registry().read(name, text)) {
-        (Ok(mut cluster), Ok(Some(provider))) => {
-            provider.fill_in(&mut cluster);
-            Ok((cluster, provider))
-        }
-        (Ok(_), Ok(None)) => unreachable!("a cluster that was read names its provider"),
-        (Ok(_), Err(invalid)) | (Err(invalid), Ok(_)) => Err(invalid),
-        (Err(mut invalid), Err(other)) => {
-            invalid.absorb(other);
-            Err(invalid)
-        }
-    }
 }
 
 /// The cluster that a person means by a name, or by the path of its file; without either it is the only one.
@@ -376,7 +255,7 @@ pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<ClusterPaths, Failure> 
     Err(match cloudtik_config::reader::nearest(named, names.iter().copied()) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
         None if names.is_empty() => failure.hint(BRING_UP),
-        None => failure.hint(format!("there is: {}", names.join(", "))),
+        None => failure.hint(format!("there is: {}", listed(&names))),
     })
 }
 
@@ -407,10 +286,10 @@ pub fn lookup(target: Target<'_>) -> Result<Option<ClusterPaths>, Failure> {
         let mut names: Vec<&str> = matching.iter().map(|place| place.name.as_str()).collect();
         names.dedup();
         let message = format!("there are {} clusters: say which", matching.len());
-        return Err(Failure::new(USAGE, message).hint(format!("name one of: {}", names.join(", "))));
+        return Err(Failure::new(USAGE, message).hint(format!("name one of: {}", listed(&names))));
     };
     let workspaces: Vec<String> = matching.iter().map(ClusterPaths::workspace_name).collect();
-    let message = format!("{} workspaces have a cluster {name}: {}", workspaces.len(), workspaces.join(", "));
+    let message = format!("{} workspaces have a cluster {name}: {}", workspaces.len(), listed(&workspaces));
     Err(Failure::new(USAGE, message).hint(format!("add --workspace {}", workspaces[0])))
 }
 
@@ -422,13 +301,13 @@ pub fn of_workspace(name: &WorkspaceName) -> Result<Vec<ClusterName>, Failure> {
 
 /// Every cluster of this user on this machine, and those that the user was given access to.
 pub fn all() -> Result<Vec<ClusterPaths>, Failure> {
-    let mut places = Vec::new();
-    let roots = [WORKSPACES, ELSEWHERE].map(|root| home().map(|home| fs::read_dir(home.join(root))));
-    for entry in roots.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().flatten().flatten() {
-        let Ok(clusters) = fs::read_dir(entry.path().join(CLUSTERS)) else { continue };
-        for cluster in clusters.flatten() {
-            if let Ok(name) = ClusterName::new(cluster.file_name().to_string_lossy()) {
-                places.push(ClusterPaths::within(entry.path(), name));
+    let (home, mut places) = (home()?, Vec::new());
+    for root in [WORKSPACES, ELSEWHERE] {
+        for workspace in fs::read_dir(home.join(root)).into_iter().flatten().flatten() {
+            for cluster in fs::read_dir(workspace.path().join(CLUSTERS)).into_iter().flatten().flatten() {
+                if let Ok(name) = ClusterName::new(cluster.file_name().to_string_lossy()) {
+                    places.push(ClusterPaths::within(workspace.path(), name));
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use cloudtik_registry::registry;
 use crate::cache::{self, Contents};
 use crate::cli::{Down, Target};
 use crate::client::Client;
-use crate::clusters::{ClusterPaths, find, lookup};
+use crate::clusters::{ClusterPaths, artifacts, find, lookup};
 use crate::failure::{Failure, INTERRUPTED, REFUSED, chain};
 use crate::interrupts::Interrupts;
 use crate::lock::Lock;
@@ -107,7 +107,7 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     };
     lock.remove();
     // The cluster is down, even if what else there is cannot be looked at.
-    let software = cache::directory().and_then(|directory| cache::look(&directory)).ok().filter(|software| software.bytes > 0);
+    let software = artifacts().and_then(|directory| cache::look(&directory)).ok().filter(|software| software.bytes > 0);
     if printer.is_json() {
         print_document(printer, name.as_str(), software.as_ref());
     }

@@ -83,7 +83,7 @@ pub fn change() -> Change {
     Change {
         action: "create".to_owned(),
         what: "the head's node".to_owned(),
-        detail: "its directory was removed; the head goes on with its state, which is there".to_owned(),
+        detail: "its machine is gone; the head goes on with its state, which is there".to_owned(),
         disturbs: false,
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cloudtik_model::ClusterName;
 
-use crate::clusters::is_standard_input;
+use crate::described::is_standard_input;
 use crate::failure::{FAILED, Failure, NOT_AUTHORISED, REFUSED};
 use crate::output::{Printer, quoted};
 

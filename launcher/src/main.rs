@@ -4,13 +4,14 @@
 //! Must never: decide what a cluster does, or do what the head can do.
 
 mod access;
-mod ask;
 mod cache;
 mod chart;
 mod cli;
 mod client;
+mod cluster_statuses;
 mod clusters;
 mod completion;
+mod described;
 mod doctor;
 mod down;
 mod events;

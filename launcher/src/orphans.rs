@@ -6,7 +6,7 @@ use cloudtik_model::{ClusterName, NodeId};
 use cloudtik_providers::kind::Leftover;
 use cloudtik_registry::registry;
 
-use crate::clusters::{ClusterPaths, workspaces};
+use crate::clusters::{CLUSTERS, ClusterPaths, workspaces};
 use crate::failure::Failure;
 
 /// What runs of one node that has no directory, or whose cluster has no head's state, any more.
@@ -45,7 +45,7 @@ pub fn find() -> Result<Vec<Orphan>, Failure> {
 fn place_of(workspaces: &Path, directory: &Path) -> Option<ClusterPaths> {
     let below: Vec<_> = directory.strip_prefix(workspaces).ok()?.components().map(|c| c.as_os_str().to_string_lossy()).collect();
     let [workspace, clusters, cluster, nodes, _] = below.as_slice() else { return None };
-    let name = ClusterName::new(cluster.as_ref()).ok().filter(|_| clusters == "clusters" && nodes == "nodes")?;
+    let name = ClusterName::new(cluster.as_ref()).ok().filter(|_| clusters == CLUSTERS && nodes == "nodes")?;
     Some(ClusterPaths::within(workspaces.join(workspace.as_ref()), name))
 }
 

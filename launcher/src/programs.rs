@@ -24,7 +24,7 @@ fn found() -> Result<Vec<Program>, Failure> {
     // Side by side: reading all of them is most of what placing takes.
     let (agent, head) = std::thread::scope(|scope| {
         let head = scope.spawn(|| read(HEAD, HEAD));
-        (read(AGENT, AGENT), head.join().unwrap_or_else(|_| Err(Failure::failed("a thread ended"))))
+        (read(AGENT, AGENT), head.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let mut programs = vec![agent?, head?];
     for arch in Architecture::ALL {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::ground::{Ended, Ground, NAME};
 use crate::cli::Provider;
-use crate::clusters::describe;
+use crate::described::describe;
 use crate::failure::{FAILED, Failure, INTERRUPTED};
 use crate::interrupts::Interrupts;
 use crate::output::Printer;

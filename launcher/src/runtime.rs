@@ -12,7 +12,7 @@ use cloudtik_runtimes::{Catalog, catalog};
 use serde::Serialize;
 
 use crate::cli::Runtime;
-use crate::clusters::describe;
+use crate::described::describe;
 use crate::failure::{Failure, NOT_FOUND, USAGE, chain};
 use crate::output::Printer;
 

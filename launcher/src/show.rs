@@ -8,10 +8,11 @@ use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
 use serde::Serialize;
 
-use crate::ask;
 use crate::cache;
 use crate::cli::Target;
 use crate::client::{Client, document, is_refused};
+use crate::cluster_statuses;
+use crate::clusters;
 use crate::failing::{Failing, Shown, failing};
 use crate::failure::{Failure, TIMED_OUT};
 use crate::orphans;
@@ -244,7 +245,7 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
     let place = &client.place;
     let remote = Remote::of(place)?;
     let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
-    let software = if remote.is_none() { Some(cache::look(&cache::directory()?)?) } else { None };
+    let software = if remote.is_none() { Some(cache::look(&clusters::artifacts()?)?) } else { None };
     if printer.is_json() {
         #[derive(Serialize)]
         struct Software<'a> {
@@ -363,7 +364,7 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         file: String,
     }
     let mut all = Vec::new();
-    for (place, status) in ask::all().await? {
+    for (place, status) in cluster_statuses::all().await? {
         all.push(Listed {
             cluster: place.name.to_string(),
             workspace: place.workspace_name(),

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::chart::{Column, columns, spark, squeeze};
 use crate::cli::Simulate;
-use crate::clusters::{Described, describe, program, read_text};
+use crate::clusters::program;
+use crate::described::{Described, describe, read_text};
 use crate::events;
 use crate::failure::{FAILED, Failure, INVALID, NOT_FOUND};
 use crate::output::{Printer, columns_of_output, local, short};

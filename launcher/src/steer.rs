@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::cli::{Scale, Target};
 use crate::client::{Client, document};
-use crate::clusters::read_text;
+use crate::described::read_text;
 use crate::failure::{Failure, USAGE};
 use crate::output::{Printer, ago, short};
 use crate::waits::{self, state_of};

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use cloudtik_model::ProviderDocument;
 use cloudtik_model::status::Change;
 
-use crate::clusters::{self, ClusterPaths, Described, Remembered, is_standard_input};
+use crate::clusters::{self, ClusterPaths, Remembered};
+use crate::described::{Described, is_standard_input};
 use crate::failure::Failure;
 
 /// The changes, beside those of the cluster itself, that bringing a file up means.

@@ -1,28 +1,21 @@
 //! `cloudtik up`: from a file to a running cluster.
 
 mod elsewhere;
+mod head;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cloudtik_model::bootstrap::Bootstrap;
-use cloudtik_model::spec::Offer;
 use cloudtik_model::status::{Plan, Status};
-use cloudtik_model::{HeadSettings, NodeId, NodeTypeName, Resources, ServiceKey, goal};
-use cloudtik_protocol::files::create_private_directory;
-use cloudtik_protocol::wire::setup_client::SetupClient;
-use cloudtik_protocol::{BUS_PORT, pki, transport, wire};
-use cloudtik_providers::machine::HEAD;
-use cloudtik_providers::{CreateNode, DeleteNode, inherited_environment};
-use cloudtik_registry::registry;
+use cloudtik_protocol::{transport, wire};
 use cloudtik_runtimes::changes;
 use serde::Serialize;
 
 use crate::cli::Up;
 use crate::client::{Client, document};
-use crate::clusters::{ClusterPaths, Described, describe, home, usable};
-use crate::failure::{Failure, INTERRUPTED, TIMED_OUT};
+use crate::clusters::{ClusterPaths, home, usable};
+use crate::described::{Described, describe};
+use crate::failure::{Failure, INTERRUPTED};
 use crate::head_node::{self, HeadNode};
 use crate::interrupts::Interrupts;
 use crate::lock::Lock;
@@ -36,8 +29,6 @@ use crate::workspace;
 
 /// How long a head may take to open its socket.
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
-/// Between two heartbeats of an agent.
-const HEARTBEAT_MS: u64 = 1_000;
 
 /// Where the time went.
 #[derive(Default)]
@@ -116,7 +107,7 @@ struct Outcome {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waited {
-    /// Nobody wanted to.
+    /// It was told not to wait.
     No,
     /// Everything was as it is to be.
     ForNothing,
@@ -148,20 +139,20 @@ async fn bring_up(
         Some(client) if HeadNode::of(place).await?.is_made() => client,
         _ => {
             progress.phase(&format!("{}: making the head", place.name));
-            make_head(described, place).await?;
+            head::make(described, place).await?;
             timings.note("make the head's node", &mut mark);
             progress.phase(&format!("{}: waiting for the head to answer", place.name));
             let deadline = tokio::time::Instant::now() + HEAD_PATIENCE;
             let dialled = transport::retry_until(deadline, Duration::from_millis(1), || Client::dial(place)).await;
             let client = match dialled {
                 Ok(client) => client,
-                Err(failure) => return Err(head_trouble(place, failure).await),
+                Err(failure) => return Err(head::trouble(place, failure).await),
             };
             timings.note("start the head's agent and the head", &mut mark);
             client
         }
     };
-    install_identity(&client, described, place).await?;
+    head::install_identity(&client, described, place).await?;
     timings.note("certify the head", &mut mark);
     let mut unchanged = false;
     let mut shown = None;
@@ -280,147 +271,6 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
     if let Some(price) = plan.price {
         printer.line(&format!("  costs {price} at the minimum, where prices are known"));
     }
-}
-
-/// Makes the head's node, or starts what is left of it.
-async fn make_head(described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
-    let known = HeadNode::of(place).await?;
-    let (node, generation) = (NodeId::head(), known.generation());
-    let head_directory = place.head();
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |e: std::io::Error| Failure::failed(format!("cannot use {path}: {e}"))
-    };
-    create_private_directory(&place.directory).map_err(failed(&place.directory))?;
-    create_private_directory(&head_directory).map_err(failed(&head_directory))?;
-    let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
-    let is_made = known.is_made();
-    if let Some(lost) = head_node::lost_state(place).await {
-        return Err(lost);
-    }
-    let (provider, address) = match place.remembered() {
-        // Another file is noted once the head has it.
-        Some(remembered) if known != HeadNode::Missing => (remembered.provider, remembered.head_address),
-        _ => {
-            let (provider, address) = place.settle(described).await?;
-            place.remember(&takeover::remembered(described, provider.clone(), address.clone()))?;
-            (provider, address)
-        }
-    };
-    let artifacts = home()?.join("artifacts");
-    let unpacked = artifacts.join("unpacked");
-    let token = pki::hex(&pki::random::<32>());
-    let nodes = registry().nodes(&provider)?;
-    let instance_of = |generation| described.provider.machines().map(|machines| machines.instance_of(&node, generation));
-    if let HeadNode::Lost(last) = known {
-        // Its head runs on, and has the store that the next one is to open.
-        if let Some(instance) = instance_of(last)? {
-            nodes.delete_one(&DeleteNode { node: node.clone(), generation: last, instance }).await?;
-        }
-    } else if !is_made && !head_directory.join(HeadSettings::FILE).exists() {
-        // What is left of a cluster of this name whose directory was removed while it ran.
-        registry().end_leftovers(&place.nodes())?;
-    }
-    programs::place(place).await?;
-    let programs = place.programs();
-    if !is_made {
-        let settings = HeadSettings {
-            cluster: place.name.clone(),
-            address: address.clone(),
-            ca: root.certificate_pem(),
-            head_token_sha256: pki::sha256_hex(token.as_bytes()),
-            generation,
-            instance: instance_of(generation)?,
-            artifacts,
-            unpacked: Some(unpacked.clone()),
-            provider,
-            programs: Some(programs.bin()),
-            heartbeat_ms: HEARTBEAT_MS,
-            record: described.cluster.head.record,
-        };
-        let path = head_directory.join(HeadSettings::FILE);
-        let text = serde_json::to_vec(&settings).map_err(|e| Failure::failed(e.to_string()))?;
-        cloudtik_protocol::files::write_atomically(&path, &text, 0o600).map_err(failed(&path))?;
-    }
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let resources =
-        described.cluster.head.memory.map(|memory| Resources { cpus: described.cluster.head.cpus.unwrap_or(cpus), memory, gpus: 0 });
-    let bootstrap = Bootstrap {
-        cluster: place.name.clone(),
-        node,
-        generation,
-        node_type: NodeTypeName::head(),
-        head: format!("{address}:{BUS_PORT}"),
-        ca: root.certificate_pem(),
-        token,
-        address: None,
-        resources,
-        pinned: vec![head_service(&programs.program(HEAD), &head_directory)],
-        artifacts: Some(unpacked.display().to_string()),
-        heartbeat_ms: HEARTBEAT_MS,
-        dead_man_ms: None,
-        power_off: Vec::new(),
-        agents: Vec::new(),
-        made_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as i64),
-    };
-    nodes.create_one(&CreateNode { node_type: NodeTypeName::head(), shape: None, offer: Offer::default(), bootstrap }).await?;
-    Ok(())
-}
-
-/// The head as a service of its own node: its agent brings it back.
-fn head_service(program: &Path, state: &Path) -> goal::Service {
-    let key: ServiceKey = "cloudtik/head".parse().expect("a valid key");
-    // The head runs the ecosystem's clients, which are configured by the user's environment.
-    let environment: BTreeMap<String, String> = inherited_environment().collect();
-    goal::Service {
-        key,
-        command: vec![program.display().to_string(), "--state".to_owned(), state.display().to_string()],
-        environment,
-        files: Vec::new(),
-        directories: Vec::new(),
-        artifacts: Vec::new(),
-        hold: false,
-        waits_for: String::new(),
-        gauges: Vec::new(),
-        drain: None,
-        readiness: None,
-        health: None,
-        stop: goal::Stop { signal: 15, grace_ms: 3_000 },
-        // Nothing else can bring it back, so it is never waited for long.
-        restart: goal::Restart { first_ms: 20, longest_ms: 500, settled_ms: 5_000 },
-        log: goal::Log::default(),
-        limits: goal::Limits::default(),
-    }
-}
-
-/// Has the head's intermediate key certified by the root, unless it is for a good while.
-async fn install_identity(client: &Client, described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
-    let mut setup = SetupClient::new(client.channel.clone());
-    let reply = setup.certificate_request(wire::Empty {}).await?.into_inner();
-    let left = reply.expires_at - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
-    // An older head does not say when its certificate ends.
-    let is_good = reply.expires_at == 0 || left > pki::INTERMEDIATE_LIFETIME.as_secs() as i64 / 3;
-    if reply.installed && is_good {
-        return Ok(());
-    }
-    let root = pki::Root::load_or_generate(&described.cluster.name, &place.ca())?;
-    let certificate = root.sign_intermediate(&reply.certificate_request, pki::INTERMEDIATE_LIFETIME)?.to_vec().into();
-    setup.install_certificate(wire::InstallCertificateRequest { certificate }).await?;
-    Ok(())
-}
-
-async fn head_trouble(place: &ClusterPaths, failure: Failure) -> Failure {
-    let message = format!("the head does not answer: {}", failure.message);
-    let Some(home) = head_node::directory(place).await else { return Failure::new(TIMED_OUT, message) };
-    let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
-    let mut message = message;
-    for path in &logs {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        if let Some(line) = text.lines().rev().find(|l| l.contains("ERROR") || l.contains("error")) {
-            message = format!("{message}\n  {}: {line}", path.display());
-        }
-    }
-    Failure::new(TIMED_OUT, message).hint(format!("its logs: {} and {}", logs[0].display(), logs[1].display()))
 }
 
 async fn what_is_left(failure: Failure, place: &ClusterPaths, file: &Path) -> Failure {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::clusters::{Described, describe, is_standard_input};
+use crate::described::{Described, describe, is_standard_input};
 use crate::failure::Failure;
 use crate::output::Printer;
 

@@ -14,7 +14,7 @@ use cloudtik_providers::workspace::{Action, Cost, Plan};
 
 use self::definition::Definition;
 use crate::cli::Workspace;
-use crate::clusters::{Described, is_standard_input};
+use crate::described::{Described, is_standard_input};
 use crate::failure::{Failure, INVALID, REFUSED};
 use crate::interrupts::Interrupts;
 use crate::lock::Lock;

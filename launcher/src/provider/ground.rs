@@ -19,7 +19,8 @@ use cloudtik_registry::registry;
 use tokio::sync::watch;
 
 use super::gate::{Gate, Gated};
-use crate::clusters::{CLUSTERS, ClusterPaths, Described, home, program, programs_directory};
+use crate::clusters::{CLUSTERS, ClusterPaths, home, program, programs_directory};
+use crate::described::Described;
 use crate::failure::Failure;
 
 /// Of the workspace and the cluster that are made for a check.

@@ -21,9 +21,8 @@ use cloudtik_registry::registry;
 use serde::{Deserialize, Serialize};
 
 use super::change::Said;
-use crate::clusters::{
-    Described, directory_of, is_standard_input, program, programs_directory, read_text, workspace, workspace_names, workspaces,
-};
+use crate::clusters::{program, programs_directory, workspace, workspace_names, workspaces};
+use crate::described::{Described, directory_of, is_standard_input, read_text};
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::{listed, quoted};
 

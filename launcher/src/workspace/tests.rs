@@ -16,7 +16,7 @@ use crate::failure::INTERRUPTED;
 
 const RESOURCES: [(&str, Cost); 3] = [("network", Cost::Free), ("gateway", Cost::PerHour(MoneyPerHour(45_000))), ("role", Cost::Free)];
 
-/// A cloud that makes what it is told, and whose second resource waits to be scaled in on.
+/// A cloud whose second resource waits until the test lets its step end.
 #[derive(Default)]
 struct Cloud {
     made: Mutex<Vec<ResourceId>>,
@@ -176,7 +176,7 @@ async fn a_second_interrupt_does_not_wait_for_the_step() {
         }
     };
     let plan = cloud.plan().await.expect("plans");
-    // The step is never let go on.
+    // The step never ends.
     let failure = steps::apply(&printer, &cloud, &plan, "go on", interrupted).await.expect_err("it was interrupted");
     assert_eq!((failure.code, failure.message.as_str()), (INTERRUPTED, "interrupted within a step, which may hold or not"));
 }

@@ -1,4 +1,4 @@
-//! Asking the heads of all clusters at once.
+//! The statuses of many clusters, asked of their heads at once.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Silent {
 }
 
 /// The status of each of these clusters, in their order. All are asked at once: one that hangs holds up no other.
-pub async fn statuses(places: Vec<ClusterPaths>) -> Vec<(ClusterPaths, Result<Status, Silent>)> {
+pub async fn fetch(places: Vec<ClusterPaths>) -> Vec<(ClusterPaths, Result<Status, Silent>)> {
     let mut asked = tokio::task::JoinSet::new();
     for (number, place) in places.into_iter().enumerate() {
         asked.spawn(async move {
@@ -48,5 +48,5 @@ pub async fn statuses(places: Vec<ClusterPaths>) -> Vec<(ClusterPaths, Result<St
 
 /// The same of every cluster that this machine knows.
 pub async fn all() -> Result<Vec<(ClusterPaths, Result<Status, Silent>)>, Failure> {
-    Ok(statuses(clusters::all()?).await)
+    Ok(fetch(clusters::all()?).await)
 }
