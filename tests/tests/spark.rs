@@ -1,17 +1,25 @@
-//! The main job: Spark and Prometheus from their registries, a real word count, every target scraped.
+//! The main job: Spark and Prometheus from their registries, a real word count, every target scraped; on nodes that are
+//! processes, and on virtual nodes.
 //!
 //! The software (about 480 MB) is fetched once per build directory.
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cloudtik_model::status::Status;
-use cloudtik_tests::{Cluster, Ran, repository, send, until};
+use cloudtik_tests::{Cluster, Ran, repository, send, skipped, until};
 use nix::sys::signal::Signal;
 
 const SPEC: &str = "[workers.default]\nmin = 2\nmax = 3\ncpus = 1\nmemory = \"1.5GiB\"\n[runtimes.spark]\n[runtimes.prometheus]";
 const TEXT: &str = "/usr/share/common-licenses/GPL-3";
+/// Held by the test that runs: a Spark is enough for a small machine.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn service_pid(status: &Status, node: &str, service: &str) -> Option<u32> {
     let node = status.nodes.iter().find(|n| n.id.as_str() == node)?;
@@ -47,16 +55,14 @@ fn expected() -> (String, usize, usize) {
 
 #[test]
 fn a_real_job_runs_on_a_real_cluster() {
+    let _alone = alone();
     let cluster = Cluster::new("words", SPEC).with_shared_software();
     cluster.up();
     let status = cluster.status();
     assert!(status.ready && status.runtimes.iter().all(|r| r.state == "ready"), "{status:#?}");
 
+    words_are_counted(&cluster);
     let job = repository().join("examples/jobs/wordcount.py").display().to_string();
-    let counted = cluster.run(&["submit", "words", &job, TEXT]).ok();
-    let (most, words, different) = expected();
-    assert!(counted.out.lines().next().is_some_and(|l| l == most), "{}", counted.out);
-    assert!(counted.out.contains(&format!("{words} words, {different} of them different")), "{}", counted.out);
     assert_eq!(submit(&cluster, "import sys; sys.exit(7)", &[]).code, 7, "the exit status is carried");
     assert_eq!(cluster.run(&["submit", "words", "--runtime", "prometheus", &job]).code, 5, "Prometheus takes no jobs");
 
@@ -76,6 +82,59 @@ fn a_real_job_runs_on_a_real_cluster() {
     an_interrupt_cancels_the_job(&cluster, &after);
     cluster.down();
     cluster.assert_nothing_left();
+}
+
+/// The quickstart's job says what is counted here.
+fn words_are_counted(cluster: &Cluster) {
+    let job = repository().join("examples/jobs/wordcount.py").display().to_string();
+    let counted = cluster.run(&["submit", &cluster.name, &job, TEXT]).ok();
+    let (most, words, different) = expected();
+    assert!(counted.out.lines().next().is_some_and(|l| l == most), "{}", counted.out);
+    assert!(counted.out.contains(&format!("{words} words, {different} of them different")), "{}", counted.out);
+}
+
+/// The example's file, and a cluster of it under another name.
+fn example(file: &str, name: &str) -> Cluster {
+    let text = fs::read_to_string(repository().join("examples").join(file)).expect("it is there");
+    let cluster = Cluster::new(name, "");
+    let named = text.lines().find(|line| line.starts_with("name = ")).expect("it names its cluster");
+    fs::write(&cluster.file, text.replace(named, &format!("name = \"{name}\""))).expect("writes");
+    cluster
+}
+
+fn the_quickstart_s_job_runs_on_virtual_nodes(cluster: &Cluster) {
+    let status = cluster.status();
+    assert!(status.ready && status.runtimes.iter().all(|r| r.state == "ready"), "{status:#?}");
+    words_are_counted(cluster);
+    assert_eq!(submit(cluster, "import sys; sys.exit(7)", &[]).code, 7, "the exit status is carried");
+    every_target_is_scraped(cluster, &status);
+    // Each worker's Java is seen on its own node alone.
+    let java = |node: &str| cluster.run(&["exec", &cluster.name, "--node", node, "--", "pgrep", "-c", "java"]).out.trim().to_owned();
+    until("the end of the executors", Duration::from_secs(20), || (java("w1") == "1" && java("w2") == "1").then_some(()));
+    cluster.down();
+    cluster.assert_nothing_left();
+    cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
+}
+
+#[test]
+fn the_quickstart_runs_on_virtual_nodes() {
+    let _alone = alone();
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("Spark on root's virtual nodes needs root");
+    }
+    let cluster = example("virtual.toml", "isolated").with_shared_software();
+    cluster.up();
+    the_quickstart_s_job_runs_on_virtual_nodes(&cluster);
+}
+
+#[test]
+fn the_quickstart_runs_on_an_ordinary_user_s_virtual_nodes() {
+    let _alone = alone();
+    let cluster = Cluster::new("owned", SPEC).with_kind("virtual").with_shared_software();
+    let Some(cluster) = cluster.of_ordinary_user() else { return };
+    if cluster.up_or_forbidden() {
+        the_quickstart_s_job_runs_on_virtual_nodes(&cluster);
+    }
 }
 
 fn every_target_is_scraped(cluster: &Cluster, status: &Status) {

@@ -6,21 +6,6 @@ use std::time::Duration;
 use cloudtik_tests::{Cluster, send, skipped, until};
 use nix::sys::signal::Signal;
 
-/// Brings an ordinary user's cluster up; false where the kernel forbids that, which the command must explain.
-fn up_or_forbidden(cluster: &Cluster) -> bool {
-    let ran = cluster.run(&["up", &cluster.file.display().to_string(), "--yes", "--timeout", "60"]);
-    if let Some(why) = ran.err.lines().find(|line| line.contains("namespaces for ordinary users")) {
-        assert!(why.contains("sysctl -w") || why.contains("run as root"), "{ran:?}");
-        skipped(why);
-        return false;
-    }
-    if ran.code != 0 {
-        eprintln!("{}", cluster.logs());
-    }
-    ran.ok();
-    true
-}
-
 /// The first processes, holders of namespaces and services of a user's virtual nodes, with what each is.
 fn left_of(cluster: &Cluster) -> Vec<(i32, String)> {
     let state = cluster.state().display().to_string();
@@ -109,7 +94,7 @@ fn an_ordinary_user_s_cluster_of_virtual_nodes_works_as_any_other_and_leaves_not
     let job = cluster.file.with_file_name("job.sh");
     fs::write(&job, "the job's own text\n").expect("writes");
     let Some(cluster) = cluster.of_ordinary_user() else { return };
-    if !up_or_forbidden(&cluster) {
+    if !cluster.up_or_forbidden() {
         return;
     }
     let status = cluster.wait_ready();
@@ -137,7 +122,7 @@ fn an_ordinary_user_s_cluster_of_virtual_nodes_works_as_any_other_and_leaves_not
     assert_eq!(ground.len(), 1, "one process holds the namespaces: {:?}", left_of(&cluster));
     send(ground[0], Signal::SIGKILL);
     until("the end of every node", Duration::from_secs(10), || cluster.processes().is_empty().then_some(()));
-    assert!(up_or_forbidden(&cluster));
+    assert!(cluster.up_or_forbidden());
     cluster.wait("the whole cluster again", Duration::from_secs(60), |s| s.ready && s.nodes.len() == 4);
 
     cluster.down();

@@ -45,10 +45,12 @@ pub struct VirtualProvider {
 impl VirtualProvider {
     pub fn new(settings: Settings) -> Self {
         let all = |paths: Vec<PathBuf>| paths.iter().map(|path| crate::absolute(path)).collect();
+        // A node may lack what a symbolic link on the way lies in: it is shown by both names.
+        let both = |path: PathBuf| if crate::absolute(&path) == path { vec![path] } else { vec![crate::absolute(&path), path] };
         let settings = Settings {
             nodes: crate::absolute(&settings.nodes),
             workspace: crate::absolute(&settings.workspace),
-            shared: all(settings.shared),
+            shared: settings.shared.into_iter().flat_map(both).collect(),
             for_heads: all(settings.for_heads),
             hidden: all(settings.hidden),
             ..settings
