@@ -99,7 +99,7 @@ impl Link {
             self.identity.join().await.context("joining")?;
             tracing::info!("joined the cluster");
         }
-        let channel = self.dialer.dial().await?;
+        let channel = self.dialer.dial_link().await?;
         let (outgoing, frames) = mpsc::channel(OUTGOING);
         let mut client = BusClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let facts = Facts { clock_offset_s: self.identity.clock().offset() / 1_000, ..self.facts.clone() };

@@ -2,6 +2,7 @@
 
 mod batches;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +35,9 @@ use crate::telemetry::Telemetry;
 
 /// A dial-back that takes longer is no answer.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(800);
+/// Between two attempts of a dial-back. A packet of a handshake that is lost is sent again after a second only, so that one
+/// attempt alone says little of a link that loses packets.
+const DIAL_STAGGER: Duration = Duration::from_millis(150);
 /// How long a provider may take to answer a call.
 const CALL_DEADLINE: Duration = Duration::from_secs(50);
 /// Calls of the provider under way at once.
@@ -242,21 +247,35 @@ fn failure(error: Error) -> Failure {
     Failure { message: chain(&error), retry_after, kind }
 }
 
-/// Asks a node's health port whether its agent answers.
+/// Asks a node's health port whether its agent answers, again and again until it does or the time is over.
 async fn dial_back(address: &str, port: u16, name: &rustls::pki_types::ServerName<'static>, tls: Arc<rustls::ClientConfig>) -> DialOutcome {
-    let ask = async {
-        let stream = TcpStream::connect((address, port)).await?;
-        let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name.clone(), stream).await?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    let mut attempts = JoinSet::new();
+    let mut next = tokio::time::interval(DIAL_STAGGER);
+    let until_answered = async {
+        loop {
+            tokio::select! {
+                _ = next.tick() => {
+                    attempts.spawn(ask(address.to_owned(), port, name.clone(), tls.clone()));
+                }
+                Some(Ok(answer)) = attempts.join_next() => match answer {
+                    Ok(true) => return DialOutcome::Answered,
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return DialOutcome::Refused,
+                    _ => {}
+                },
+            }
+        }
     };
-    match tokio::time::timeout(DIAL_TIMEOUT, ask).await {
-        Ok(Ok(true)) => DialOutcome::Answered,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => DialOutcome::Refused,
-        _ => DialOutcome::TimedOut,
-    }
+    tokio::time::timeout(DIAL_TIMEOUT, until_answered).await.unwrap_or(DialOutcome::TimedOut)
+}
+
+async fn ask(address: String, port: u16, name: rustls::pki_types::ServerName<'static>, tls: Arc<rustls::ClientConfig>) -> io::Result<bool> {
+    let stream = TcpStream::connect((address, port)).await?;
+    stream.set_nodelay(true)?;
+    let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.1 200"))
 }
 
 /// The client side of an identity.

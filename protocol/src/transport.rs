@@ -12,6 +12,7 @@ use http::{Request, Response, Uri};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -50,6 +51,33 @@ pub async fn dial(
     name: &ServerName<'static>,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
+    dial_with(address, from, name, tls, |_| {}).await
+}
+
+/// The same for a stream of small messages that must not be late, such as heartbeats. What is lost of it is sent again every
+/// fifth of a second at first; elsewhere pauses double, and three losses in a row look like silence.
+pub async fn dial_for_messages(
+    address: &str,
+    from: Option<IpAddr>,
+    name: &ServerName<'static>,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Channel, tonic::transport::Error> {
+    dial_with(address, from, name, tls, |stream| {
+        // Not every kernel has both; without them it is a stream like any other. Some ways of congestion control, such as
+        // BBR, never take a stream for a thin one, and with messages there is no bandwidth to find out.
+        let _ = sockopt::set_tcp_congestion(stream, "reno");
+        let _ = sockopt::set_tcp_thin_linear_timeouts(stream, true);
+    })
+    .await
+}
+
+async fn dial_with(
+    address: &str,
+    from: Option<IpAddr>,
+    name: &ServerName<'static>,
+    tls: Arc<rustls::ClientConfig>,
+    tune: fn(&TcpStream),
+) -> Result<Channel, tonic::transport::Error> {
     let name = name.clone();
     let connector = TlsConnector::from(with_h2(tls));
     let target = address.to_owned();
@@ -60,6 +88,7 @@ pub async fn dial(
             async move {
                 let stream = connect(&target, from).await?;
                 stream.set_nodelay(true)?;
+                tune(&stream);
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
             }
         }))

@@ -2,6 +2,7 @@
 
 mod detect;
 mod fleet;
+mod nodes;
 mod scale;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use self::detect::detect;
 pub use self::fleet::fleet;
+pub use self::nodes::nodes;
 pub use self::scale::scale;
 use crate::{cargo, repository, run};
 

@@ -1,4 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench fleet | bench detect`.
+//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench fleet | bench detect | bench nodes`.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.
@@ -21,6 +21,7 @@ Chores of the project.
   cargo xtask bench scale       how soon `cloudtik scale` reaches the provider
   cargo xtask bench fleet       what a head costs for 100, 1,000 and 4,000 agents; --agents N for another number
   cargo xtask bench detect      how soon killed, stopped and cut-off agents are noticed (some minutes)
+  cargo xtask bench nodes       what virtual nodes cost: time to make them and memory (root)
 ";
 
 fn main() -> ExitCode {
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["soak"] => soak(),
         ["bench", "footprint"] => bench::footprint(),
         ["bench", "detect"] => bench::detect(),
+        ["bench", "nodes"] => bench::nodes(),
         ["bench", "decide"] => bench::decide(),
         ["bench", "scale"] => bench::scale(),
         ["bench", "fleet"] => bench::fleet(None),

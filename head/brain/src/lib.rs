@@ -59,7 +59,7 @@ pub struct Config {
     pub heartbeat: u64,
     /// A node that is silent this long is suspect.
     pub suspect_after: u64,
-    /// A suspect that is silent this long, and does not answer a dial-back, is down.
+    /// A suspect that sends no heartbeat and answers no dial-back for this long is down.
     pub down_after: u64,
     /// A suspect whose agent answers the dial-back but opens no link is down after this.
     pub deaf_after: u64,

@@ -18,8 +18,8 @@ struct Bench {
     created: usize,
     /// The number of the last question for a list.
     listed: u64,
-    /// Whether a dial-back ever comes back.
-    dials_end: bool,
+    /// What comes of a dial-back, if it ever comes back.
+    dials: Option<DialOutcome>,
 }
 
 fn node(n: u32) -> NodeId {
@@ -46,7 +46,15 @@ impl Bench {
         let cluster = ClusterRecord { spec: Some(spec), ..ClusterRecord::default() };
         let moment = Moment { mono: 1_000, wall: Timestamp(0) };
         let brain = Brain::restore(config, Epoch(2), Memory { cluster, nodes: records.collect(), ..Memory::default() }, moment);
-        let mut bench = Self { brain, now: 1_000, deleted: Vec::new(), rebooted: Vec::new(), created: 0, listed: 0, dials_end: true };
+        let mut bench = Self {
+            brain,
+            now: 1_000,
+            deleted: Vec::new(),
+            rebooted: Vec::new(),
+            created: 0,
+            listed: 0,
+            dials: Some(DialOutcome::TimedOut),
+        };
         bench.tell(Input::Started);
         bench
     }
@@ -62,9 +70,10 @@ impl Bench {
                     self.tell(Input::Rebooted { node, generation, result: Ok(()) });
                 }
                 Action::ListInstances { number } => self.listed = number,
-                // Nothing answers.
-                Action::DialBack { node, generation, .. } if self.dials_end => {
-                    self.tell(Input::DialedBack { node, generation, outcome: DialOutcome::TimedOut });
+                Action::DialBack { node, generation, .. } => {
+                    if let Some(outcome) = self.dials {
+                        self.tell(Input::DialedBack { node, generation, outcome });
+                    }
                 }
                 _ => {}
             }
@@ -172,10 +181,48 @@ fn there_is_no_verdict_before_a_dial_back_has_come_back() {
     let mut bench = Bench::new(4, &NodeState::Ready);
     (1..=4).for_each(|n| bench.link(n));
     bench.pass(5_000, &[1, 2, 3, 4]);
-    bench.dials_end = false;
+    bench.dials = None;
     bench.pass(60_000, &[1, 2, 3]);
     assert_eq!(bench.deleted, [], "silence alone is one witness");
     assert_eq!(bench.brain.node(&node(4)).map(|n| n.record.life.name()), Some(StateName::Suspect));
+}
+
+#[test]
+fn a_verdict_waits_for_an_answer_that_may_be_on_its_way() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    // One has timed out, the next is under way when the node's time is over.
+    bench.pass(3_000, &[1, 2, 3]);
+    bench.dials = None;
+    bench.pass(2_000, &[1, 2, 3]);
+    let state = |bench: &Bench| bench.brain.node(&node(4)).map(|n| n.record.life.name());
+    assert_eq!(state(&bench), Some(StateName::Suspect));
+    bench.tell(Input::DialedBack { node: node(4), generation: Generation(1), outcome: DialOutcome::Answered });
+    bench.dials = Some(DialOutcome::TimedOut);
+    bench.pass(2_000, &[1, 2, 3]);
+    assert_eq!(state(&bench), Some(StateName::Suspect), "it lived a moment ago");
+    bench.pass(3_000, &[1, 2, 3]);
+    assert_eq!(state(&bench), Some(StateName::Down));
+}
+
+#[test]
+fn an_answer_counts_as_a_heartbeat_for_a_while_and_not_for_ever() {
+    let mut bench = Bench::new(4, &NodeState::Ready);
+    (1..=4).for_each(|n| bench.link(n));
+    bench.pass(5_000, &[1, 2, 3, 4]);
+    let state = |bench: &Bench| bench.brain.node(&node(4)).map(|n| n.record.life.name());
+    // Every third dial-back gets through, as over a link that loses most packets.
+    for _ in 0..3 {
+        bench.dials = Some(DialOutcome::Answered);
+        bench.pass(1_000, &[1, 2, 3]);
+        bench.dials = Some(DialOutcome::TimedOut);
+        bench.pass(2_500, &[1, 2, 3]);
+    }
+    assert_eq!(state(&bench), Some(StateName::Suspect));
+    bench.dials = Some(DialOutcome::Answered);
+    bench.pass(10_000, &[1, 2, 3]);
+    assert_eq!(state(&bench), Some(StateName::Down), "without heartbeats it is of no use");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! What virtual nodes cost on this machine: the time to create and delete them and the memory of their first processes.
-//! As root: `cargo build -p cloudtik-virtual && cargo run -p cloudtik-virtual --example nodes -- 100`.
+//! What virtual nodes cost on this machine: the time to create and delete them, beside what the kernel takes for the bare
+//! namespaces, and their memory beside their agents. As root: `cargo xtask bench nodes`, which gives the directory of the
+//! released programs and the number of nodes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,16 +10,17 @@ use std::time::{Duration, Instant};
 
 use cloudtik_model::{ClusterName, Generation, NodeId};
 use cloudtik_providers::workspace::{Patience, WorkspaceProvider, run};
-use cloudtik_providers::{DeleteNode, NodeProvider, conformance};
-use cloudtik_virtual::{Settings, VirtualProvider, VirtualWorkspace, testing};
+use cloudtik_providers::{CreateNode, DeleteNode, NodeProvider, conformance};
+use cloudtik_virtual::{RemoteProvider, Settings, VirtualProvider, VirtualWorkspace, testing};
 use tokio::sync::watch;
 
 type Failed = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
-    let count: u32 = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
-    let program = std::env::current_exe()?.parent().and_then(Path::parent).ok_or("no directory of programs")?.join("cloudtik-virtual");
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [programs, count] = words.as_slice() else { return Err("it takes the directory of the programs and a number of nodes".into()) };
+    let (program, count) = (Path::new(programs).join("cloudtik-virtual"), count.parse()?);
     let home = tempfile::tempdir()?;
     let agent = home.path().join("agent");
     fs::write(&agent, "#!/bin/sh\nexec sleep 1000000\n")?;
@@ -28,11 +30,9 @@ async fn main() -> Result<(), Failed> {
     let (_stop, stopped) = watch::channel(false);
     run(&workspace, &workspace.plan().await?, Patience::default(), stopped.clone(), |_| {}).await?;
     fs::create_dir(directory.join("clusters/bench"))?;
-    let nodes = directory.join("clusters/bench/nodes");
-    let cluster = ClusterName::new("bench")?;
     let settings = Settings {
-        cluster,
-        nodes,
+        cluster: ClusterName::new("bench")?,
+        nodes: directory.join("clusters/bench/nodes"),
         workspace: directory.clone(),
         agent,
         program,
@@ -41,61 +41,77 @@ async fn main() -> Result<(), Failed> {
         hidden: Vec::new(),
     };
     let provider = VirtualProvider::new(settings);
-
-    report("bare namespaces, by unshare(1)", &bare(count)?);
-    let (mut created, mut requests) = (Vec::new(), Vec::new());
-    for number in 0..count {
-        let request = conformance::request(&NodeId::new(format!("w{number}"))?, Generation(1), "10.0.0.254:9", "ca");
-        let begun = Instant::now();
-        provider.create_one(&request).await?;
-        created.push(begun.elapsed());
-        requests.push(request);
-    }
-    report("create, one after the other", &created);
-    let memory: u64 = testing::list(&provider).iter().filter_map(|i| memory(testing::first_process(&provider, &i.id).ok()?)).sum();
-    println!("{:<34} {:>8.0} KiB each", "memory of a first process (PSS)", memory as f64 / f64::from(count));
-    let mut deleted = Vec::new();
-    for instance in testing::list(&provider) {
-        let begun = Instant::now();
-        provider.delete_one(&DeleteNode::of(&instance)).await?;
-        deleted.push(begun.elapsed());
-    }
-    report("delete, one after the other", &deleted);
-    let begun = Instant::now();
-    for batch in requests.chunks(provider.capabilities().batch) {
-        provider.create(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    }
-    println!(
-        "{:<34} {:>8.1} ms for all, {:.1} ms each",
-        "create, in batches",
-        millis(begun.elapsed()),
-        millis(begun.elapsed()) / f64::from(count)
-    );
+    let measured = measure(&provider, count).await;
     provider.purge().await?;
     fs::remove_dir_all(directory.join("clusters/bench"))?;
     run(&workspace, &workspace.delete_plan().await?, Patience::default(), stopped, |_| {}).await?;
+    measured?;
     let left = testing::left(&directory);
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
 }
 
-/// What the kernel alone takes for namespaces of a node and a process in them, with the start of two programs.
-fn bare(count: u32) -> Result<Vec<Duration>, Failed> {
-    let mut took = Vec::new();
-    for _ in 0..count {
+async fn measure(provider: &VirtualProvider, count: u32) -> Result<(), Failed> {
+    // Through the service on the machine, as a cluster's head does it: everything that is measured is the released program.
+    provider.create_one(&request("head")?).await?;
+    let service = RemoteProvider::new(&provider.settings().nodes);
+    let requests = (1..=count).map(|number| request(&format!("w{number}"))).collect::<Result<Vec<_>, _>>()?;
+    let kernel_before = kernel_memory()?;
+    let (mut bare, mut created) = (Vec::new(), Vec::new());
+    for request in &requests {
+        // In turns, so that whatever else the machine does meets both.
+        bare.push(bare_namespaces()?);
         let begun = Instant::now();
-        let mut command = Command::new("unshare");
-        command.args(["--fork", "--pid", "--net", "--mount", "--uts", "--ipc", "--cgroup", "true"]);
-        command.stdin(Stdio::null()).status()?;
-        took.push(begun.elapsed());
+        service.create_one(request).await?;
+        created.push(begun.elapsed());
     }
-    Ok(took)
+    let kernel = kernel_memory()?.saturating_sub(kernel_before) as f64 / f64::from(count);
+    report("bare namespaces, by unshare(1)", &bare);
+    report("creation, one node after the other", &created);
+    println!("{:<36} {:>8.2} (medians)", "creation ÷ bare namespaces", millis(median(&created)) / millis(median(&bare)));
+
+    let workers: Vec<_> = testing::list(provider).into_iter().filter(|instance| !instance.node.is_head()).collect();
+    let own: u64 = workers.iter().filter_map(|worker| memory(testing::first_process(provider, &worker.id).ok()?)).sum();
+    println!("{:<36} {:>8.0} KiB for each node (PSS)", "memory of first processes", own as f64 / f64::from(count));
+    println!("{:<36} {kernel:>8.0} KiB for each node and its agent's process", "memory of the kernel");
+
+    let mut deleted = Vec::new();
+    for worker in &workers {
+        let begun = Instant::now();
+        service.delete_one(&DeleteNode::of(worker)).await?;
+        deleted.push(begun.elapsed());
+    }
+    report("deletion, one node after the other", &deleted);
+    let begun = Instant::now();
+    for batch in requests.chunks(service.capabilities().batch) {
+        service.create(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    }
+    let took = millis(begun.elapsed());
+    println!("{:<36} {took:>8.1} ms for all {count}, {:.1} ms for each", "creation in batches", took / f64::from(count));
+    Ok(())
+}
+
+fn request(node: &str) -> Result<CreateNode, Failed> {
+    Ok(conformance::request(&NodeId::new(node)?, Generation(1), "10.0.0.254:9", "ca"))
+}
+
+/// What the kernel alone takes for the namespaces of a node and a process in them. Like a node's creation it starts two programs.
+fn bare_namespaces() -> Result<Duration, Failed> {
+    let begun = Instant::now();
+    let mut command = Command::new("unshare");
+    command.args(["--fork", "--pid", "--net", "--mount", "--uts", "--ipc", "--cgroup", "true"]);
+    let ended = command.stdin(Stdio::null()).status()?;
+    if ended.success() { Ok(begun.elapsed()) } else { Err(format!("unshare ended with {ended}; this needs root").into()) }
 }
 
 fn report(what: &str, took: &[Duration]) {
+    let most = took.iter().max().copied().unwrap_or_default();
+    println!("{what:<36} {:>8.1} ms median, {:.1} ms most ({} times)", millis(median(took)), millis(most), took.len());
+}
+
+fn median(took: &[Duration]) -> Duration {
     let mut sorted = took.to_vec();
     sorted.sort();
-    let at = |share: usize| millis(sorted.get((sorted.len() - 1) * share / 100).copied().unwrap_or_default());
-    println!("{what:<34} {:>8.1} ms median, {:.1} ms least, {:.1} ms most", at(50), at(0), at(100));
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -104,7 +120,16 @@ fn millis(duration: Duration) -> f64 {
 
 /// The memory of a process in KiB, shared pages by their share.
 fn memory(process: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
+    value(&fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?, "Pss:")
+}
+
+/// What the kernel has for itself of the machine's memory, in KiB (proc_meminfo(5)). Caches of files are not in it.
+fn kernel_memory() -> Result<u64, Failed> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    Ok(["SUnreclaim:", "KernelStack:", "PageTables:", "Percpu:"].iter().filter_map(|name| value(&text, name)).sum())
+}
+
+/// A value in KiB that the kernel tells by its name.
+fn value(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().trim_end_matches(" kB").parse().ok()
 }

@@ -11,8 +11,10 @@ use cloudtik_model::{Generation, NodeId};
 use crate::clock::doubling;
 use crate::{Action, Brain, Failure, Heartbeat, Session};
 
-/// Between two dial-backs of a suspect, in milliseconds.
+/// Between two dial-backs of a node, in milliseconds.
 const REDIAL_EVERY: u64 = 1_000;
+/// Between a dial-back of a suspect that nothing answered and the next one, in milliseconds.
+const REDIAL_SUSPECT: u64 = 100;
 /// A dial-back that has not come back after this, in milliseconds, is asked for again.
 const DIAL_LOST_AFTER: u64 = 3_000;
 /// Evidence kept per suspicion: the first, which tell why, and the last.
@@ -37,6 +39,8 @@ pub struct Watch {
     heard: u64,
     dialing_since: Option<u64>,
     last_dial: Option<(u64, DialOutcome)>,
+    /// When the agent last answered a dial-back, unless the machine said since that there is none.
+    answered: Option<u64>,
     /// When the agent was last restarted, and how often in a row.
     restarted: Option<(u64, u32)>,
     /// When the machine was last rebooted.
@@ -48,7 +52,16 @@ pub struct Watch {
 
 impl Watch {
     pub fn since(now: u64) -> Self {
-        Self { heard: now, dialing_since: None, last_dial: None, restarted: None, rebooted: None, marked_down: None, stream_closed: false }
+        Self {
+            heard: now,
+            dialing_since: None,
+            last_dial: None,
+            answered: None,
+            restarted: None,
+            rebooted: None,
+            marked_down: None,
+            stream_closed: false,
+        }
     }
 
     pub fn heard(&mut self, now: u64) {
@@ -57,6 +70,11 @@ impl Watch {
 
     pub fn last_heard(&self) -> u64 {
         self.heard
+    }
+
+    /// Whether a dial-back is under way.
+    fn is_dialing(&self, now: u64) -> bool {
+        self.dialing_since.is_some_and(|since| now.saturating_sub(since) < DIAL_LOST_AFTER)
     }
 }
 
@@ -154,36 +172,43 @@ impl Brain {
         if node.link.is_some() && now.saturating_sub(node.watch.heard) < self.config.suspect_after {
             return self.mark_recovered(id);
         }
-        self.dial(id);
-        let Some(node) = self.nodes.get(id) else { return };
         let silent = now.saturating_sub(node.watch.heard);
         let agent_is_dead = node.watch.stream_closed && matches!(node.watch.last_dial, Some((_, DialOutcome::Refused)));
-        let answered = self.answers(id);
-        let was_dialed = node.watch.last_dial.is_some();
         let was_seen = node.facts.is_some();
         if agent_is_dead && self.config.can_restart_agent && node.record.instance.is_some() {
             // The rung that suits: the machine answers, the agent alone is gone. Its services go on.
             self.restart_agent(id, RestartCause::AgentDead, false);
         }
-        let limit = if answered {
-            self.config.deaf_after
+        let Some(node) = self.nodes.get(id) else { return };
+        let due = if let Some(answered) = node.watch.answered {
+            // It lived then, whatever became of its heartbeats; but it is of no use without them.
+            (answered + self.config.down_after).min(node.watch.heard + self.config.deaf_after)
         } else if !was_seen {
             // Not seen since the head started: it may still be on its way back.
-            self.config.suspect_after + self.config.replace_after
+            node.watch.heard + self.config.suspect_after + self.config.replace_after
         } else {
-            self.config.down_after
+            node.watch.heard + self.config.down_after
         };
         // A head that was away hears what was said meanwhile only after it is back.
-        if now < self.nodes.listening_since {
-            return self.wake_at(id, self.nodes.listening_since);
+        let listening = self.nodes.listening_since;
+        if now < due || now < listening || node.watch.last_dial.is_none() {
+            self.dial(id);
         }
-        if silent >= limit && was_dialed {
+        if now < listening {
+            return self.wake_at(id, listening);
+        }
+        let watch = &self.nodes[id].watch;
+        // An answer may be on its way.
+        let is_dialing = watch.is_dialing(now);
+        if now >= due && watch.last_dial.is_some() && !is_dialing {
             return self.mark_down(id, EvidenceKind::HeartbeatsMissed { for_ms: silent });
         }
-        let node = &self.nodes[id];
         // What the dial-back brings is looked at when it comes.
-        let at = if silent < limit { (node.watch.heard + limit).min(now + REDIAL_EVERY) } else { now + REDIAL_EVERY };
-        self.wake_at(id, at);
+        let again = match watch.last_dial {
+            Some((at, DialOutcome::TimedOut)) if !is_dialing => at + REDIAL_SUSPECT,
+            _ => now + REDIAL_EVERY,
+        };
+        self.wake_at(id, if now < due { due.min(again.max(now + 1)) } else { now + REDIAL_EVERY });
     }
 
     fn mark_down(&mut self, id: &NodeId, kind: EvidenceKind) {
@@ -263,8 +288,8 @@ impl Brain {
     /// Whether its agent answered a dial-back a moment ago.
     pub(crate) fn answers(&self, id: &NodeId) -> bool {
         let now = self.clock.now();
-        let dial = self.nodes.get(id).and_then(|n| n.watch.last_dial);
-        matches!(dial, Some((at, DialOutcome::Answered)) if now.saturating_sub(at) < 2 * REDIAL_EVERY)
+        let answered = self.nodes.get(id).and_then(|n| n.watch.answered);
+        answered.is_some_and(|at| now.saturating_sub(at) < 2 * REDIAL_EVERY)
     }
 
     pub(crate) fn dial(&mut self, id: &NodeId) {
@@ -275,11 +300,16 @@ impl Brain {
             node.watch.last_dial.get_or_insert((now, DialOutcome::TimedOut));
             return;
         };
-        if node.watch.dialing_since.is_some_and(|since| now.saturating_sub(since) < DIAL_LOST_AFTER) {
+        if node.watch.is_dialing(now) {
             return;
         }
-        // A machine whose agent is gone answers at once: look again soon, since it may be back.
-        if node.watch.last_dial.is_some_and(|(at, _)| now.saturating_sub(at) < REDIAL_EVERY / 2) {
+        let pause = match (&node.record.life, node.watch.last_dial) {
+            // One that was not answered took its time, and each may bring the answer that saves the node.
+            (NodeState::Suspect { .. }, Some((_, DialOutcome::TimedOut))) => REDIAL_SUSPECT,
+            // A machine whose agent is gone answers at once: look again soon, since it may be back.
+            _ => REDIAL_EVERY / 2,
+        };
+        if node.watch.last_dial.is_some_and(|(at, _)| now.saturating_sub(at) < pause) {
             return;
         }
         node.watch.dialing_since = Some(now);
@@ -292,6 +322,11 @@ impl Brain {
         let node = self.nodes.get_mut(&id).filter(|n| n.record.generation == generation)?;
         node.watch.dialing_since = None;
         node.watch.last_dial = Some((now, outcome));
+        match outcome {
+            DialOutcome::Answered => node.watch.answered = Some(now),
+            DialOutcome::Refused => node.watch.answered = None,
+            DialOutcome::TimedOut => {}
+        }
         self.add_evidence(&id, EvidenceKind::DialBack { outcome });
         Some(id)
     }
