@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::answer::Answer;
 use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, What};
+use cloudtik_model::job::{Attempt, Cancellation, JobRef, JobReport, JobSpec, JobState};
 use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::reason::{Reason, ServiceProblem};
 use cloudtik_model::refusal::{CloseCause, Refusal};
 use cloudtik_model::report::{Facts, Load, ServiceReport};
 use cloudtik_model::spec::{Offer, Spec};
-use cloudtik_model::{Actor, Generation, InstanceId, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{Actor, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::access::GrantRecord;
@@ -108,6 +109,29 @@ pub enum Input {
     Shutdown {
         request: Request,
     },
+    /// Somebody wants a job run. The head has its files, and knows its runtime.
+    SubmitJob {
+        request: Request,
+        spec: Box<JobSpec>,
+        /// The service of the head's node that must be ready before it starts.
+        needs: Option<ServiceKey>,
+    },
+    /// Somebody wants a job ended.
+    CancelJob {
+        request: Request,
+        job: JobRef,
+    },
+    /// Somebody wants a job that has ended forgotten, with its output.
+    DeleteJob {
+        request: Request,
+        job: JobRef,
+    },
+    /// What is to run of an attempt cannot be made from the description as it is now.
+    JobNotPlanned {
+        id: JobId,
+        attempt: u32,
+        error: String,
+    },
     /// An agent asks for a certificate. `token` says whether its join token is right.
     JoinAsked {
         request: Request,
@@ -138,6 +162,9 @@ pub enum Input {
         node: NodeId,
         complete: bool,
         services: Vec<ServiceReport>,
+        /// Of the head's node; if the report is complete, of every job that it has.
+        #[serde(default)]
+        jobs: Vec<JobReport>,
     },
     GoalAcknowledged {
         session: Session,
@@ -304,6 +331,11 @@ pub enum Action {
         node: NodeId,
         order: GoalOrder,
     },
+    /// Tell the head's node what it has to do with jobs.
+    SendJobs {
+        node: NodeId,
+        order: JobsOrder,
+    },
     CloseLink {
         session: Session,
         cause: CloseCause,
@@ -326,6 +358,28 @@ pub struct GoalOrder {
     pub start: BTreeSet<ServiceKey>,
     /// Nothing is to run any more.
     pub drain: bool,
+}
+
+/// The jobs of the head's node, and over which link they are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsOrder {
+    pub session: Session,
+    pub version: u64,
+    /// Those that have not ended and have left the queue.
+    pub jobs: Vec<JobOrder>,
+    /// Those that have ended and are kept.
+    pub kept: Vec<JobId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOrder {
+    pub id: JobId,
+    pub name: JobName,
+    /// From 1.
+    pub attempt: u32,
+    /// What is to be started, unless the attempt is known to have begun or is to end.
+    pub start: Option<Box<JobSpec>>,
+    pub cancel: bool,
 }
 
 /// The answer to a question.
@@ -368,6 +422,32 @@ pub enum Record {
     GrantGone {
         number: u64,
     },
+    Job(Box<JobRecord>),
+    /// A job that is not kept any longer.
+    JobGone {
+        id: JobId,
+    },
+}
+
+/// A job as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    pub id: JobId,
+    pub name: JobName,
+    pub spec: JobSpec,
+    /// The service of the head's node that must be ready before it starts.
+    #[serde(default)]
+    pub needs: Option<ServiceKey>,
+    pub by: Actor,
+    pub submitted: Timestamp,
+    pub state: JobState,
+    /// The attempt that the state is of, from 1; 0 before the first.
+    pub attempt: u32,
+    /// Attempts that are over, the last [`Attempt::KEPT`].
+    #[serde(default)]
+    pub history: Vec<Attempt>,
+    #[serde(default)]
+    pub cancelled: Option<Cancellation>,
 }
 
 /// What a node is to have room for, of one request.
@@ -411,6 +491,9 @@ pub struct ClusterRecord {
     /// The roll-out of the newest revision, until every node has it and runs it well.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+    /// The last that was given to a job: numbers are never used again.
+    #[serde(default)]
+    pub last_job: JobId,
 }
 
 /// A revision that goes from node to node.
@@ -468,6 +551,8 @@ pub struct Memory {
     pub nodes: Vec<NodeRecord>,
     #[serde(default)]
     pub plan: BTreeMap<NodeId, Vec<Planned>>,
+    #[serde(default)]
+    pub jobs: Vec<JobRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

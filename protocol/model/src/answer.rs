@@ -6,7 +6,7 @@ use crate::event::{RequestDetails, Scale};
 use crate::node::StateName;
 use crate::outlook::Shortfall;
 use crate::reason::Reason;
-use crate::{NodeId, NodeTypeName};
+use crate::{JobId, JobName, NodeId, NodeTypeName};
 
 /// The answer to a request that was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,26 @@ pub enum Answer {
     },
     Revoked {
         request: RequestDetails,
+    },
+    JobSubmitted {
+        job: JobId,
+        name: JobName,
+        /// It was submitted before; nothing was added.
+        again: bool,
+    },
+    /// It had not begun, and never will.
+    JobCancelled {
+        job: JobId,
+        name: JobName,
+    },
+    /// It is being ended.
+    JobCancelling {
+        job: JobId,
+        name: JobName,
+    },
+    JobDeleted {
+        job: JobId,
+        name: JobName,
     },
     RolloutResumed {
         /// The revision that is rolled out now.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Role;
 use crate::demand::RequestedCapacity;
 use crate::evidence::Evidence;
+use crate::job::JobEnd;
 pub use crate::node::StateName;
 use crate::outlook::ShortageCause;
 use crate::policy::Hours;
@@ -18,7 +19,7 @@ pub use details::{
     Activity, Again, Launch, NotChosen, PolicyChange, Purpose, Replan, RequestDetails, Scale, ScaleIn, ScaleInChoice, TypeChoice,
 };
 
-use crate::{Actor, AdministratorName, Generation, InstanceId, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use crate::{Actor, AdministratorName, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, ServiceKey, Timestamp};
 
 /// One line of the cluster's durable log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,8 @@ pub enum EventKind {
     Refusal,
     /// A service changed its state.
     Service,
+    /// A job changed its state.
+    Job,
     /// Somebody asked for something.
     Request,
     /// A person should look.
@@ -92,6 +95,7 @@ impl EventKind {
             Self::Decision => "decision",
             Self::Refusal => "refusal",
             Self::Service => "service",
+            Self::Job => "job",
             Self::Request => "request",
             Self::Alarm => "alarm",
             Self::Head => "head",
@@ -230,8 +234,17 @@ pub enum What {
     Exec {
         program: String,
     },
-    Submit {
-        job: String,
+    JobSubmitted {
+        job: JobId,
+        name: JobName,
+    },
+    JobCancelRequested {
+        job: JobId,
+        name: JobName,
+    },
+    JobDeleted {
+        job: JobId,
+        name: JobName,
     },
     AccessGranted {
         name: AdministratorName,
@@ -346,6 +359,33 @@ pub enum What {
         /// As its agent said.
         detail: String,
     },
+
+    // Jobs.
+    JobStarted {
+        job: JobId,
+        name: JobName,
+        attempt: u32,
+    },
+    JobEnded {
+        job: JobId,
+        name: JobName,
+        /// 0 if it never began.
+        attempt: u32,
+        #[serde(flatten)]
+        end: JobEnd,
+    },
+    /// An attempt failed, and another follows.
+    JobRetried {
+        job: JobId,
+        name: JobName,
+        /// The one that failed.
+        attempt: u32,
+        /// So many there may be.
+        attempts: u32,
+        pause_s: u64,
+        #[serde(flatten)]
+        end: JobEnd,
+    },
 }
 
 impl What {
@@ -386,7 +426,9 @@ impl What {
             | Self::Scale(_)
             | Self::Revoke { .. }
             | Self::Exec { .. }
-            | Self::Submit { .. }
+            | Self::JobSubmitted { .. }
+            | Self::JobCancelRequested { .. }
+            | Self::JobDeleted { .. }
             | Self::AccessGranted { .. }
             | Self::AccessAccepted { .. }
             | Self::AccessRevoked { .. } => EventKind::Request,
@@ -411,6 +453,7 @@ impl What {
             | Self::ClockOff { .. }
             | Self::HeadProblem { .. } => EventKind::Alarm,
             Self::ServiceFailed { .. } | Self::ServiceChanged { .. } => EventKind::Service,
+            Self::JobStarted { .. } | Self::JobEnded { .. } | Self::JobRetried { .. } => EventKind::Job,
         }
     }
 

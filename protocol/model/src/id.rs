@@ -109,6 +109,18 @@ name!(/** One long-running process of a runtime on a node. */ ServiceName, "serv
 name!(/** A person with access to a cluster. */ AdministratorName, "administrator's name", b"._@+");
 name!(/** A kind of provider: where machines come from. */ ProviderKind, "provider", b"");
 name!(/** The provider's name for a machine, unique in the cluster for ever. */ InstanceId, "instance id", b"._");
+name!(/** A job of a cluster. */ JobName, "job name", b"._");
+
+/// The number of a job, from 1; unique in the cluster's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.to_string())
+    }
+}
 
 impl NodeId {
     /// The id of the cluster's head node.

@@ -17,6 +17,7 @@ pub mod evidence;
 pub mod goal;
 pub mod head;
 pub mod id;
+pub mod job;
 pub mod money;
 pub mod natural;
 pub mod node;
@@ -43,7 +44,7 @@ pub mod words;
 pub use actor::Actor;
 pub use head::{HeadSettings, ProviderDocument};
 pub use id::{
-    AdministratorName, ClusterName, Epoch, Generation, InstanceId, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey,
+    AdministratorName, ClusterName, Epoch, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey,
     ServiceName, WorkspaceName,
 };
 pub use money::MoneyPerHour;

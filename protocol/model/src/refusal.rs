@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::demand::Bundle;
+use crate::goal::Limits;
+use crate::job::JobRef;
 use crate::node::StateName;
 use crate::reason::Obstacle;
-use crate::{Generation, MoneyPerHour, NodeId, NodeTypeName};
+use crate::{Generation, JobId, JobName, MoneyPerHour, NodeId, NodeTypeName};
 
 /// What kind of refusal it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +105,39 @@ pub enum Refusal {
         known: Vec<String>,
     },
 
+    // Of jobs.
+    UnknownJob {
+        job: JobRef,
+        /// Some that there are, the newest first.
+        known: Vec<JobName>,
+    },
+    JobNameTaken {
+        name: JobName,
+        job: JobId,
+        /// As `jobs list` shows it.
+        state: String,
+    },
+    TooManyJobs {
+        max: u32,
+    },
+    /// It reserves more than the head's node has.
+    JobTooLarge {
+        needs: Limits,
+        has: Limits,
+    },
+    JobAlreadyEnded {
+        job: JobId,
+        name: JobName,
+        state: String,
+    },
+    /// Only a job that has ended is deleted.
+    JobNotEnded {
+        job: JobId,
+        name: JobName,
+        state: String,
+    },
+    JobWithoutSubmission,
+
     // Of an agent.
     NotAMember,
     OtherGeneration {
@@ -121,13 +156,16 @@ pub enum Refusal {
 impl Refusal {
     pub fn kind(&self) -> RefusalKind {
         match self {
-            Self::UnknownNode { .. } | Self::UnknownNodeType { .. } | Self::UnknownResource { .. } | Self::UnknownRequest { .. } => {
-                RefusalKind::Unknown
-            }
+            Self::UnknownNode { .. }
+            | Self::UnknownNodeType { .. }
+            | Self::UnknownResource { .. }
+            | Self::UnknownRequest { .. }
+            | Self::UnknownJob { .. } => RefusalKind::Unknown,
             Self::EndsBeforeStart
             | Self::InvalidRequestName { .. }
             | Self::NoMoreWorkers
             | Self::EmptyBundle
+            | Self::JobWithoutSubmission
             | Self::TooManyBundles { .. } => RefusalKind::Malformed,
             Self::HeadNode
             | Self::AlreadyInState { .. }
@@ -143,6 +181,11 @@ impl Refusal {
             | Self::TooManyForSpread { .. }
             | Self::NoTypeFits { .. }
             | Self::NoRoom { .. }
+            | Self::JobNameTaken { .. }
+            | Self::TooManyJobs { .. }
+            | Self::JobTooLarge { .. }
+            | Self::JobAlreadyEnded { .. }
+            | Self::JobNotEnded { .. }
             | Self::NotAMember
             | Self::OtherGeneration { .. }
             | Self::KeyAlreadyUsed

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::job::JobRules;
 use crate::policy::Policy;
 use crate::{MoneyPerHour, NodeTypeName, Resources, ServiceKey};
 
@@ -30,6 +31,8 @@ pub struct Spec {
     /// working when it has run well for so many milliseconds, and then others of the type take it.
     #[serde(default)]
     pub trials: BTreeMap<NodeTypeName, u64>,
+    #[serde(default)]
+    pub jobs: JobRules,
 }
 
 /// How nodes take a revision; see [`Spec::rolling`] and [`Spec::trials`].
@@ -58,6 +61,7 @@ impl Default for Spec {
             idle_after_ms: Self::default_idle_after(),
             rolling: false,
             trials: BTreeMap::new(),
+            jobs: JobRules::default(),
         }
     }
 }

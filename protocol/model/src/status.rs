@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
 use crate::conflict::RequestConflict;
+use crate::job::JobsSummary;
 use crate::reason::ServiceProblem;
 use crate::report::{ServiceFailure, ServiceReport};
 use crate::software::Fetch;
@@ -30,6 +31,9 @@ pub struct Status {
     pub lacks_only_room: bool,
     pub alarms: Vec<Alarm>,
     pub head: Head,
+    /// Jobs that have not ended.
+    #[serde(default)]
+    pub jobs: JobsSummary,
     pub nodes: Vec<Node>,
     pub runtimes: Vec<Runtime>,
 }

@@ -7,6 +7,7 @@ mod alarm;
 mod answer;
 mod conflict;
 mod event;
+mod job;
 mod outlook;
 mod reason;
 mod refusal;
@@ -24,6 +25,7 @@ use crate::alarm::Alarm;
 use crate::answer::Answer;
 use crate::conflict::{ConflictCause, RequestConflict};
 use crate::event::{Event, What};
+use crate::job::Job;
 use crate::outlook::{Blocked, PolicySays, RequestView, ShortageCause, Shortfall, Source, UnmetCause};
 use crate::reason::{Obstacle, Reason, ServiceProblem, Trouble};
 use crate::refusal::{NoRoom, Refusal};
@@ -49,6 +51,7 @@ pub(crate) fn beside<T: Serialize + ?Sized>(name: &str, value: &T) -> serde_json
             let view: RequestView = typed(value)?;
             Ok(vec![("description", Value::String(view.request.wants.to_string()))])
         }
+        Some("Job") => Ok(vec![("message", Value::String(typed::<Job, T>(value)?.message()))]),
         Some("Alarm") => message::<Alarm, T>(value),
         Some("Answer") => message::<Answer, T>(value),
         Some("RequestConflict") => message::<RequestConflict, T>(value),

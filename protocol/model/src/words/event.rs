@@ -194,7 +194,15 @@ impl fmt::Display for What {
             Self::Scale(scale) => write!(f, "scale: {scale}"),
             Self::Revoke { request } => write!(f, "revoke: {} was revoked ({})", request.wants, request.name),
             Self::Exec { program } => write!(f, "exec {program}"),
-            Self::Submit { job } => write!(f, "submit {job}"),
+            Self::JobSubmitted { job, name } => write!(f, "submit: job {job} ({name})"),
+            Self::JobCancelRequested { job, name } => write!(f, "jobs cancel: job {job} ({name})"),
+            Self::JobDeleted { job, name } => write!(f, "jobs delete: job {job} ({name})"),
+            Self::JobStarted { job, name, attempt: 1 } => write!(f, "job {job} ({name}) started"),
+            Self::JobStarted { job, name, attempt } => write!(f, "job {job} ({name}) started, attempt {attempt}"),
+            Self::JobEnded { job, name, end, .. } => write!(f, "job {job} ({name}) {end}"),
+            Self::JobRetried { job, name, attempt, attempts, pause_s, end } => {
+                write!(f, "job {job} ({name}) {end}; attempt {} of {attempts} follows in {pause_s} s", attempt + 1)
+            }
             Self::AccessGranted { name, role } => write!(f, "access granted to {name} as {role}"),
             Self::AccessAccepted { name, role, from } => write!(f, "{name} accepted access as {role}, from {from}"),
             Self::AccessRevoked { name, role } => write!(f, "access of {name} as {role} revoked"),

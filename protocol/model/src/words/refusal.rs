@@ -56,6 +56,20 @@ impl fmt::Display for Refusal {
                 write!(f, "there is no request {name}; there are no requests")
             }
             Self::UnknownRequest { name, known } => write!(f, "there is no request {name}; there is {}", list(known)),
+            Self::UnknownJob { job, known } if known.is_empty() => write!(f, "there is no job {job}; the cluster has no jobs"),
+            Self::UnknownJob { job, known } => write!(f, "there is no job {job}; there is {}", list(known)),
+            Self::JobNameTaken { name, job, state } => {
+                write!(f, "job {job} has the name {name} and is {state}; choose another name, or `cloudtik jobs delete` it")
+            }
+            Self::TooManyJobs { max } => write!(f, "{max} jobs wait already; cancel some"),
+            Self::JobTooLarge { needs, has } => {
+                write!(f, "the job reserves {needs}, and the head's node has {has}: no room will ever do")
+            }
+            Self::JobAlreadyEnded { job, name, state } => write!(f, "job {job} ({name}) has ended: {state}"),
+            Self::JobNotEnded { job, name, state } => {
+                write!(f, "job {job} ({name}) is {state}; only a job that has ended is deleted: `cloudtik jobs cancel` it first")
+            }
+            Self::JobWithoutSubmission => f.write_str("the job names no submission, or a malformed one"),
             Self::NotAMember => f.write_str("no such node in this cluster"),
             Self::OtherGeneration { node, generation, current } => {
                 write!(f, "generation {generation} of {node} is not the current one, {current}")

@@ -1,0 +1,479 @@
+//! Jobs: programs that run to their end for a user, each once for every attempt, with a record.
+//!
+//! A job runs on the head's node under a shim, in a directory of its own. What is to run comes to the agent as a document of its own
+//! ([`JobGoals`]) beside the node's goal; what became of it comes back as [`JobReport`]s.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::goal::{Limits, Stop};
+use crate::id::{JobId, JobName};
+use crate::wait::WaitingService;
+use crate::{Actor, Bytes, Epoch, Generation, NodeId, RuntimeName, ServiceKey, Timestamp};
+
+/// What somebody wants to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Unique among the jobs that are kept; made from the file's name and the job's number if it is left out.
+    #[serde(default)]
+    pub name: Option<JobName>,
+    /// Made by whoever submits, once for each submission: the same again is the same job. At most [`Self::MAX_SUBMISSION`] bytes.
+    pub submission: String,
+    #[serde(flatten)]
+    pub work: Work,
+    /// Of the job itself, behind its file or program.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Laid into the job's directory before it starts. A runtime's file is the first.
+    #[serde(default)]
+    pub files: Vec<JobFile>,
+    /// What its processes may use at most, and what of the node is reserved for it.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Milliseconds from the start of an attempt until it is ended.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Further attempts after one that fails.
+    #[serde(default)]
+    pub retries: u32,
+}
+
+impl JobSpec {
+    pub const MAX_SUBMISSION: usize = 64;
+    pub const MAX_RETRIES: u32 = 100;
+    /// Of the texts of a job together (arguments, environment, options), in bytes.
+    pub const MAX_TEXTS: usize = 1 << 20;
+}
+
+/// Who runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "kebab-case")]
+pub enum Work {
+    /// A runtime, as the `[submit]` of its folder says. The first of the job's files is what it runs.
+    Runtime {
+        /// Without one, the only runtime that takes jobs; always there once the job is stored.
+        #[serde(default)]
+        runtime: Option<RuntimeName>,
+        #[serde(default)]
+        options: Vec<JobOption>,
+    },
+    /// The node itself: a program with the job's arguments. Without a `/` in it, the program is looked for on the path.
+    Command { program: String },
+}
+
+impl Work {
+    pub fn runtime(&self) -> Option<&RuntimeName> {
+        match self {
+            Self::Runtime { runtime, .. } => runtime.as_ref(),
+            Self::Command { .. } => None,
+        }
+    }
+}
+
+/// An option for the runtime, such as `conf`, in the order in which they were given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOption {
+    pub name: String,
+    #[serde(flatten)]
+    pub value: JobOptionValue,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobOptionValue {
+    Text(String),
+    /// The name of one of the job's files.
+    File(String),
+}
+
+/// A file that a job brings along.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobFile {
+    /// A name without a `/`; other than that any text but `.` and `..`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the content, in hexadecimal; empty until the head has it.
+    #[serde(default)]
+    pub digest: String,
+}
+
+/// Where a job stands, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum JobState {
+    /// It waits for its turn, or for the pause before its next attempt to end.
+    Queued {
+        /// It does not start before.
+        #[serde(default)]
+        not_before: Option<Timestamp>,
+    },
+    /// Its agent is told to start it, and has not said yet what became of that.
+    Starting { since: Timestamp, generation: Generation },
+    Running { started: Timestamp, generation: Generation, pid: u32 },
+    /// For good.
+    Ended { at: Timestamp, end: JobEnd },
+}
+
+impl JobState {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Starting { .. } => "starting",
+            Self::Running { .. } => "running",
+            Self::Ended { end, .. } => end.name(),
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Ended { .. })
+    }
+}
+
+/// How a job, or one attempt of it, ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum JobEnd {
+    Succeeded,
+    /// It ended by itself with another status than 0.
+    Failed { exit_code: i32 },
+    /// A signal that nobody sent on the job's behalf ended it.
+    Killed {
+        signal: i32,
+        /// The kernel did, because a memory limit was reached.
+        #[serde(default)]
+        out_of_memory: bool,
+    },
+    /// It ran longer than it may.
+    TimedOut,
+    /// Somebody wanted it ended.
+    Cancelled,
+    /// It could not be started.
+    NotStarted { why: String },
+    /// What became of it is not known: it ended with its node, or with its shim.
+    Lost { why: Loss },
+}
+
+impl JobEnd {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } | Self::Killed { .. } | Self::NotStarted { .. } => "failed",
+            Self::TimedOut => "timed-out",
+            Self::Cancelled => "cancelled",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
+/// Why it is not known what became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The node that it ran on is gone; another one has its id.
+    Node,
+    /// The process that watched over it was killed.
+    Shim,
+    /// Its directory was removed.
+    Directory,
+}
+
+/// What a job that is queued waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum JobWait {
+    /// The head's node is not connected.
+    Node,
+    /// As many jobs run as may.
+    Parallel { running: u32, limit: u32 },
+    /// The service that runs it is not ready.
+    Service { service: ServiceKey, report: Option<WaitingService> },
+    /// What it reserves is not free on the node.
+    Room { needs: Limits, free: Limits },
+    /// The pause before its next attempt.
+    Pause { until: Timestamp },
+    /// The cluster is being taken down.
+    ClusterTakenDown,
+}
+
+/// One attempt that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// Unknown if it never ran.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+    pub ended: Timestamp,
+    #[serde(flatten)]
+    pub end: JobEnd,
+    /// Bytes of its output that could not be kept: beyond the limit, or the disk was full.
+    #[serde(default)]
+    pub lost_output: u64,
+}
+
+impl Attempt {
+    /// Of one job, the last so many are kept.
+    pub const KEPT: usize = 20;
+}
+
+/// That somebody wants a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancellation {
+    pub at: Timestamp,
+    pub by: Actor,
+}
+
+/// A job for people: `cloudtik jobs list -o json`, `jobs status -o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct Job {
+    pub id: JobId,
+    pub name: JobName,
+    /// `queued`, `starting`, `running`, `succeeded`, `failed`, `timed-out`, `cancelled` or `lost`.
+    pub state: String,
+    #[serde(default)]
+    pub runtime: Option<RuntimeName>,
+    /// The file or program, and its arguments.
+    pub command: Vec<String>,
+    pub submitted: Timestamp,
+    pub by: Actor,
+    /// The attempt that runs, or ran last; 0 if there was none.
+    pub attempt: u32,
+    /// So many there may be.
+    pub attempts: u32,
+    /// Of the present attempt, or the last.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+    #[serde(default)]
+    pub ended: Option<Timestamp>,
+    #[serde(default)]
+    pub end: Option<JobEnd>,
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// What it waits for, while it is queued.
+    #[serde(default)]
+    pub waits_for: Option<JobWait>,
+    #[serde(default)]
+    pub cancelled: Option<Cancellation>,
+    /// Attempts that are over, the last [`Attempt::KEPT`].
+    pub history: Vec<Attempt>,
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Job {
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+/// The jobs in `cloudtik status -o json`: those that have not ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsSummary {
+    pub queued: u32,
+    /// Starting and running ones, the first [`Self::NAMED`] of them.
+    pub running: Vec<RunningJob>,
+    /// So many more run, which are not named.
+    #[serde(default)]
+    pub running_left_out: u32,
+}
+
+impl JobsSummary {
+    pub const NAMED: usize = 20;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningJob {
+    pub id: JobId,
+    pub name: JobName,
+    #[serde(default)]
+    pub runtime: Option<RuntimeName>,
+    /// Unknown while it is starting.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+}
+
+/// What a job is named by on the command line: its number or its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobRef {
+    Id(JobId),
+    Name(JobName),
+}
+
+impl std::str::FromStr for JobRef {
+    type Err = crate::id::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse::<u64>() {
+            Ok(number) => Ok(Self::Id(JobId(number))),
+            Err(_) => text.parse().map(Self::Name),
+        }
+    }
+}
+
+/// What the head's node has to do with jobs. A document beside the node's goal: the latest counts, it is kept on the node's disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobGoals {
+    pub node: NodeId,
+    pub generation: Generation,
+    pub epoch: Epoch,
+    /// Grows with every document that the head makes for the node, across its leaderships.
+    pub version: u64,
+    /// Jobs that have not ended, as far as the head knows.
+    #[serde(default)]
+    pub jobs: Vec<JobGoal>,
+    /// Jobs that have ended and whose output is kept. What is in neither list is removed from the node.
+    #[serde(default)]
+    pub kept: Vec<JobId>,
+}
+
+/// One attempt of a job on its node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobGoal {
+    pub id: JobId,
+    /// From 1. A higher one begins when the one before has ended.
+    pub attempt: u32,
+    /// How to start it. It is started once: never if the node has begun it before, whatever became of that. Absent if it is known to
+    /// have begun, or is not to begin any more.
+    #[serde(default)]
+    pub start: Option<JobStart>,
+    /// It is to end: first by its signal, after its grace by SIGKILL; one that has not begun never does.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobStart {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// Fetched from the head by their digests and laid into the job's directory.
+    #[serde(default)]
+    pub files: Vec<JobFile>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub stop: Stop,
+    /// Of each of its two logs, in bytes: the last half of that at least is kept.
+    pub log_max_bytes: u64,
+}
+
+/// What the agent saw of the last attempt of a job. Reported again after every reconnect until the job is in no list of the head's as one
+/// that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    pub id: JobId,
+    pub attempt: u32,
+    #[serde(flatten)]
+    pub state: JobReportState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum JobReportState {
+    /// Its files are being fetched; it has not begun.
+    Preparing,
+    Running {
+        pid: u32,
+        started: Timestamp,
+    },
+    Ended {
+        started: Timestamp,
+        at: Timestamp,
+        end: JobEnd,
+        /// Bytes of its output that could not be kept.
+        #[serde(default)]
+        lost_output: u64,
+    },
+    /// It never began: it could not be started, was cancelled before, or is unknown here though it should have begun.
+    Unstarted { end: JobEnd },
+}
+
+/// What a job's two outputs are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobStream {
+    Stdout,
+    Stderr,
+}
+
+/// Where jobs are on their node, relative to the agent's directory.
+///
+/// ```text
+/// jobs.json                     the latest JobGoals
+/// jobs/ID/stdout  stderr        what all attempts printed, with older parts beside them
+/// jobs/ID/ATTEMPT/              the files of its shim
+/// jobs/ID/ATTEMPT/work/         where it runs, with its files; removed when it has ended
+/// ```
+pub mod layout {
+    use super::{JobId, JobStream};
+
+    pub const GOALS: &str = "jobs.json";
+    pub const JOBS: &str = "jobs";
+
+    pub fn job(id: JobId) -> String {
+        format!("{JOBS}/{id}")
+    }
+
+    pub fn log(id: JobId, stream: JobStream) -> String {
+        let name = match stream {
+            JobStream::Stdout => "stdout",
+            JobStream::Stderr => "stderr",
+        };
+        format!("{}/{name}", job(id))
+    }
+
+    pub fn attempt(id: JobId, attempt: u32) -> String {
+        format!("{}/{attempt}", job(id))
+    }
+
+    pub fn work(id: JobId, number: u32) -> String {
+        format!("{}/work", attempt(id, number))
+    }
+}
+
+/// How jobs of a cluster are treated: `[jobs]` of its description.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRules {
+    /// So many run at once.
+    pub parallel: u32,
+    /// So many that have ended are kept at most.
+    pub keep: u32,
+    /// Milliseconds that one that has ended is kept at most.
+    pub keep_for_ms: u64,
+    /// Of each output of a job, in bytes.
+    pub log_limit: Bytes,
+}
+
+impl JobRules {
+    /// More would be in each other's way on most machines: every job has its driver on the head's node.
+    pub const DEFAULT_PARALLEL: u32 = 8;
+    pub const DEFAULT_KEEP: u32 = 100;
+    /// A week.
+    pub const DEFAULT_KEEP_FOR_MS: u64 = 7 * 24 * 3_600_000;
+    /// What a job that prints without end may take of the disk, per output.
+    pub const DEFAULT_LOG_LIMIT: Bytes = Bytes(4 << 30);
+}
+
+impl Default for JobRules {
+    fn default() -> Self {
+        Self {
+            parallel: Self::DEFAULT_PARALLEL,
+            keep: Self::DEFAULT_KEEP,
+            keep_for_ms: Self::DEFAULT_KEEP_FOR_MS,
+            log_limit: Self::DEFAULT_LOG_LIMIT,
+        }
+    }
+}
+
+crate::worded::worded!(Job);
