@@ -143,7 +143,7 @@ fn coming_up(nodes: u64) {
                 log: Vec::new(),
             };
             let services = (0..3).map(report).collect();
-            inputs.push(Input::Reported { session: Session(session), node: node.clone(), complete: true, services });
+            inputs.push(Input::Reported { session: Session(session), node: node.clone(), complete: true, services, jobs: Vec::new() });
         }
         let timed = |input| {
             let begun = Instant::now();

@@ -59,7 +59,8 @@ impl Brain {
     pub fn cluster(&self) -> ClusterRecord {
         let Described { spec, stopping, held } = &*self.cluster;
         let rollout = self.placement.current_rollout().cloned();
-        let record = ClusterRecord { spec: spec.clone(), stopping: *stopping, held: held.clone(), rollout, ..ClusterRecord::default() };
+        let (spec, held, last_job) = (spec.clone(), held.clone(), self.jobs.last());
+        let record = ClusterRecord { spec, stopping: *stopping, held, rollout, last_job, ..ClusterRecord::default() };
         self.autoscaler.fill_in(record)
     }
 

@@ -14,6 +14,7 @@
 //! | `nodes` | the node table: life, health and recovery of every node |
 //! | `reconcile` | what the provider's list means: adoption, orphans, lost instances |
 //! | `placement` | what each node is to run, roll-outs, quorums |
+//! | `jobs` | which jobs run, and how each ended |
 //! | `autoscaler` | how many workers there are to be, and which to make or end |
 //! | `effects` | the sink: records, events, actions and answers of the step |
 //!
@@ -27,6 +28,7 @@ mod clock;
 mod cluster;
 mod effects;
 mod explain;
+mod jobs;
 mod messages;
 mod nodes;
 pub mod packing;
@@ -44,6 +46,7 @@ use clock::Clock;
 use cluster::Cluster;
 use effects::Effects;
 pub use explain::{NodeView, Overview, PagedNode, Snapshot};
+use jobs::Jobs;
 pub use messages::*;
 use nodes::{Node, Nodes};
 use placement::Placement;
@@ -131,6 +134,7 @@ pub struct Brain {
     nodes: Nodes,
     reconcile: Reconcile,
     placement: Placement,
+    jobs: Jobs,
     autoscaler: Autoscaler,
     effects: Effects,
 }
@@ -138,13 +142,14 @@ pub struct Brain {
 impl Brain {
     /// A brain from what the store holds.
     pub fn restore(config: Config, epoch: Epoch, memory: Memory, now: Moment) -> Self {
-        let Memory { cluster, requests, outlook, nodes, plan } = memory;
+        let Memory { cluster, requests, outlook, nodes, plan, jobs } = memory;
         let clock = Clock::new(now, config.pulse);
         let launched = nodes.iter().map(|node| node.number).max().unwrap_or(0);
         let mut brain = Self {
             nodes: Nodes::restore(nodes, clock.now()),
             reconcile: Reconcile::default(),
             placement: Placement::restore(cluster.rollout.clone()),
+            jobs: Jobs::restore(jobs, cluster.last_job, clock.now(), clock.wall()),
             autoscaler: Autoscaler::restore(&cluster, requests, outlook, plan, launched),
             cluster: Cluster::new(cluster.spec, cluster.stopping, cluster.held),
             effects: Effects::default(),
@@ -167,6 +172,10 @@ impl Brain {
         let touched = self.take(input);
         if let Some(node) = touched {
             self.look_at(&node);
+            if node.is_head() {
+                // Its link and its services say which jobs may run.
+                self.jobs.note_changed();
+            }
         }
         if self.autoscaler.take_limits_changed() {
             // What is due now may not be allowed any more.
@@ -174,9 +183,10 @@ impl Brain {
         }
         self.run_timers();
         self.go_on_rolling();
+        self.go_on_with_jobs();
         self.decide();
         self.answer_granted();
-        let due = [self.listing_due(), self.scaling_due()].into_iter().flatten().min();
+        let due = [self.listing_due(), self.scaling_due(), self.jobs.next_wake()].into_iter().flatten().min();
         self.clock.plan_wake(self.nodes.next_timer(), due);
         self.look_at_list();
         self.store_plan();
@@ -204,6 +214,7 @@ impl Brain {
             Input::Tick => None,
             Input::Specified { spec, actor } => {
                 self.take_spec(spec, &actor);
+                self.jobs.note_changed();
                 None
             }
             Input::Scale { request, asked } => {
@@ -242,6 +253,22 @@ impl Brain {
                 self.take_shutdown(request);
                 None
             }
+            Input::SubmitJob { request, spec, needs } => {
+                self.take_job(request, *spec, needs);
+                None
+            }
+            Input::CancelJob { request, job } => {
+                self.take_job_cancellation(request, &job);
+                None
+            }
+            Input::DeleteJob { request, job } => {
+                self.take_job_deletion(request, &job);
+                None
+            }
+            Input::JobNotPlanned { id, attempt, error } => {
+                self.take_job_not_planned(id, attempt, error);
+                None
+            }
             Input::JoinAsked { request, node, generation, key, token, address } => {
                 self.take_join(request, node, generation, key, token, address)
             }
@@ -251,7 +278,10 @@ impl Brain {
                 self.take_heartbeats(received);
                 None
             }
-            Input::Reported { session, node, complete, services } => self.take_report(session, node, complete, services),
+            Input::Reported { session, node, complete, services, jobs } => {
+                self.take_job_reports(session, &node, jobs);
+                self.take_report(session, node, complete, services)
+            }
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
             Input::SoftwareFailed { node, version, software, error, tries } => {
                 self.take_software_failure(node, version, software, error, tries)

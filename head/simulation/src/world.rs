@@ -10,12 +10,12 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cloudtik_brain::{Brain, ClusterRecord, Input, Planned, Session};
+use cloudtik_brain::{Brain, ClusterRecord, Input, JobRecord, Planned, Session};
 use cloudtik_model::demand::{RequestedCapacity, ResourceRequest};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::spec::Spec;
-use cloudtik_model::{Epoch, Generation, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
+use cloudtik_model::{Epoch, Generation, InstanceId, JobId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use self::accounts::Accounts;
 use self::script::Script;
@@ -105,6 +105,7 @@ struct Stored {
     plan: BTreeMap<NodeId, Vec<Planned>>,
     outlook: Outlook,
     nodes: BTreeMap<NodeId, NodeRecord>,
+    jobs: BTreeMap<JobId, JobRecord>,
     /// Every description that was accepted, in order.
     specs: Vec<Spec>,
     told: EventIndex,

@@ -112,10 +112,20 @@ pub enum JobState {
         not_before: Option<Timestamp>,
     },
     /// Its agent is told to start it, and has not said yet what became of that.
-    Starting { since: Timestamp, generation: Generation },
-    Running { started: Timestamp, generation: Generation, pid: u32 },
+    Starting {
+        since: Timestamp,
+        generation: Generation,
+    },
+    Running {
+        started: Timestamp,
+        generation: Generation,
+        pid: u32,
+    },
     /// For good.
-    Ended { at: Timestamp, end: JobEnd },
+    Ended {
+        at: Timestamp,
+        end: JobEnd,
+    },
 }
 
 impl JobState {
@@ -139,7 +149,9 @@ impl JobState {
 pub enum JobEnd {
     Succeeded,
     /// It ended by itself with another status than 0.
-    Failed { exit_code: i32 },
+    Failed {
+        exit_code: i32,
+    },
     /// A signal that nobody sent on the job's behalf ended it.
     Killed {
         signal: i32,
@@ -152,9 +164,13 @@ pub enum JobEnd {
     /// Somebody wanted it ended.
     Cancelled,
     /// It could not be started.
-    NotStarted { why: String },
+    NotStarted {
+        why: String,
+    },
     /// What became of it is not known: it ended with its node, or with its shim.
-    Lost { why: Loss },
+    Lost {
+        why: Loss,
+    },
 }
 
 impl JobEnd {
@@ -193,6 +209,8 @@ pub enum JobWait {
     Service { service: ServiceKey, report: Option<WaitingService> },
     /// What it reserves is not free on the node.
     Room { needs: Limits, free: Limits },
+    /// A job before it reserves what is not free yet, and what is free is kept for that one.
+    Turn { after: JobId },
     /// The pause before its next attempt.
     Pause { until: Timestamp },
     /// The cluster is being taken down.
@@ -396,7 +414,9 @@ pub enum JobReportState {
         lost_output: u64,
     },
     /// It never began: it could not be started, was cancelled before, or is unknown here though it should have begun.
-    Unstarted { end: JobEnd },
+    Unstarted {
+        end: JobEnd,
+    },
 }
 
 /// What a job's two outputs are called.

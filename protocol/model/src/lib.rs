@@ -44,8 +44,8 @@ pub mod words;
 pub use actor::Actor;
 pub use head::{HeadSettings, ProviderDocument};
 pub use id::{
-    AdministratorName, ClusterName, Epoch, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, ProviderKind, RuntimeName, ServiceKey,
-    ServiceName, WorkspaceName,
+    AdministratorName, ClusterName, Epoch, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, ProviderKind, RuntimeName,
+    ServiceKey, ServiceName, WorkspaceName,
 };
 pub use money::MoneyPerHour;
 pub use resources::{Bytes, Resources};

@@ -307,7 +307,7 @@ fn a_drain_wakes_nobody_each_millisecond() {
                 };
                 world.brain.handle(
                     world.moment(),
-                    Input::Reported { session: *session, node: node.clone(), complete: true, services: vec![report] },
+                    Input::Reported { session: *session, node: node.clone(), complete: true, services: vec![report], jobs: Vec::new() },
                 );
             }
         } else {

@@ -33,7 +33,7 @@ fn report(world: &mut World, state: ServiceState, restarts: u32, failure: Option
         log,
     };
     let session = world.links[&id("w1")];
-    world.tell(Input::Reported { session, node: id("w1"), complete: true, services: vec![report] });
+    world.tell(Input::Reported { session, node: id("w1"), complete: true, services: vec![report], jobs: Vec::new() });
 }
 
 fn is(state: ServiceState) -> What {
@@ -101,7 +101,7 @@ fn what_a_head_that_starts_hears_of_an_old_failure_is_no_news() {
     world.events.clear();
     let session = world.links[&id("w1")];
     old.key = "run/other".parse().expect("a key");
-    world.tell(Input::Reported { session, node: id("w1"), complete: false, services: vec![old] });
+    world.tell(Input::Reported { session, node: id("w1"), complete: false, services: vec![old], jobs: Vec::new() });
     assert!(services(&world).iter().all(|e| !matches!(e.what, What::ServiceFailed { .. })), "{:#?}", services(&world));
 }
 

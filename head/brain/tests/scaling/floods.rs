@@ -26,7 +26,7 @@ fn report(world: &mut World, node: &str, key: &ServiceKey, state: ServiceState) 
         log: Vec::new(),
     };
     let session = world.links[&id(node)];
-    world.tell(Input::Reported { session, node: id(node), complete: false, services: vec![report] });
+    world.tell(Input::Reported { session, node: id(node), complete: false, services: vec![report], jobs: Vec::new() });
 }
 
 fn of_service<'a>(world: &'a World, key: &ServiceKey) -> Vec<&'a Event> {
@@ -102,7 +102,7 @@ fn services_that_a_node_is_not_to_run_are_kept_up_to_a_number_and_that_is_said()
     assert_eq!(of_service(&world, &key()).len(), 1);
     // A complete report takes what is gone away, and makes room.
     let session = world.links[&id("w1")];
-    world.tell(Input::Reported { session, node: id("w1"), complete: true, services: Vec::new() });
+    world.tell(Input::Reported { session, node: id("w1"), complete: true, services: Vec::new(), jobs: Vec::new() });
     assert_eq!(kept(&world), 0);
 }
 

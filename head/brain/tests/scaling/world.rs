@@ -165,7 +165,8 @@ impl World {
     pub fn restart(&mut self) {
         let nodes = self.nodes.values().cloned().collect();
         let requests = self.requests.values().cloned().collect();
-        let memory = Memory { cluster: self.cluster.clone(), requests, outlook: self.outlook.clone(), nodes, plan: self.plan.clone() };
+        let (cluster, outlook, plan) = (self.cluster.clone(), self.outlook.clone(), self.plan.clone());
+        let memory = Memory { cluster, requests, outlook, nodes, plan, ..Memory::default() };
         self.booted = self.now;
         self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
@@ -187,7 +188,7 @@ impl World {
                 Record::Plan { node, holds } => drop(self.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
-                Record::Grant(_) | Record::GrantGone { .. } => {}
+                Record::Grant(_) | Record::GrantGone { .. } | Record::Job(_) | Record::JobGone { .. } => {}
             }
         }
         for action in step.actions {
@@ -319,7 +320,7 @@ impl World {
             }),
             log: Vec::new(),
         };
-        self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report] });
+        self.tell(Input::Reported { session, node: node.clone(), complete: true, services: vec![report], jobs: Vec::new() });
     }
 
     /// Time passes; every linked agent is heard, and says how busy it is.

@@ -19,6 +19,7 @@ impl World {
             outlook: self.stored.outlook.clone(),
             nodes: self.stored.nodes.values().cloned().collect(),
             plan: self.stored.plan.clone(),
+            jobs: self.stored.jobs.values().cloned().collect(),
         };
         self.brain = Some(Brain::restore(config, self.epoch, memory, self.moment()));
         self.paused_until = self.now;
@@ -88,6 +89,8 @@ impl World {
                 Record::Plan { node, holds } if holds.is_empty() => drop(self.stored.plan.remove(&node)),
                 Record::Plan { node, holds } => drop(self.stored.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
+                Record::Job(job) => drop(self.stored.jobs.insert(job.id, *job)),
+                Record::JobGone { id } => drop(self.stored.jobs.remove(&id)),
                 // Access is decided about beside the brain.
                 Record::Grant(_) | Record::GrantGone { .. } => {}
                 Record::Event(event) => {
@@ -172,6 +175,8 @@ impl World {
             Action::Reboot { node, generation, instance } => self.after(call, SimEvent::Reboot { epoch, node, generation, instance }),
             Action::ListInstances { number } => self.after(delay, SimEvent::List { epoch, number }),
             Action::DialBack { node, generation, .. } => self.after(delay, SimEvent::Dial { epoch, node, generation }),
+            // No world has jobs.
+            Action::SendJobs { .. } => {}
             Action::SendGoal { node, order } => self.after(delay, SimEvent::Goal { epoch, node, order }),
             Action::CloseLink { session, .. } => {
                 if let Some(id) = self.links.get(&session).cloned() {

@@ -77,7 +77,7 @@ impl World {
         }
         self.links.insert(session, id.clone());
         self.hear(3, epoch, Input::LinkOpened { session, node: node.clone(), generation, facts });
-        self.hear(4, epoch, Input::Reported { session, node, complete: true, services });
+        self.hear(4, epoch, Input::Reported { session, node, complete: true, services, jobs: Vec::new() });
         self.after(self.setup.config.heartbeat, SimEvent::Beat(id.clone(), session));
     }
 
@@ -188,7 +188,7 @@ impl World {
         let (id, services) = (agent.instance.clone(), agent.reports(now));
         let processes: Vec<(ServiceKey, u32)> = starting.into_iter().map(|k| (k.clone(), agent.services[&k].process)).collect();
         self.hear(2, epoch, Input::GoalAcknowledged { session, node: node.clone(), version, refusal: None });
-        self.hear(3, epoch, Input::Reported { session, node: node.clone(), complete: false, services });
+        self.hear(3, epoch, Input::Reported { session, node: node.clone(), complete: false, services, jobs: Vec::new() });
         for (service, process) in processes {
             let delay = self.random.within(self.setup.pace.service);
             self.after(delay, SimEvent::ServiceReady(id.clone(), service, process));
@@ -249,7 +249,7 @@ impl World {
         // Without a link the next complete report tells it.
         if let Some(session) = link.filter(|_| agent.is_well(now)) {
             let services = self.agents[id].reports(now);
-            self.hear(3, epoch, Input::Reported { session, node, complete: false, services });
+            self.hear(3, epoch, Input::Reported { session, node, complete: false, services, jobs: Vec::new() });
         } else if link.is_some() && !is_bad {
             // The report waits in the agent until it is well, then goes out.
             let (key, process) = (key.clone(), process);

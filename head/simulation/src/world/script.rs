@@ -505,6 +505,6 @@ impl World {
         let Some(agent) = self.agents.get(id) else { return };
         let Some(session) = agent.link else { return };
         let (node, services) = (agent.node.clone(), agent.reports(self.now));
-        self.hear(3, self.epoch, Input::Reported { session, node, complete: false, services });
+        self.hear(3, self.epoch, Input::Reported { session, node, complete: false, services, jobs: Vec::new() });
     }
 }

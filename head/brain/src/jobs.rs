@@ -1,0 +1,166 @@
+//! Jobs: which may run, what their node has to do with them, and how each ended.
+//!
+//! Owns every job's record. A job is queued, starting, running and ended; it never goes back, but for a further attempt, which is
+//! queued again. What the agent has to do is a document that follows from the records alone ([`crate::JobsOrder`]): it is sent
+//! whenever it differs from what was sent over the present link. What the agent reports moves a record only if it is of the present
+//! attempt and of the node's present generation, so that a report that comes again changes nothing.
+//!
+//! | from | to | when |
+//! |---|---|---|
+//! | - | queued | somebody submits it |
+//! | queued | starting | its turn has come: see `queue` |
+//! | starting | running | the agent says so |
+//! | starting, running | ended | the agent says so, or the node of that generation is gone |
+//! | starting, running | queued | the same, the attempt failed, and another is left |
+//! | queued | ended | somebody cancels it |
+//!
+//! | module | decides |
+//! |---|---|
+//! | `submission` | which jobs are taken, and what they are called |
+//! | `queue` | which job starts next, and what the others wait for |
+//! | `orders` | what the head's node is told |
+//! | `ends` | what becomes of an attempt that is over |
+//! | `requests` | who is cancelled and deleted |
+//! | `retention` | how long jobs that have ended are kept |
+//! | `view` | nothing: jobs for people |
+
+mod ends;
+mod orders;
+mod queue;
+mod requests;
+mod retention;
+mod submission;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloudtik_model::job::{JobRef, JobState};
+use cloudtik_model::{JobId, JobName, NodeId, Timestamp};
+
+use self::ends::LONGEST_PAUSE;
+use self::orders::Sent;
+use crate::{Brain, JobRecord, Node, Record};
+
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    records: BTreeMap<JobId, JobRecord>,
+    by_name: BTreeMap<JobName, JobId>,
+    by_submission: BTreeMap<String, JobId>,
+    /// Those that wait, in the order of their turns.
+    queued: BTreeSet<JobId>,
+    /// Those that are starting or running.
+    active: BTreeSet<JobId>,
+    /// Those that have ended, in the order of their ends.
+    ended: BTreeSet<(Timestamp, JobId)>,
+    /// The last number that was given.
+    last: JobId,
+    /// When the pause before a job's next attempt ends, on the brain's clock.
+    pauses: BTreeMap<JobId, u64>,
+    /// When a job that has ended may be forgotten for its age, on the caller's monotonic clock.
+    expiries: BTreeMap<JobId, u64>,
+    /// Attempts of which it is not known how to start them, and why.
+    unplanned: BTreeMap<JobId, (u32, String)>,
+    /// What was last sent to the head's node.
+    sent: Option<Sent>,
+    next_version: u64,
+    /// Something changed that may let a job start or that its node has to know.
+    changed: bool,
+    /// When to look again, on the brain's clock.
+    wake: Option<u64>,
+}
+
+impl Jobs {
+    /// From what is stored; `now` is of the brain's clock.
+    pub(crate) fn restore(records: Vec<JobRecord>, last: JobId, now: u64, wall: Timestamp) -> Self {
+        let mut jobs = Self { last, changed: true, ..Self::default() };
+        for record in records {
+            jobs.last = jobs.last.max(record.id);
+            if let JobState::Queued { not_before: Some(at) } = record.state {
+                // No pause becomes longer because a clock was set.
+                jobs.pauses.insert(record.id, now + at.0.saturating_sub(wall.0).min(LONGEST_PAUSE));
+            }
+            jobs.put(record);
+        }
+        jobs
+    }
+
+    pub(crate) fn last(&self) -> JobId {
+        self.last
+    }
+
+    /// When to look again, on the brain's clock.
+    pub(crate) fn next_wake(&self) -> Option<u64> {
+        self.wake
+    }
+
+    /// A job may start now that could not before, or its node is to be told something.
+    pub(crate) fn note_changed(&mut self) {
+        self.changed = true;
+    }
+
+    fn put(&mut self, record: JobRecord) {
+        self.remove(record.id);
+        let id = record.id;
+        self.by_name.insert(record.name.clone(), id);
+        self.by_submission.insert(record.spec.submission.clone(), id);
+        match record.state {
+            JobState::Queued { .. } => _ = self.queued.insert(id),
+            JobState::Starting { .. } | JobState::Running { .. } => _ = self.active.insert(id),
+            JobState::Ended { at, .. } => _ = self.ended.insert((at, id)),
+        }
+        self.records.insert(id, record);
+        self.changed = true;
+    }
+
+    fn remove(&mut self, id: JobId) -> Option<JobRecord> {
+        let record = self.records.remove(&id)?;
+        self.by_name.remove(&record.name);
+        self.by_submission.remove(&record.spec.submission);
+        self.queued.remove(&id);
+        self.active.remove(&id);
+        if let JobState::Ended { at, .. } = record.state {
+            self.ended.remove(&(at, id));
+        }
+        self.changed = true;
+        Some(record)
+    }
+
+    fn find(&self, job: &JobRef) -> Option<&JobRecord> {
+        let id = match job {
+            JobRef::Id(id) => id,
+            JobRef::Name(name) => self.by_name.get(name)?,
+        };
+        self.records.get(id)
+    }
+
+    /// So many have not ended.
+    fn unfinished(&self) -> usize {
+        self.queued.len() + self.active.len()
+    }
+}
+
+impl Brain {
+    /// Starts what may start, forgets what is not kept any longer, and tells the head's node what changed.
+    pub(crate) fn go_on_with_jobs(&mut self) {
+        let is_due = self.jobs.wake.is_some_and(|at| at <= self.clock.now());
+        if !std::mem::take(&mut self.jobs.changed) && !is_due {
+            return;
+        }
+        self.lose_jobs();
+        self.start_jobs();
+        self.forget_jobs();
+        self.send_jobs();
+        self.jobs.changed = false;
+        self.jobs.wake = [self.next_pause_end(), self.next_expiry()].into_iter().flatten().min();
+    }
+
+    /// The node that jobs run on.
+    fn job_node(&self) -> Option<&Node> {
+        self.nodes.get(&NodeId::head())
+    }
+
+    fn store_job(&mut self, record: JobRecord) {
+        self.effects.record(Record::Job(Box::new(record.clone())));
+        self.jobs.put(record);
+    }
+}

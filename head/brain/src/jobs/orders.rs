@@ -1,0 +1,71 @@
+//! What the head's node is told about jobs.
+
+use cloudtik_model::job::JobState;
+use cloudtik_model::{JobId, NodeId};
+
+use crate::{Action, Brain, JobOrder, JobRecord, JobsOrder, Session};
+
+/// What was sent, as far as it can change: what a job runs cannot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    session: Session,
+    jobs: Vec<(JobId, u32, Told)>,
+    kept: Vec<JobId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Start,
+    Go,
+    Cancel,
+}
+
+impl Brain {
+    /// Tells the head's node what it has to do with jobs, if that is not what it was told over this link.
+    pub(super) fn send_jobs(&mut self) {
+        let node = NodeId::head();
+        let Some(session) = self.job_node().and_then(|node| node.link) else {
+            self.jobs.sent = None;
+            return;
+        };
+        let active = || self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
+        let jobs: Vec<(JobId, u32, Told)> = active().map(|job| (job.id, job.attempt, self.told(job))).collect();
+        let mut kept: Vec<JobId> = self.jobs.ended.iter().map(|(_, id)| *id).collect();
+        // The output of earlier attempts, and what is queued again.
+        let earlier = self.jobs.queued.iter().filter(|id| self.jobs.records.get(id).is_some_and(|job| job.attempt > 0));
+        kept.extend(earlier);
+        kept.sort_unstable();
+        let sent = Sent { session, jobs, kept };
+        if self.jobs.sent.as_ref() == Some(&sent) {
+            return;
+        }
+        let orders = active().map(|job| {
+            let told = self.told(job);
+            JobOrder {
+                id: job.id,
+                name: job.name.clone(),
+                attempt: job.attempt,
+                start: (told == Told::Start).then(|| Box::new(job.spec.clone())),
+                cancel: told == Told::Cancel,
+            }
+        });
+        let (jobs, kept) = (orders.collect(), sent.kept.clone());
+        self.jobs.next_version += 1;
+        // Higher than any version of an earlier head, whose epoch was lower.
+        let version = (self.epoch.0 << 32) | self.jobs.next_version;
+        self.jobs.sent = Some(sent);
+        self.act(Action::SendJobs { node, order: JobsOrder { session, version, jobs, kept } });
+    }
+
+    fn told(&self, job: &JobRecord) -> Told {
+        if job.cancelled.is_some() {
+            return Told::Cancel;
+        }
+        // Where it is not known how to start it, its agent says whether it has begun all the same, under an earlier description.
+        let is_unplanned = self.jobs.unplanned.get(&job.id).is_some_and(|(attempt, _)| *attempt == job.attempt);
+        match job.state {
+            JobState::Starting { .. } if !is_unplanned => Told::Start,
+            _ => Told::Go,
+        }
+    }
+}
