@@ -3,7 +3,7 @@
 //! Nodes that share a machine share the directory; a lock per artifact lets one fetch while the others wait.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::io::{self, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,31 +11,23 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cloudtik_model::goal::Artifact;
 use cloudtik_protocol::files::{create_private_directory, remove_tree};
-use cloudtik_protocol::wire;
-use cloudtik_protocol::wire::artifacts_client::ArtifactsClient;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
-use crate::dialer::Dialer;
+use crate::fetch::{self, Source, Wanted};
 
-/// Nothing of an artifact for this long: the fetch is given up, to be resumed.
-const STALL: Duration = Duration::from_secs(30);
 /// Between two attempts at an artifact's lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-/// How long to wait for a link to fetch over.
-const LINK_WAIT: Duration = Duration::from_secs(60);
 
 /// A cheap handle on the node's artifacts.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     directory: PathBuf,
-    dialer: Dialer,
-    linked: watch::Receiver<bool>,
+    source: Source,
 }
 
 impl Artifacts {
-    pub fn new(directory: &Path, dialer: Dialer, linked: watch::Receiver<bool>) -> Self {
-        Self { directory: directory.to_owned(), dialer, linked }
+    pub fn new(directory: &Path, source: Source) -> Self {
+        Self { directory: directory.to_owned(), source }
     }
 
     /// Sees to it that the artifact is unpacked in the directory of its digest; says how far it is.
@@ -62,44 +54,11 @@ impl Artifacts {
             return Ok(());
         }
         let part = self.directory.join(format!(".{}.part", artifact.digest));
-        self.fetch(artifact, &part, &progress).await?;
+        let wanted = Wanted { name: &artifact.name, digest: &artifact.digest, size: artifact.size };
+        self.source.fetch(wanted, &part, &progress).await?;
         progress.send_replace("verifying and unpacking".to_owned());
         let (digest, temporary) = (artifact.digest.clone(), self.directory.join(format!(".{}.unpacking", artifact.digest)));
         tokio::task::spawn_blocking(move || install(&part, &digest, &temporary, &target)).await?
-    }
-
-    async fn fetch(&self, artifact: &Artifact, part: &Path, progress: &watch::Sender<String>) -> anyhow::Result<()> {
-        let mut file =
-            tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(part).await.context("opening the partial file")?;
-        let mut have = file.metadata().await?.len();
-        if have > artifact.size {
-            file.set_len(0).await?;
-            have = 0;
-        }
-        if have == artifact.size {
-            return Ok(());
-        }
-        progress.send_replace("waiting for the connection to the head".to_owned());
-        tokio::time::timeout(LINK_WAIT, self.linked.clone().wait_for(|linked| *linked)).await.context("not connected to the head")??;
-        let mut client = ArtifactsClient::new(self.dialer.dial().await?);
-        if have > 0 {
-            tracing::info!(artifact = artifact.name, "going on from {have} of {} bytes", artifact.size);
-        }
-        let request = wire::FetchRequest { digest: artifact.digest.clone(), offset: have };
-        let mut chunks = client.fetch(request).await.context("asking the head for it")?.into_inner();
-        while let Some(chunk) = tokio::time::timeout(STALL, chunks.message()).await.context("the head sent no data")?? {
-            have += chunk.data.len() as u64;
-            if have > artifact.size {
-                bail!("the head sends more than {} bytes", artifact.size);
-            }
-            file.write_all(&chunk.data).await.context("writing it")?;
-            progress.send_replace(format!("{} %", have * 100 / artifact.size.max(1)));
-        }
-        file.sync_all().await.context("writing it")?;
-        if have < artifact.size {
-            bail!("the head's answer was interrupted at {have} of {} bytes", artifact.size);
-        }
-        Ok(())
     }
 }
 
@@ -108,20 +67,7 @@ async fn is_there(path: &Path) -> bool {
 }
 
 fn install(part: &Path, digest: &str, temporary: &Path, target: &Path) -> anyhow::Result<()> {
-    let mut file = File::open(part)?;
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        context.update(&buffer[..n]);
-    }
-    if cloudtik_protocol::pki::hex(context.finish().as_ref()) != digest {
-        fs::remove_file(part)?;
-        bail!("the SHA-256 of what was received differs; it will be fetched again");
-    }
+    let mut file = fetch::verify(part, digest)?;
     remove_tree(temporary).context("making room")?;
     create_private_directory(temporary)?;
     file.rewind()?;

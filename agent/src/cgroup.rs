@@ -14,9 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cloudtik_model::goal::Limits;
+use cloudtik_protocol::pki::sha256_hex;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+
+use crate::home::Home;
 
 /// The file that lists a group's processes, and takes new ones.
 const PROCESSES: &str = "cgroup.procs";
@@ -53,7 +56,7 @@ pub enum MemoryLimit {
 }
 
 /// Makes the groups of a service with its limits set, afresh. Without limits of its own and of the node there are none.
-pub fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
+fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
     let has_limits = limits.any();
     let found = Hierarchy::find(&fs::read_to_string("/proc/self/mountinfo")?, &fs::read_to_string("/proc/self/cgroup")?);
     let hierarchy = match found {
@@ -100,6 +103,25 @@ pub fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
             Ok(groups)
         }
     }
+}
+
+/// The control groups that hold a process of this node to its limits. Without the right to make them it runs without.
+pub async fn limit(home: &Home, process: String, limits: Limits) -> Groups {
+    // Short, and different for every node of a machine.
+    let node = &sha256_hex(home.path().as_os_str().as_encoded_bytes())[..12];
+    let (name, list) = (format!("cloudtik-{node}-{process}"), home.groups());
+    let making = tokio::task::spawn_blocking(move || {
+        let groups = match make(&name, &limits) {
+            // Only to tell whom the kernel killed.
+            Err(_) if !limits.any() => Groups::default(),
+            made => made?,
+        };
+        groups.record(&list).map(|()| groups)
+    });
+    making.await.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+        tracing::warn!("the limits of {process} are not enforced: {error}");
+        Groups::default()
+    })
 }
 
 impl Groups {

@@ -2,11 +2,10 @@
 //!
 //! Where a program ends, what it started ends too, unless it left the program's session and holds none of its output.
 
-pub mod brought;
 mod family;
 mod interpreter;
 mod log;
-mod program;
+pub mod program;
 
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -29,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Streaming;
 
-use self::brought::Brought;
 use self::program::Program;
 use crate::dialer::Dialer;
 use crate::home::Home;
@@ -65,18 +63,13 @@ pub async fn serve(home: &Home, dialer: &Dialer, tasks: &TaskTracker, id: String
     let execute = Arc::new(execute);
     // On a thread that may block: the node's directory, the PATH and the program may be on a file system that hangs.
     let (own, asked, tracker) = (home.clone(), execute.clone(), tasks.clone());
-    let starting = tokio::task::spawn_blocking(move || {
-        let brought = Brought::record(&own, &id, &asked)?;
-        anyhow::Ok((brought, Program::start(own.path(), &asked, &tracker)))
-    });
-    let (brought, started) = starting.await??;
-    let mut program = match started {
+    let starting = tokio::task::spawn_blocking(move || Program::start(own.path(), &asked, &tracker));
+    let mut program = match starting.await? {
         Ok(program) => program,
         Err(error) => {
             let exit = wire::Exit { code: error.exit_code(), error: chain(&error) };
             outgoing.send(frame(Frame::Exit(exit))).await?;
             drop(outgoing);
-            tokio::task::spawn_blocking(|| brought.remove()).await?;
             until_closed(&mut incoming).await;
             return Ok(());
         }
@@ -137,7 +130,6 @@ pub async fn serve(home: &Home, dialer: &Dialer, tasks: &TaskTracker, id: String
     ended.cancel();
     while copies.join_next().await.is_some() {}
     drop(input);
-    tokio::task::spawn_blocking(|| brought.remove()).await?;
     let _ = outgoing.send(frame(Frame::Exit(wire::Exit { code: exit_code(status), error: String::new() }))).await;
     drop(outgoing);
     until_closed(&mut incoming).await;

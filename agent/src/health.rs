@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cloudtik_model::job::JobReportState;
 use cloudtik_protocol::clock::ClusterClock;
 use cloudtik_protocol::logging::LogRateLimiter;
 use cloudtik_protocol::pki::Peer;
@@ -145,7 +146,12 @@ impl Health {
         let (own, meter) = (self.clone(), self.0.meter.clone());
         // What people run on the node is below the agent itself.
         let agent = std::process::id() as i32;
-        let roots: Vec<i32> = reports.latest().into_values().filter_map(|r| r.pid).map(|pid| pid as i32).chain([agent]).collect();
+        let services = reports.latest().into_values().filter_map(|r| r.pid);
+        let jobs = reports.latest_jobs().into_values().filter_map(|job| match job.state {
+            JobReportState::Running { pid, .. } => Some(pid),
+            _ => None,
+        });
+        let roots: Vec<i32> = services.chain(jobs).map(|pid| pid as i32).chain([agent]).collect();
         tokio::task::spawn_blocking(move || {
             let load = meter.lock().expect("nothing panics while holding the lock").measure(roots.into_iter());
             let mut latest = own.latest();
@@ -195,6 +201,7 @@ impl Health {
                     linked: self.0.linked.load(Ordering::Relaxed),
                     refused: self.0.refused.load(Ordering::Relaxed),
                     clock_offset: self.0.clock.offset() as f64 / 1e3,
+                    jobs: reports.latest_jobs().values().filter(|job| matches!(job.state, JobReportState::Running { .. })).count(),
                 };
                 // On a thread of its own, and one at a time: looking at disks may take long, and heartbeats must not wait.
                 let Ok(looking) = tokio::time::timeout(LOOK_TIMEOUT, self.0.looking.clone().lock_owned()).await else {

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cloudtik_model::ServiceKey;
+use cloudtik_model::job::layout;
+use cloudtik_model::{JobId, ServiceKey};
 
 /// ```text
 /// bootstrap.json              what the node was given when it was made; without the token once it has joined
@@ -12,8 +13,7 @@ use cloudtik_model::ServiceKey;
 /// cgroups                     the control groups that were made here, a path in each line
 /// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
 /// data/RUNTIME/               what services keep
-/// jobs/ID/                    the working directory of a job
-/// brought/SESSION.json        files to remove when the program of a session has ended
+/// jobs.json  jobs/ID/         the latest document of jobs; a job's logs and attempts (cloudtik_model::job::layout)
 /// ```
 #[derive(Debug, Clone)]
 pub struct Home(PathBuf);
@@ -52,11 +52,14 @@ impl Home {
     pub fn service(&self, key: &ServiceKey) -> PathBuf {
         self.services().join(key.runtime.as_str()).join(key.service.as_str())
     }
-    pub fn all_brought(&self) -> PathBuf {
-        self.0.join("brought")
+    pub fn job_goals(&self) -> PathBuf {
+        self.0.join(layout::GOALS)
     }
-    pub fn brought(&self, session: &str) -> PathBuf {
-        self.all_brought().join(format!("{session}.json"))
+    pub fn jobs(&self) -> PathBuf {
+        self.0.join(layout::JOBS)
+    }
+    pub fn job(&self, id: JobId) -> PathBuf {
+        self.0.join(layout::job(id))
     }
     pub fn artifacts(&self) -> PathBuf {
         self.0.join("artifacts")

@@ -1,13 +1,14 @@
 //! The link to the head: one stream for every topic, opened by the agent, opened again when it breaks.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use cloudtik_model::bootstrap::Bootstrap;
-use cloudtik_model::report::{Facts, ServiceReport};
-use cloudtik_model::{Epoch, ServiceKey, goal};
+use cloudtik_model::job::{JobGoals, JobReport};
+use cloudtik_model::report::Facts;
+use cloudtik_model::{Epoch, goal};
 use cloudtik_protocol::clock::TOLERATED;
 use cloudtik_protocol::convert::{proof_from_wire, proof_to_wire, report_to_wire};
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
@@ -28,7 +29,8 @@ use crate::exec;
 use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
-use crate::reports::Reports;
+use crate::jobs::Jobs;
+use crate::reports::{Reports, Services};
 
 /// The first pause before another attempt; it grows to [`LONGEST_PAUSE`], each time with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -37,6 +39,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_millis(200);
 /// Frames that wait to be sent. When the head reads nothing for that long, reports wait; the newest of each is sent.
 const OUTGOING: usize = 32;
+/// Bytes of reports of jobs in a frame.
+const MAX_JOB_REPORTS: usize = 256 << 10;
 /// The longest and the shortest time between two looks at whether the certificate should be renewed.
 const RENEWAL_CHECK: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(500));
 
@@ -47,6 +51,7 @@ pub struct Link {
     pub facts: Facts,
     pub identity: NodeIdentity,
     pub converger: Converger,
+    pub jobs: Jobs,
     pub reports: Reports,
     pub health: Health,
     pub epochs: Epochs,
@@ -116,8 +121,12 @@ impl Link {
         send(&outgoing, AgentTopic::Hello(hello)).await?;
         let mut reports = self.reports.subscribe();
         let mut sent = reports.borrow_and_update().clone();
+        let mut jobs = self.reports.subscribe_jobs();
+        let mut sent_jobs = jobs.borrow_and_update().clone();
+        let mut of_jobs = job_frames(sent_jobs.values()).into_iter();
         let all = sent.values().map(report_to_wire).collect();
-        send(&outgoing, AgentTopic::Report(wire::Report { complete: true, services: all })).await?;
+        send(&outgoing, AgentTopic::Report(wire::Report { complete: true, services: all, jobs: of_jobs.next().unwrap_or_default() }))
+            .await?;
         let incoming =
             client.connect(ReceiverStream::new(frames)).await.map_err(|s| anyhow::anyhow!("the head refuses: {}", s.message()))?;
         let mut incoming = pin!(incoming.into_inner());
@@ -130,9 +139,15 @@ impl Link {
         // Beside the loop: a disk that is slow to take a goal must not hold up heartbeats.
         let (goals, documents) = mpsc::unbounded_channel();
         let mut taking = pin!(self.take_goals(documents, outgoing.clone()));
+        let (job_goals, documents) = mpsc::unbounded_channel();
+        let mut taking_jobs = pin!(self.take_all_jobs(documents));
+        for jobs in of_jobs {
+            send(&outgoing, AgentTopic::Report(wire::Report { jobs, ..Default::default() })).await?;
+        }
         loop {
             tokio::select! {
                 () = taking.as_mut() => bail!("the stream is closed"),
+                () = taking_jobs.as_mut() => bail!("the stream is closed"),
                 () = self.stop.cancelled() => {
                     let _ = send(&outgoing, AgentTopic::Goodbye(wire::Goodbye { reason: "it is stopping".to_owned() })).await;
                     // Give the frame a moment to leave.
@@ -148,7 +163,16 @@ impl Link {
                     let latest = reports.borrow_and_update().clone();
                     let services = changed(&sent, &latest);
                     sent = latest;
-                    send(&outgoing, AgentTopic::Report(wire::Report { complete: false, services })).await?;
+                    send(&outgoing, AgentTopic::Report(wire::Report { services, ..Default::default() })).await?;
+                }
+                Ok(()) = jobs.changed() => {
+                    let latest = jobs.borrow_and_update().clone();
+                    let changed = latest.values().filter(|report| sent_jobs.get(&report.id) != Some(*report));
+                    let frames = job_frames(changed);
+                    sent_jobs = latest;
+                    for jobs in frames {
+                        send(&outgoing, AgentTopic::Report(wire::Report { jobs, ..Default::default() })).await?;
+                    }
                 }
                 () = renewal.as_mut() => {
                     if self.identity.remaining().is_some_and(|(renew, _)| renew <= 0) {
@@ -189,6 +213,9 @@ impl Link {
                         }
                         Some(HeadTopic::Goal(document)) => {
                             let _ = goals.send(document);
+                        }
+                        Some(HeadTopic::Jobs(document)) => {
+                            let _ = job_goals.send(document);
                         }
                         Some(HeadTopic::Command(command)) => self.handle_command(command, &outgoing),
                         Some(HeadTopic::Identity(reply)) => {
@@ -236,6 +263,22 @@ impl Link {
         self.converger.take(goal).await
     }
 
+    /// Takes documents of jobs one after the other, of several that wait only the last.
+    async fn take_all_jobs(&self, mut documents: mpsc::UnboundedReceiver<wire::JobsDocument>) {
+        while let Some(mut document) = documents.recv().await {
+            while let Ok(newer) = documents.try_recv() {
+                document = newer;
+            }
+            match serde_json::from_slice::<JobGoals>(&document.document) {
+                Ok(goals) if goals.node == self.bootstrap.node && goals.generation == self.bootstrap.generation => {
+                    self.jobs.take(goals).await
+                }
+                Ok(goals) => tracing::error!("a document of jobs is refused: it is for {}, generation {}", goals.node, goals.generation),
+                Err(error) => tracing::error!("a document of jobs is refused: it is malformed: {error}"),
+            }
+        }
+    }
+
     fn handle_command(&self, command: wire::Command, outgoing: &mpsc::Sender<wire::AgentFrame>) {
         let Some(wire::command::Kind::OpenSession(wire::OpenSession { execute: Some(execute), log })) = command.kind else {
             let result = wire::CommandResult { id: command.id, error: "this agent does not know the command".to_owned() };
@@ -273,8 +316,25 @@ fn ticker(every: Duration) -> tokio::time::Interval {
     ticker
 }
 
-fn changed(sent: &BTreeMap<ServiceKey, ServiceReport>, latest: &BTreeMap<ServiceKey, ServiceReport>) -> Vec<wire::ServiceReport> {
+fn changed(sent: &Services, latest: &Services) -> Vec<wire::ServiceReport> {
     latest.iter().filter(|(key, report)| sent.get(*key) != Some(*report)).map(|(_, report)| report_to_wire(report)).collect()
+}
+
+/// Reports of jobs for as many frames as they need.
+fn job_frames<'a>(reports: impl Iterator<Item = &'a JobReport>) -> Vec<Vec<Bytes>> {
+    let (mut frames, mut room) = (Vec::new(), 0);
+    for report in reports {
+        let text = Bytes::from(serde_json::to_vec(report).expect("numbers and texts become JSON"));
+        match frames.last_mut() {
+            Some(frame) if text.len() <= room => Vec::push(frame, text.clone()),
+            Some(_) | None => {
+                frames.push(vec![text.clone()]);
+                room = MAX_JOB_REPORTS;
+            }
+        }
+        room = room.saturating_sub(text.len());
+    }
+    frames
 }
 
 async fn send(outgoing: &mpsc::Sender<wire::AgentFrame>, topic: AgentTopic) -> anyhow::Result<()> {

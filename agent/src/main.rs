@@ -7,13 +7,16 @@ mod artifacts;
 mod cgroup;
 mod converge;
 mod dialer;
+mod environment;
 mod epoch;
 mod exec;
 mod facts;
+mod fetch;
 mod gauge;
 mod health;
 mod home;
 mod identity;
+mod jobs;
 mod link;
 mod load;
 mod metrics;
@@ -51,10 +54,10 @@ enum Command {
         #[arg(long, hide = true)]
         lead_session: bool,
     },
-    /// Own one service's process (started by `run`).
+    /// Own one process of a service or a job (started by `run`).
     #[command(hide = true)]
     Shim {
-        /// The service's directory.
+        /// The shim's directory.
         directory: PathBuf,
     },
 }

@@ -20,6 +20,8 @@ pub struct Agent {
     pub linked: bool,
     pub refused: u64,
     pub clock_offset: f64,
+    /// Jobs that run.
+    pub jobs: usize,
 }
 
 /// Sectors in `/proc/diskstats` have 512 bytes whatever the disk.
@@ -55,6 +57,7 @@ fn own(text: &mut Exposition, agent: &Agent, services: &BTreeMap<ServiceKey, Ser
     text.single("cloudtik_agent_uptime_seconds", "gauge", "Seconds since the agent started.", agent.uptime.as_secs_f64());
     text.single("cloudtik_agent_linked", "gauge", "Whether the link to the head is up.", u8::from(agent.linked));
     text.single("cloudtik_agent_refused_total", "counter", "Connections and requests refused.", agent.refused);
+    text.single("cloudtik_jobs_running", "gauge", "Jobs that run on this node.", agent.jobs);
     text.family("cloudtik_service_ready", "gauge", "Whether a service is ready.");
     for (key, report) in services {
         text.sample("cloudtik_service_ready", &[("service", &key.to_string())], u8::from(report.state == ServiceState::Ready));

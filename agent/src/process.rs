@@ -83,8 +83,14 @@ pub fn end_session(leader: i32) -> usize {
 
 /// Kills every process that carries this agent's mark in its environment, but the agent itself; returns how many there were.
 pub fn end_marked() -> usize {
+    end_of_node(&[])
+}
+
+/// Kills every process of this node that carries all of these variables in its environment; returns how many there were.
+pub fn end_of_node(variables: &[String]) -> usize {
     let Ok(home) = std::env::var(NODE_HOME_VARIABLE) else { return 0 };
-    let (mark, own) = (format!("{NODE_HOME_VARIABLE}={home}").into_bytes(), std::process::id() as i32);
+    let marks: Vec<String> = variables.iter().cloned().chain([format!("{NODE_HOME_VARIABLE}={home}")]).collect();
+    let own = std::process::id() as i32;
     let mut ended = 0;
     // Twice: what was starting another process just then.
     for _ in 0..2 {
@@ -92,7 +98,7 @@ pub fn end_marked() -> usize {
         for entry in entries.flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-            let is_marked = environment.split(|b| *b == 0).any(|variable| variable == mark);
+            let is_marked = marks.iter().all(|mark| environment.split(|b| *b == 0).any(|variable| variable == mark.as_bytes()));
             if pid != own && is_marked && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
                 ended += 1;
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cloudtik_model::bootstrap::Bootstrap;
+use cloudtik_model::job::JobReportState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_protocol::files::Presence;
 use cloudtik_protocol::tls::ServerIdentity;
@@ -27,9 +28,11 @@ use crate::converge::Converger;
 use crate::dialer::Dialer;
 use crate::epoch::Epochs;
 use crate::facts;
+use crate::fetch::Source;
 use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
+use crate::jobs::{JobContext, Jobs};
 use crate::link::Link;
 use crate::load::{Gpus, Meter, disk_free};
 use crate::process::end_marked;
@@ -118,7 +121,6 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         Some(address) => address.clone(),
         None => own_address(&bootstrap.head)?,
     };
-    crate::exec::brought::clear(&home);
     let artifacts = bootstrap.artifacts.as_ref().map_or_else(|| home.artifacts(), PathBuf::from);
     let facts = facts::gather(home.path(), &artifacts, &bootstrap, &address);
     let identity = NodeIdentity::load(&home, &bootstrap, &address)?;
@@ -135,14 +137,17 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     }
     let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
     let dialer = Dialer { head: bootstrap.head.clone(), from, cluster: bootstrap.cluster.clone(), identity: identity.clone() };
+    let source = Source::head(dialer.clone(), linked.subscribe());
     let around = ServiceContext {
         home: home.clone(),
         reports: reports.clone(),
-        artifacts: Artifacts::new(&artifacts, dialer.clone(), linked.subscribe()),
+        artifacts: Artifacts::new(&artifacts, source.clone()),
         tasks: tasks.clone(),
     };
-    let (is_linked, reports_kept) = (linked.subscribe(), reports.clone());
+    let is_linked = linked.subscribe();
     let converger = Converger::start(&home, around, bootstrap.pinned.clone());
+    let jobs = Jobs::start(JobContext { home: home.clone(), reports: reports.clone(), source, tasks: tasks.clone(), stop: stop.clone() });
+    let work = Work { converger: converger.clone(), jobs: jobs.clone(), reports: reports.clone() };
     let listen: SocketAddr = SocketAddr::new(address.parse().with_context(|| format!("{address:?} is no address"))?, HEALTH_PORT);
     tasks.spawn(serve_health(listen, health.clone(), identity.clone(), bootstrap.clone(), reports.clone(), stop.clone()));
     let link = Link {
@@ -151,6 +156,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         facts,
         identity,
         converger: converger.clone(),
+        jobs: jobs.clone(),
         reports,
         health,
         epochs,
@@ -172,12 +178,12 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut deserted => {
-                end_node(&converger, &reports_kept, &bootstrap).await;
+                end_node(&work, &bootstrap).await;
                 tracing::info!("agent stops");
                 break;
             }
             () = &mut gone => {
-                end_without_home(&converger, &reports_kept, &bootstrap).await;
+                end_without_home(&work, &bootstrap).await;
                 break;
             }
             _ = terminate.recv() => break tell_stop(),
@@ -189,6 +195,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     converger.release();
+    jobs.release();
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
@@ -198,7 +205,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
 }
 
 fn tell_stop() {
-    tracing::info!("agent stops; the node's services go on as they are");
+    tracing::info!("agent stops; the node's services and jobs go on as they are");
 }
 
 /// Returns when the head has not been heard for so long that the node is to end.
@@ -216,17 +223,34 @@ async fn deserted(mut linked: watch::Receiver<bool>, patience: Option<Duration>)
     }
 }
 
+/// What the node runs.
+struct Work {
+    converger: Converger,
+    jobs: Jobs,
+    reports: Reports,
+}
+
+impl Work {
+    /// Ends all of it but the head, for so long at most, or for as long as it may take.
+    async fn end(&self, most: Option<Duration>) {
+        let longest = self.converger.stop_all().max(self.jobs.stop_all());
+        let (mut services, mut jobs) = (self.reports.subscribe(), self.reports.subscribe_jobs());
+        let stopped = async {
+            let _ = services.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own())).await;
+            let _ = jobs.wait_for(|all| !all.values().any(|job| matches!(job.state, JobReportState::Running { .. }))).await;
+        };
+        if tokio::time::timeout(most.map_or(longest + SHUTDOWN, |most| most.min(longest)), stopped).await.is_err() {
+            tracing::warn!("not everything has stopped in time");
+        }
+    }
+}
+
 /// Lets the node's work go, and shuts its machine down if that is the node's own: nobody may be paying attention, and
 /// somebody pays. The goal stays on the disk, for a head that comes back after all.
-async fn end_node(converger: &Converger, reports: &Reports, bootstrap: &Bootstrap) {
+async fn end_node(work: &Work, bootstrap: &Bootstrap) {
     let silent = bootstrap.dead_man_ms.unwrap_or(0) / 1_000;
-    tracing::warn!("no contact with the head for {silent} s: this node stops its services and ends");
-    let longest = converger.stop_all();
-    let mut seen = reports.subscribe();
-    let stopped = seen.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own()));
-    if tokio::time::timeout(longest + SHUTDOWN, stopped).await.is_err() {
-        tracing::warn!("not everything has stopped in time");
-    }
+    tracing::warn!("no contact with the head for {silent} s: this node stops its services and jobs and ends");
+    work.end(None).await;
     let Some((program, arguments)) = bootstrap.power_off.split_first() else { return };
     if let Err(error) = tokio::process::Command::new(program).args(arguments).status().await {
         tracing::error!("cannot shut the machine down: {program}: {error}");
@@ -247,12 +271,9 @@ async fn home_removed(presence: Presence) {
 
 /// Without its directory the node can keep nothing and start nothing: its services end, and its agent says goodbye, so that
 /// the head replaces it. The head itself, which has a directory of its own, goes on.
-async fn end_without_home(converger: &Converger, reports: &Reports, bootstrap: &Bootstrap) {
+async fn end_without_home(work: &Work, bootstrap: &Bootstrap) {
     tracing::error!("the node's directory was removed: its services end, and its agent");
-    let longest = converger.stop_all().min(SHUTDOWN);
-    let mut seen = reports.subscribe();
-    let stopped = seen.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own()));
-    let _ = tokio::time::timeout(longest, stopped).await;
+    work.end(Some(SHUTDOWN)).await;
     if !bootstrap.node.is_head() {
         end_marked();
     }

@@ -12,36 +12,30 @@ mod files;
 mod tail;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use cloudtik_model::bootstrap::NODE_HOME_VARIABLE;
+use anyhow::bail;
 use cloudtik_model::demand::Quantity;
 use cloudtik_model::report::{FailureCause, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::{ServiceKey, Timestamp, goal};
 use cloudtik_protocol::logging::plain;
 use cloudtik_protocol::pki::sha256_hex;
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
-use crate::cgroup::{self, Groups};
+use crate::cgroup;
+use crate::environment::environment;
 use crate::gauge;
 use crate::home::Home;
 use crate::probe::{Unmet, probe};
 use crate::reports::Reports;
-use crate::shim::{OCCUPIED, Run, STARTED, State};
+use crate::shim::{OCCUPIED, Run, STARTED, State, launch};
 
-/// How long a shim may take to say that the process runs.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// On top of a service's own grace, before its shim is given up.
 const STOP_SLACK: Duration = Duration::from_secs(5);
 /// Failed health probes, in multiples of what makes a service unhealthy, until it is restarted.
@@ -50,8 +44,6 @@ const UNHEALTHY_PATIENCE: u32 = 4;
 const SLOW_START: Duration = Duration::from_secs(20);
 /// Between two looks at the log of a service that is slow to start.
 const LOG_LOOK: Duration = Duration::from_secs(10);
-/// What a service finds on its path unless its goal says otherwise.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What one service is to be.
 #[derive(Debug, Clone, Default)]
@@ -240,7 +232,8 @@ impl ServiceTask {
             bail!("the node's directory {} is gone", home.display());
         }
         let (directory, goal) = (self.directory.clone(), service.clone());
-        let groups = self.groups(service).await;
+        let name = format!("{}.{}", self.key.runtime, self.key.service);
+        let groups = cgroup::limit(&self.around.home, name, service.limits.clone()).await;
         let run = Run {
             command: service.command.clone(),
             environment: self.environment(service),
@@ -253,21 +246,11 @@ impl ServiceTask {
             starts: self.starts + 1,
             identity: identity(service),
             artifacts: service.artifacts.clone(),
+            once: None,
         };
         let writing = move || files::write(&directory, &goal, &run).map(|()| tail::length(&directory));
         let log_from = tokio::task::spawn_blocking(writing).await??;
-        // By the running program, not by its path: an upgrade in place may be replacing that just now.
-        let mut shim = std::process::Command::new("/proc/self/exe");
-        shim.arg0("cloudtik-agent").arg("shim").arg(&self.directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut shim = tokio::process::Command::from(shim).spawn().context("cannot start the shim")?;
-        let mut said = String::new();
-        let out = shim.stdout.take().context("the shim has no output")?;
-        // Reaps the shim, should it end while this agent lives; nothing waits for that, and it ends with the agent.
-        tokio::spawn(async move {
-            let _ = shim.wait().await;
-        });
-        tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim does not answer")??;
-        match said.trim() {
+        match launch(&self.directory).await?.as_str() {
             STARTED | OCCUPIED => {}
             problem => bail!("{problem}"),
         }
@@ -282,37 +265,8 @@ impl ServiceTask {
         Ok(())
     }
 
-    /// The control groups that hold the service to its limits. Without the right to make them it runs without.
-    async fn groups(&self, service: &goal::Service) -> Groups {
-        // Short, and different for every node of a machine.
-        let node = &sha256_hex(self.around.home.path().as_os_str().as_encoded_bytes())[..12];
-        let name = format!("cloudtik-{node}-{}.{}", self.key.runtime, self.key.service);
-        let (limits, list) = (service.limits.clone(), self.around.home.groups());
-        let making = tokio::task::spawn_blocking(move || {
-            let groups = match cgroup::make(&name, &limits) {
-                // Only to tell whom the kernel killed.
-                Err(_) if !limits.any() => Groups::default(),
-                made => made?,
-            };
-            groups.record(&list).map(|()| groups)
-        });
-        making.await.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
-            tracing::warn!(service = %self.key, "its limits are not enforced: {error}");
-            Groups::default()
-        })
-    }
-
     fn environment(&self, service: &goal::Service) -> Vec<(String, String)> {
-        let mut all = BTreeMap::from([
-            ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
-            ("HOME".to_owned(), self.directory.display().to_string()),
-            ("LANG".to_owned(), "C.UTF-8".to_owned()),
-        ]);
-        all.extend(service.environment.clone());
-        if let Ok(home) = std::env::var(NODE_HOME_VARIABLE) {
-            all.insert(NODE_HOME_VARIABLE.to_owned(), home);
-        }
-        all.into_iter().collect()
+        environment(&self.directory, &service.environment).into_iter().collect()
     }
 
     /// Probes the running process until it ends or the goal changes.

@@ -101,10 +101,7 @@ impl Program {
         cloudtik_protocol::files::create_missing_directories(&directory).map_err(unusable)?;
         let own_path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let path = execute.environment.get("PATH").map_or_else(|| own_path.clone(), OsString::from);
-        let file = find(program, &path, &directory)?;
-        if let Some(missing) = interpreter::missing(&file, &directory) {
-            return Err(Error::Interpreter(program.clone(), missing));
-        }
+        check(program, &path, &directory)?;
         // It makes the program the leader of a session, and becomes it. It must not lead a group before: it would fork.
         let mut command = Command::new(find("setsid", &own_path, &directory)?);
         if execute.terminal {
@@ -186,6 +183,12 @@ impl Program {
         self.family.end(copies).await;
         self.is_over = true;
     }
+}
+
+/// Whether a program can be run in a directory. Blocks.
+pub fn check(program: &str, path: &OsStr, directory: &Path) -> Result<(), Error> {
+    let file = find(program, path, directory)?;
+    interpreter::missing(&file, directory).map_or(Ok(()), |missing| Err(Error::Interpreter(program.to_owned(), missing)))
 }
 
 /// The file of a program, as `execvp` finds it: in the PATH if it is a mere name.
