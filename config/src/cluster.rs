@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cloudtik_model::job::JobRules;
 use cloudtik_model::spec::Spot;
 use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, WorkspaceName};
 
@@ -31,6 +32,14 @@ pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// Resources that a cluster may name beyond cores, memory and GPUs.
 const MAX_RESOURCES: usize = 5;
 
+/// Each has its processes on the head's node.
+const MAX_PARALLEL_JOBS: u64 = 1_000;
+/// The head's node keeps a directory for each.
+const MAX_KEPT_JOBS: u64 = 10_000;
+const MAX_KEEP_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The last lines of a job that fails should be in it.
+const MIN_LOG_LIMIT: Bytes = Bytes(64 << 10);
+
 /// Node and instance ids are made of the type's name, an ordinal and a generation.
 const MAX_TYPE_LETTERS: usize = 40;
 
@@ -49,6 +58,7 @@ pub struct Cluster {
     pub scaling: Vec<Scaling>,
     /// How long a worker that is not wanted any more must have been idle before it is scaled in.
     pub idle_after: Duration,
+    pub jobs: JobRules,
 }
 
 /// The head's own shape.
@@ -148,6 +158,7 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         head
     });
     let provider = read_provider(root);
+    let jobs = read_jobs(root, problems);
     let workers = read_workers(root, problems);
     let runtimes = read_runtimes(root);
     let mut table = root.require_table("cluster");
@@ -190,7 +201,28 @@ fn read_cluster(root: &mut Table<'_>, problems: &Problems) -> Option<Cluster> {
         runtimes,
         scaling,
         idle_after,
+        jobs,
     })
+}
+
+fn read_jobs(root: &mut Table<'_>, problems: &Problems) -> JobRules {
+    let Some(mut table) = root.table("jobs") else { return JobRules::default() };
+    let keep_for = table.duration("keep_for");
+    if let Some(keep_for) = keep_for.as_ref().filter(|keep_for| keep_for.value > MAX_KEEP_FOR) {
+        problems.note(keep_for.span.clone(), "`jobs.keep_for` is out of range", Some("at most \"365d\"".to_owned()));
+    }
+    let log_limit: Option<At<Bytes>> = table.parse("log_limit");
+    if let Some(limit) = log_limit.as_ref().filter(|limit| limit.value < MIN_LOG_LIMIT) {
+        problems.note(limit.span.clone(), "`jobs.log_limit` is too small", Some(format!("at least {MIN_LOG_LIMIT}")));
+    }
+    let rules = JobRules {
+        parallel: integer32(&mut table, "parallel", 1, MAX_PARALLEL_JOBS).unwrap_or(JobRules::DEFAULT_PARALLEL),
+        keep: integer32(&mut table, "keep", 0, MAX_KEPT_JOBS).unwrap_or(JobRules::DEFAULT_KEEP),
+        keep_for_ms: keep_for.map_or(JobRules::DEFAULT_KEEP_FOR_MS, |keep_for| keep_for.value.as_millis() as u64),
+        log_limit: log_limit.map_or(JobRules::DEFAULT_LOG_LIMIT, |limit| limit.value),
+    };
+    table.finish();
+    rules
 }
 
 /// The kind only: the provider reads its own keys.

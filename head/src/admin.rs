@@ -4,6 +4,7 @@ mod access;
 mod apply;
 mod authorize;
 mod explain;
+mod jobs;
 mod programs;
 mod roles;
 mod rollout;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloudtik_brain::{Input, NewRequest, Reply, Request as Question};
+use cloudtik_model::answer::Answer;
 use cloudtik_model::demand::RequestedCapacity;
 use cloudtik_model::event::Event;
 use cloudtik_model::outlook::Size;
@@ -41,6 +43,7 @@ use crate::access::Access;
 use crate::artifacts::ArtifactStore;
 use crate::board::StatusBoard;
 use crate::identity::Keys;
+use crate::jobs::Jobs;
 use crate::machines::MachinesHandle;
 use crate::revisions::{Description, Revisions};
 use crate::runner::{BrainHandle, Stopped};
@@ -77,6 +80,7 @@ pub struct Head {
     /// One description is taken at a time.
     pub applying: Arc<Mutex<()>>,
     pub access: Access,
+    pub jobs: Jobs,
     /// SHA-256 of the cluster's root certificate, in hexadecimal.
     pub root_digest: String,
     /// For whom this copy of the handle asks.
@@ -85,8 +89,12 @@ pub struct Head {
 
 impl Head {
     async fn request(&self, input: impl FnOnce(Question) -> Input) -> Result<Response<wire::Document>, Status> {
+        document(&self.answer(input).await?)
+    }
+
+    async fn answer(&self, input: impl FnOnce(Question) -> Input) -> Result<Answer, Status> {
         match self.brain.request(self.actor.clone(), input).await.map_err(stopped)? {
-            Ok(Reply::Done { answer }) => document(&answer),
+            Ok(Reply::Done { answer }) => Ok(answer),
             Ok(Reply::Admit { .. }) => Err(Status::internal("an unexpected answer")),
             Err(refusal) => Err(match refusal.kind() {
                 RefusalKind::Unknown => Status::not_found(refusal.to_string()),
@@ -149,6 +157,7 @@ impl wire::admin_server::Admin for AdminService {
     type DumpStream = Documents;
     type EventsStream = Documents;
     type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::SessionFrame, Status>> + Send>>;
+    type JobsWatchStream = Documents;
 
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
@@ -383,6 +392,31 @@ impl wire::admin_server::Admin for AdminService {
     async fn access_revoke(&self, request: Request<wire::AccessRevokeRequest>) -> Result<Response<wire::Document>, Status> {
         let head = self.head(&request).await?;
         document(&head.revoke(request.into_inner()).await?)
+    }
+
+    async fn jobs_submit(&self, request: Request<Streaming<wire::JobUpload>>) -> Result<Response<wire::Document>, Status> {
+        let head = self.head(&request).await?;
+        document(&head.submit_job(request.into_inner()).await?)
+    }
+
+    async fn jobs_list(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.list_jobs().await?)
+    }
+
+    async fn jobs_status(&self, request: Request<wire::JobRequest>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.job(request.get_ref()).await?)
+    }
+
+    async fn jobs_watch(&self, request: Request<wire::JobRequest>) -> Result<Response<Self::JobsWatchStream>, Status> {
+        Ok(Response::new(self.head(&request).await?.watch_job(request.get_ref()).await?))
+    }
+
+    async fn jobs_cancel(&self, request: Request<wire::JobRequest>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.cancel_job(request.get_ref()).await?)
+    }
+
+    async fn jobs_delete(&self, request: Request<wire::JobRequest>) -> Result<Response<wire::Document>, Status> {
+        document(&self.head(&request).await?.delete_job(request.get_ref()).await?)
     }
 
     async fn session(&self, request: Request<Streaming<wire::SessionFrame>>) -> Result<Response<Self::SessionStream>, Status> {

@@ -7,7 +7,9 @@ use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cloudtik_brain::{Input, Reply, Session};
+use cloudtik_model::job::{JobEnd, JobReport, JobReportState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Actor, Epoch, Generation, NodeId};
 use cloudtik_protocol::convert::{MAX_SERVICES, bounded, bounded_facts, load_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
@@ -30,6 +32,7 @@ use self::pace::Pace;
 use crate::artifacts::ArtifactStore;
 use crate::hub::Hub;
 use crate::identity::Authority;
+use crate::jobs::JobFiles;
 use crate::revisions::Revisions;
 use crate::runner::BrainHandle;
 use crate::sessions::Sessions;
@@ -43,6 +46,8 @@ const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 4;
 /// Bytes of an agent's own words that are kept.
 const MAX_WORDS: usize = 1_000;
+/// Jobs of one report that are looked at: more do not run at once.
+const MAX_JOB_REPORTS: usize = 20_000;
 /// Bytes of an address that a caller names.
 const MAX_ADDRESS: usize = 64;
 
@@ -62,6 +67,7 @@ pub struct BusService {
     pub hub: Hub,
     pub sessions: Sessions,
     pub artifacts: ArtifactStore,
+    pub job_files: JobFiles,
     pub telemetry: Telemetry,
     pub tasks: tokio_util::task::TaskTracker,
 }
@@ -139,7 +145,14 @@ impl BusService {
                             }
                         }
                     }
-                    self.brain.send(Input::Reported { session, node: node.clone(), complete: report.complete, services }).await;
+                    let jobs = match read_job_reports(&report.jobs) {
+                        Ok(jobs) => jobs,
+                        Err(error) => {
+                            self.telemetry.refuse("malformed-frame");
+                            return format!("the agent reports of jobs what this head cannot read: {error}");
+                        }
+                    };
+                    self.brain.send(Input::Reported { session, node: node.clone(), complete: report.complete, services, jobs }).await;
                 }
                 Some(Topic::GoalAck(ack)) => {
                     let refusal = (!ack.refusal.is_empty()).then(|| bounded(&ack.refusal, MAX_WORDS));
@@ -188,6 +201,17 @@ impl BusService {
         };
         self.hub.send(session, HeadTopic::Identity(reply));
     }
+}
+
+fn read_job_reports(reports: &[Bytes]) -> serde_json::Result<Vec<JobReport>> {
+    let read = |report: &Bytes| {
+        let mut report: JobReport = serde_json::from_slice(report)?;
+        if let JobReportState::Unstarted { end: JobEnd::NotStarted { why } } = &mut report.state {
+            *why = bounded(why, MAX_WORDS);
+        }
+        Ok(report)
+    };
+    reports.iter().take(MAX_JOB_REPORTS).map(read).collect()
 }
 
 fn now_ms() -> i64 {
@@ -320,7 +344,7 @@ impl wire::artifacts_server::Artifacts for BusService {
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         self.member(&request).await?;
         let request = request.into_inner();
-        let Some(path) = self.artifacts.archive(&request.digest) else {
+        let Some(path) = self.artifacts.archive(&request.digest).or_else(|| self.job_files.path(&request.digest)) else {
             self.artifacts.restore(&request.digest);
             return Err(Status::not_found("the head does not have this artifact"));
         };

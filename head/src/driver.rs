@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::agents::AgentPrograms;
 use crate::goals::Goals;
 use crate::hub::Hub;
+use crate::jobs::Jobs;
 use crate::machines::MachinesHandle;
 use crate::revisions::{Revisions, Undescribed};
 use crate::runner::BrainHandle;
@@ -67,6 +68,7 @@ pub struct Driver {
     pub hub: Hub,
     pub revisions: Revisions,
     pub goals: Goals,
+    pub jobs: Jobs,
     pub view: View,
     /// What nodes may fetch that have no agent.
     pub agents: AgentPrograms,
@@ -128,6 +130,11 @@ impl Driver {
             Action::SendGoal { node, order } => {
                 if let Some(view) = effect.node {
                     self.goals.set(node, order, view);
+                }
+            }
+            Action::SendJobs { order, .. } => {
+                if let Some(view) = effect.node {
+                    self.jobs.set(order, view);
                 }
             }
             Action::CloseLink { session, cause } => self.hub.dismiss(session, &cause.to_string()),

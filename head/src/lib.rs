@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `runner` | the thread on which the brain runs: inputs in, one commit, effects out |
 //! | `goals` | plans what each node is to run, and sends it |
+//! | `jobs` | the files of jobs, what they are to run, and telling the head's node |
 //! | `driver` | executes effects: provider calls, dial-backs |
 //! | `store` | records, events and revisions: the seam, and one embedded database behind it |
 //! | `hub` | the agents' links |
@@ -37,6 +38,7 @@ mod goals;
 mod http;
 mod hub;
 mod identity;
+mod jobs;
 mod machines;
 mod place;
 mod recorder;

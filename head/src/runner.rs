@@ -230,7 +230,7 @@ impl BrainRunner {
             return self.shared.answer(request, result);
         }
         let node = match &action {
-            Action::SendGoal { node, .. } => brain.node(node).map(Box::new),
+            Action::SendGoal { node, .. } | Action::SendJobs { node, .. } => brain.node(node).map(Box::new),
             _ => None,
         };
         self.effects.push(Effect { action, node });
@@ -340,7 +340,8 @@ impl Shared {
 /// Of records that replace each other, the last; every event.
 fn latest(records: Vec<Record>) -> Vec<Record> {
     let mut kept: Vec<Record> = Vec::with_capacity(records.len());
-    let (mut nodes, mut plans, mut cluster, mut outlook) = (BTreeSet::new(), BTreeSet::new(), false, false);
+    let (mut nodes, mut plans, mut jobs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut cluster, mut outlook) = (false, false);
     for record in records.into_iter().rev() {
         let keep = match &record {
             Record::Node(node) => nodes.insert(node.id.clone()),
@@ -348,11 +349,13 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
             // The last word on an ask is what counts, and both are cheap.
             Record::Plan { node, .. } => plans.insert(node.clone()),
+            Record::Job(job) => jobs.insert(job.id),
             Record::ResourceRequest(_)
             | Record::ResourceRequestGone { .. }
             | Record::Event(_)
             | Record::Grant(_)
-            | Record::GrantGone { .. } => true,
+            | Record::GrantGone { .. }
+            | Record::JobGone { .. } => true,
         };
         if keep {
             kept.push(record);

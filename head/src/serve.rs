@@ -37,6 +37,7 @@ use crate::goals::{GoalSources, Goals};
 use crate::http;
 use crate::hub::Hub;
 use crate::identity::{Authority, Keys};
+use crate::jobs::{JobFiles, JobSources, Jobs};
 use crate::machines::MachinesHandle;
 use crate::place::Place;
 use crate::recorder::Recorder;
@@ -99,6 +100,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     let hub = Hub::new(epoch, telemetry.clone());
     let sessions = Sessions::new(hub.clone(), tasks.clone());
     let artifacts = ArtifactStore::open(&settings.artifacts, tasks.clone())?;
+    let job_files = JobFiles::open(state).context("opening the files of jobs")?;
     let effects = EffectQueue::default();
     let config = brain_config(&settings, &*machines.provider_now());
     let memory = own_node(&settings, remembered.memory);
@@ -125,6 +127,26 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         view: view.clone(),
         tasks: tasks.clone(),
     });
+    let board = StatusBoard::new(board::Sources {
+        settings: settings.clone(),
+        started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
+        brain: brain.clone(),
+        revisions: revisions.clone(),
+        artifacts: artifacts.clone(),
+        view: view.clone(),
+    });
+    let jobs = Jobs::new(JobSources {
+        cluster: settings.cluster.clone(),
+        epoch,
+        brain: brain.clone(),
+        board: board.clone(),
+        hub: hub.clone(),
+        revisions: revisions.clone(),
+        artifacts: artifacts.clone(),
+        view: view.clone(),
+        files: job_files.clone(),
+        tasks: tasks.clone(),
+    });
     let agents = AgentPrograms::open(settings.programs.clone());
     let driver = Driver {
         settings: settings.clone(),
@@ -134,6 +156,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         hub: hub.clone(),
         revisions: revisions.clone(),
         goals: goals.clone(),
+        jobs: jobs.clone(),
         view: view.clone(),
         agents: agents.clone(),
         telemetry: telemetry.clone(),
@@ -148,14 +171,6 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
     brain.send(Input::Started).await;
     resume(&settings, &brain, &revisions).await?;
 
-    let board = StatusBoard::new(board::Sources {
-        settings: settings.clone(),
-        started: Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)),
-        brain: brain.clone(),
-        revisions: revisions.clone(),
-        artifacts: artifacts.clone(),
-        view: view.clone(),
-    });
     let head = Head {
         settings: settings.clone(),
         machines: machines.clone(),
@@ -170,6 +185,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         tasks: tasks.clone(),
         applying: Arc::new(Mutex::new(())),
         access: access.clone(),
+        jobs,
         root_digest: authority.root_digest(),
         actor: Actor::Head,
     };
@@ -196,6 +212,7 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         hub: hub.clone(),
         sessions,
         artifacts,
+        job_files,
         telemetry: telemetry.clone(),
         tasks: tasks.clone(),
     };

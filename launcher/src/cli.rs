@@ -4,6 +4,7 @@ mod access;
 mod cache;
 mod cluster;
 mod examples;
+mod jobs;
 mod provider;
 mod rollout;
 mod runtime;
@@ -21,6 +22,7 @@ use clap_complete::engine::ArgValueCompleter;
 pub use self::access::Access;
 pub use self::cache::Cache;
 pub use self::cluster::{AnyCluster, NamedCluster, Target};
+pub use self::jobs::{Jobs, NamedJob};
 pub use self::provider::Provider;
 pub use self::rollout::RolloutCommand;
 pub use self::runtime::Runtime;
@@ -227,12 +229,18 @@ pub enum Command {
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         node: Option<String>,
     },
-    /// Run a job on a cluster and follow it; Ctrl-C cancels it
+    /// Run a job on a cluster and follow it
     #[command(
         override_usage = "cloudtik submit [OPTIONS] <CLUSTER> <FILE> [ARGUMENT]...",
         after_help = examples::SUBMIT
     )]
     Submit(Submit),
+    /// List, follow, wait for, cancel and delete jobs
+    #[command(after_help = jobs::JOBS)]
+    Jobs {
+        #[command(subcommand)]
+        command: Jobs,
+    },
     /// Print the logs of services
     #[command(after_help = examples::LOGS)]
     Logs(Logs),
@@ -339,7 +347,7 @@ pub enum Command {
 impl Command {
     /// Whether nothing is left to do once nobody reads what the command prints.
     pub fn is_only_output(&self) -> bool {
-        matches!(self, Self::Events { .. } | Self::Logs(_) | Self::Status { watch: true, .. })
+        matches!(self, Self::Events { .. } | Self::Logs(_) | Self::Status { watch: true, .. } | Self::Jobs { command: Jobs::Logs { .. } })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use cloudtik_model::alarm::Alarm;
 use cloudtik_model::event::{Event, EventKind, What};
+use cloudtik_model::job::Job;
 use cloudtik_model::node::NodeRecord;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::status::Service;
@@ -13,6 +14,7 @@ use crate::client::{Client, document, is_refused};
 use crate::failing::{Failing, failing, is_failing, log_lines};
 use crate::failure::{Failure, NOT_FOUND};
 use crate::fold::{Folded, fold};
+use crate::jobs;
 use crate::output::{Printer, ago, clock};
 use crate::pause::Pause;
 use crate::waits::state_of;
@@ -82,12 +84,26 @@ struct Explanation {
     folded: Vec<Folded>,
 }
 
+async fn why_job(printer: &Printer, client: &Client, name: &str) -> Result<(), Failure> {
+    let job: Job = document(client.admin().jobs_status(wire::JobRequest { job: name.to_owned() }).await?.into_inner())?;
+    if printer.is_json() {
+        printer.json(&job)
+    } else {
+        jobs::describe(printer, &job)
+    }
+    Ok(())
+}
+
 pub async fn why(printer: &Printer, cluster: Target<'_>, what: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     match what {
         None => why_this_size(printer, &client).await,
         Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => why_decision(printer, &client, &number).await,
-        Some(node) => why_node(printer, &client, &node).await,
+        Some(named) => match why_node(printer, &client, &named).await {
+            // No node has that name: a job may.
+            Err(failure) if failure.code == NOT_FOUND => why_job(printer, &client, &named).await.map_err(|_| failure),
+            result => result,
+        },
     }
 }
 
@@ -269,7 +285,7 @@ async fn why_node(printer: &Printer, client: &Client, node: &str) -> Result<(), 
             EventKind::Refusal => "refused",
             EventKind::Request => "asked",
             EventKind::Alarm => "ALARM",
-            EventKind::Node | EventKind::Service | EventKind::Head => "",
+            EventKind::Node | EventKind::Service | EventKind::Job | EventKind::Head => "",
         };
         let generation = event.generation.map(|g| g.0).unwrap_or_default();
         printer.line(&format!("{}  #{generation}  {mark:<9}  {}{repeats}", clock(event.at), event.sentence()));

@@ -20,9 +20,14 @@ impl Interrupts {
 
     /// Returns at the next interrupt. One that came since the last call counts.
     pub async fn next(&mut self) {
+        self.next_signal().await;
+    }
+
+    /// The same, and says which signal it was.
+    pub async fn next_signal(&mut self) -> SignalKind {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
         }
     }
 

@@ -72,7 +72,7 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
     let (lines, mut printed) = mpsc::channel::<Line>(64);
     let mut running = JoinSet::new();
     for source in &known {
-        let logs = wire::Logs { service: source.service.clone(), lines: arguments.lines, follow: arguments.follow, after: None };
+        let logs = wire::Logs { service: source.service.clone(), lines: arguments.lines, follow: arguments.follow, ..Default::default() };
         running.spawn(follow(client.clone(), source.clone(), logs, lines.clone()));
     }
     let mut lines = Some(lines).filter(|_| takes_more);
@@ -92,7 +92,7 @@ pub async fn logs(printer: &Printer, arguments: &Logs) -> Result<(), Failure> {
                 (Err(failure), _) => return Err(failure),
                 (Ok(Some(status)), Some(lines)) => for source in sources(&status, arguments) {
                     if known.insert(source.clone()) {
-                        let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true, after: None };
+                        let logs = wire::Logs { service: source.service.clone(), lines: EVERYTHING, follow: true, ..Default::default() };
                         running.spawn(follow(client.clone(), source, logs, lines.clone()));
                     }
                 },

@@ -22,6 +22,7 @@ mod fold;
 mod head_node;
 mod init;
 mod interrupts;
+mod jobs;
 mod lock;
 mod logs;
 mod orphans;
@@ -172,6 +173,7 @@ async fn run(printer: &Printer, command: Command) -> Result<u8, Failure> {
         Command::Exec(arguments) => exec::exec(printer, &arguments).await,
         Command::Attach { cluster, node } => exec::attach(printer, (&cluster).into(), node).await,
         Command::Submit(arguments) => submit::submit(printer, &arguments).await,
+        Command::Jobs { command } => jobs::run(printer, command).await,
         Command::Logs(arguments) if arguments.follow => while_read(logs::logs(printer, &arguments)).await.map(|()| 0),
         Command::Logs(arguments) => logs::logs(printer, &arguments).await.map(|()| 0),
         Command::Upload { cluster, from, to, node } => transfer::upload(printer, (&cluster).into(), &from, &to, node).await.map(|()| 0),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cloudtik_model::Bytes;
+use cloudtik_model::job::JobsSummary;
 use cloudtik_model::software::Size;
 use cloudtik_model::status::{Phase, Status};
 use cloudtik_protocol::wire;
@@ -25,6 +26,8 @@ use crate::terminal::Progress;
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// Things that are waited for and shown.
 const SHOWN_WAITS: usize = 3;
+/// Running jobs that are named.
+const SHOWN_JOBS: usize = 5;
 
 pub async fn status(printer: &Printer, cluster: Target<'_>, wait: Option<Duration>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
@@ -56,6 +59,27 @@ pub fn print_whole(printer: &Printer, status: &Status) {
     for line in failing(status).iter().flat_map(Failing::lines_beside_states) {
         printer.line(&line);
     }
+    if let Some(line) = jobs_line(&status.jobs) {
+        printer.line(&line);
+    }
+}
+
+/// Which jobs run, and how many wait.
+fn jobs_line(jobs: &JobsSummary) -> Option<String> {
+    let names: Vec<String> = jobs.running.iter().map(|job| format!("{} ({})", job.id, job.name)).collect();
+    let more = usize::try_from(jobs.running_left_out).unwrap_or(usize::MAX);
+    let running = match names.len().saturating_add(more) {
+        0 => None,
+        count => {
+            let shown = names.len().min(SHOWN_JOBS);
+            let rest = count - shown;
+            let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+            Some(format!("{count} running: {}{rest}", names[..shown].join(", ")))
+        }
+    };
+    let queued = (jobs.queued > 0).then(|| format!("{} queued", jobs.queued));
+    let parts: Vec<String> = queued.into_iter().chain(running).collect();
+    (!parts.is_empty()).then(|| format!("jobs: {}", parts.join(", ")))
 }
 
 /// Follows the status until it is as it is to be, saying what the cluster waits for. With the revision that the caller

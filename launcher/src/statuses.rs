@@ -166,6 +166,7 @@ mod tests {
             fetching: Vec::new(),
             lacks_only_room: false,
             alarms: Vec::new(),
+            jobs: Default::default(),
             head,
             nodes: Vec::new(),
             runtimes: Vec::new(),

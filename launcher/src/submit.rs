@@ -1,69 +1,195 @@
-//! `submit`: a job on the cluster, followed from here.
+//! `submit`: has a job run on the cluster, and follows it from here. The job is the head's from the moment of its answer on.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use cloudtik_protocol::wire::open_request::What;
-use cloudtik_protocol::wire::session_frame::Frame;
-use cloudtik_protocol::wire::submit_option::Content;
-use cloudtik_protocol::{MAX_JOB, wire};
+use cloudtik_model::answer::Answer;
+use cloudtik_model::goal::Limits;
+use cloudtik_model::job::{JobFile, JobOption, JobOptionValue, JobSpec, Work};
+use cloudtik_protocol::wire::job_upload::Part;
+use cloudtik_protocol::{MAX_JOB, pki, wire};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cli::Submit;
-use crate::client::Client;
-use crate::exec::Outcome;
-use crate::failure::{Failure, REFUSED, TIMED_OUT, USAGE};
-use crate::output::Printer;
-use crate::session::Session;
+use crate::client::{Client, document};
+use crate::failure::{FAILED, Failure, INTERRUPTED, REFUSED, TIMED_OUT, USAGE};
+use crate::interrupts::Interrupts;
+use crate::jobs::follow::{self, OnInterrupt};
+use crate::output::{Printer, talk};
+use crate::pause::Pause;
+
+/// How long a head or an agent that is being restarted is waited for.
+const RESTART_PATIENCE: Duration = Duration::from_secs(20);
+/// How long that is not worth a word.
+const QUIET: Duration = Duration::from_secs(3);
+/// Bytes of a file in one message.
+const BLOCK: usize = 256 << 10;
+/// Messages that wait to be sent.
+const QUEUE: usize = 4;
 
 pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure> {
-    let file = arguments.file();
-    let main = content(file, MAX_JOB)?;
-    let size = main.len() as u64;
-    let mut contents = vec![main];
-    let options = options(arguments, &mut contents)?;
+    let (spec, contents) = read(arguments)?;
     let client = Client::connect(&arguments.cluster).await?;
-    let submit = wire::Submit {
-        runtime: arguments.runtime.clone().unwrap_or_default(),
-        file_name: name_of(file)?,
-        arguments: arguments.arguments().iter().map(|argument| text_of(argument)).collect::<Result<_, _>>()?,
-        size: Some(size),
-        options,
+    let mut interrupts = Interrupts::listen()?;
+    let Some(answer) = send(&client, &spec, contents, &mut interrupts).await? else { return Ok(INTERRUPTED) };
+    let Answer::JobSubmitted { job, name, again } = &answer else {
+        return Err(Failure::failed("the head's answer is not understood").hint("this cloudtik and the head may differ in version"));
     };
-    printer.say(&format!("submitting {} to {}; its driver starts on the head", submit.file_name, client.place.name));
-    let mut session = Session::open(&client, "", What::Submit(submit)).await?;
-    let input = session.input.clone();
-    let sending = async move {
-        for content in contents {
-            if !input.send(Bytes::from(content)).await {
+    let cluster = &client.place.name;
+    let how = if *again { "was submitted before" } else { "is submitted" };
+    printer.say(&format!("job {job} ({name}) {how} to {cluster}"));
+    if arguments.detach {
+        if printer.is_json() {
+            printer.json(&answer)
+        } else {
+            printer.line(name.as_str())
+        }
+        return Ok(0);
+    }
+    follow::to_the_end(printer, &client, *job, OnInterrupt::AskOrCancel, &mut interrupts).await
+}
+
+/// The job as it is typed, and the contents of its files.
+fn read(arguments: &Submit) -> Result<(JobSpec, Vec<Bytes>), Failure> {
+    let mut files = Files::default();
+    let texts = |of: &[std::ffi::OsString]| of.iter().map(|argument| text_of(argument)).collect::<Result<Vec<_>, _>>();
+    let mut environment = std::collections::BTreeMap::new();
+    let mut options = Vec::new();
+    let work = if arguments.command {
+        for variable in &arguments.env {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+        Work::Command { program: text_of(arguments.file().as_os_str())? }
+    } else {
+        files.add(arguments.file())?;
+        let mut text = |name: &str, of: &[String]| {
+            options.extend(of.iter().map(|value| JobOption { name: name.to_owned(), value: JobOptionValue::Text(value.clone()) }));
+        };
+        text("class", arguments.class.as_slice());
+        text("conf", &arguments.conf);
+        text("packages", &arguments.packages);
+        text("env", &arguments.env);
+        for path in &arguments.py_files {
+            options.push(JobOption { name: "py-files".to_owned(), value: JobOptionValue::File(files.add(path)?) });
+        }
+        let runtime = arguments.runtime.as_ref().map(|name| name.parse()).transpose();
+        Work::Runtime { runtime: runtime.map_err(|e| Failure::new(USAGE, format!("--runtime: {e}")))?, options }
+    };
+    for path in &arguments.files {
+        files.add(path)?;
+    }
+    let spec = JobSpec {
+        name: arguments.name.clone(),
+        submission: pki::hex(&pki::random::<16>()),
+        work,
+        arguments: texts(arguments.arguments())?,
+        environment,
+        files: files.files,
+        limits: Limits { memory: arguments.memory.map(|memory| memory.0), cpu_millis: arguments.cpus },
+        timeout_ms: arguments.timeout.map(|timeout| timeout.as_millis() as u64),
+        retries: arguments.retries,
+    };
+    Ok((spec, files.contents))
+}
+
+/// Has the head take the job; the same submission again is the same job, so that a head or an agent that is being restarted meanwhile
+/// is bridged. Nothing is returned where an interrupt came first: then there is no job, or it is cancelled.
+async fn send(client: &Client, spec: &JobSpec, contents: Vec<Bytes>, interrupts: &mut Interrupts) -> Result<Option<Answer>, Failure> {
+    let (mut client, mut pause) = (client.clone(), Pause::default());
+    let (begun, is_interrupted) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+    let mut is_told = false;
+    loop {
+        let sent = {
+            let sending = send_once(&client, spec, &contents, &is_interrupted);
+            tokio::pin!(sending);
+            loop {
+                tokio::select! {
+                    sent = &mut sending => break sent,
+                    () = interrupts.next() => {
+                        // What was not sent whole is no job; twice, and nothing is waited for.
+                        if is_interrupted.swap(true, Ordering::SeqCst) {
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+        };
+        let is_over = is_interrupted.load(Ordering::SeqCst);
+        match sent {
+            Ok(Answer::JobSubmitted { job, .. }) if is_over => {
+                let request = wire::JobRequest { job: job.to_string() };
+                client.admin().jobs_cancel(request).await?;
+                return Ok(None);
+            }
+            Ok(answer) => return Ok(Some(answer)),
+            Err(_) if is_over => return Ok(None),
+            Err(failure) if !matches!(failure.code, FAILED | TIMED_OUT) || begun.elapsed() >= RESTART_PATIENCE => {
+                // What was refused waits for nothing.
+                if failure.hint.is_some() || failure.code == REFUSED {
+                    return Err(failure);
+                }
+                return Err(failure.hint(format!("see what the cluster waits for with `cloudtik status {}`", client.place.name)));
+            }
+            Err(failure) => {
+                if !is_told && begun.elapsed() >= QUIET {
+                    talk(&format!("not submitted yet: {}; trying again", failure.message));
+                    is_told = true;
+                }
+                pause.wait().await;
+                client = client.reconnect().await.map_err(|_| failure)?;
+            }
+        }
+    }
+}
+
+async fn send_once(client: &Client, spec: &JobSpec, contents: &[Bytes], is_interrupted: &Arc<AtomicBool>) -> Result<Answer, Failure> {
+    let (sender, parts) = tokio::sync::mpsc::channel(QUEUE);
+    let first = Part::Spec(serde_json::to_vec(spec).expect("jobs become JSON").into());
+    let (contents, is_interrupted) = (contents.to_vec(), is_interrupted.clone());
+    let sending = tokio::spawn(async move {
+        let blocks = contents
+            .into_iter()
+            .flat_map(|mut content| std::iter::from_fn(move || (!content.is_empty()).then(|| content.split_to(content.len().min(BLOCK)))));
+        for part in std::iter::once(first).chain(blocks.map(Part::Content)) {
+            let is_over = is_interrupted.load(Ordering::SeqCst);
+            if is_over || sender.send(wire::JobUpload { part: Some(part) }).await.is_err() {
                 return;
             }
         }
-        input.tell(Frame::EndOfInput(true)).await;
-    };
-    let sender = tokio::spawn(sending);
-    let result = if printer.is_json() {
-        Outcome::of("head", &mut session).await.map(|outcome| {
-            printer.json(&outcome);
-            outcome.exit_code
-        })
-    } else {
-        session.follow(|stream, bytes| printer.copy(stream, bytes)).await
-    };
-    sender.abort();
-    result.map_err(|failure| {
-        if session.is_broken {
-            let message = "the head was restarted while the job ran, which ended the job";
-            return Failure::new(TIMED_OUT, message).hint("submit it again; the cluster itself goes on");
+    });
+    let answer = client.admin().jobs_submit(ReceiverStream::new(parts)).await;
+    sending.abort();
+    document(answer?.into_inner())
+}
+
+/// The files of a job, read whole.
+#[derive(Default)]
+struct Files {
+    files: Vec<JobFile>,
+    contents: Vec<Bytes>,
+}
+
+impl Files {
+    /// Adds a file, and says by which name the job knows it.
+    fn add(&mut self, path: &Path) -> Result<String, Failure> {
+        let room = MAX_JOB - self.contents.iter().map(|content| content.len() as u64).sum::<u64>();
+        let content = content(path, room)?;
+        let name = text_of(path.file_name().unwrap_or_default())?;
+        if self.files.iter().any(|file| file.name == name) {
+            return Err(Failure::new(USAGE, format!("two files of the job are named {name}")).hint("rename one of them"));
         }
-        // What was refused waits for nothing.
-        if failure.hint.is_some() || failure.code == REFUSED {
-            return failure;
-        }
-        failure.hint(format!("see what the cluster waits for with `cloudtik status {}`", client.place.name))
-    })
+        self.files.push(JobFile { name: name.clone(), size: content.len() as u64, digest: String::new() });
+        self.contents.push(content.into());
+        Ok(name)
+    }
 }
 
 /// What a job's file holds, of which at most `room` bytes are taken; it is not read at all if it is too large. It may be a pipe, of
@@ -106,27 +232,4 @@ fn content(file: &Path, room: u64) -> Result<Vec<u8>, Failure> {
 
 fn text_of(text: &OsStr) -> Result<String, Failure> {
     text.to_str().map(str::to_owned).ok_or_else(|| Failure::new(USAGE, format!("{} is not UTF-8", text.display())))
-}
-
-fn name_of(file: &Path) -> Result<String, Failure> {
-    text_of(file.file_name().unwrap_or_default())
-}
-
-/// The options of a job. The contents of files that they bring along are added to `contents`.
-fn options(arguments: &Submit, contents: &mut Vec<Vec<u8>>) -> Result<Vec<wire::SubmitOption>, Failure> {
-    let value = |name: &str, value: &String| wire::SubmitOption { name: name.to_owned(), content: Some(Content::Value(value.clone())) };
-    let mut options: Vec<_> = arguments.class.iter().map(|class| value("class", class)).collect();
-    options.extend(arguments.conf.iter().map(|conf| value("conf", conf)));
-    options.extend(arguments.packages.iter().map(|package| value("packages", package)));
-    options.extend(arguments.env.iter().map(|env| value("env", env)));
-    let mut room = MAX_JOB - contents.iter().map(|content| content.len() as u64).sum::<u64>();
-    for path in &arguments.py_files {
-        let content = content(path, room)?;
-        let size = content.len() as u64;
-        room -= size;
-        contents.push(content);
-        let file = wire::SubmitFile { name: name_of(path)?, size };
-        options.push(wire::SubmitOption { name: "py-files".to_owned(), content: Some(Content::File(file)) });
-    }
-    Ok(options)
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_config::Workers;
+use cloudtik_model::job::JobRules;
 use cloudtik_model::report::Java;
 use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
@@ -167,6 +168,9 @@ pub fn compare(old: Option<&Planner>, new: &Planner) -> (Plan, Steps) {
         if a.max_workers != b.max_workers {
             note("change", "max_workers".to_owned(), format!("{} → {}", a.max_workers, b.max_workers));
         }
+        if a.jobs != b.jobs {
+            note("change", "jobs".to_owned(), job_rules(&a.jobs, &b.jobs));
+        }
         if a.idle_after != b.idle_after {
             let seconds = |span: std::time::Duration| format!("{} s", span.as_secs());
             note("change", "idle_after".to_owned(), format!("{} → {}", seconds(a.idle_after), seconds(b.idle_after)));
@@ -244,4 +248,17 @@ fn describe(workers: &Workers) -> String {
     let range = if workers.min == workers.max { workers.min.to_string() } else { format!("{} to {}", workers.min, workers.max) };
     let shape = shape(workers);
     if shape.is_empty() { range } else { format!("{range} ({shape})") }
+}
+
+/// What changes of how jobs are treated.
+fn job_rules(before: &JobRules, after: &JobRules) -> String {
+    let days = |rules: &JobRules| format!("{:.1} days", rules.keep_for_ms as f64 / (24.0 * 3_600_000.0));
+    let of = |name: &str, before: String, after: String| (before != after).then(|| format!("{name} {before} → {after}"));
+    let changes = [
+        of("parallel", before.parallel.to_string(), after.parallel.to_string()),
+        of("keep", before.keep.to_string(), after.keep.to_string()),
+        of("keep_for", days(before), days(after)),
+        of("log_limit", before.log_limit.to_string(), after.log_limit.to_string()),
+    ];
+    changes.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

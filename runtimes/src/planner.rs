@@ -185,6 +185,7 @@ impl Planner {
             max_workers: self.cluster.max_workers,
             budget: self.cluster.budget,
             services: self.used().flat_map(|(_, m)| m.services.iter().map(|s| placement(m, s))).collect(),
+            jobs: self.cluster.jobs.clone(),
             policies: self.cluster.scaling.iter().map(|s| self.policy(&s.policy)).collect(),
             idle_after_ms: self.cluster.idle_after.as_millis() as u64,
             rolling: steps.rolling,

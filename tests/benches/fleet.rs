@@ -211,7 +211,7 @@ impl Agent {
         };
         let send = async |topic| outgoing.send(wire::AgentFrame { topic: Some(topic) }).await.map_err(|_| "closed".to_owned());
         send(AgentTopic::Hello(hello)).await?;
-        send(AgentTopic::Report(wire::Report { complete: true, services: Vec::new() })).await?;
+        send(AgentTopic::Report(wire::Report { complete: true, ..Default::default() })).await?;
         let mut client = BusClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let mut incoming = client.connect(ReceiverStream::new(frames)).await.map_err(|e| e.to_string())?.into_inner();
         let mut ticks = interval(HEARTBEAT);

@@ -23,6 +23,8 @@ const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("request
 const PLAN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("plan");
 /// By number.
 const GRANTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("grants");
+/// By number.
+const JOBS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("jobs");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 
 /// The store in the head's directory.
@@ -129,10 +131,16 @@ impl Leadership for EmbeddedDatabase {
                     plan.insert(node, parse("plan", holds.value())?);
                 }
             }
+            let table = write.open_table(JOBS).map_err(failed(operation))?;
+            let mut jobs = Vec::new();
+            for entry in table.iter().map_err(failed(operation))? {
+                let (_, value) = entry.map_err(failed(operation))?;
+                jobs.push(parse("job", value.value())?);
+            }
             EventLog::open(&write, operation)?;
             write.open_table(REVISIONS).map_err(failed(operation))?;
             write.open_table(GRANTS).map_err(failed(operation))?;
-            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, requests, outlook, nodes, plan }, join_secret }
+            Remembered { epoch: Epoch(epoch), memory: Memory { cluster, requests, outlook, nodes, plan, jobs }, join_secret }
         };
         write.commit().map_err(failed(operation))?;
         let store = EmbeddedStore { database: self.database.clone(), epoch: remembered.epoch };
@@ -162,6 +170,7 @@ impl Store for EmbeddedStore {
             let mut plan = write.open_table(PLAN).map_err(failed(operation))?;
             let mut events = EventLog::open(&write, operation)?;
             let mut grants = write.open_table(GRANTS).map_err(failed(operation))?;
+            let mut jobs = write.open_table(JOBS).map_err(failed(operation))?;
             let mut last = events.last()?;
             for record in records {
                 match record {
@@ -195,6 +204,12 @@ impl Store for EmbeddedStore {
                     }
                     Record::GrantGone { number } => {
                         grants.remove(number).map_err(failed(operation))?;
+                    }
+                    Record::Job(job) => {
+                        jobs.insert(job.id.0, text(job).as_slice()).map_err(failed(operation))?;
+                    }
+                    Record::JobGone { id } => {
+                        jobs.remove(id.0).map_err(failed(operation))?;
                     }
                 }
             }

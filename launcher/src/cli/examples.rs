@@ -223,6 +223,10 @@ Everything after FILE belongs to the job: write cloudtik's options before it.
 Which files and options a job may have depends on its runtime. Spark runs .py,
 .jar and .sql files.
 
+The job runs on the head's node and goes on whatever becomes of this command.
+Ctrl-C asks whether to cancel it or to leave it running; where there is no
+terminal to ask on, it cancels. The exit status is the job's.
+
 Examples:
   # Run a Python program on Spark, with its arguments
   cloudtik submit demo wordcount.py /usr/share/common-licenses/GPL-3
@@ -238,7 +242,13 @@ Examples:
   cloudtik submit demo --py-files lib.zip,names.py --env STAGE=test job.py
 
   # Run SQL
-  cloudtik submit demo query.sql";
+  cloudtik submit demo query.sql
+
+  # Leave a job to itself, for an hour at most, with two more attempts
+  cloudtik submit demo --detach --name nightly --timeout 1h --retries 2 job.py
+
+  # Run a program of the head's node, with a file beside it
+  cloudtik submit demo --files data.csv --command -- wc -l data.csv";
 
 pub const LOGS: &str = "\
 Examples:

@@ -4,12 +4,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap_complete::engine::{ArgValueCompleter, PathCompleter};
+use cloudtik_model::{Bytes, JobName};
 
 use super::cluster::NamedCluster;
-use super::values::assignment;
+use super::values::{self, assignment};
 use crate::completion;
 
 #[derive(Args)]
@@ -32,9 +34,34 @@ pub struct Submit {
     /// uploaded
     #[arg(long = "py-files", value_name = "FILES", value_delimiter = ',', add = ArgValueCompleter::new(PathCompleter::file()))]
     pub py_files: Vec<PathBuf>,
+    /// Files to lay beside the job's own, separated by commas
+    #[arg(long, value_name = "FILES", value_delimiter = ',', add = ArgValueCompleter::new(PathCompleter::file()))]
+    pub files: Vec<PathBuf>,
     /// Variable of the job's environment; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
     pub env: Vec<String>,
+    /// Name of the job, unique in its cluster; made from its file by default
+    #[arg(long)]
+    pub name: Option<JobName>,
+    /// Return once the job is submitted, and print its name
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Longest time that an attempt may take, such as 90s or 2h
+    #[arg(long, value_name = "TIME", value_parser = values::span)]
+    pub timeout: Option<Duration>,
+    /// Further attempts if the job fails
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub retries: u32,
+    /// Processors of the head's node for the job's own process, such as 0.5
+    #[arg(long, value_name = "N", value_parser = values::cpus)]
+    pub cpus: Option<u64>,
+    /// Memory of the head's node for the job's own process, such as 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// Run a program of the head's node instead of a file with a runtime:
+    /// `--command -- PROGRAM [ARGUMENT]...`
+    #[arg(long, conflicts_with_all = ["runtime", "class", "conf", "packages", "py_files"])]
+    pub command: bool,
     /// File of the job, which is uploaded, and the job's own arguments:
     /// everything after FILE, also what begins with a dash
     #[arg(required = true, trailing_var_arg = true, value_name = "FILE [ARGUMENT]", add = ArgValueCompleter::new(PathCompleter::file()))]

@@ -17,6 +17,7 @@ pub enum Invalid {
     Resource,
     Amount(String),
     Assignment,
+    Cpus,
 }
 
 impl std::fmt::Display for Invalid {
@@ -25,6 +26,7 @@ impl std::fmt::Display for Invalid {
             Self::Timeout => f.write_str("not a time such as 90s, 5m or 1h30m"),
             Self::Span => f.write_str("not a time from 1s to 366d, such as 90s, 30m, 2h or 7d"),
             Self::Assignment => f.write_str("not NAME=VALUE"),
+            Self::Cpus => f.write_str("not a number of processors from 0.001 to 4096, such as 2 or 0.5"),
             Self::Resource => f.write_str("not a resource such as licences=2"),
             Self::Amount(amount) => write!(f, "{amount:?} is not a whole number"),
         }
@@ -61,6 +63,13 @@ pub fn resource(text: &str) -> Result<(String, u32), Invalid> {
 /// `NAME=VALUE`, as it is.
 pub fn assignment(text: &str) -> Result<String, Invalid> {
     text.split_once('=').filter(|(name, _)| !name.is_empty()).map(|_| text.to_owned()).ok_or(Invalid::Assignment)
+}
+
+/// Processors, in thousandths.
+pub fn cpus(text: &str) -> Result<u64, Invalid> {
+    let number: f64 = text.parse().map_err(|_| Invalid::Cpus)?;
+    let millis = (number * 1_000.0).round();
+    if (1.0..=4_096_000.0).contains(&millis) { Ok(millis as u64) } else { Err(Invalid::Cpus) }
 }
 
 #[cfg(test)]

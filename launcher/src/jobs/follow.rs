@@ -1,0 +1,430 @@
+//! Following a job: what it prints, and how it ends, through restarts of the head and of its agent. The job goes on whatever becomes
+//! of whoever follows it.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloudtik_model::JobId;
+use cloudtik_model::job::{Job, JobEnd};
+use cloudtik_protocol::wire;
+use cloudtik_protocol::wire::open_request::What;
+use cloudtik_protocol::wire::session_frame::Frame;
+use serde::Serialize;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::client::{Client, document, is_refused};
+use crate::failure::{FAILED, Failure, INTERRUPTED, NOT_FOUND, TIMED_OUT};
+use crate::interrupts::Interrupts;
+use crate::output::{Printer, Stream, talk};
+use crate::pause::Pause;
+use crate::session::Session;
+
+/// Everything that is kept of an output.
+const EVERYTHING: u32 = u32::MAX;
+/// Pieces of output that wait to be printed.
+const QUEUE: usize = 16;
+/// How long a head that does not answer is not worth a word.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// What an interrupt means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// Whoever sits at a terminal is asked; elsewhere the job is cancelled.
+    AskOrCancel,
+    /// The job is left to itself.
+    Leave,
+}
+
+/// How a job ended and what it printed, for programs.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    job: Job,
+    exit_code: u8,
+    stdout: String,
+    stderr: String,
+}
+
+/// Prints what a job prints until it has ended; returns the exit status that stands for its end.
+pub async fn to_the_end(
+    printer: &Printer,
+    client: &Client,
+    id: JobId,
+    on_interrupt: OnInterrupt,
+    interrupts: &mut Interrupts,
+) -> Result<u8, Failure> {
+    let (news, mut jobs) = mpsc::channel(8);
+    let (ended, has_ended) = watch::channel(false);
+    let (pieces, mut printed) = mpsc::channel(QUEUE);
+    let mut watching = JoinSet::new();
+    watching.spawn(watch_job(client.clone(), id, news));
+    let mut tails = JoinSet::new();
+    let mut last: Option<Job> = None;
+    let mut is_cancelled = false;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut pieces = Some(pieces);
+    let mut failed = None;
+    loop {
+        tokio::select! {
+            biased;
+            signal = interrupts.next_signal() => {
+                match interrupted(client, id, on_interrupt, is_cancelled, signal).await? {
+                    Interrupted::Left(code) => return Ok(code),
+                    Interrupted::Cancelled => is_cancelled = true,
+                    Interrupted::GoesOn => {}
+                }
+            }
+            Some(piece) = printed.recv() => {
+                let Piece { stream, bytes } = piece;
+                if printer.is_json() {
+                    match stream {
+                        Stream::Out => stdout.extend_from_slice(&bytes),
+                        Stream::Error => stderr.extend_from_slice(&bytes),
+                    }
+                } else {
+                    // The job goes on, and its output is kept, whether or not somebody reads it here.
+                    let _ = printer.copy(stream, &bytes);
+                }
+            }
+            news = jobs.recv(), if !*ended.borrow() => match news {
+                Some(Ok(job)) => {
+                    tell(last.as_ref(), &job);
+                    if job.attempt > 0 && let Some(pieces) = pieces.take() {
+                        for stream in [Stream::Out, Stream::Error] {
+                            tails.spawn(tail(client.clone(), id, stream, EVERYTHING, pieces.clone(), has_ended.clone()));
+                        }
+                    }
+                    if job.has_ended() {
+                        ended.send_replace(true);
+                    }
+                    last = Some(job);
+                }
+                Some(Err(failure)) => return Err(failure),
+                None => return Err(Failure::failed("the job is not watched any more")),
+            },
+            Some(tail) = tails.join_next() => {
+                if let Err(failure) = tail.map_err(|e| Failure::failed(e.to_string()))? {
+                    failed = Some(failure);
+                }
+            }
+        }
+        if *ended.borrow() && tails.is_empty() && printed.is_empty() {
+            break;
+        }
+    }
+    let job = last.ok_or_else(|| Failure::failed("nothing was heard of the job"))?;
+    let code = exit_code(&job);
+    if printer.is_json() {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        printer.json(&Outcome { exit_code: code, stdout: text(stdout), stderr: text(stderr), job });
+        return failed.map_or(Ok(code), Err);
+    }
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    told(client, &job, code)
+}
+
+/// Prints what a job printed so far.
+pub async fn printed_so_far(printer: &Printer, client: &Client, id: JobId, lines: Option<u32>) -> Result<(), Failure> {
+    let (pieces, mut printed) = mpsc::channel(QUEUE);
+    let (_over, has_ended) = watch::channel(true);
+    let mut tails = JoinSet::new();
+    for stream in [Stream::Out, Stream::Error] {
+        tails.spawn(tail(client.clone(), id, stream, lines.unwrap_or(EVERYTHING), pieces.clone(), has_ended.clone()));
+    }
+    drop(pieces);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    while let Some(Piece { stream, bytes }) = printed.recv().await {
+        match (printer.is_json(), stream) {
+            (true, Stream::Out) => stdout.extend_from_slice(&bytes),
+            (true, Stream::Error) => stderr.extend_from_slice(&bytes),
+            (false, _) => {
+                let _ = printer.copy(stream, &bytes);
+            }
+        }
+    }
+    while let Some(tail) = tails.join_next().await {
+        tail.map_err(|e| Failure::failed(e.to_string()))??;
+    }
+    if printer.is_json() {
+        #[derive(Serialize)]
+        struct Logs {
+            stdout: String,
+            stderr: String,
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        printer.json(&Logs { stdout: text(stdout), stderr: text(stderr) });
+    }
+    Ok(())
+}
+
+/// Waits until a job has ended.
+pub async fn wait(client: &Client, id: JobId) -> Result<Job, Failure> {
+    let (news, mut jobs) = mpsc::channel(8);
+    let mut watching = JoinSet::new();
+    watching.spawn(watch_job(client.clone(), id, news));
+    while let Some(job) = jobs.recv().await {
+        let job = job?;
+        if job.has_ended() {
+            return Ok(job);
+        }
+    }
+    Err(Failure::failed("the job is not watched any more"))
+}
+
+/// How a command ends that waited for a job.
+pub fn told(client: &Client, job: &Job, code: u8) -> Result<u8, Failure> {
+    let named = format!("job {} ({})", job.id, job.name);
+    match &job.end {
+        Some(JobEnd::Succeeded) | None => Ok(code),
+        // What it has to say of that, it has said.
+        Some(end @ (JobEnd::Failed { .. } | JobEnd::Killed { .. } | JobEnd::Cancelled)) => {
+            talk(&format!("{named} {end}"));
+            Ok(code)
+        }
+        Some(end) => {
+            let cluster = &client.place.name;
+            Err(Failure::new(code, format!("{named} {end}")).hint(format!("see `cloudtik jobs status {cluster} {}`", job.name)))
+        }
+    }
+}
+
+/// The exit status that stands for a job's end.
+pub fn exit_code(job: &Job) -> u8 {
+    match &job.end {
+        None | Some(JobEnd::Succeeded) => 0,
+        Some(JobEnd::Failed { exit_code }) => u8::try_from(*exit_code).ok().filter(|code| *code != 0).unwrap_or(FAILED),
+        Some(JobEnd::Killed { signal, .. }) => u8::try_from(128 + signal).unwrap_or(FAILED),
+        Some(JobEnd::TimedOut) => TIMED_OUT,
+        Some(JobEnd::Cancelled) => INTERRUPTED,
+        Some(JobEnd::NotStarted { .. } | JobEnd::Lost { .. }) => FAILED,
+    }
+}
+
+/// Says what a job waits for, and that another attempt follows.
+fn tell(before: Option<&Job>, job: &Job) {
+    let waits = |job: &Job| job.waits_for.as_ref().map(ToString::to_string);
+    if let Some(wait) = waits(job).filter(|wait| before.and_then(waits).as_ref() != Some(wait)) {
+        talk(&format!("job {} waits for {wait}", job.id));
+    }
+    if job.history.len() > before.map_or(0, |before| before.history.len())
+        && !job.has_ended()
+        && let Some(attempt) = job.history.last()
+    {
+        talk(&format!("attempt {} of {} {}; another follows", attempt.number, job.attempts, attempt.end));
+    }
+}
+
+/// What came of an interrupt.
+enum Interrupted {
+    GoesOn,
+    Cancelled,
+    /// Without the job's end; the exit status.
+    Left(u8),
+}
+
+async fn interrupted(client: &Client, id: JobId, on: OnInterrupt, is_cancelled: bool, signal: SignalKind) -> Result<Interrupted, Failure> {
+    let cluster = &client.place.name;
+    if on == OnInterrupt::Leave {
+        return Ok(Interrupted::Left(INTERRUPTED));
+    }
+    if is_cancelled {
+        talk(&format!("not waiting for its end; see `cloudtik jobs status {cluster} {id}`"));
+        return Ok(Interrupted::Left(INTERRUPTED));
+    }
+    let can_ask = signal == SignalKind::interrupt() && io::stdin().is_terminal() && io::stderr().is_terminal();
+    if can_ask {
+        let asking = tokio::task::spawn_blocking(move || ask(id));
+        match asking.await.map_err(|e| Failure::failed(e.to_string()))? {
+            Choice::Cancel => {}
+            Choice::Detach => {
+                talk(&format!("job {id} goes on; follow it with `cloudtik jobs logs -f {cluster} {id}`"));
+                return Ok(Interrupted::Left(0));
+            }
+            Choice::GoOn => return Ok(Interrupted::GoesOn),
+        }
+    }
+    cancel(client, id).await?;
+    talk("cancelling; press Ctrl-C again to leave at once");
+    Ok(Interrupted::Cancelled)
+}
+
+enum Choice {
+    Cancel,
+    Detach,
+    GoOn,
+}
+
+/// Asks at the terminal.
+fn ask(id: JobId) -> Choice {
+    let _ = write!(io::stderr(), "\nCancel job {id}, detach from it, or go on following it? [c/d/G] ");
+    let mut answer = String::new();
+    match io::stdin().read_line(&mut answer) {
+        // Nobody is there to answer.
+        Ok(0) | Err(_) => Choice::Cancel,
+        Ok(_) => match answer.trim().to_ascii_lowercase().as_str() {
+            "c" | "cancel" => Choice::Cancel,
+            "d" | "detach" => Choice::Detach,
+            _ => Choice::GoOn,
+        },
+    }
+}
+
+/// Has a job ended; one that has ended meanwhile is no failure.
+async fn cancel(client: &Client, id: JobId) -> Result<(), Failure> {
+    let (mut client, mut pause) = (client.clone(), Pause::default());
+    loop {
+        let failure = match client.admin().jobs_cancel(wire::JobRequest { job: id.to_string() }).await.map_err(Failure::from) {
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
+        match failure.code {
+            crate::failure::REFUSED | NOT_FOUND => return Ok(()),
+            FAILED | TIMED_OUT => {
+                pause.wait().await;
+                client = client.reconnect().await?;
+            }
+            _ => return Err(failure),
+        }
+    }
+}
+
+/// Sends a job whenever it changes, through restarts of the head, until it has ended.
+async fn watch_job(mut client: Client, id: JobId, news: mpsc::Sender<Result<Job, Failure>>) {
+    let mut pause = Pause::default();
+    let (mut begun, mut is_told) = (tokio::time::Instant::now(), false);
+    loop {
+        let ended = match client.admin().jobs_watch(wire::JobRequest { job: id.to_string() }).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        Ok(Some(one)) => {
+                            (pause, begun, is_told) = (Pause::default(), tokio::time::Instant::now(), false);
+                            let job = document::<Job>(one);
+                            let is_last = job.as_ref().map_or(true, Job::has_ended);
+                            if news.send(job).await.is_err() || is_last {
+                                return;
+                            }
+                        }
+                        Ok(None) => break None,
+                        Err(status) => break Some(status),
+                    }
+                }
+            }
+            Err(status) => Some(status),
+        };
+        if let Some(status) = ended.filter(|status| is_refused(status) || status.code() == tonic::Code::NotFound) {
+            let _ = news.send(Err(status.into())).await;
+            return;
+        }
+        pause.wait().await;
+        if !is_told && begun.elapsed() >= QUIET {
+            talk("the head does not answer; waiting for it (the job goes on)");
+            is_told = true;
+        }
+        match client.reconnect().await {
+            Ok(next) => client = next,
+            Err(failure) if !client.place.exists() || failure.code == crate::failure::NOT_AUTHORISED => {
+                let _ = news.send(Err(failure)).await;
+                return;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A piece of a job's output.
+struct Piece {
+    stream: Stream,
+    bytes: Bytes,
+}
+
+/// Hands on one output of a job: what it printed, what it prints until it has ended, and then what is left.
+async fn tail(
+    mut client: Client,
+    id: JobId,
+    stream: Stream,
+    lines: u32,
+    pieces: mpsc::Sender<Piece>,
+    mut has_ended: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let mut after: Option<wire::LogPosition> = None;
+    let mut pause = Pause::default();
+    loop {
+        let is_rest = *has_ended.borrow_and_update();
+        let logs = wire::Logs {
+            job: id.to_string(),
+            stream: wire_stream(stream).into(),
+            lines,
+            follow: !is_rest,
+            after: after.clone(),
+            ..Default::default()
+        };
+        match read(&client, logs, stream, &pieces, &mut after, &mut has_ended).await {
+            Ok(Read::Whole) if is_rest => return Ok(()),
+            // It has ended meanwhile: the rest is read once more.
+            Ok(Read::Whole) => pause = Pause::default(),
+            Ok(Read::Ended) => continue,
+            Err(failure) if !matches!(failure.code, FAILED | TIMED_OUT) => return Err(failure),
+            Err(_) => {}
+        }
+        pause.wait().await;
+        match client.reconnect().await {
+            Ok(next) => client = next,
+            Err(failure) if !client.place.exists() => return Err(failure),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Why reading stopped.
+enum Read {
+    /// At the end of what there is.
+    Whole,
+    /// The job has ended.
+    Ended,
+}
+
+async fn read(
+    client: &Client,
+    logs: wire::Logs,
+    stream: Stream,
+    pieces: &mpsc::Sender<Piece>,
+    after: &mut Option<wire::LogPosition>,
+    has_ended: &mut watch::Receiver<bool>,
+) -> Result<Read, Failure> {
+    let follow = logs.follow;
+    let mut session = Session::open(client, "", What::Logs(logs)).await?;
+    loop {
+        let frame = tokio::select! {
+            frame = session.next() => frame?,
+            _ = has_ended.wait_for(|ended| *ended), if follow => return Ok(Read::Ended),
+        };
+        match frame {
+            Frame::Position(position) => *after = Some(position),
+            Frame::Stdout(bytes) => {
+                if let Some(position) = after {
+                    position.offset += bytes.len() as u64;
+                }
+                if pieces.send(Piece { stream, bytes }).await.is_err() {
+                    return Ok(Read::Whole);
+                }
+            }
+            // An output that is not there is empty.
+            Frame::Exit(exit) if exit.error.is_empty() => return Ok(Read::Whole),
+            Frame::Exit(exit) => return Err(Failure::new(TIMED_OUT, exit.error)),
+            _ => {}
+        }
+    }
+}
+
+fn wire_stream(stream: Stream) -> wire::OutputStream {
+    match stream {
+        Stream::Out => wire::OutputStream::Stdout,
+        Stream::Error => wire::OutputStream::Stderr,
+    }
+}
