@@ -65,7 +65,11 @@ fn jobs(cluster: &Cluster) -> Vec<Job> {
 }
 
 fn wait_for(cluster: &Cluster, name: &str, state: &str) -> Job {
-    until(&format!("{name} to be {state}"), MINUTE, || Some(job(cluster, name)).filter(|job| job.state == state))
+    until(&format!("{name} to be {state}"), MINUTE, || {
+        // It may not be submitted yet.
+        let ran = cluster.run(&["jobs", "status", &cluster.name, name, "-o", "json"]);
+        serde_json::from_str(&ran.out).ok().filter(|job: &Job| job.state == state)
+    })
 }
 
 fn printed(cluster: &Cluster, name: &str) -> Ran {
@@ -340,7 +344,6 @@ async fn the_same_submission_again_is_the_same_job() {
     }
     let refused = submit("other").await.expect_err("another job of that name");
     assert!(refused.message().contains("has the name once"), "{refused:?}");
-    tokio::task::block_in_place(|| ());
     wait_for(&cluster, "once", "succeeded");
     let answer = submit("key").await.expect("also when it has ended");
     assert!(matches!(answer, Answer::JobSubmitted { again: true, .. }), "{answer:?}");
