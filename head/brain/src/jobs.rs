@@ -21,9 +21,11 @@
 //! | `orders` | what the head's node is told |
 //! | `ends` | what becomes of an attempt that is over |
 //! | `requests` | who is cancelled and deleted |
+//! | `employment` | which workers jobs keep from being idle |
 //! | `retention` | how long jobs that have ended are kept |
 //! | `view` | nothing: jobs for people |
 
+mod employment;
 mod ends;
 mod orders;
 mod queue;
@@ -37,6 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloudtik_model::job::{JobRef, JobState};
 use cloudtik_model::{JobId, JobName, NodeId, Timestamp};
 
+use self::employment::Employment;
 use self::ends::LONGEST_PAUSE;
 use self::orders::Sent;
 use crate::{Brain, JobRecord, Node, Record};
@@ -52,6 +55,7 @@ pub(crate) struct Jobs {
     active: BTreeSet<JobId>,
     /// Those that have ended, in the order of their ends.
     ended: BTreeSet<(Timestamp, JobId)>,
+    employment: Employment,
     /// The last number that was given.
     last: JobId,
     /// When the pause before a job's next attempt ends, on the brain's clock.
@@ -65,8 +69,10 @@ pub(crate) struct Jobs {
     next_version: u64,
     /// Something changed that may let a job start or that its node has to know.
     changed: bool,
-    /// When to look again, on the brain's clock.
-    wake: Option<u64>,
+    /// When the first pause ends, on the brain's clock.
+    next_pause_end: Option<u64>,
+    /// When the first job may be too old, on the caller's monotonic clock.
+    next_expiry: Option<u64>,
 }
 
 impl Jobs {
@@ -88,11 +94,6 @@ impl Jobs {
         self.last
     }
 
-    /// When to look again, on the brain's clock.
-    pub(crate) fn next_wake(&self) -> Option<u64> {
-        self.wake
-    }
-
     /// A job may start now that could not before, or its node is to be told something.
     pub(crate) fn note_changed(&mut self) {
         self.changed = true;
@@ -108,12 +109,14 @@ impl Jobs {
             JobState::Starting { .. } | JobState::Running { .. } => _ = self.active.insert(id),
             JobState::Ended { at, .. } => _ = self.ended.insert((at, id)),
         }
+        self.employment.add(&record);
         self.records.insert(id, record);
         self.changed = true;
     }
 
     fn remove(&mut self, id: JobId) -> Option<JobRecord> {
         let record = self.records.remove(&id)?;
+        self.employment.remove(&record);
         self.by_name.remove(&record.name);
         self.by_submission.remove(&record.spec.submission);
         self.queued.remove(&id);
@@ -142,7 +145,7 @@ impl Jobs {
 impl Brain {
     /// Starts what may start, forgets what is not kept any longer, and tells the head's node what changed.
     pub(crate) fn go_on_with_jobs(&mut self) {
-        let is_due = self.jobs.wake.is_some_and(|at| at <= self.clock.now());
+        let is_due = self.jobs_due().is_some_and(|at| at <= self.clock.now());
         if !std::mem::take(&mut self.jobs.changed) && !is_due {
             return;
         }
@@ -150,8 +153,19 @@ impl Brain {
         self.start_jobs();
         self.forget_jobs();
         self.send_jobs();
+        if self.jobs.employment.take_changed() {
+            self.note_all_activity();
+        }
         self.jobs.changed = false;
-        self.jobs.wake = [self.next_pause_end(), self.next_expiry()].into_iter().flatten().min();
+        self.jobs.next_pause_end = self.jobs.pauses.values().min().copied();
+        self.jobs.next_expiry = self.jobs.expiries.values().min().copied();
+    }
+
+    /// When to look at jobs again, on the brain's clock.
+    pub(crate) fn jobs_due(&self) -> Option<u64> {
+        // The caller's clock counts what the head slept through.
+        let expiry = self.jobs.next_expiry.map(|at| self.clock.now().saturating_add(at.saturating_sub(self.clock.monotonic())));
+        [self.jobs.next_pause_end, expiry].into_iter().flatten().min()
     }
 
     /// The node that jobs run on.

@@ -186,7 +186,7 @@ impl Brain {
         self.go_on_with_jobs();
         self.decide();
         self.answer_granted();
-        let due = [self.listing_due(), self.scaling_due(), self.jobs.next_wake()].into_iter().flatten().min();
+        let due = [self.listing_due(), self.scaling_due(), self.jobs_due()].into_iter().flatten().min();
         self.clock.plan_wake(self.nodes.next_timer(), due);
         self.look_at_list();
         self.store_plan();

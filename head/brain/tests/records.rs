@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cloudtik_brain::{ClusterRecord, Hold, Pause, Rollout, RolloutFailure};
+use cloudtik_brain::{ClusterRecord, Hold, JobRecord, Pause, Rollout, RolloutFailure};
 use cloudtik_model::event::{Event, Launch, Purpose, StateName, TypeChoice, What};
+use cloudtik_model::goal::Limits;
+use cloudtik_model::job::{Attempt, Cancellation, JobEnd, JobFile, JobOption, JobOptionValue, JobSpec, JobState, Loss, Work};
 use cloudtik_model::node::{DialOutcome, Evidence, EvidenceKind, NodeRecord, NodeState};
 use cloudtik_model::outlook::Blocked;
 use cloudtik_model::reason::{InstanceReport, Obstacle, Reason, ServiceProblem};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::FailureCause;
 use cloudtik_model::spec::Offer;
-use cloudtik_model::{Actor, Generation, NodeId, NodeTypeName, ServiceKey, Timestamp};
+use cloudtik_model::{Actor, Generation, JobId, NodeId, NodeTypeName, ServiceKey, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -100,6 +102,60 @@ fn clusters() -> Vec<ClusterRecord> {
     }]
 }
 
+fn jobs() -> Vec<JobRecord> {
+    let spark = Work::Runtime {
+        runtime: "spark".parse().ok(),
+        options: vec![
+            JobOption { name: "conf".to_owned(), value: JobOptionValue::Text("a=b".to_owned()) },
+            JobOption { name: "py-files".to_owned(), value: JobOptionValue::File("lib.zip".to_owned()) },
+        ],
+    };
+    let file = |name: &str| JobFile { name: name.to_owned(), size: 9, digest: "0a".to_owned() };
+    let spec = |work| JobSpec {
+        name: "nightly".parse().ok(),
+        submission: "s-1".to_owned(),
+        work,
+        arguments: vec!["10".to_owned()],
+        environment: BTreeMap::from([("K".to_owned(), "V".to_owned())]),
+        files: vec![file("pi.py"), file("lib.zip")],
+        limits: Limits { memory: Some(1 << 30), cpu_millis: Some(500) },
+        timeout_ms: Some(60_000),
+        retries: 2,
+    };
+    let ends = [
+        JobEnd::Succeeded,
+        JobEnd::Failed { exit_code: 3 },
+        JobEnd::Killed { signal: 9, out_of_memory: true },
+        JobEnd::TimedOut,
+        JobEnd::Cancelled,
+        JobEnd::NotStarted { why: "no such file".to_owned() },
+        JobEnd::Lost { why: Loss::Node },
+    ];
+    let attempt = |end: &JobEnd| Attempt { number: 1, started: Some(Timestamp(8)), ended: Timestamp(9), end: end.clone(), lost_output: 5 };
+    let job = |work, state, history: Vec<Attempt>| JobRecord {
+        id: JobId(1),
+        name: "nightly".parse().expect("valid"),
+        spec: spec(work),
+        needs: Some("spark/master".parse().expect("a key")),
+        by: Actor::LOCAL,
+        submitted: Timestamp(7),
+        state,
+        attempt: 1,
+        history,
+        cancelled: Some(Cancellation { at: Timestamp(8), by: Actor::LOCAL }),
+    };
+    let states = [
+        JobState::Queued { not_before: None },
+        JobState::Queued { not_before: Some(Timestamp(9)) },
+        JobState::Starting { since: Timestamp(8), generation: Generation(1) },
+        JobState::Running { started: Timestamp(8), generation: Generation(1), pid: 77 },
+    ];
+    let command = || Work::Command { program: "sleep".to_owned() };
+    let open = states.map(|state| job(spark.clone(), state, Vec::new()));
+    let ended = ends.map(|end| job(command(), JobState::Ended { at: Timestamp(9), end: end.clone() }, vec![attempt(&end)]));
+    open.into_iter().chain(ended).collect()
+}
+
 fn blocks() -> Vec<Blocked> {
     vec![Blocked::OnHold { reason: String::new() }, Blocked::Paused { why: Reason::OfferGone }, Blocked::TypeMaximum { max: 3, leaving: 1 }]
 }
@@ -128,6 +184,7 @@ fn records_of_every_version_are_read_and_the_newest_is_how_they_are_stored() {
     check("node", &nodes());
     check("cluster", &clusters());
     check("blocked", &blocks());
+    check("job", &jobs());
 }
 
 /// Texts are for people: the brain decides, and the simulation checks, by types.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::EvidenceKind;
 pub use crate::evidence::InstanceReport;
 use crate::report::{FailureCause, ServiceFailure, ServiceState};
-use crate::{InstanceId, MoneyPerHour, NodeId, ServiceKey};
+use crate::{InstanceId, MoneyPerHour, NodeId, RuntimeName, ServiceKey};
 
 /// Why a node entered a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +159,10 @@ pub enum Obstacle {
     /// It has not been idle for long enough.
     Idle {
         after_s: u64,
+    },
+    /// A job of one of its runtimes has not ended.
+    ServesJobs {
+        runtime: RuntimeName,
     },
     Busy,
     LoadUnknown,

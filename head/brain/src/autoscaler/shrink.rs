@@ -81,6 +81,9 @@ impl Node {
 impl Brain {
     /// Whether a node does something, if anything says so.
     fn activity(&self, node: &Node) -> Option<bool> {
+        if self.jobs.runtime_on(node).is_some() {
+            return Some(true);
+        }
         let mut said = node.services.values().filter(|s| s.state == ServiceState::Ready).filter_map(ServiceReport::work).peekable();
         if said.peek().is_some() {
             return Some(said.any(|work| work.0 > 0));
@@ -115,6 +118,14 @@ impl Brain {
         if busy != usage.idle_since.is_none() {
             usage.idle_since = (!busy).then_some(now);
             self.reconsider_scale();
+        }
+    }
+
+    /// Jobs of other runtimes than before keep workers busy.
+    pub(crate) fn note_all_activity(&mut self) {
+        let workers: Vec<NodeId> = self.workers().map(|node| node.record.id.clone()).collect();
+        for id in workers {
+            self.note_activity(&id);
         }
     }
 
@@ -320,7 +331,11 @@ impl Brain {
                     Obstacle::Idle { after_s: spec.idle_after_ms / 1_000 }
                 })
             } else {
-                Some(if self.is_busy(node) { Obstacle::Busy } else { Obstacle::LoadUnknown })
+                Some(match self.jobs.runtime_on(node) {
+                    Some(runtime) => Obstacle::ServesJobs { runtime: runtime.clone() },
+                    None if self.is_busy(node) => Obstacle::Busy,
+                    None => Obstacle::LoadUnknown,
+                })
             };
             match why_not {
                 Some(why) => {
@@ -414,7 +429,10 @@ impl Brain {
         let activity = match node.usage.idle_since {
             _ if node.is_on_its_way() => Activity::NotReadyYet,
             Some(since) => Activity::Idle { for_s: self.clock.now().saturating_sub(since) / 1_000 },
-            None => Activity::BusyOrUnknown,
+            None => match self.jobs.runtime_on(node) {
+                Some(runtime) => Activity::ServesJobs { runtime: runtime.clone() },
+                None => Activity::BusyOrUnknown,
+            },
         };
         let decision = ScaleIn {
             node: id.clone(),

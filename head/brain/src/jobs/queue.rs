@@ -103,11 +103,6 @@ impl Brain {
             self.store_job(job);
         }
     }
-
-    /// When the first of the pauses before a next attempt ends.
-    pub(super) fn next_pause_end(&self) -> Option<u64> {
-        self.jobs.pauses.values().min().copied()
-    }
 }
 
 /// What a node has for jobs, if that is known.

@@ -45,10 +45,4 @@ impl Brain {
         let expiries = std::mem::take(&mut self.jobs.expiries);
         self.jobs.expiries = expiries.into_iter().filter(|(id, _)| is_kept(id)).collect();
     }
-
-    /// When the first job may be too old, on the brain's clock.
-    pub(super) fn next_expiry(&self) -> Option<u64> {
-        let first = self.jobs.expiries.values().min()?;
-        Some(self.clock.now().saturating_add(first.saturating_sub(self.clock.monotonic()).max(1)))
-    }
 }

@@ -5,6 +5,7 @@ mod departures;
 mod failing;
 mod floods;
 mod gangs;
+mod jobs;
 mod limits;
 mod lives;
 mod plans;

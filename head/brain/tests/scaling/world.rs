@@ -1,7 +1,8 @@
 //! A brain, a provider that answers as it is told, and agents that say what they are told.
 
 use cloudtik_brain::{
-    Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, Memory, NewRequest, Planned, Record, Reply, Request, Session,
+    Action, Brain, ClusterRecord, Config, Failure, FailureKind, Input, JobRecord, Memory, NewRequest, Planned, Record, Reply, Request,
+    Session,
 };
 use cloudtik_model::demand::{Bundle, Counted, Quantity, RequestedCapacity, ResourceRequest};
 use cloudtik_model::event::{Event, What};
@@ -10,7 +11,9 @@ use cloudtik_model::outlook::Outlook;
 use cloudtik_model::reason::Reason;
 use cloudtik_model::report::{Facts, FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
 use cloudtik_model::spec::{Offer, Role, ServicePlacement, Spec, WorkerType};
-use cloudtik_model::{Actor, Bytes, Epoch, InstanceId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
+use cloudtik_model::{
+    Actor, Bytes, Epoch, InstanceId, JobId, Moment, MoneyPerHour, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::throttled;
@@ -36,6 +39,7 @@ pub struct World {
     pub outlook: Outlook,
     pub plan: BTreeMap<NodeId, Vec<Planned>>,
     pub nodes: BTreeMap<NodeId, NodeRecord>,
+    pub jobs: BTreeMap<JobId, JobRecord>,
     pub events: Vec<Event>,
     pub replies: BTreeMap<u64, Result<String, String>>,
     pub next: u64,
@@ -131,6 +135,7 @@ impl World {
             outlook: Outlook::default(),
             plan: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             events: Vec::new(),
             replies: BTreeMap::new(),
             next: 0,
@@ -166,7 +171,8 @@ impl World {
         let nodes = self.nodes.values().cloned().collect();
         let requests = self.requests.values().cloned().collect();
         let (cluster, outlook, plan) = (self.cluster.clone(), self.outlook.clone(), self.plan.clone());
-        let memory = Memory { cluster, requests, outlook, nodes, plan, ..Memory::default() };
+        let jobs = self.jobs.values().cloned().collect();
+        let memory = Memory { cluster, requests, outlook, nodes, plan, jobs };
         self.booted = self.now;
         self.brain = Brain::restore(Config::default(), Epoch(2), memory, self.moment());
         let linked: Vec<NodeId> = std::mem::take(&mut self.links).into_keys().collect();
@@ -188,7 +194,9 @@ impl World {
                 Record::Plan { node, holds } => drop(self.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.outlook = outlook,
                 Record::Event(event) => self.events.push(event),
-                Record::Grant(_) | Record::GrantGone { .. } | Record::Job(_) | Record::JobGone { .. } => {}
+                Record::Job(job) => drop(self.jobs.insert(job.id, *job)),
+                Record::JobGone { id } => drop(self.jobs.remove(&id)),
+                Record::Grant(_) | Record::GrantGone { .. } => {}
             }
         }
         for action in step.actions {

@@ -10,7 +10,7 @@ use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::refusal::Lack;
 use crate::spec::Offer;
-use crate::{Generation, MoneyPerHour, NodeId, NodeTypeName};
+use crate::{Generation, MoneyPerHour, NodeId, NodeTypeName, RuntimeName};
 
 /// A machine that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,11 +99,17 @@ pub struct ScaleIn {
 }
 
 /// What a worker does that is scaled in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "activity", rename_all = "kebab-case")]
 pub enum Activity {
     NotReadyYet,
-    Idle { for_s: u64 },
+    Idle {
+        for_s: u64,
+    },
+    /// A job of one of its runtimes has not ended.
+    ServesJobs {
+        runtime: RuntimeName,
+    },
     BusyOrUnknown,
 }
 

@@ -75,7 +75,7 @@ fn scale_in_details(decision: &ScaleIn) -> Vec<(String, String)> {
     vec![
         named("of its type", format!("{} running or starting, {} desired by count", decision.present, decision.wanted)),
         named("wanted of its type", sources.join("; ")),
-        named("what it does", decision.activity),
+        named("what it does", &decision.activity),
         named("why this one", decision.choice),
     ]
 }
@@ -311,6 +311,7 @@ impl fmt::Display for Activity {
         match self {
             Self::NotReadyYet => f.write_str("it was not ready yet"),
             Self::Idle { for_s } => write!(f, "idle for {for_s} s"),
+            Self::ServesJobs { runtime } => write!(f, "a job of {runtime} runs or waits"),
             Self::BusyOrUnknown => f.write_str("busy, or its load is not known"),
         }
     }

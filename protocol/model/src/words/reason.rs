@@ -122,6 +122,7 @@ impl fmt::Display for Obstacle {
             Self::PlacementsMove => f.write_str("its placements move to machines that are still starting: it stays until they are ready"),
             Self::Awaited => f.write_str("a request waits for other nodes that are terminating, and will be placed on it too"),
             Self::Idle { after_s } => write!(f, "idle; removed after {after_s} s of that"),
+            Self::ServesJobs { runtime } => write!(f, "a job of {runtime} runs or waits"),
             Self::Busy => f.write_str("busy"),
             Self::LoadUnknown => f.write_str("its load is not known yet"),
         }
