@@ -27,6 +27,10 @@ pub struct Faults {
     pub clock_jumps: u64,
     /// Per 10 s: somebody scales, kills or drains, or changes the description.
     pub people: u64,
+    /// Per 5 s: somebody submits a job; fewer cancel and delete one.
+    pub jobs: u64,
+    /// Per 5 s: the head's machine is lost, and another one takes its place.
+    pub head_replaced: u64,
     pub can_restart_agent: bool,
     pub can_reboot: bool,
     /// How long the provider's list may hide a machine, in milliseconds. 0: it never does, and a call ends with the head
@@ -51,6 +55,8 @@ impl Faults {
             all_cut: 0,
             clock_jumps: 0,
             people: 0,
+            jobs: 0,
+            head_replaced: 0,
             can_restart_agent: false,
             can_reboot: false,
             visibility: 0,
@@ -75,6 +81,8 @@ impl Faults {
             all_cut: some(40),
             clock_jumps: some(100),
             people: some(300),
+            jobs: some(400),
+            head_replaced: some(8),
             can_restart_agent: seed.is_multiple_of(2),
             can_reboot: seed % 5 < 2,
             visibility: [VISIBILITY, 0, VISIBILITY / 3, VISIBILITY][(seed % 4) as usize],

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `setup` | what a world is made from: a seed, or a scenario that a person wrote |
 //! | `faults` | what goes wrong in a seeded world |
-//! | `world` | what happens when: `head`, `nodes`, `happening`; what people and trouble do: `trouble`, `script`; what is checked of every step: `checks`; what it amounts to: `accounts` |
-//! | `provider`, `agent`, `work` | the provider, the agents, and work that keeps cores busy |
+//! | `world` | what happens when: `head`, `nodes`, `happening`; what people and trouble do: `trouble`, `script`; what is checked of every step: `checks`, `job_checks`; jobs: `jobs`; what it amounts to: `accounts` |
+//! | `provider`, `agent`, `node_jobs`, `work` | the provider, the agents, jobs on the head's node, and work that keeps cores busy |
 //! | `told`, `promises` | what stored events tell, and what is told of a promise that did not hold |
 //! | `agenda`, `random` | what is due next, and choices from a seed |
 //! | `replay` | a head's recorded life, lived again |
@@ -19,6 +19,7 @@ mod agenda;
 mod agent;
 mod event_index;
 mod faults;
+mod node_jobs;
 mod promises;
 mod provider;
 mod random;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloudtik_brain::Config;
+use cloudtik_model::job::JobRules;
 use cloudtik_model::policy::{Metric, Policy, Rule};
 use cloudtik_model::scenario::{Scenario, Span};
 use cloudtik_model::spec::{Membership, Role, ServicePlacement, Spec, Spot, WorkerType};
@@ -166,7 +167,15 @@ fn spec_of_seed(seed: u64) -> Spec {
         rule: Rule::Load { metric: Metric::Cpu, high: 400, low: 100, window_ms: 20_000 },
     };
     let policies = if random.permille(300) { vec![policy] } else { Vec::new() };
+    let mut random = Random::new(seed ^ 0x10b5);
+    let jobs = JobRules {
+        parallel: random.between(1, 4) as u32,
+        keep: if random.permille(300) { random.between(1, 8) as u32 } else { JobRules::DEFAULT_KEEP },
+        keep_for_ms: if random.permille(300) { random.between(30_000, 300_000) } else { JobRules::DEFAULT_KEEP_FOR_MS },
+        ..JobRules::default()
+    };
     Spec {
+        jobs,
         policies,
         revision: 1,
         workers,

@@ -3,6 +3,8 @@
 mod accounts;
 mod checks;
 mod head;
+mod job_checks;
+mod jobs;
 mod nodes;
 mod script;
 mod sim_event;
@@ -18,6 +20,7 @@ use cloudtik_model::spec::Spec;
 use cloudtik_model::{Epoch, Generation, InstanceId, JobId, Moment, MoneyPerHour, NodeId, NodeTypeName, Timestamp};
 
 use self::accounts::Accounts;
+use self::jobs::JobsWorld;
 use self::script::Script;
 use self::sim_event::SimEvent;
 use crate::agenda::Agenda;
@@ -48,6 +51,16 @@ pub struct Stats {
     /// How often it was looked at whether a node that works may take a bad revision, and how often one was held.
     pub judged_rollouts: u64,
     pub held_rollouts: u64,
+    /// Attempts of jobs that began, and how often one that was over was held against what happened.
+    pub job_attempts: u64,
+    pub judged_attempts: u64,
+    pub retried_jobs: u64,
+    pub cancelled_jobs: u64,
+    pub lost_jobs: u64,
+    pub forgotten_jobs: u64,
+    /// Submissions that were answered with a job that there was already.
+    pub repeated_submissions: u64,
+    pub replaced_heads: u64,
     /// Places at which a crash of the head could have made a difference.
     pub crash_points: u64,
 }
@@ -91,6 +104,7 @@ pub struct World {
     /// Wishes that were acknowledged and not stored.
     unkept: Option<String>,
     script: Script,
+    jobs: JobsWorld,
     accounts: Accounts,
     stats: Stats,
     trail: VecDeque<String>,
@@ -138,6 +152,7 @@ impl World {
             asked_for: BTreeMap::new(),
             unkept: None,
             script: Script::default(),
+            jobs: JobsWorld::new(setup.seed),
             accounts: Accounts::default(),
             stats: Stats::default(),
             trail: VecDeque::new(),
@@ -156,7 +171,10 @@ impl World {
         world.after(10, SimEvent::Boot(instance.id));
         match world.setup.scenario.clone() {
             Some(scenario) => world.begin(&scenario),
-            None => world.after(10_000, SimEvent::Trouble),
+            None => {
+                world.after(10_000, SimEvent::Trouble);
+                world.after(5_000, SimEvent::PeopleWantJobs);
+            }
         }
         world
     }

@@ -49,6 +49,14 @@ fn no_seed_breaks_a_promise() {
                             total.judged_idle += stats.judged_idle;
                             total.judged_rollouts += stats.judged_rollouts;
                             total.held_rollouts += stats.held_rollouts;
+                            total.job_attempts += stats.job_attempts;
+                            total.judged_attempts += stats.judged_attempts;
+                            total.retried_jobs += stats.retried_jobs;
+                            total.cancelled_jobs += stats.cancelled_jobs;
+                            total.lost_jobs += stats.lost_jobs;
+                            total.forgotten_jobs += stats.forgotten_jobs;
+                            total.repeated_submissions += stats.repeated_submissions;
+                            total.replaced_heads += stats.replaced_heads;
                         }
                         Err(violation) => violations.lock().expect("no thread panics").push(violation),
                     }
@@ -69,6 +77,10 @@ fn no_seed_breaks_a_promise() {
     // Checks that never apply would hold anything.
     let judged = [total.judged_deletions, total.judged_members, total.judged_idle, total.judged_rollouts, total.held_rollouts];
     assert!(judged.into_iter().all(|times| times > seeds / 4), "{total:?}");
+    let of_jobs = [total.job_attempts, total.judged_attempts, total.retried_jobs, total.cancelled_jobs, total.forgotten_jobs];
+    assert!(of_jobs.into_iter().all(|times| times > seeds / 4) && total.repeated_submissions > seeds / 4, "{total:?}");
+    assert!(total.replaced_heads > seeds / 20 && total.lost_jobs > seeds / 50, "{total:?}");
+    println!("{total:?}");
 }
 
 /// Seeds whose every point is tried; `CLOUDTIK_CRASH_SEEDS` asks for more.

@@ -52,6 +52,7 @@ impl World {
                     return Err(self.broken(10, format!("nothing stored explains why {instance} is deleted")));
                 }
             }
+            Action::SendJobs { order, .. } => self.check_jobs_order(order)?,
             Action::Reboot { node, instance, .. } => {
                 let is_well =
                     |agent: &crate::agent::Agent| agent.is_well(self.now) && self.now - agent.well_since > WELL && agent.link.is_some();
@@ -184,6 +185,9 @@ impl World {
         if is_new && works && !somebody_said_so {
             return Err(self.broken(3, format!("{} is scaled in while it works", record.id)));
         }
+        if is_new && !somebody_said_so && self.serves_a_job(record) {
+            return Err(self.broken(3, format!("{} is scaled in while a job needs it", record.id)));
+        }
         Ok(())
     }
 
@@ -257,7 +261,7 @@ impl World {
         if brain.cluster() != self.stored.cluster {
             return Err(self.broken(8, format!("what is known of the cluster is not what is stored: {:?}", self.stored.cluster)));
         }
-        Ok(())
+        self.check_jobs_memory()
     }
 
     /// In the end everything is as it was asked for, and nothing else exists.
@@ -289,7 +293,7 @@ impl World {
                 return Err(self.broken(10, format!("nothing stored tells of {}", node.record.id)));
             }
         }
-        Ok(())
+        self.check_jobs_end()
     }
 }
 

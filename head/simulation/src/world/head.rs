@@ -89,8 +89,14 @@ impl World {
                 Record::Plan { node, holds } if holds.is_empty() => drop(self.stored.plan.remove(&node)),
                 Record::Plan { node, holds } => drop(self.stored.plan.insert(node, holds)),
                 Record::Outlook(outlook) => self.stored.outlook = outlook,
-                Record::Job(job) => drop(self.stored.jobs.insert(job.id, *job)),
-                Record::JobGone { id } => drop(self.stored.jobs.remove(&id)),
+                Record::Job(job) => {
+                    self.check_job(&job)?;
+                    self.stored.jobs.insert(job.id, *job);
+                }
+                Record::JobGone { id } => {
+                    self.check_job_gone(id)?;
+                    self.stored.jobs.remove(&id);
+                }
                 // Access is decided about beside the brain.
                 Record::Grant(_) | Record::GrantGone { .. } => {}
                 Record::Event(event) => {
@@ -98,6 +104,7 @@ impl World {
                     let line = || format!("  {} {:?} {}", event.kind.name(), event.node, event.message());
                     self.note(line);
                     self.stored.told.note(&event);
+                    self.note_job_event(&event)?;
                     self.write_down(event);
                 }
             }
@@ -175,8 +182,7 @@ impl World {
             Action::Reboot { node, generation, instance } => self.after(call, SimEvent::Reboot { epoch, node, generation, instance }),
             Action::ListInstances { number } => self.after(delay, SimEvent::List { epoch, number }),
             Action::DialBack { node, generation, .. } => self.after(delay, SimEvent::Dial { epoch, node, generation }),
-            // No world has jobs.
-            Action::SendJobs { .. } => {}
+            Action::SendJobs { order, .. } => self.send_jobs(delay, order),
             Action::SendGoal { node, order } => self.after(delay, SimEvent::Goal { epoch, node, order }),
             Action::CloseLink { session, .. } => {
                 if let Some(id) = self.links.get(&session).cloned() {
@@ -187,6 +193,7 @@ impl World {
             Action::Reply { request, result } => {
                 self.acknowledge(request, result.is_ok());
                 self.answer(request, &result);
+                self.job_acknowledged(request, &result);
                 let Some(id) = self.joining.remove(&request) else { return };
                 let admitted = matches!(result, Ok(Reply::Admit { .. }));
                 if let Some(agent) = self.agents.get_mut(&id) {

@@ -77,7 +77,8 @@ impl World {
         }
         self.links.insert(session, id.clone());
         self.hear(3, epoch, Input::LinkOpened { session, node: node.clone(), generation, facts });
-        self.hear(4, epoch, Input::Reported { session, node, complete: true, services, jobs: Vec::new() });
+        let jobs = if node.is_head() { self.jobs.on_node.reports() } else { Vec::new() };
+        self.hear(4, epoch, Input::Reported { session, node, complete: true, services, jobs });
         self.after(self.setup.config.heartbeat, SimEvent::Beat(id.clone(), session));
     }
 

@@ -1,10 +1,11 @@
 //! What can happen, and its effect on the provider's machines and on the head.
 
-use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, Session};
+use cloudtik_brain::{Failure, FailureKind, GoalOrder, Input, JobsOrder, Session};
+use cloudtik_model::job::JobSpec;
 use cloudtik_model::node::DialOutcome;
 use cloudtik_model::report::Load;
 use cloudtik_model::spec::Offer;
-use cloudtik_model::{Epoch, Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey};
+use cloudtik_model::{Epoch, Generation, InstanceId, JobId, MoneyPerHour, NodeId, NodeTypeName, ServiceKey};
 
 use super::World;
 use super::script::Scripted;
@@ -75,6 +76,29 @@ pub(super) enum SimEvent {
     ServiceReady(InstanceId, ServiceKey, u32),
     /// A service that runs fails by what a revision changed about it.
     ServiceFails(InstanceId, ServiceKey, u32),
+    /// A document of jobs arrives at the head's node.
+    Jobs {
+        epoch: Epoch,
+        order: JobsOrder,
+    },
+    JobBegins {
+        instance: InstanceId,
+        id: JobId,
+        attempt: u32,
+        nonce: u64,
+    },
+    JobEnds {
+        instance: InstanceId,
+        id: JobId,
+        nonce: u64,
+    },
+    SayOfJob(InstanceId, JobId),
+    Submit {
+        spec: Box<JobSpec>,
+        needs: Option<ServiceKey>,
+        until_answered: bool,
+    },
+    PeopleWantJobs,
     Trouble,
     PeopleLeave(u64),
     /// Something of the scenario.
@@ -88,6 +112,12 @@ impl World {
             SimEvent::HeadStarts => return self.start_head(),
             SimEvent::Create { epoch, order } => return self.create(epoch, &order),
             SimEvent::Trouble => return self.trouble(),
+            SimEvent::Jobs { epoch, order } => return self.take_jobs(epoch, order),
+            SimEvent::JobBegins { instance, id, attempt, nonce } => return self.job_begins(&instance, id, attempt, nonce),
+            SimEvent::JobEnds { instance, id, nonce } => self.job_ends(&instance, id, nonce),
+            SimEvent::SayOfJob(instance, id) => self.say_of_job(&instance, id),
+            SimEvent::Submit { spec, needs, until_answered } => self.send_submission(spec, needs, until_answered),
+            SimEvent::PeopleWantJobs => self.people_want_jobs(),
             SimEvent::PeopleLeave(times) => self.people_leave(times),
             SimEvent::Scripted(scripted) => self.play(scripted),
             SimEvent::Delete { epoch, node, generation, instance } => self.delete(epoch, node, generation, &instance),
