@@ -268,6 +268,9 @@ mod tests {
     use std::fs;
     use std::io::Write;
 
+    use cloudtik_model::JobId;
+    use cloudtik_model::job::{JobStream, layout};
+
     use super::*;
 
     struct Log {
@@ -368,6 +371,28 @@ mod tests {
         log.rotate();
         log.write("four\n");
         assert_eq!(rest(&mut reader).0, "two\n");
+    }
+
+    #[test]
+    fn the_output_of_a_job_is_followed_as_its_shim_writes_it() {
+        let folder = tempfile::tempdir().expect("makes");
+        let path = folder.path().join(layout::log(JobId(7), JobStream::Stdout));
+        fs::create_dir_all(path.parent().expect("in a directory")).expect("makes");
+        let reader = |after| LogReader::new(path.clone(), wire::ReadLog { lines: u32::MAX, follow: true, after, ..Default::default() });
+        let mut follower = reader(None);
+        assert_eq!(rest(&mut follower).0, "", "it has not begun");
+        let mut log = crate::shim::Log::open(path.clone(), 4096, 1).expect("opens");
+        let lines = |from: u32, to: u32| (from..to).map(|n| format!("line {n:04}\n")).collect::<String>();
+        // A part has 409 lines.
+        log.write(lines(0, 300).as_bytes());
+        let (text, stopped) = rest(&mut follower);
+        assert_eq!(text, lines(0, 300));
+        log.write(lines(300, 600).as_bytes());
+        assert_eq!(rest(&mut follower).0, lines(300, 600), "across the end of a part");
+        assert_eq!(rest(&mut reader(stopped.clone())).0, lines(300, 600), "from where another one stopped");
+        log.write(lines(600, 1000).as_bytes());
+        assert_eq!(rest(&mut follower).0, lines(600, 1000));
+        assert_eq!(rest(&mut reader(stopped)).0, lines(409, 1000), "what is left after where it stopped");
     }
 
     #[test]
