@@ -53,24 +53,35 @@ fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     move |source| Error::Write { path, source }
 }
 
-/// Does all that, until `run.json` is written. The attempt's lock is held meanwhile.
-pub async fn prepare(home: &Home, source: &Source, attempt: &Attempt, start: &JobStart) -> Result<(), Error> {
-    let (own, names) = (attempt.clone(), start.files.clone());
-    // What an earlier agent wrote is not to be run while it is being replaced.
-    let cleared = tokio::task::spawn_blocking(move || {
+/// Clears what an earlier agent prepared: it is not to be run while it is being replaced. The attempt's lock is held meanwhile, as it
+/// is for the other steps. To be awaited to its end, as [`finish`] is: what blocks goes on whoever waits for it.
+pub async fn begin(attempt: &Attempt, start: &JobStart) -> Result<(), Error> {
+    let (own, wanted) = (attempt.clone(), start.files.clone());
+    let clearing = tokio::task::spawn_blocking(move || {
         let run = own.directory().join(RUN_FILE);
         match fs::remove_file(&run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot_write(&run)(error)),
             _ => {}
         }
-        names.iter().try_for_each(|file| is_name(&file.name).then_some(()).ok_or_else(|| Error::Name(file.name.clone())))?;
+        if let Some(file) = wanted.into_iter().find(|file| !is_name(&file.name)) {
+            return Err(Error::Name(file.name));
+        }
         let files = own.files();
         create_private_directory_in_place(&files).map_err(cannot_write(&files))
     });
-    cleared.await??;
+    clearing.await?
+}
+
+/// Fetches the job's files, for as long as the head cannot be reached.
+pub async fn fetch_files(source: &Source, attempt: &Attempt, start: &JobStart) -> Result<(), Error> {
     for (number, file) in start.files.iter().enumerate() {
         fetch_file(source, file, &attempt.files().join(number.to_string())).await?;
     }
+    Ok(())
+}
+
+/// Lays the files and writes `run.json`.
+pub async fn finish(home: &Home, attempt: &Attempt, start: &JobStart) -> Result<(), Error> {
     let process = format!("job-{}", attempt.id);
     let groups = cgroup::limit(home, process, start.limits.clone()).await;
     let variables = environment_of(attempt, start);
@@ -97,7 +108,7 @@ pub async fn prepare(home: &Home, source: &Source, attempt: &Attempt, start: &Jo
         }),
     };
     let (own, files) = (attempt.clone(), start.files.clone());
-    let laid = tokio::task::spawn_blocking(move || {
+    let laying = tokio::task::spawn_blocking(move || {
         lay_files(&own, &files)?;
         let program = run.command.first().ok_or(Error::NoCommand)?;
         program::check(program, &path, &own.work())?;
@@ -105,7 +116,7 @@ pub async fn prepare(home: &Home, source: &Source, attempt: &Attempt, start: &Jo
         let text = serde_json::to_vec(&run).expect("texts and numbers become JSON");
         write_atomically(&target, &text, 0o600).map_err(cannot_write(&target))
     });
-    laid.await?
+    laying.await?
 }
 
 /// Its own variables count over those that every process has, but not over those by which it is known.
@@ -120,7 +131,6 @@ fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
-/// Fetches a file, for as long as the head cannot be reached.
 async fn fetch_file(source: &Source, file: &JobFile, part: &Path) -> Result<(), Error> {
     let failed = |source| Error::Fetch { name: file.name.clone(), source };
     let (mut pause, mut damaged, mut last) = (FIRST_PAUSE, 0, String::new());

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloudtik_model::job::{JobEnd, JobGoal, JobReport, JobReportState, Loss};
+use cloudtik_model::job::{JobEnd, JobGoal, JobReport, JobReportState, JobStart, Loss};
 use cloudtik_model::{JobId, Timestamp};
 use cloudtik_protocol::files::remove_tree;
 use cloudtik_protocol::logging::{chain, plain};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::JobContext;
 use super::attempt::{self, Attempt, Found, Lock, now, over, unstarted};
-use super::prepare::prepare;
+use super::prepare;
 use crate::shim::{BEGUN, OCCUPIED, STARTED, State, launch};
 
 /// Between two looks at a shim that is starting.
@@ -168,15 +168,7 @@ impl JobTask {
                 }
                 (None, Some(start)) => {
                     self.report(goal.attempt, JobReportState::Preparing);
-                    let (home, source) = (self.context.home.clone(), self.context.source.clone());
-                    let prepared = tokio::select! {
-                        prepared = prepare(&home, &source, &attempt, start) => prepared,
-                        changed = self.desired.changed() => return changed.map_or(Flow::Released, |()| Flow::Again),
-                    };
-                    match prepared {
-                        Ok(()) => self.start(&attempt, lock).await,
-                        Err(error) => self.record(&attempt, lock, not_started(&chain(&error))).await,
-                    }
+                    self.prepare(&attempt, start, lock).await
                 }
             },
             Found::Starting => {
@@ -189,6 +181,25 @@ impl JobTask {
                 self.is_over(&attempt, state).await
             }
             Found::Over(state) => self.is_over(&attempt, state).await,
+        }
+    }
+
+    /// Prepares an attempt and starts its shim, unless something else is desired meanwhile.
+    async fn prepare(&mut self, attempt: &Attempt, start: &JobStart, lock: Lock) -> Flow {
+        let (home, source) = (self.context.home.clone(), self.context.source.clone());
+        let prepared: Result<Option<Flow>, prepare::Error> = async {
+            prepare::begin(attempt, start).await?;
+            tokio::select! {
+                fetched = prepare::fetch_files(&source, attempt, start) => fetched?,
+                changed = self.desired.changed() => return Ok(Some(changed.map_or(Flow::Released, |()| Flow::Again))),
+            }
+            prepare::finish(&home, attempt, start).await.map(|()| None)
+        }
+        .await;
+        match prepared {
+            Ok(None) => self.start(attempt, lock).await,
+            Ok(Some(flow)) => flow,
+            Err(error) => self.record(attempt, lock, not_started(&chain(&error))).await,
         }
     }
 
