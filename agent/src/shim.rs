@@ -33,6 +33,8 @@ use nix::unistd::{Pid, setsid};
 use self::files::Reserved;
 pub use self::files::{BEGUN_FILE, Begun, END_FILE, EXIT_FILE, Exit, LOCK_FILE, LOG_FILE, Once, RUN_FILE, Run, STATE_FILE, State};
 pub use self::launch::launch;
+#[cfg(test)]
+pub(crate) use self::launch::program;
 pub use self::log::Log;
 use crate::process::Process;
 
