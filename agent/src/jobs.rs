@@ -90,13 +90,18 @@ impl Jobs {
     }
 
     async fn write(&self, goals: &JobGoals) -> bool {
-        let _writing = self.writing.lock().await;
+        // Held until it is written, also if nobody waits for that any more.
+        let writing = self.writing.clone().lock_owned().await;
         // A newer one was written meanwhile.
         if goals.version < self.lock().version {
             return true;
         }
         let (path, text) = (self.context.home.job_goals(), serde_json::to_vec(goals).expect("texts and numbers become JSON"));
-        let written = tokio::task::spawn_blocking(move || write_atomically(&path, &text, 0o600)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            let _writing = writing;
+            write_atomically(&path, &text, 0o600)
+        })
+        .await;
         let result = written.map_err(io::Error::other).flatten();
         result.inspect_err(|error| tracing::warn!("cannot write the document of jobs: {}", chain(error))).is_ok()
     }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use cloudtik_model::job::{JobEnd, JobReportState, Loss, layout};
 use cloudtik_model::{JobId, Timestamp};
 use cloudtik_protocol::files::{RemoveError, create_private_directory_in_place, remove_tree, write_atomically};
+use cloudtik_protocol::logging::plain;
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
@@ -183,7 +184,7 @@ pub fn over(exit: Exit, is_cancelled: bool) -> JobReportState {
     /// What shells say of a program that was ended by SIGKILL.
     const KILLED: i32 = 128 + 9;
     let end = match exit {
-        Exit { not_started: Some(why), .. } => return unstarted(JobEnd::NotStarted { why }),
+        Exit { not_started: Some(why), .. } => return unstarted(JobEnd::NotStarted { why: plain(&why) }),
         Exit { timed_out: true, .. } => JobEnd::TimedOut,
         Exit { stopped: true, .. } if is_cancelled => JobEnd::Cancelled,
         // Whatever the process made of the signal: somebody ended it, and not on the job's behalf.

@@ -70,11 +70,12 @@ pub fn orphans(below: &Path) -> io::Result<BTreeMap<PathBuf, Vec<i32>>> {
     Ok(orphans)
 }
 
-/// The sessions that the shims of a node's services led, also of shims that are gone: their sessions are what is left of
-/// a service that clears its environment. (`shim.json` is the agent's; a session's number is its leader's process id.)
+/// The sessions that the shims of a node's services and jobs led, also of shims that are gone: their sessions are what is left of
+/// a process that clears its environment. (`shim.json` is the agent's; a session's number is its leader's process id.)
 fn led_by_shims(home: &Path) -> BTreeSet<i32> {
     let below = |directory: PathBuf| fs::read_dir(directory).map(|e| e.flatten().map(|e| e.path()).collect::<Vec<_>>()).unwrap_or_default();
-    let states = below(home.join("services")).into_iter().flat_map(below).filter_map(|service| fs::read(service.join("shim.json")).ok());
+    let directories = ["services", "jobs"].into_iter().flat_map(|name| below(home.join(name))).flat_map(below);
+    let states = directories.filter_map(|directory| fs::read(directory.join("shim.json")).ok());
     let leaders = states.filter_map(|text| {
         let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
         let (pid, started) = (state["shim"]["pid"].as_i64()? as i32, state["shim"]["started"].as_u64()?);
