@@ -21,6 +21,7 @@ use cloudtik_brain::{Input, NewRequest, Reply, Request as Question};
 use cloudtik_model::answer::Answer;
 use cloudtik_model::demand::RequestedCapacity;
 use cloudtik_model::event::Event;
+use cloudtik_model::job::Job;
 use cloudtik_model::outlook::Size;
 use cloudtik_model::printed::Printed;
 use cloudtik_model::refusal::RefusalKind;
@@ -363,8 +364,12 @@ impl wire::admin_server::Admin for AdminService {
             cluster: cloudtik_brain::ClusterRecord,
             nodes: Vec<cloudtik_model::node::NodeRecord>,
             revision: Option<(u64, Description)>,
+            jobs: Vec<Job>,
             events: Vec<Event>,
         }
+        let mut jobs = head.list_jobs().await?;
+        // What is given to a program may be a secret.
+        jobs.iter_mut().for_each(|job| job.command.truncate(1));
         let from = head.brain.events().borrow().saturating_sub(EVENT_PAGE as u64);
         // It is for people to read and to send, as it is.
         let dump = serde_json::to_vec(&Printed(&Dump {
@@ -372,6 +377,7 @@ impl wire::admin_server::Admin for AdminService {
             cluster,
             nodes: head.board.nodes(|node| Some(node.record.clone())).await.map_err(stopped)?,
             revision: head.revisions.latest().map(|(n, description, _)| (n, description.without_secrets())),
+            jobs,
             events: head.events(from, None).await?,
         }));
         let dump = Bytes::from(dump.map_err(|e| Status::internal(e.to_string()))?);

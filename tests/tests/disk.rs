@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use cloudtik_model::job::{Job, JobEnd};
 use cloudtik_tests::{Cluster, skipped, until};
 
 /// A file system of its own with little room, unmounted when dropped.
@@ -101,6 +102,35 @@ fn a_service_that_a_full_disk_keeps_from_starting_says_so() {
     cluster.wait("its return", Duration::from_secs(60), |s| s.ready);
     cluster.down();
     cluster.assert_nothing_left();
+}
+
+#[test]
+fn a_job_that_fills_the_disk_keeps_its_end_and_says_what_was_lost() {
+    let cluster = Cluster::new("filled", "[workers.default]\nmin = 0");
+    let Some(disk) = SmallDisk::mount(&cluster.state(), "500m") else { return };
+    cluster.up();
+    // It prints more than there is room for, and goes on.
+    let (mark, text) = (
+        cluster.file.with_file_name("mark"),
+        "yes x | head -c 600000000; touch \"$1\"; while [ -e \"$1\" ]; do sleep 0.1; done; echo end >&2; exit 7",
+    );
+    let mark_name = mark.display().to_string();
+    cluster.run(&["submit", "--detach", "--name", "loud", "--command", "filled", "--", "sh", "-c", text, "sh", &mark_name]).ok();
+    until("the disk to be full", Duration::from_secs(120), || mark.exists().then_some(()));
+    // Somebody makes room: what was printed first is not needed.
+    disk.resize("900m");
+    fs::remove_file(&mark).expect("removes");
+    let ended = until("its end", Duration::from_secs(120), || {
+        let ran = cluster.run(&["jobs", "status", "filled", "loud", "-o", "json"]);
+        serde_json::from_str::<Job>(&ran.out).ok().filter(Job::has_ended)
+    });
+    assert_eq!((ended.end, ended.attempt), (Some(JobEnd::Failed { exit_code: 7 }), 1));
+    let lost = ended.history[0].lost_output;
+    assert!(lost > 0, "{lost} bytes were lost");
+    let told = cluster.run(&["jobs", "status", "filled", "loud"]).ok().out;
+    assert!(told.contains("of its output could not be kept"), "{told}");
+    assert_eq!(cluster.run(&["jobs", "logs", "filled", "loud"]).ok().err, "end\n");
+    cluster.down();
 }
 
 #[test]
