@@ -107,7 +107,8 @@ fn a_service_that_a_full_disk_keeps_from_starting_says_so() {
 #[test]
 fn a_job_that_fills_the_disk_keeps_its_end_and_says_what_was_lost() {
     let cluster = Cluster::new("filled", "[workers.default]\nmin = 0");
-    let Some(disk) = SmallDisk::mount(&cluster.state(), "500m") else { return };
+    let state = cluster.state();
+    let Some(disk) = SmallDisk::mount(&state, "500m") else { return };
     cluster.up();
     // It prints more than there is room for, and goes on.
     let (mark, text) = (
