@@ -53,8 +53,9 @@ pub(crate) struct Jobs {
     queued: BTreeSet<JobId>,
     /// Those that are starting or running.
     active: BTreeSet<JobId>,
-    /// Those that have ended, in the order of their ends.
-    ended: BTreeSet<(Timestamp, JobId)>,
+    /// Those that have ended, in the order in which this head saw that; those that an earlier one saw are in the order of their times.
+    /// Clocks may be set, and the newest end must not be taken for the oldest.
+    ended: Vec<JobId>,
     employment: Employment,
     /// The last number that was given.
     last: JobId,
@@ -77,8 +78,13 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// From what is stored; `now` is of the brain's clock.
-    pub(crate) fn restore(records: Vec<JobRecord>, last: JobId, now: u64, wall: Timestamp) -> Self {
+    pub(crate) fn restore(mut records: Vec<JobRecord>, last: JobId, now: u64, wall: Timestamp) -> Self {
         let mut jobs = Self { last, changed: true, ..Self::default() };
+        let end = |record: &JobRecord| match record.state {
+            JobState::Ended { at, .. } => (at, record.id),
+            _ => (Timestamp::default(), record.id),
+        };
+        records.sort_by_key(end);
         for record in records {
             jobs.last = jobs.last.max(record.id);
             if let JobState::Queued { not_before: Some(at) } = record.state {
@@ -107,7 +113,7 @@ impl Jobs {
         match record.state {
             JobState::Queued { .. } => _ = self.queued.insert(id),
             JobState::Starting { .. } | JobState::Running { .. } => _ = self.active.insert(id),
-            JobState::Ended { at, .. } => _ = self.ended.insert((at, id)),
+            JobState::Ended { .. } => self.ended.push(id),
         }
         self.employment.add(&record);
         self.records.insert(id, record);
@@ -121,8 +127,8 @@ impl Jobs {
         self.by_submission.remove(&record.spec.submission);
         self.queued.remove(&id);
         self.active.remove(&id);
-        if let JobState::Ended { at, .. } = record.state {
-            self.ended.remove(&(at, id));
+        if record.state.has_ended() {
+            self.ended.retain(|ended| *ended != id);
         }
         self.changed = true;
         Some(record)

@@ -94,7 +94,7 @@ fn no_point_is_a_bad_one_to_crash_at() {
     let seeds = number("CLOUDTIK_CRASH_SEEDS").unwrap_or(CRASH_SEEDS);
     // Every fourth seed's provider never hides a machine.
     let faults = |seed: u64| {
-        let calm = Faults { people: 900, visibility: Faults::of_seed(seed).visibility, ..Faults::none() };
+        let calm = Faults { people: 900, jobs: 200, visibility: Faults::of_seed(seed).visibility, ..Faults::none() };
         let scarce = Faults { stock_out: 100, throttled: 100, call_fails: 50, call_fails_after: 50, ..calm.clone() };
         if seed.is_multiple_of(2) { calm } else { scarce }
     };

@@ -30,7 +30,7 @@ impl Brain {
         };
         let active = || self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
         let jobs: Vec<(JobId, u32, Told)> = active().map(|job| (job.id, job.attempt, self.told(job))).collect();
-        let mut kept: Vec<JobId> = self.jobs.ended.iter().map(|(_, id)| *id).collect();
+        let mut kept = self.jobs.ended.clone();
         // The output of earlier attempts, and what is queued again.
         let earlier = self.jobs.queued.iter().filter(|id| self.jobs.records.get(id).is_some_and(|job| job.attempt > 0));
         kept.extend(earlier);

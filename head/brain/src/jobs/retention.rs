@@ -20,14 +20,15 @@ impl Brain {
     pub(super) fn forget_jobs(&mut self) {
         let Some(rules) = self.cluster.spec.as_ref().map(|spec| spec.jobs.clone()) else { return };
         let surplus = self.jobs.ended.len().saturating_sub(rules.keep as usize);
-        let surplus: Vec<JobId> = self.jobs.ended.iter().take(surplus).map(|(_, id)| *id).collect();
+        let surplus: Vec<JobId> = self.jobs.ended.iter().take(surplus).copied().collect();
         for id in surplus {
             self.forget_job(id);
         }
         let (mono, wall) = (self.clock.monotonic(), self.clock.wall());
         let age = |at: u64| wall.0.saturating_sub(at);
         let mut old = Vec::new();
-        for (at, id) in &self.jobs.ended {
+        for id in &self.jobs.ended {
+            let Some(JobState::Ended { at, .. }) = self.jobs.records.get(id).map(|job| &job.state) else { continue };
             let left = rules.keep_for_ms.saturating_sub(age(at.0)).max(rules.keep_for_ms.min(GRACE));
             let expiry = self.jobs.expiries.entry(*id).or_insert(mono.saturating_add(left));
             // The description may say another time by now.
@@ -41,8 +42,5 @@ impl Brain {
         for id in old {
             self.forget_job(id);
         }
-        let is_kept = |id: &JobId| self.jobs.records.get(id).is_some_and(|job| matches!(job.state, JobState::Ended { .. }));
-        let expiries = std::mem::take(&mut self.jobs.expiries);
-        self.jobs.expiries = expiries.into_iter().filter(|(id, _)| is_kept(id)).collect();
     }
 }

@@ -37,6 +37,18 @@ fn the_newest_ends_are_kept() {
 }
 
 #[test]
+fn the_newest_end_is_not_the_oldest_because_a_clock_was_set_back() {
+    let mut bench = Bench::new(JobRules { keep: 2, ..rules(9) });
+    for n in 0..4u64 {
+        let id = bench.submit(command(&n.to_string()));
+        bench.wall_off -= HOUR.cast_signed();
+        bench.ends(id, JobEnd::Succeeded);
+        assert_eq!(bench.state(id), "succeeded", "whoever waits for it sees how it ended");
+    }
+    assert_eq!(kept(&bench), [3, 4]);
+}
+
+#[test]
 fn what_is_too_old_is_forgotten() {
     let (mut bench, _) = with_one(JobRules { keep_for_ms: 10 * HOUR, ..rules(1) });
     bench.skip(10 * HOUR - 1_000);
