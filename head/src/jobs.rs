@@ -125,11 +125,12 @@ impl Jobs {
             Ok(planned) => planned,
             Err(error) => return tracing::error!("planning jobs: {error}"),
         };
-        let document = serde_json::to_vec(&goals).expect("goals become JSON");
-        self.sources.hub.send(session, Topic::Jobs(JobsDocument { version: goals.version, document: document.into() }));
+        // Before the node says that such an attempt never began: then it is known why.
         for (id, attempt, why) in refused {
             self.sources.brain.send(Input::JobNotPlanned { id, attempt, error: chain(&why) }).await;
         }
+        let document = serde_json::to_vec(&goals).expect("goals become JSON");
+        self.sources.hub.send(session, Topic::Jobs(JobsDocument { version: goals.version, document: document.into() }));
         self.collect_files().await;
     }
 
@@ -163,8 +164,9 @@ impl Jobs {
                 (Some(spec), Some(context)) => match self.plan(occasion, spec, context, workers) {
                     Ok(planned) => Some(planned.start),
                     Err(why) => {
+                        // It may have begun under an earlier description. Left out of the document, it would be ended and removed.
                         refused.push((job.id, job.attempt, why));
-                        continue;
+                        None
                     }
                 },
                 _ => None,
