@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cloudtik_model::job::JobRules;
+use cloudtik_model::spec::JobRules;
 use cloudtik_model::spec::Spot;
 use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, WorkspaceName};
 

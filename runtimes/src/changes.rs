@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_config::Workers;
-use cloudtik_model::job::JobRules;
 use cloudtik_model::report::Java;
+use cloudtik_model::spec::JobRules;
 use cloudtik_model::spec::Steps;
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cloudtik_brain::Config;
-use cloudtik_model::job::JobRules;
 use cloudtik_model::policy::{Metric, Policy, Rule};
 use cloudtik_model::scenario::{Scenario, Span};
+use cloudtik_model::spec::JobRules;
 use cloudtik_model::spec::{Membership, Role, ServicePlacement, Spec, Spot, WorkerType};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeTypeName, Resources, ServiceKey, Timestamp};
 

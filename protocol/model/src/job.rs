@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::goal::{Limits, Stop};
 use crate::id::{JobId, JobName};
 use crate::wait::WaitingService;
-use crate::{Actor, Bytes, Epoch, Generation, NodeId, RuntimeName, ServiceKey, Timestamp};
+use crate::{Actor, Epoch, Generation, NodeId, RuntimeName, ServiceKey, Timestamp};
 
 /// What somebody wants to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -459,40 +459,6 @@ pub mod layout {
 
     pub fn work(id: JobId, number: u32) -> String {
         format!("{}/work", attempt(id, number))
-    }
-}
-
-/// How jobs of a cluster are treated: `[jobs]` of its description.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobRules {
-    /// So many run at once.
-    pub parallel: u32,
-    /// So many that have ended are kept at most.
-    pub keep: u32,
-    /// Milliseconds that one that has ended is kept at most.
-    pub keep_for_ms: u64,
-    /// Of each output of a job, in bytes.
-    pub log_limit: Bytes,
-}
-
-impl JobRules {
-    /// More would be in each other's way on most machines: every job has its driver on the head's node.
-    pub const DEFAULT_PARALLEL: u32 = 8;
-    pub const DEFAULT_KEEP: u32 = 100;
-    /// A week.
-    pub const DEFAULT_KEEP_FOR_MS: u64 = 7 * 24 * 3_600_000;
-    /// What a job that prints without end may take of the disk, per output.
-    pub const DEFAULT_LOG_LIMIT: Bytes = Bytes(4 << 30);
-}
-
-impl Default for JobRules {
-    fn default() -> Self {
-        Self {
-            parallel: Self::DEFAULT_PARALLEL,
-            keep: Self::DEFAULT_KEEP,
-            keep_for_ms: Self::DEFAULT_KEEP_FOR_MS,
-            log_limit: Self::DEFAULT_LOG_LIMIT,
-        }
     }
 }
 

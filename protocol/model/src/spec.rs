@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::JobRules;
 use crate::policy::Policy;
-use crate::{MoneyPerHour, NodeTypeName, Resources, ServiceKey};
+use crate::{Bytes, MoneyPerHour, NodeTypeName, Resources, ServiceKey};
 
 /// What a cluster is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +32,40 @@ pub struct Spec {
     pub trials: BTreeMap<NodeTypeName, u64>,
     #[serde(default)]
     pub jobs: JobRules,
+}
+
+/// How jobs of a cluster are treated: `[jobs]` of its description.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRules {
+    /// So many run at once.
+    pub parallel: u32,
+    /// So many that have ended are kept at most.
+    pub keep: u32,
+    /// Milliseconds that one that has ended is kept at most.
+    pub keep_for_ms: u64,
+    /// Of each output of a job, in bytes.
+    pub log_limit: Bytes,
+}
+
+impl JobRules {
+    /// More would be in each other's way on most machines: every job has its driver on the head's node.
+    pub const DEFAULT_PARALLEL: u32 = 8;
+    pub const DEFAULT_KEEP: u32 = 100;
+    /// A week.
+    pub const DEFAULT_KEEP_FOR_MS: u64 = 7 * 24 * 3_600_000;
+    /// What a job that prints without end may take of the disk, per output.
+    pub const DEFAULT_LOG_LIMIT: Bytes = Bytes(4 << 30);
+}
+
+impl Default for JobRules {
+    fn default() -> Self {
+        Self {
+            parallel: Self::DEFAULT_PARALLEL,
+            keep: Self::DEFAULT_KEEP,
+            keep_for_ms: Self::DEFAULT_KEEP_FOR_MS,
+            log_limit: Self::DEFAULT_LOG_LIMIT,
+        }
+    }
 }
 
 /// How nodes take a revision; see [`Spec::rolling`] and [`Spec::trials`].

@@ -6,10 +6,11 @@ use cloudtik_brain::{Action, Brain, ClusterRecord, Config, Input, JobRecord, Job
 use cloudtik_model::answer::Answer;
 use cloudtik_model::event::{Event, What};
 use cloudtik_model::goal::Limits;
-use cloudtik_model::job::{Job, JobEnd, JobRef, JobReport, JobReportState, JobRules, JobSpec, JobState, JobWait, Work};
+use cloudtik_model::job::{Job, JobEnd, JobRef, JobReport, JobReportState, JobSpec, JobState, JobWait, Work};
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
+use cloudtik_model::spec::JobRules;
 use cloudtik_model::spec::Spec;
 use cloudtik_model::{Actor, Bytes, Epoch, Generation, InstanceId, JobId, Moment, NodeId, NodeTypeName, ServiceKey, Timestamp};
 

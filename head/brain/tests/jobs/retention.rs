@@ -2,7 +2,8 @@
 
 use cloudtik_model::JobId;
 use cloudtik_model::event::What;
-use cloudtik_model::job::{JobEnd, JobRules};
+use cloudtik_model::job::JobEnd;
+use cloudtik_model::spec::JobRules;
 
 use super::*;
 
