@@ -7,6 +7,7 @@
 //! Under version 1 a service's group lies inside the agent's own. Under version 2 a group that has processes cannot
 //! divide its resources, so there it lies beside the agent's own, under the same parent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cloudtik_model::goal::Limits;
-use cloudtik_protocol::pki::sha256_hex;
+use cloudtik_model::report::MemoryLimit;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -45,14 +46,6 @@ pub struct Groups {
     own: Vec<PathBuf>,
     /// Where the agent, and so the shim, belongs.
     back: Vec<PathBuf>,
-}
-
-/// Whose limit of memory was reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MemoryLimit {
-    Service,
-    Node,
 }
 
 /// Makes the groups of a service with its limits set, afresh. Without limits of its own and of the node there are none.
@@ -107,9 +100,7 @@ fn make(name: &str, limits: &Limits) -> io::Result<Groups> {
 
 /// The control groups that hold a process of this node to its limits. Without the right to make them it runs without.
 pub async fn limit(home: &Home, process: String, limits: Limits) -> Groups {
-    // Short, and different for every node of a machine.
-    let node = &sha256_hex(home.path().as_os_str().as_encoded_bytes())[..12];
-    let (name, list) = (format!("cloudtik-{node}-{process}"), home.groups());
+    let (name, list) = (format!("{}{process}", home.group_prefix()), home.groups());
     let making = tokio::task::spawn_blocking(move || {
         let groups = match make(&name, &limits) {
             // Only to tell whom the kernel killed.
@@ -156,12 +147,34 @@ impl Groups {
 
     /// Whose limit it was that made the kernel kill a process of these groups; none if it killed none.
     pub fn ran_out_of_memory(&self) -> Option<MemoryLimit> {
-        let killed = |group: &Path| count(group, "memory.events", "oom_kill ") + count(group, "memory.oom_control", "oom_kill ") > 0;
-        // How often the group's own limit was reached, by version 2 and 1.
-        let reached = |group: &Path| count(group, "memory.events", "max ") + count(group, "memory.failcnt", "") > 0;
-        let group = self.own.iter().find(|group| killed(group))?;
-        Some(if reached(group) { MemoryLimit::Service } else { MemoryLimit::Node })
+        self.own.iter().find(|group| kills(group) > 0).map(|group| limit_reached(group))
     }
+}
+
+/// What the kernel killed in the groups of this node since they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kills {
+    /// In the agent's own group, where programs of no service run; none where no limit of the node explains it.
+    pub own: Option<u64>,
+    /// In those of services, by the ends of the groups' names.
+    pub services: BTreeMap<String, (u64, MemoryLimit)>,
+}
+
+/// Reads what the kernel killed in the agent's group, and in those beside or in it whose names begin as services' do.
+pub fn read_kills(prefix: &str) -> io::Result<Kills> {
+    let found = Hierarchy::find(&fs::read_to_string("/proc/self/mountinfo")?, &fs::read_to_string("/proc/self/cgroup")?);
+    found.map_or_else(|| Ok(Kills::default()), |hierarchy| hierarchy.kills(prefix))
+}
+
+/// How many processes of a group the kernel killed for want of memory, by version 2 or 1.
+fn kills(group: &Path) -> u64 {
+    count(group, "memory.events", "oom_kill ") + count(group, "memory.oom_control", "oom_kill ")
+}
+
+/// Whose limit was reached where the kernel killed a process of a group: its own, or the node's.
+fn limit_reached(group: &Path) -> MemoryLimit {
+    let reached = count(group, "memory.events", "max ") + count(group, "memory.failcnt", "");
+    if reached > 0 { MemoryLimit::Service } else { MemoryLimit::Node }
 }
 
 /// The number behind a name in a file of a group; 0 where there is none.
@@ -227,6 +240,22 @@ impl Hierarchy {
         let own = place(mount, own_path(None)?);
         let parent = if own == Path::new(mount.1) { own.clone() } else { own.parent()?.to_owned() };
         Some(Self::Unified { parent, own })
+    }
+
+    fn kills(&self, prefix: &str) -> io::Result<Kills> {
+        let (parent, own) = match self {
+            Self::Unified { parent, own } => (parent, own),
+            Self::Separate { memory: Some(memory), .. } => (memory, memory),
+            Self::Separate { memory: None, .. } => return Ok(Kills::default()),
+        };
+        let mut found = Kills { own: self.limits_memory().then(|| kills(own)), services: BTreeMap::new() };
+        for entry in fs::read_dir(parent)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
+            found.services.insert(rest.to_owned(), (kills(&entry.path()), limit_reached(&entry.path())));
+        }
+        Ok(found)
     }
 
     /// Whether the group that services' groups lie in has a limit of memory.

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use cloudtik_model::job::layout;
 use cloudtik_model::{JobId, ServiceKey};
+use cloudtik_protocol::pki::sha256_hex;
 
 /// ```text
 /// bootstrap.json              what the node was given when it was made; without the token once it has joined
 /// agent.lock  agent.log       held while an agent runs, with its process id; what it says
 /// identity/                   node.key node.crt ca.crt, the latest time that a head told
 /// goal.json  epoch            the latest goal; the latest epoch, with its proof
+/// memory-kills                how many processes outside of services the kernel killed for want of memory, as far as that was told
 /// cgroups                     the control groups that were made here, a path in each line
 /// services/RUNTIME/SERVICE/   run.json shim.json exit.json shim.lock log log.1…, the service's files
 /// data/RUNTIME/               what services keep
@@ -39,6 +41,14 @@ impl Home {
     }
     pub fn epoch(&self) -> PathBuf {
         self.0.join("epoch")
+    }
+    /// How the names of services' control groups begin: short, and different for every node of a machine.
+    pub fn group_prefix(&self) -> String {
+        format!("cloudtik-{}-", &sha256_hex(self.0.as_os_str().as_encoded_bytes())[..12])
+    }
+    /// How many processes outside of services the kernel killed, as far as that was told.
+    pub fn memory_kills(&self) -> PathBuf {
+        self.0.join("memory-kills")
     }
     pub fn groups(&self) -> PathBuf {
         self.0.join("cgroups")

@@ -10,7 +10,7 @@ use cloudtik_model::job::{JobGoals, JobReport};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Epoch, goal};
 use cloudtik_protocol::clock::TOLERATED;
-use cloudtik_protocol::convert::{proof_from_wire, proof_to_wire, report_to_wire};
+use cloudtik_protocol::convert::{memory_kills_to_wire, proof_from_wire, proof_to_wire, report_to_wire};
 use cloudtik_protocol::wire::agent_frame::Topic as AgentTopic;
 use cloudtik_protocol::wire::bus_client::BusClient;
 use cloudtik_protocol::wire::head_frame::Topic as HeadTopic;
@@ -30,6 +30,7 @@ use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
 use crate::jobs::Jobs;
+use crate::memory::Untold;
 use crate::reports::{Reports, Services};
 
 /// The first pause before another attempt; it grows to [`LONGEST_PAUSE`], each time with jitter.
@@ -53,6 +54,7 @@ pub struct Link {
     pub converger: Converger,
     pub jobs: Jobs,
     pub reports: Reports,
+    pub untold: Untold,
     pub health: Health,
     pub epochs: Epochs,
     pub dialer: Dialer,
@@ -158,6 +160,9 @@ impl Link {
                     sequence += 1;
                     let load = self.health.load_if_changed(&self.reports, &mut last_load);
                     send(&outgoing, AgentTopic::Heartbeat(wire::Heartbeat { sequence, load })).await?;
+                    for kills in self.untold.take() {
+                        send(&outgoing, AgentTopic::MemoryKills(memory_kills_to_wire(&kills))).await?;
+                    }
                 }
                 Ok(()) = reports.changed() => {
                     let latest = reports.borrow_and_update().clone();

@@ -19,6 +19,7 @@ mod identity;
 mod jobs;
 mod link;
 mod load;
+mod memory;
 mod metrics;
 mod probe;
 mod process;

@@ -35,6 +35,7 @@ use crate::identity::NodeIdentity;
 use crate::jobs::{JobContext, Jobs};
 use crate::link::Link;
 use crate::load::{Gpus, Meter, disk_free};
+use crate::memory::{self, Untold};
 use crate::process::end_marked;
 use crate::reports::Reports;
 use crate::service::ServiceContext;
@@ -135,6 +136,11 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(gpus.follow()).await });
     }
+    let untold = Untold::default();
+    {
+        let (stop, watching) = (stop.clone(), memory::watch(home.clone(), untold.clone()));
+        tasks.spawn(async move { stop.run_until_cancelled(watching).await });
+    }
     let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
     let dialer = Dialer { head: bootstrap.head.clone(), from, cluster: bootstrap.cluster.clone(), identity: identity.clone() };
     let source = Source::head(dialer.clone(), linked.subscribe());
@@ -158,6 +164,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         converger: converger.clone(),
         jobs: jobs.clone(),
         reports,
+        untold,
         health,
         epochs,
         dialer,

@@ -12,7 +12,7 @@ use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::job::{JobEnd, JobReport, JobReportState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Actor, Epoch, Generation, NodeId};
-use cloudtik_protocol::convert::{MAX_SERVICES, bounded, bounded_facts, load_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
+use cloudtik_protocol::convert::{MAX_SERVICES, bounded, bounded_facts, load_from_wire, memory_kills_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
 use cloudtik_protocol::pki::{self, EpochProof, Peer};
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire::agent_frame::Topic;
@@ -154,6 +154,13 @@ impl BusService {
                     };
                     self.brain.send(Input::Reported { session, node: node.clone(), complete: report.complete, services, jobs }).await;
                 }
+                Some(Topic::MemoryKills(kills)) => match memory_kills_from_wire(&kills) {
+                    Ok(kills) => self.brain.send(Input::MemoryUsedUp { session, node: node.clone(), kills }).await,
+                    Err(error) => {
+                        self.telemetry.refuse("malformed-frame");
+                        return format!("the agent sent what this head cannot read: {error}");
+                    }
+                },
                 Some(Topic::GoalAck(ack)) => {
                     let refusal = (!ack.refusal.is_empty()).then(|| bounded(&ack.refusal, MAX_WORDS));
                     self.brain.send(Input::GoalAcknowledged { session, node: node.clone(), version: ack.version, refusal }).await;

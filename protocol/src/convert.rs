@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cloudtik_model::Timestamp;
 use cloudtik_model::demand::Quantity;
-use cloudtik_model::report::{Facts, FailureCause, Load, ServiceFailure, ServiceReport, ServiceState};
+use cloudtik_model::report::{Facts, FailureCause, Load, MemoryKills, MemoryLimit, ServiceFailure, ServiceReport, ServiceState};
 
 use crate::pki::EpochProof;
 use crate::wire;
@@ -73,6 +73,17 @@ pub fn report_from_wire(report: &wire::ServiceReport) -> Result<Option<ServiceRe
         // What a node sends is shown on terminals and kept in memory: its bounds are not the node's to choose.
         log: bounded_log(report.log.iter().map(String::as_str)),
     }))
+}
+
+pub fn memory_kills_to_wire(kills: &MemoryKills) -> wire::MemoryKills {
+    let service = kills.service.as_ref().map(ToString::to_string).unwrap_or_default();
+    wire::MemoryKills { service, count: kills.count, of_node: kills.limit == MemoryLimit::Node }
+}
+
+pub fn memory_kills_from_wire(kills: &wire::MemoryKills) -> Result<MemoryKills, Malformed> {
+    let service = (!kills.service.is_empty()).then(|| kills.service.parse()).transpose();
+    let limit = if kills.of_node { MemoryLimit::Node } else { MemoryLimit::Service };
+    Ok(MemoryKills { service: service.map_err(|e| Malformed::new("memory kills", e))?, count: kills.count, limit })
 }
 
 /// The first by name, so that they are the same in each report.
@@ -239,6 +250,15 @@ mod tests {
             let plain = report_from_wire(&wire).expect("well formed").expect("known state");
             assert_eq!(report_to_wire(&plain), wire);
         }
+    }
+
+    #[test]
+    fn what_the_kernel_killed_is_the_same_on_both_sides() {
+        for (service, limit) in [(Some("a/b"), MemoryLimit::Service), (Some("a/b"), MemoryLimit::Node), (None, MemoryLimit::Node)] {
+            let kills = MemoryKills { service: service.map(|s| s.parse().expect("a key")), count: 3, limit };
+            assert_eq!(memory_kills_from_wire(&memory_kills_to_wire(&kills)).expect("well formed"), kills);
+        }
+        assert!(memory_kills_from_wire(&wire::MemoryKills { service: "../x".to_owned(), count: 1, of_node: false }).is_err());
     }
 
     #[test]

@@ -159,6 +159,10 @@ limits = { memory = "32MiB" }
 [services.unbounded]
 role = "workers"
 command = ["/bin/sh", "-c", "while ! rm /eat-unbounded 2>/dev/null; do sleep 0.1; done; exec tail /dev/zero"]
+[services.parent]
+role = "workers"
+command = ["/bin/sh", "-c", "while ! rm /eat-parent 2>/dev/null; do sleep 0.1; done; tail /dev/zero; exec sleep 1000000"]
+limits = { memory = "32MiB" }
 "#;
 
 #[test]
@@ -175,8 +179,57 @@ fn why_tells_whose_memory_limit_had_a_process_of_a_virtual_node_killed() {
         });
         cluster.wait("its restart", Duration::from_secs(30), |s| s.ready);
     }
+    // What a service's process started, and what a person runs there.
+    let told = |what: &str| {
+        until(what, Duration::from_secs(30), || cluster.run(&["why", "glutton", "w1"]).ok().out.contains(what).then_some(()));
+    };
+    cluster.run(&["exec", "glutton", "--node", "w1", "--", "touch", "/eat-parent"]).ok();
+    told("the kernel killed a process of glutton/parent: the service's memory limit was reached");
+    assert_eq!(cluster.run(&["exec", "glutton", "--node", "w1", "--", "tail", "/dev/zero"]).code, 128 + Signal::SIGKILL as i32);
+    told("the kernel killed a process: the node's memory limit was reached");
     let other = cluster.run(&["why", "glutton", "w2"]).ok().out;
     assert!(!other.contains("memory limit"), "{other}");
     cluster.down();
     cluster.assert_nothing_left();
+}
+
+#[test]
+fn nodes_see_no_process_of_another_reach_no_other_workspace_and_use_no_more_memory_than_they_have() {
+    let rest = "[workers.default]\nmin = 2\nmemory = \"256MiB\"\ncpus = 1\n";
+    let (Some(one), Some(other)) = (Cluster::of_virtual_nodes("one", rest), Cluster::of_virtual_nodes("other", rest)) else { return };
+    one.up();
+    other.up();
+    let on = |cluster: &Cluster, node: &str, script: &str| cluster.run(&["exec", &cluster.name, "--node", node, "--", "bash", "-c", script]);
+
+    // A process that is told by its arguments, on one node.
+    let mut long = one.command(&["exec", "one", "--node", "w1", "--", "sleep", "98765431"]).spawn().expect("runs");
+    let seen = |cluster: &Cluster, node: &str| on(cluster, node, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 9876543[1]'").out;
+    until("the process", Duration::from_secs(10), || (seen(&one, "w1").trim() == "1").then_some(()));
+    for (cluster, node) in [(&one, "w2"), (&one, "head"), (&other, "w1")] {
+        assert_eq!(seen(cluster, node).trim(), "0", "{} sees it on {node}", cluster.name);
+    }
+    send(long.id() as i32, Signal::SIGTERM);
+    long.wait().expect("ends");
+
+    // Agents listen on every node, and are reached from the nodes of their own workspace only.
+    let address = |cluster: &Cluster, node: &str| cluster.node(node).address.expect("it has one");
+    let reaches = |to: &str| on(&one, "w1", &format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/7071'")).code == 0;
+    assert!(reaches(&address(&one, "w2")) && reaches(&address(&one, "head")));
+    for node in ["head", "w1", "w2"] {
+        assert!(!reaches(&address(&other, node)), "{node} of another workspace is reached");
+    }
+
+    // `tail` keeps its last line, which has no end here.
+    let swallow = |bytes: u32| on(&one, "w1", &format!("head -c {bytes} /dev/zero | tail | wc -c")).out.trim().to_owned();
+    assert_eq!(swallow(20_000_000), "20000000");
+    assert_ne!(swallow(400_000_000), "400000000", "a node uses more memory than it has");
+    until("the reason", Duration::from_secs(30), || {
+        one.run(&["why", "one", "w1"]).ok().out.contains("the node's memory limit was reached").then_some(())
+    });
+    assert!(one.status().ready, "the node goes on");
+    for cluster in [one, other] {
+        cluster.down();
+        cluster.assert_nothing_left();
+        cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
+    }
 }

@@ -9,7 +9,7 @@ use cloudtik_protocol::files::write_atomically;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{Groups, MemoryLimit};
+use crate::cgroup::Groups;
 use crate::process::Process;
 
 pub const RUN_FILE: &str = "run.json";

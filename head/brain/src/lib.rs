@@ -282,6 +282,7 @@ impl Brain {
                 self.take_job_reports(session, &node, jobs);
                 self.take_report(session, node, complete, services)
             }
+            Input::MemoryUsedUp { session, node, kills } => self.take_memory_kills(session, node, kills),
             Input::GoalAcknowledged { session, node, version, refusal } => self.take_goal_ack(session, node, version, refusal),
             Input::SoftwareFailed { node, version, software, error, tries } => {
                 self.take_software_failure(node, version, software, error, tries)

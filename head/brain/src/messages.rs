@@ -10,7 +10,7 @@ use cloudtik_model::node::{DialOutcome, Instance, NodeRecord};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::reason::{Reason, ServiceProblem};
 use cloudtik_model::refusal::{CloseCause, Refusal};
-use cloudtik_model::report::{Facts, Load, ServiceReport};
+use cloudtik_model::report::{Facts, Load, MemoryKills, ServiceReport};
 use cloudtik_model::spec::{Offer, Spec};
 use cloudtik_model::{Actor, Generation, InstanceId, JobId, JobName, NodeId, NodeTypeName, Resources, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,12 @@ pub enum Input {
         /// Of the head's node; if the report is complete, of every job that it has.
         #[serde(default)]
         jobs: Vec<JobReport>,
+    },
+    /// The kernel killed processes of a node for want of memory.
+    MemoryUsedUp {
+        session: Session,
+        node: NodeId,
+        kills: MemoryKills,
     },
     GoalAcknowledged {
         session: Session,

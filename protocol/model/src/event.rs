@@ -13,7 +13,7 @@ use crate::outlook::ShortageCause;
 use crate::policy::Hours;
 use crate::reason::{InstanceReport, Obstacle, Reason, RestartCause, ServiceProblem};
 use crate::refusal::Refusal;
-use crate::report::{FailureCause, ServiceState};
+use crate::report::{FailureCause, MemoryKills, ServiceState};
 use crate::spec::Offer;
 pub use details::{
     Activity, Again, Launch, NotChosen, PolicyChange, Purpose, Replan, RequestDetails, Scale, ScaleIn, ScaleInChoice, TypeChoice,
@@ -342,6 +342,11 @@ pub enum What {
         /// How far the node's clock is behind the head's; negative if it is ahead.
         behind_s: i64,
     },
+    /// The kernel killed processes because a limit of memory was reached.
+    MemoryUsedUp {
+        #[serde(flatten)]
+        kills: MemoryKills,
+    },
     /// Something goes wrong at the head that no decision depends on, as software that cannot be fetched.
     HeadProblem {
         error: String,
@@ -451,6 +456,7 @@ impl What {
             | Self::Brake { .. }
             | Self::ServicesIgnored { .. }
             | Self::ClockOff { .. }
+            | Self::MemoryUsedUp { .. }
             | Self::HeadProblem { .. } => EventKind::Alarm,
             Self::ServiceFailed { .. } | Self::ServiceChanged { .. } => EventKind::Service,
             Self::JobStarted { .. } | Self::JobEnded { .. } | Self::JobRetried { .. } => EventKind::Job,
@@ -463,6 +469,7 @@ impl What {
         match &mut essence {
             Self::ServiceFailed { restart_in_ms, .. } => *restart_in_ms = 0,
             Self::ServiceChanged { detail, .. } => detail.clear(),
+            Self::MemoryUsedUp { kills } => kills.count = 0,
             _ => {}
         }
         essence

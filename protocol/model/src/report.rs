@@ -51,6 +51,24 @@ pub struct Load {
     pub gpu: Option<u32>,
 }
 
+/// Whose limit of memory was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryLimit {
+    /// That of the service, or of the job.
+    Service,
+    Node,
+}
+
+/// Processes of a node that the kernel killed because a limit of memory was reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKills {
+    /// Whose processes; absent for those of no service: of a job, or of a program that a person runs there.
+    pub service: Option<ServiceKey>,
+    pub count: u32,
+    pub limit: MemoryLimit,
+}
+
 /// What a service does just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,6 +133,22 @@ pub enum FailureCause {
     },
     /// It could not be started.
     NotStarted { why: String },
+}
+
+impl fmt::Display for MemoryKills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (of, limit) = match (&self.service, self.limit) {
+            (Some(service), MemoryLimit::Service) => (format!(" of {service}"), "the service's"),
+            (Some(service), MemoryLimit::Node) => (format!(" of {service}"), "the node's"),
+            // What else has a limit of its own is a job.
+            (None, MemoryLimit::Service) => (" of a job".to_owned(), "the job's"),
+            (None, MemoryLimit::Node) => (String::new(), "the node's"),
+        };
+        match self.count {
+            1 => write!(f, "the kernel killed a process{of}: {limit} memory limit was reached"),
+            count => write!(f, "the kernel killed {count} processes{of}: {limit} memory limit was reached"),
+        }
+    }
 }
 
 impl fmt::Display for FailureCause {

@@ -37,6 +37,8 @@ enum Subject {
     /// Whether the node is connected and its services are ready.
     Presence,
     Clock,
+    /// What the kernel killed that is of no service.
+    Memory,
     Service(ServiceKey),
     OtherServices,
 }
@@ -54,6 +56,7 @@ struct OfSubject {
 fn subject(event: &Event) -> Option<(NodeId, Subject)> {
     let subject = match &event.what {
         What::ServiceFailed { service, .. } | What::ServiceChanged { service, .. } => Subject::Service(service.clone()),
+        What::MemoryUsedUp { kills } => kills.service.clone().map_or(Subject::Memory, Subject::Service),
         What::StateChanged { from, to, .. } if is_present(*from) && is_present(*to) => Subject::Presence,
         What::ClockOff { .. } => Subject::Clock,
         _ => return None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cloudtik_model::event::What;
-use cloudtik_model::report::{ServiceReport, ServiceState};
+use cloudtik_model::report::{MemoryKills, ServiceReport, ServiceState};
 use cloudtik_model::{NodeId, ServiceKey};
 
 use crate::{Brain, Session};
@@ -50,6 +50,12 @@ impl Brain {
             }
             self.note_service(&id, before.as_ref(), &report);
         }
+        Some(id)
+    }
+
+    pub(crate) fn take_memory_kills(&mut self, session: Session, id: NodeId, kills: MemoryKills) -> Option<NodeId> {
+        self.nodes.get(&id).filter(|n| n.link == Some(session))?;
+        self.event(Some(&id), What::MemoryUsedUp { kills });
         Some(id)
     }
 

@@ -258,6 +258,7 @@ impl fmt::Display for What {
                     behind_s.unsigned_abs()
                 )
             }
+            Self::MemoryUsedUp { kills } => write!(f, "{kills}"),
             Self::HeadProblem { error } => f.write_str(error),
             Self::ServiceFailed { service, failure, restart_in_ms } => {
                 write!(f, "{service} {}", report::describe_failure(failure, *restart_in_ms))
