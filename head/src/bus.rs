@@ -12,7 +12,9 @@ use cloudtik_brain::{Input, Reply, Session};
 use cloudtik_model::job::{JobEnd, JobReport, JobReportState};
 use cloudtik_model::report::Facts;
 use cloudtik_model::{Actor, Epoch, Generation, NodeId};
-use cloudtik_protocol::convert::{MAX_SERVICES, bounded, bounded_facts, load_from_wire, memory_kills_from_wire, proof_from_wire, proof_to_wire, report_from_wire};
+use cloudtik_protocol::convert::{
+    MAX_SERVICES, bounded, bounded_facts, load_from_wire, memory_kills_from_wire, proof_from_wire, proof_to_wire, report_from_wire,
+};
 use cloudtik_protocol::pki::{self, EpochProof, Peer};
 use cloudtik_protocol::transport::Caller;
 use cloudtik_protocol::wire::agent_frame::Topic;

@@ -199,11 +199,13 @@ fn nodes_see_no_process_of_another_reach_no_other_workspace_and_use_no_more_memo
     let (Some(one), Some(other)) = (Cluster::of_virtual_nodes("one", rest), Cluster::of_virtual_nodes("other", rest)) else { return };
     one.up();
     other.up();
-    let on = |cluster: &Cluster, node: &str, script: &str| cluster.run(&["exec", &cluster.name, "--node", node, "--", "bash", "-c", script]);
+    let on =
+        |cluster: &Cluster, node: &str, script: &str| cluster.run(&["exec", &cluster.name, "--node", node, "--", "bash", "-c", script]);
 
     // A process that is told by its arguments, on one node.
     let mut long = one.command(&["exec", "one", "--node", "w1", "--", "sleep", "98765431"]).spawn().expect("runs");
-    let seen = |cluster: &Cluster, node: &str| on(cluster, node, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 9876543[1]'").out;
+    let seen =
+        |cluster: &Cluster, node: &str| on(cluster, node, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 9876543[1]'").out;
     until("the process", Duration::from_secs(10), || (seen(&one, "w1").trim() == "1").then_some(()));
     for (cluster, node) in [(&one, "w2"), (&one, "head"), (&other, "w1")] {
         assert_eq!(seen(cluster, node).trim(), "0", "{} sees it on {node}", cluster.name);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cloudtik_model::report::MemoryLimit;
 use cloudtik_protocol::files::write_atomically;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
