@@ -2,6 +2,7 @@
 //! namespaces, and their memory beside their agents. As root: `cargo xtask bench nodes`, which gives the directory of the
 //! released programs and the number of nodes.
 
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -20,7 +21,7 @@ type Failed = Box<dyn std::error::Error>;
 async fn main() -> Result<(), Failed> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [programs, count] = words.as_slice() else { return Err("it takes the directory of the programs and a number of nodes".into()) };
-    let (program, count) = (Path::new(programs).join("cloudtik-virtual"), count.parse()?);
+    let (program, count) = (Path::new(programs).canonicalize()?.join("cloudtik-virtual"), count.parse()?);
     let home = tempfile::tempdir()?;
     let agent = home.path().join("agent");
     fs::write(&agent, "#!/bin/sh\nexec sleep 1000000\n")?;
@@ -45,12 +46,14 @@ async fn main() -> Result<(), Failed> {
     provider.purge().await?;
     fs::remove_dir_all(directory.join("clusters/bench"))?;
     run(&workspace, &workspace.delete_plan().await?, Patience::default(), stopped, |_| {}).await?;
-    measured?;
+    // Only now, so that nodes are removed also where nobody reads it.
+    print!("{}", measured?);
     let left = testing::left(&directory);
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
 }
 
-async fn measure(provider: &VirtualProvider, count: u32) -> Result<(), Failed> {
+async fn measure(provider: &VirtualProvider, count: u32) -> Result<String, Failed> {
+    let mut said = String::new();
     // Through the service on the machine, as a cluster's head does it: everything that is measured is the released program.
     provider.create_one(&request("head")?).await?;
     let service = RemoteProvider::new(&provider.settings().nodes);
@@ -65,14 +68,15 @@ async fn measure(provider: &VirtualProvider, count: u32) -> Result<(), Failed> {
         created.push(begun.elapsed());
     }
     let kernel = kernel_memory()?.saturating_sub(kernel_before) as f64 / f64::from(count);
-    report("bare namespaces, by unshare(1)", &bare);
-    report("creation, one node after the other", &created);
-    println!("{:<36} {:>8.2} (medians)", "creation ÷ bare namespaces", millis(median(&created)) / millis(median(&bare)));
+    report(&mut said, "bare namespaces, by unshare(1)", &bare)?;
+    report(&mut said, "creation, one node after the other", &created)?;
+    let ratio = |of: fn(&[Duration]) -> Duration| millis(of(&created)) / millis(of(&bare));
+    writeln!(said, "{:<36} {:>8.2} of medians, {:.2} of least", "creation ÷ bare namespaces", ratio(median), ratio(least))?;
 
     let workers: Vec<_> = testing::list(provider).into_iter().filter(|instance| !instance.node.is_head()).collect();
     let own: u64 = workers.iter().filter_map(|worker| memory(testing::first_process(provider, &worker.id).ok()?)).sum();
-    println!("{:<36} {:>8.0} KiB for each node (PSS)", "memory of first processes", own as f64 / f64::from(count));
-    println!("{:<36} {kernel:>8.0} KiB for each node and its agent's process", "memory of the kernel");
+    writeln!(said, "{:<36} {:>8.0} KiB for each node (PSS)", "memory of first processes", own as f64 / f64::from(count))?;
+    writeln!(said, "{:<36} {kernel:>8.0} KiB for each node and its agent's process", "memory of the kernel")?;
 
     let mut deleted = Vec::new();
     for worker in &workers {
@@ -80,14 +84,14 @@ async fn measure(provider: &VirtualProvider, count: u32) -> Result<(), Failed> {
         service.delete_one(&DeleteNode::of(worker)).await?;
         deleted.push(begun.elapsed());
     }
-    report("deletion, one node after the other", &deleted);
+    report(&mut said, "deletion, one node after the other", &deleted)?;
     let begun = Instant::now();
     for batch in requests.chunks(service.capabilities().batch) {
         service.create(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     }
     let took = millis(begun.elapsed());
-    println!("{:<36} {took:>8.1} ms for all {count}, {:.1} ms for each", "creation in batches", took / f64::from(count));
-    Ok(())
+    writeln!(said, "{:<36} {took:>8.1} ms for all {count}, {:.1} ms for each", "creation in batches", took / f64::from(count))?;
+    Ok(said)
 }
 
 fn request(node: &str) -> Result<CreateNode, Failed> {
@@ -103,9 +107,14 @@ fn bare_namespaces() -> Result<Duration, Failed> {
     if ended.success() { Ok(begun.elapsed()) } else { Err(format!("unshare ended with {ended}; this needs root").into()) }
 }
 
-fn report(what: &str, took: &[Duration]) {
+fn report(said: &mut String, what: &str, took: &[Duration]) -> std::fmt::Result {
     let most = took.iter().max().copied().unwrap_or_default();
-    println!("{what:<36} {:>8.1} ms median, {:.1} ms most ({} times)", millis(median(took)), millis(most), took.len());
+    let (median, least, most) = (millis(median(took)), millis(least(took)), millis(most));
+    writeln!(said, "{what:<36} {median:>8.1} ms median, {least:.1} ms least, {most:.1} ms most ({} times)", took.len())
+}
+
+fn least(took: &[Duration]) -> Duration {
+    took.iter().min().copied().unwrap_or_default()
 }
 
 fn median(took: &[Duration]) -> Duration {

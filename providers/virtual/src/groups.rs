@@ -13,6 +13,11 @@ use cloudtik_model::Resources;
 
 /// The file that lists a group's processes, and takes new ones.
 const PROCESSES: &str = "cgroup.procs";
+/// The file of version 1 that takes single threads. The kernel stops all forks of the machine to change the group of a whole
+/// process, which takes it milliseconds; not so for a thread that changes its own.
+const THREADS: &str = "tasks";
+/// How often processes that are being stopped are looked for again: they start others meanwhile.
+const GATHERINGS: u32 = 16;
 /// The group of version 2 that a node's first process begins in.
 pub const INIT: &str = "init";
 /// Microseconds over which processor time is counted.
@@ -145,9 +150,15 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Puts this process into the groups of a node. What it starts is born in them.
+    /// Puts this process, which has one thread, into the groups of a node. What it starts is born in them.
+    ///
+    /// Where version 1 limits nodes, version 2 only stops them, and processes get into its group when that is asked for.
     pub fn enter(&self, group: &Path) -> io::Result<()> {
-        self.places(group).iter().filter(|place| place.exists()).try_for_each(|place| set(place, PROCESSES, "0"))
+        let places = self.places(group).into_iter().filter(|place| place.exists());
+        let (separate, unified): (Vec<_>, Vec<_>) = places.partition(|place| place.join(THREADS).exists());
+        separate.iter().try_for_each(|place| set(place, THREADS, "0"))?;
+        let is_needed = |place: &&PathBuf| separate.is_empty() || place.join(INIT).exists();
+        unified.iter().filter(is_needed).try_for_each(|place| set(place, PROCESSES, "0"))
     }
 
     /// Where processes of a node begin.
@@ -210,7 +221,27 @@ impl Hierarchies {
         if !place.join("cgroup.freeze").exists() {
             return Ok(false);
         }
+        if frozen {
+            self.gather(group, &place);
+        }
         set(&place, "cgroup.freeze", if frozen { "1" } else { "0" }).map(|()| true)
+    }
+}
+
+impl Hierarchies {
+    /// Takes the processes of a node into its group of version 2. Those that end meanwhile are no concern.
+    fn gather(&self, group: &Path, unified: &Path) {
+        for _ in 0..GATHERINGS {
+            let mut inside = Vec::new();
+            collect(unified, &mut inside);
+            let outside: Vec<i32> = self.processes(group).into_iter().filter(|pid| !inside.contains(pid)).collect();
+            if outside.is_empty() {
+                return;
+            }
+            for pid in outside {
+                let _ = set(unified, PROCESSES, &pid.to_string());
+            }
+        }
     }
 }
 

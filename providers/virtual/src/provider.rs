@@ -3,13 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, refuse_mounts, remove_tree, write_atomically};
+use cloudtik_files::{PRIVATE, RemoveError, create_private_directory_in_place, refuse_mounts, remove_tree};
 use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::node::{Instance, InstanceState};
 use cloudtik_model::{Generation, InstanceId, NodeId};
@@ -228,9 +228,9 @@ impl VirtualProvider {
             new.make_lock()?;
             write_new(&new.file(), &serde_json::to_vec(&machine)?)?;
             write_new(&new.home().join(BOOTSTRAP_FILE), &serde_json::to_vec(&bootstrap)?)?;
-            File::open(&temporary)?.sync_all()?;
-            fs::rename(&temporary, place.path())?;
-            File::open(&self.settings.nodes)?.sync_all()
+            // Nothing is forced to the disk. A power cut ends the node too; what is left of its directory, if anything, says by
+            // its name whose it is, and is replaced as a machine that does not run.
+            fs::rename(&temporary, place.path())
         };
         make().map_err(|e| Error::transient(format!("create {}", place.path().display()), e))
     }
@@ -239,13 +239,22 @@ impl VirtualProvider {
     fn write_hosts(&self) -> Result<(), Error> {
         let failed = |e| Error::transient("write the names of the nodes", e);
         let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+        let mut nodes = Vec::new();
+        for (address, owner) in Network::of(&self.settings.workspace).owners().map_err(failed)? {
+            if owner == self.settings.nodes {
+                if service::has_head(&self.settings.nodes) {
+                    nodes.push((NodeId::head(), Generation(1), address));
+                }
+            } else if owner.parent() == Some(&self.settings.nodes) && owner.exists() {
+                let id = owner.file_name().and_then(|name| InstanceId::new(name.to_string_lossy()).ok());
+                nodes.extend(id.and_then(|id| parse_instance(&id)).map(|(node, generation)| (node, generation, address)));
+            }
+        }
         // Of the generations of a node, the newest counts.
-        let mut instances = self.instances()?;
-        instances.sort_by(|a, b| (&a.node, b.generation).cmp(&(&b.node, a.generation)));
-        instances.dedup_by(|later, first| later.node == first.node);
-        for instance in instances {
-            let Some(address) = instance.address else { continue };
-            text.push_str(&format!("{address} {node} {node}.{cluster}\n", node = instance.node, cluster = self.settings.cluster));
+        nodes.sort_by(|a, b| (&a.0, b.1).cmp(&(&b.0, a.1)));
+        nodes.dedup_by(|later, first| later.0 == first.0);
+        for (node, _, address) in nodes {
+            text.push_str(&format!("{address} {node} {node}.{cluster}\n", cluster = self.settings.cluster));
         }
         let directory = self.settings.nodes.join(HOSTS_DIRECTORY);
         fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(failed)?;
@@ -253,7 +262,14 @@ impl VirtualProvider {
         if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
             return Ok(());
         }
-        write_atomically(&path, text.as_bytes(), 0o644).map_err(failed)
+        // After a power cut, when no node runs, the next start of one writes them again.
+        let new = directory.join(".new");
+        let write = || {
+            fs::write(&new, &text)?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(failed)
     }
 
     /// Starts the node unless it runs; for a head's node, that also makes nodes, with what it makes them by.
@@ -384,8 +400,7 @@ impl VirtualProvider {
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+    file.write_all(content)
 }
 
 #[async_trait]
