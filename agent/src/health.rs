@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::load::{DiskProbe, Meter};
 use crate::metrics;
-use crate::reports::Reports;
+use crate::reports::{Jobs, Reports};
 
 /// The load is measured at most this often.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
@@ -201,7 +201,7 @@ impl Health {
                     linked: self.0.linked.load(Ordering::Relaxed),
                     refused: self.0.refused.load(Ordering::Relaxed),
                     clock_offset: self.0.clock.offset() as f64 / 1e3,
-                    jobs: reports.latest_jobs().values().filter(|job| matches!(job.state, JobReportState::Running { .. })).count(),
+                    jobs: running(&reports.latest_jobs()),
                 };
                 // On a thread of its own, and one at a time: looking at disks may take long, and heartbeats must not wait.
                 let Ok(looking) = tokio::time::timeout(LOOK_TIMEOUT, self.0.looking.clone().lock_owned()).await else {
@@ -232,8 +232,15 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     response
 }
 
+fn running(jobs: &Jobs) -> usize {
+    jobs.values().filter(|job| matches!(job.state, JobReportState::Running { .. })).count()
+}
+
 #[cfg(test)]
 mod tests {
+    use cloudtik_model::job::{JobEnd, JobReport};
+    use cloudtik_model::{JobId, Timestamp};
+
     use super::*;
     use crate::load::Gpus;
 
@@ -266,5 +273,25 @@ mod tests {
         assert!(load.memory_total > 0 && load.disk_free.is_none(), "{load:?}");
         answer.send(Some(7 << 30)).expect("the disk is asked");
         assert_eq!(next_load(&health, &mut last).await.disk_free, Some(7 << 30));
+    }
+
+    #[test]
+    fn jobs_that_run_are_counted_in_the_metrics() {
+        let (now, end) = (Timestamp(1), JobEnd::Succeeded);
+        let states = [
+            JobReportState::Running { pid: 1, started: now },
+            JobReportState::Preparing,
+            JobReportState::Running { pid: 2, started: now },
+            JobReportState::Ended { started: now, at: now, end: end.clone(), lost_output: 0 },
+            JobReportState::Unstarted { end },
+        ];
+        let reports = Reports::new();
+        for (id, state) in (1..).zip(states) {
+            reports.put_job(JobReport { id: JobId(id), attempt: 1, state });
+        }
+        let jobs = running(&reports.latest_jobs());
+        let agent = metrics::Agent { uptime: Duration::ZERO, linked: true, refused: 0, clock_offset: 0.0, jobs };
+        let text = metrics::render(&agent, &reports.latest());
+        assert!(text.lines().any(|line| line == "cloudtik_jobs_running 2"), "{text}");
     }
 }

@@ -1,7 +1,8 @@
 //! The node's jobs: the latest document of them, kept on the node's disk, and one task for each job in it.
 //!
-//! Only a document that came over the link makes an attempt begin. The one on the disk, with which an agent starts, tells which
-//! attempts may be running: these are watched, and ended where it says so, without a head.
+//! Only a document that came over the link and is on the disk makes an attempt begin. With the one on the disk an agent starts: it
+//! tells which attempts may be running. These are watched, and ended where it says so, without a head. No attempt that is later than
+//! those of the document on the disk can have begun.
 
 mod attempt;
 mod prepare;
@@ -27,7 +28,7 @@ use crate::home::Home;
 use crate::reports::Reports;
 
 /// Before a document that could not be written is written again.
-const WRITE_AGAIN: Duration = Duration::from_secs(5);
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
 
 /// What jobs share.
 #[derive(Debug, Clone)]
@@ -54,9 +55,13 @@ pub struct Jobs {
 #[derive(Debug, Default)]
 struct State {
     version: u64,
+    /// Of the document on the disk.
+    written: u64,
     /// Whether a document has come over the link.
     is_current: bool,
     is_ending: bool,
+    /// The agent ends, and leaves the processes.
+    is_released: bool,
     senders: BTreeMap<JobId, watch::Sender<Desired>>,
 }
 
@@ -65,7 +70,10 @@ impl Jobs {
     pub fn start(context: JobContext) -> Self {
         let jobs = Self { context, graces: Graces::default(), state: Arc::default(), writing: Arc::default() };
         match fs::read(jobs.context.home.job_goals()).map(|text| serde_json::from_slice::<JobGoals>(&text)) {
-            Ok(Ok(stored)) => jobs.apply(&stored, false),
+            Ok(Ok(stored)) => {
+                jobs.lock().written = stored.version;
+                jobs.apply(&stored, false);
+            }
             Ok(Err(error)) => {
                 tracing::error!("the stored document of jobs is malformed; what runs goes on until the head's comes: {error}")
             }
@@ -75,35 +83,35 @@ impl Jobs {
         jobs
     }
 
-    /// Takes a document: on the disk first, then towards it. Older ones than the present are ignored. If it cannot be written, it
-    /// counts all the same, and is written when that is possible: a job that fills the disk must be ended.
+    /// Takes a document: on the disk first, then towards it. Older ones than the present are ignored. If it cannot be written, no
+    /// attempt begins until it is; it counts all the same, for a job that fills the disk must be ended.
     pub async fn take(&self, goals: JobGoals) {
         if goals.version < self.lock().version {
             return;
         }
-        let is_written = self.write(&goals).await;
+        let written = self.write(&goals).await;
         self.apply(&goals, true);
-        if !is_written {
+        if let Err(error) = written {
+            tracing::warn!("cannot write the document of jobs, so no job begins until it is written: {}", chain(&error));
             let own = self.clone();
             self.context.tasks.spawn(async move { own.write_later(goals).await });
         }
     }
 
-    async fn write(&self, goals: &JobGoals) -> bool {
-        // Held until it is written, also if nobody waits for that any more.
+    /// Writes a document, unless a newer one has come.
+    async fn write(&self, goals: &JobGoals) -> io::Result<()> {
+        // Held until it is written, even if the caller is gone by then.
         let writing = self.writing.clone().lock_owned().await;
-        // A newer one was written meanwhile.
         if goals.version < self.lock().version {
-            return true;
+            return Ok(());
         }
-        let (path, text) = (self.context.home.job_goals(), serde_json::to_vec(goals).expect("texts and numbers become JSON"));
+        let (own, version) = (self.clone(), goals.version);
+        let text = serde_json::to_vec(goals).expect("texts and numbers become JSON");
         let written = tokio::task::spawn_blocking(move || {
             let _writing = writing;
-            write_atomically(&path, &text, 0o600)
-        })
-        .await;
-        let result = written.map_err(io::Error::other).flatten();
-        result.inspect_err(|error| tracing::warn!("cannot write the document of jobs: {}", chain(error))).is_ok()
+            write_atomically(&own.context.home.job_goals(), &text, 0o600).inspect(|()| own.lock().written = version)
+        });
+        written.await.map_err(io::Error::other).flatten()
     }
 
     async fn write_later(&self, goals: JobGoals) {
@@ -112,8 +120,12 @@ impl Jobs {
                 () = self.context.stop.cancelled() => return,
                 () = tokio::time::sleep(WRITE_AGAIN) => {}
             }
-            if goals.version < self.lock().version || self.write(&goals).await {
+            if goals.version < self.lock().version {
                 return;
+            }
+            if self.write(&goals).await.is_ok() {
+                tracing::info!("the document of jobs is written");
+                return self.apply(&goals, true);
             }
         }
     }
@@ -124,7 +136,11 @@ impl Jobs {
 
     fn apply(&self, goals: &JobGoals, is_current: bool) {
         let mut state = self.lock();
+        if goals.version < state.version || state.is_released {
+            return;
+        }
         state.version = goals.version;
+        let may_begin = is_current && state.written >= goals.version;
         let is_first = is_current && !std::mem::replace(&mut state.is_current, is_current);
         let kept: BTreeSet<JobId> = goals.kept.iter().copied().collect();
         let mut wanted: BTreeMap<JobId, Wanted> = goals.jobs.iter().map(|goal| (goal.id, Wanted::Goal(Arc::new(goal.clone())))).collect();
@@ -134,7 +150,7 @@ impl Jobs {
             wanted.entry(id).or_insert(if kept.contains(&id) { Wanted::Kept } else { Wanted::Gone });
         }
         for (id, wanted) in wanted {
-            let desired = Desired { wanted, may_begin: is_current, is_ending: state.is_ending };
+            let desired = Desired { wanted, may_begin, is_ending: state.is_ending };
             match state.senders.get(&id) {
                 // Changed only where something has: other jobs' changes do not disturb this one.
                 Some(sender) if !sender.is_closed() => {
@@ -185,7 +201,9 @@ impl Jobs {
 
     /// Ends the tasks and leaves the processes.
     pub fn release(&self) {
-        self.lock().senders.clear();
+        let mut state = self.lock();
+        state.is_released = true;
+        state.senders.clear();
     }
 }
 

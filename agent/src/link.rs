@@ -139,9 +139,9 @@ impl Link {
         let mut renewal = pin!(sleep(self.until_renewal()));
         let (mut sequence, mut last_load) = (0, None);
         // Beside the loop: a disk that is slow to take a goal must not hold up heartbeats.
-        let (goals, documents) = mpsc::unbounded_channel();
+        let (goals, documents) = watch::channel(None);
         let mut taking = pin!(self.take_goals(documents, outgoing.clone()));
-        let (job_goals, documents) = mpsc::unbounded_channel();
+        let (job_goals, documents) = watch::channel(None);
         let mut taking_jobs = pin!(self.take_all_jobs(documents));
         for jobs in of_jobs {
             send(&outgoing, AgentTopic::Report(wire::Report { jobs, ..Default::default() })).await?;
@@ -217,10 +217,10 @@ impl Link {
                             }
                         }
                         Some(HeadTopic::Goal(document)) => {
-                            let _ = goals.send(document);
+                            goals.send_replace(Some(document));
                         }
                         Some(HeadTopic::Jobs(document)) => {
-                            let _ = job_goals.send(document);
+                            job_goals.send_replace(Some(document));
                         }
                         Some(HeadTopic::Command(command)) => self.handle_command(command, &outgoing),
                         Some(HeadTopic::Identity(reply)) => {
@@ -247,11 +247,8 @@ impl Link {
     }
 
     /// Takes goals one after the other, of several that wait only the last.
-    async fn take_goals(&self, mut documents: mpsc::UnboundedReceiver<wire::GoalDocument>, outgoing: mpsc::Sender<wire::AgentFrame>) {
-        while let Some(mut document) = documents.recv().await {
-            while let Ok(newer) = documents.try_recv() {
-                document = newer;
-            }
+    async fn take_goals(&self, mut documents: watch::Receiver<Option<wire::GoalDocument>>, outgoing: mpsc::Sender<wire::AgentFrame>) {
+        while let Some(document) = next(&mut documents).await {
             let refusal = self.take_goal(&document).await.err().unwrap_or_default();
             let ack = wire::GoalAck { version: document.version, refusal };
             if send(&outgoing, AgentTopic::GoalAck(ack)).await.is_err() {
@@ -269,11 +266,8 @@ impl Link {
     }
 
     /// Takes documents of jobs one after the other, of several that wait only the last.
-    async fn take_all_jobs(&self, mut documents: mpsc::UnboundedReceiver<wire::JobsDocument>) {
-        while let Some(mut document) = documents.recv().await {
-            while let Ok(newer) = documents.try_recv() {
-                document = newer;
-            }
+    async fn take_all_jobs(&self, mut documents: watch::Receiver<Option<wire::JobsDocument>>) {
+        while let Some(document) = next(&mut documents).await {
             match serde_json::from_slice::<JobGoals>(&document.document) {
                 Ok(goals) if goals.node == self.bootstrap.node && goals.generation == self.bootstrap.generation => {
                     self.jobs.take(goals).await
@@ -321,6 +315,12 @@ fn ticker(every: Duration) -> tokio::time::Interval {
     ticker
 }
 
+/// The last document that has come and was not taken yet; waits for one.
+async fn next<D: Clone>(documents: &mut watch::Receiver<Option<D>>) -> Option<D> {
+    documents.changed().await.ok()?;
+    documents.borrow_and_update().clone()
+}
+
 fn changed(sent: &Services, latest: &Services) -> Vec<wire::ServiceReport> {
     latest.iter().filter(|(key, report)| sent.get(*key) != Some(*report)).map(|(_, report)| report_to_wire(report)).collect()
 }
@@ -344,4 +344,46 @@ fn job_frames<'a>(reports: impl Iterator<Item = &'a JobReport>) -> Vec<Vec<Bytes
 
 async fn send(outgoing: &mpsc::Sender<wire::AgentFrame>, topic: AgentTopic) -> anyhow::Result<()> {
     outgoing.send(wire::AgentFrame { topic: Some(topic) }).await.map_err(|_| anyhow::anyhow!("the stream is closed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use cloudtik_model::JobId;
+    use cloudtik_model::job::{JobEnd, JobReportState};
+
+    use super::*;
+
+    #[test]
+    fn reports_of_jobs_are_split_into_frames_with_each_of_them_once() {
+        let report = |id: u64, length: usize| {
+            let end = JobEnd::NotStarted { why: "x".repeat(length) };
+            JobReport { id: JobId(id), attempt: 1, state: JobReportState::Unstarted { end } }
+        };
+        let none: [JobReport; 0] = [];
+        assert!(job_frames(none.iter()).is_empty());
+        // A quarter of a frame each, one that is longer than a frame, and a last one.
+        let mut all: Vec<JobReport> = (1..=6).map(|id| report(id, MAX_JOB_REPORTS / 4)).collect();
+        all.extend([report(7, MAX_JOB_REPORTS + 1), report(8, 1)]);
+        let frames = job_frames(all.iter());
+        let parsed: Vec<Vec<JobReport>> =
+            frames.iter().map(|frame| frame.iter().map(|text| serde_json::from_slice(text).expect("JSON")).collect()).collect();
+        let counts: Vec<usize> = parsed.iter().map(Vec::len).collect();
+        assert_eq!(counts, [3, 3, 1, 1]);
+        assert_eq!(parsed.concat(), all, "in their order");
+        for frame in frames.iter().filter(|frame| frame.len() > 1) {
+            assert!(frame.iter().map(Bytes::len).sum::<usize>() <= MAX_JOB_REPORTS);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_documents_that_wait_the_last_is_taken() {
+        let (sender, mut documents) = watch::channel(None);
+        sender.send_replace(Some(1));
+        sender.send_replace(Some(2));
+        assert_eq!(next(&mut documents).await, Some(2));
+        sender.send_replace(Some(3));
+        assert_eq!(next(&mut documents).await, Some(3));
+        drop(sender);
+        assert_eq!(next(&mut documents).await, None);
+    }
 }

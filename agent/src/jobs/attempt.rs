@@ -33,9 +33,12 @@ pub const ATTEMPT_VARIABLE: &str = "CLOUDTIK_JOB_ATTEMPT";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no directory, so there is nothing that could begin either.
+    /// There is no directory, so nothing has begun in it, or it was removed.
     #[error("cannot make {}", .0.display())]
     Make(PathBuf, #[source] io::Error),
+    /// Nothing is known of it: the directory may be there.
+    #[error("cannot open {}", .0.display())]
+    Open(PathBuf, #[source] io::Error),
     #[error("cannot lock {}", .0.display())]
     Lock(PathBuf, #[source] io::Error),
     #[error("cannot write {}", .0.display())]
@@ -94,10 +97,25 @@ impl Attempt {
     }
 
     /// The attempts of a job that have a directory.
-    pub fn all(home: &Home, id: JobId) -> Vec<Self> {
-        let Ok(entries) = fs::read_dir(home.job(id)) else { return Vec::new() };
-        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        numbers.map(|number| Self::new(home, id, number)).collect()
+    pub fn all(home: &Home, id: JobId) -> Result<Vec<Self>, Error> {
+        let path = home.job(id);
+        let names = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
+        match names {
+            Ok(names) => {
+                let numbers = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+                Ok(numbers.map(|number| Self::new(home, id, number)).collect())
+            }
+            Err(error) if is_absence(&error) => Ok(Vec::new()),
+            Err(error) => Err(Error::Open(path, error)),
+        }
+    }
+
+    /// What went wrong at a file: it counts as the lack of the directory only where that is certain.
+    fn failed(&self, path: PathBuf, error: io::Error) -> Error {
+        match fs::symlink_metadata(&self.directory) {
+            Err(looked) if is_absence(&looked) => Error::Make(path, error),
+            Ok(_) | Err(_) => Error::Open(path, error),
+        }
     }
 
     /// Looks where it stands; makes its directory if there is none. What is left of one whose shim was killed is ended.
@@ -105,10 +123,10 @@ impl Attempt {
         let path = self.directory.join(LOCK_FILE);
         // In the node's directory, which does not come back once it is deleted.
         for directory in [self.home.jobs(), self.home.job(self.id), self.directory.clone()] {
-            create_private_directory_in_place(&directory).map_err(|e| Error::Make(directory, e))?;
+            create_private_directory_in_place(&directory).map_err(|e| self.failed(directory, e))?;
         }
         let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
-        let lock = lock.map_err(|e| Error::Make(path.clone(), e))?;
+        let lock = lock.map_err(|e| self.failed(path.clone(), e))?;
         let is_held = match lock.try_lock() {
             Ok(()) => false,
             Err(fs::TryLockError::WouldBlock) => true,
@@ -117,25 +135,27 @@ impl Attempt {
         let lock = Lock(lock);
         if is_held {
             // Its shim writes the end while it holds the lock.
-            return Ok(match read::<State>(&self.directory.join(STATE_FILE)) {
+            return Ok(match self.read::<State>(STATE_FILE)? {
                 Some(state) if state.shim.is_alive() => Found::Running(state),
                 _ => Found::Starting,
             });
         }
-        if let Some(exit) = read(&self.directory.join(EXIT_FILE)) {
+        if let Some(exit) = self.read(EXIT_FILE)? {
             return Ok(Found::Exited(exit));
         }
-        if let Ok(text) = fs::read(self.directory.join(END_FILE)) {
+        if let Some(text) = self.content(END_FILE)? {
             return Ok(Found::Over(
                 serde_json::from_slice(&text).unwrap_or_else(|_| unstarted(JobEnd::NotStarted { why: UNKNOWN.to_owned() })),
             ));
         }
-        if !fs::exists(self.directory.join(BEGUN_FILE)).unwrap_or(true) && !fs::exists(self.directory.join(EXIT_FILE)).unwrap_or(true) {
+        let begun = self.content(BEGUN_FILE)?;
+        if begun.is_none() && self.content(EXIT_FILE)?.is_none() {
             return Ok(Found::Fresh(lock));
         }
         self.end_leftovers();
         let now = now();
-        let started = read(&self.directory.join(BEGUN_FILE)).map_or(now, |begun: Begun| Timestamp(begun.started_at));
+        let begun = begun.and_then(|text| serde_json::from_slice::<Begun>(&text).ok());
+        let started = begun.map_or(now, |begun| Timestamp(begun.started_at));
         let state = JobReportState::Ended { started, at: now, end: JobEnd::Lost { why: Loss::Shim }, lost_output: 0 };
         // If it cannot be written, the next agent finds the same.
         let _ = self.record(&lock, &state);
@@ -144,16 +164,31 @@ impl Attempt {
 
     /// Ends the processes of a shim that was killed: its session, what has its marks, and what is in its control groups.
     fn end_leftovers(&self) {
-        let shim = read::<State>(&self.directory.join(STATE_FILE)).map(|state| state.shim.pid);
+        let shim = self.read::<State>(STATE_FILE).ok().flatten().map(|state| state.shim.pid);
         let noted = || fs::read_to_string(self.directory.join(LOCK_FILE)).ok()?.trim().parse().ok();
         let by_session = shim.or_else(noted).filter(|shim| Process::of(*shim).is_none()).map_or(0, end_session);
         let ended = by_session + end_of_node(&[format!("{ID_VARIABLE}={}", self.id), format!("{ATTEMPT_VARIABLE}={}", self.number)]);
-        if let Some(run) = read::<Run>(&self.directory.join(RUN_FILE)) {
+        if let Ok(Some(run)) = self.read::<Run>(RUN_FILE) {
             run.groups.remove();
         }
         if ended > 0 {
             tracing::warn!(job = %self.id, "processes of a job without their shim are ended");
         }
+    }
+
+    /// The content of a file, if it is there.
+    fn content(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.directory.join(name);
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(self.failed(path, error)),
+        }
+    }
+
+    /// What a file holds, if it is there and whole.
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+        Ok(self.content(name)?.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
     /// Notes that it is over. When this returns, it never begins, whatever happens.
@@ -204,8 +239,9 @@ pub fn unstarted(end: JobEnd) -> JobReportState {
     JobReportState::Unstarted { end }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// Whether an error says that there is no such file or directory, and not only that it cannot be reached.
+pub fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 pub fn now() -> Timestamp {

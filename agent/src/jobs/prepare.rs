@@ -63,7 +63,7 @@ pub async fn begin(attempt: &Attempt, start: &JobStart) -> Result<(), Error> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot_write(&run)(error)),
             _ => {}
         }
-        if let Some(file) = wanted.into_iter().find(|file| !is_name(&file.name)) {
+        if let Some(file) = wanted.into_iter().find(|file| !JobFile::is_name(&file.name)) {
             return Err(Error::Name(file.name));
         }
         let files = own.files();
@@ -127,10 +127,6 @@ fn environment_of(attempt: &Attempt, start: &JobStart) -> BTreeMap<String, Strin
     all
 }
 
-fn is_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
-}
-
 async fn fetch_file(source: &Source, file: &JobFile, part: &Path) -> Result<(), Error> {
     let failed = |source| Error::Fetch { name: file.name.clone(), source };
     let (mut pause, mut damaged, mut last) = (FIRST_PAUSE, 0, String::new());
@@ -175,19 +171,4 @@ fn lay_files(attempt: &Attempt, files: &[JobFile]) -> Result<(), Error> {
         laid.map_err(cannot_write(&target))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_any_text_but_those_that_lead_elsewhere() {
-        for name in ["a b", "ä\n'\"$(x)", "-rf", "...", ".hidden", "*"] {
-            assert!(is_name(name), "{name:?}");
-        }
-        for name in ["", ".", "..", "a/b", "/", "nul\0"] {
-            assert!(!is_name(name), "{name:?}");
-        }
-    }
 }

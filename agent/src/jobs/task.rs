@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::JobContext;
-use super::attempt::{self, Attempt, Found, Lock, now, over, unstarted};
+use super::attempt::{self, Attempt, Found, Lock, is_absence, now, over, unstarted};
 use super::prepare;
 use crate::shim::{BEGUN, OCCUPIED, STARTED, State, launch};
 
@@ -76,6 +76,8 @@ pub struct JobTask {
     begun: Option<(u32, Timestamp)>,
     /// The attempt that is over, and how.
     over: Option<(u32, JobReportState)>,
+    /// What was logged last of what is tried again.
+    warned: String,
 }
 
 /// What comes next.
@@ -90,7 +92,7 @@ enum Flow {
 
 impl JobTask {
     pub fn new(id: JobId, desired: watch::Receiver<Desired>, context: JobContext, graces: Graces) -> Self {
-        Self { id, desired, context, graces, begun: None, over: None }
+        Self { id, desired, context, graces, begun: None, over: None, warned: String::new() }
     }
 
     /// Runs until nothing is left to do for the job, or until its sender is gone (the agent ends), which leaves the process as it is.
@@ -118,6 +120,16 @@ impl JobTask {
         }
     }
 
+    /// Logs an error, the same again and again only once; returns its text.
+    fn warn(&mut self, error: &attempt::Error) -> String {
+        let why = chain(error);
+        if why != self.warned {
+            tracing::warn!(job = %self.id, "{why}");
+            self.warned.clone_from(&why);
+        }
+        why
+    }
+
     async fn changed(&mut self) -> Flow {
         self.desired.changed().await.map_or(Flow::Released, |()| Flow::Again)
     }
@@ -129,29 +141,28 @@ impl JobTask {
             self.report(goal.attempt, state.clone());
             return self.changed().await;
         }
-        if let Some(flow) = self.end_attempts_but(Some(goal.attempt)).await {
+        if let Some(flow) = self.end_attempts(Some(goal.attempt)).await {
             return flow;
         }
         let attempt = Attempt::new(&self.context.home, self.id, goal.attempt);
         let began = self.begun.filter(|(number, _)| *number == goal.attempt).map(|(_, started)| started);
         let found = match self.look(&attempt).await {
             Ok(found) => found,
-            Err(error @ attempt::Error::Make(..)) if began.is_none() => {
-                let why = chain(&error);
-                tracing::warn!(job = %self.id, "{why}");
-                let state = match (&goal.start, goal.cancel) {
-                    (_, true) => unstarted(JobEnd::Cancelled),
-                    (None, false) => unstarted(JobEnd::Lost { why: Loss::Directory }),
-                    (Some(_), false) if desired.may_begin => not_started(&why),
-                    (Some(_), false) => return self.changed().await,
+            Err(error) => {
+                let why = self.warn(&error);
+                let state = match (&error, &goal.start, goal.cancel) {
+                    (attempt::Error::Make(..), _, true) if began.is_none() => unstarted(JobEnd::Cancelled),
+                    (attempt::Error::Make(..), None, false) if began.is_none() => unstarted(JobEnd::Lost { why: Loss::Directory }),
+                    // The node's own directory is gone, which does not come back.
+                    (attempt::Error::Make(_, error), Some(_), false) if began.is_none() && desired.may_begin && is_absence(error) => {
+                        not_started(&why)
+                    }
+                    _ => return self.changed_within(AGAIN).await,
                 };
                 return self.is_over(&attempt, state).await;
             }
-            Err(error) => {
-                tracing::warn!(job = %self.id, "{}", chain(&error));
-                return self.changed_within(AGAIN).await;
-            }
         };
+        self.warned.clear();
         match found {
             Found::Fresh(lock) => match (began, &goal.start) {
                 // It was seen: its files were removed under it.
@@ -262,8 +273,8 @@ impl JobTask {
     async fn attend(&mut self, attempt: &Attempt, state: &State) -> Flow {
         let started = Timestamp(state.started_at);
         self.begun = Some((attempt.number, started));
-        self.report(attempt.number, JobReportState::Running { pid: state.process.pid as u32, started });
         self.graces.lock().expect("nothing panics while holding the lock").insert(self.id, state.stop_grace_ms);
+        self.report(attempt.number, JobReportState::Running { pid: state.process.pid as u32, started });
         let ended = state.shim.ended();
         tokio::pin!(ended);
         let mut give_up: Option<Instant> = None;
@@ -296,17 +307,25 @@ impl JobTask {
         flow
     }
 
-    /// Ends what runs of attempts other than one, and removes their directories. Returns what comes next if that is not done yet.
-    async fn end_attempts_but(&mut self, present: Option<u32>) -> Option<Flow> {
+    /// Ends what runs of the attempts before one, or of all, and removes their directories. Returns what comes next if that is not
+    /// done yet.
+    async fn end_attempts(&mut self, present: Option<u32>) -> Option<Flow> {
         let (home, id) = (self.context.home.clone(), self.id);
-        let all = tokio::task::spawn_blocking(move || Attempt::all(&home, id)).await.unwrap_or_default();
-        for earlier in all.into_iter().filter(|attempt| Some(attempt.number) != present) {
+        let listing = tokio::task::spawn_blocking(move || Attempt::all(&home, id));
+        let all = match listing.await.expect("listing a directory does not panic") {
+            Ok(all) => all,
+            Err(error) => {
+                self.warn(&error);
+                return Some(self.changed_within(AGAIN).await);
+            }
+        };
+        for earlier in all.into_iter().filter(|attempt| present.is_none_or(|present| attempt.number < present)) {
             match self.look(&earlier).await {
                 Ok(Found::Running(state)) => return Some(self.attend(&earlier, &state).await),
                 Ok(Found::Starting) => return Some(self.changed_within(START_LOOK).await),
                 Ok(Found::Fresh(_) | Found::Exited(_) | Found::Over(_)) => {}
                 Err(error) => {
-                    tracing::warn!(job = %self.id, "{}", chain(&error));
+                    self.warn(&error);
                     return Some(self.changed_within(AGAIN).await);
                 }
             }
@@ -326,7 +345,7 @@ impl JobTask {
     async fn settle(&mut self, is_gone: bool) -> Flow {
         (self.over, self.begun) = (None, None);
         self.context.reports.remove_job(self.id);
-        if let Some(flow) = self.end_attempts_but(None).await {
+        if let Some(flow) = self.end_attempts(None).await {
             return flow;
         }
         let directory = self.context.home.job(self.id);

@@ -1,3 +1,4 @@
+mod documents;
 mod faults;
 
 use std::collections::BTreeMap;
@@ -84,14 +85,18 @@ impl Node {
         Self { home: folder.path().to_owned(), _folder: Some(folder), head: Head::default(), version: 0 }
     }
 
-    fn agent(&self) -> Agent {
-        let context = JobContext {
+    fn context(&self) -> JobContext {
+        JobContext {
             home: Home::new(&self.home),
             reports: Reports::new(),
             source: self.head.source(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-        };
+        }
+    }
+
+    fn agent(&self) -> Agent {
+        let context = self.context();
         Agent { jobs: Jobs::start(context.clone()), context }
     }
 
@@ -285,17 +290,17 @@ async fn an_attempt_is_ended_by_a_cancellation_wherever_it_stands() {
     next.end().await;
     assert_eq!(node.runs(), "");
 
-    // While it starts, at any moment: it is over, and has run once at most.
-    for after_ms in [0, 1, 2, 4, 8, 12, 16, 24, 32] {
+    // While it starts, from each of its steps on: it is over, and has run once at most.
+    for step in ["", "shim.lock", "files", "work", "run.json", "begun", "shim.json"] {
         let mut node = Node::new();
         let agent = node.agent();
         agent.jobs.take(node.goals(&[start(shell(ENDLESS))], &[])).await;
-        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        until("it has come so far", || node.attempt(1).join(step).exists()).await;
         agent.jobs.take(node.goals(&[cancel()], &[])).await;
         match agent.over(1).await {
-            JobReportState::Unstarted { end: JobEnd::Cancelled } => assert_eq!(node.runs(), ""),
+            JobReportState::Unstarted { end: JobEnd::Cancelled } => assert_eq!(node.runs(), "", "after {step}"),
             JobReportState::Ended { end: JobEnd::Cancelled, .. } => assert!(["", "run\n"].contains(&node.runs().as_str())),
-            state => panic!("after {after_ms} ms: {state:?}"),
+            state => panic!("after {step}: {state:?}"),
         }
         agent.end().await;
     }
@@ -380,6 +385,7 @@ async fn time_limits_stops_and_further_attempts() {
     until("it runs", || node.runs() == "run\nrun\n").await;
     until("its output is told apart", || node.log(JobStream::Stderr) == "first\n--- attempt 2 ---\nsecond\n").await;
     // The node ends.
+    agent.running().await;
     assert_eq!(agent.jobs.stop_all(), Duration::from_millis(300));
     let end = agent.over(2).await;
     assert!(matches!(end, JobReportState::Ended { end: JobEnd::Killed { signal: 15, out_of_memory: false }, .. }), "{end:?}");

@@ -92,13 +92,24 @@ pub enum JobOptionValue {
 /// A file that a job brings along.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobFile {
-    /// A name without a `/`; other than that any text but `.` and `..`.
+    /// As [`Self::is_name`] allows.
     pub name: String,
     /// Bytes.
     pub size: u64,
     /// SHA-256 of the content, in hexadecimal; empty until the head has it.
     #[serde(default)]
     pub digest: String,
+}
+
+impl JobFile {
+    /// Bytes of a name: what Linux' file systems allow.
+    pub const MAX_NAME: usize = 255;
+
+    /// Whether a text can be the name of a job's file: not empty, at most [`Self::MAX_NAME`] bytes, without `/` and zero bytes, and
+    /// neither `.` nor `..`.
+    pub fn is_name(text: &str) -> bool {
+        !matches!(text, "" | "." | "..") && text.len() <= Self::MAX_NAME && !text.contains(['/', '\0'])
+    }
 }
 
 /// Where a job stands, as it is stored.
@@ -463,3 +474,19 @@ pub mod layout {
 }
 
 crate::worded::worded!(Job);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_any_text_but_those_that_lead_elsewhere() {
+        let longest = "x".repeat(JobFile::MAX_NAME);
+        for name in ["a b", "ä\n'\"$(x)", "-rf", "...", ".hidden", "*", &longest] {
+            assert!(JobFile::is_name(name), "{name:?}");
+        }
+        for name in ["", ".", "..", "a/b", "/", "nul\0", &format!("{longest}x")] {
+            assert!(!JobFile::is_name(name), "{name:?}");
+        }
+    }
+}
