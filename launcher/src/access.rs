@@ -110,7 +110,7 @@ async fn accept(printer: &Printer, text: &str, local_name: Option<ClusterName>, 
         let other = Invitation { address, ..invitation };
         invitation = other.to_string().parse().map_err(|_| Failure::new(USAGE, format!("{:?} is not HOST:PORT", other.address)))?;
     }
-    let (place, accepted) = remote::accept(&invitation, local_name).await?;
+    let (paths, accepted) = remote::accept(&invitation, local_name).await?;
     #[derive(Serialize)]
     struct Printed<'a> {
         #[serde(flatten)]
@@ -120,12 +120,12 @@ async fn accept(printer: &Printer, text: &str, local_name: Option<ClusterName>, 
         directory: String,
     }
     if printer.is_json() {
-        let directory = place.directory.display().to_string();
-        printer.json(&Printed { accepted: &accepted, local_name: place.name.as_str(), directory });
+        let directory = paths.directory.display().to_string();
+        printer.json(&Printed { accepted: &accepted, local_name: paths.name.as_str(), directory });
         return Ok(());
     }
     let until = clock(Timestamp(accepted.expires.0));
     printer.line(&format!("{} has access to {} as {}, until {until}", accepted.name, accepted.cluster, accepted.role));
-    printer.say(&format!("Look at it with `cloudtik status {}`", place.name));
+    printer.say(&format!("Look at it with `cloudtik status {}`", paths.name));
     Ok(())
 }

@@ -79,10 +79,10 @@ struct Listed {
 }
 
 async fn list(printer: &Printer) -> Result<(), Failure> {
-    let local = clusters::all()?.into_iter().filter(|place| Remote::of(place).is_ok_and(|remote| remote.is_none())).collect();
+    let local = clusters::all()?.into_iter().filter(|paths| Remote::of(paths).is_ok_and(|remote| remote.is_none())).collect();
     let answers = cluster_statuses::fetch(local).await.into_iter();
     let limit = |status: Status| status.head.software_limit.map(|limit| limit.0);
-    let limits = answers.map(|(place, status)| Limit { cluster: place.name.to_string(), bytes: status.ok().and_then(limit) }).collect();
+    let limits = answers.map(|(paths, status)| Limit { cluster: paths.name.to_string(), bytes: status.ok().and_then(limit) }).collect();
     let listed = Listed { contents: look(&artifacts()?)?, limits };
     if printer.is_json() {
         printer.json(&listed);
@@ -176,8 +176,8 @@ pub fn look(directory: &Path) -> Result<Contents, Failure> {
         (found.name, found.source) = (entry.artifact.name, entry.source);
     }
     let mut unfinished_bytes = 0;
-    for place in [directory.to_owned(), directory.join("unpacked")] {
-        for path in entries(&place) {
+    for folder in [directory.to_owned(), directory.join("unpacked")] {
+        for path in entries(&folder) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let digest = name.strip_suffix(".tar").unwrap_or(&name);
             if is_digest(digest) {
@@ -256,11 +256,11 @@ fn lock_fetches(directory: &Path, index: &[PathBuf]) -> io::Result<Option<Vec<Fi
 /// Removes what broke off; what is under way holds a lock and stays. Returns how many bytes it was.
 fn remove_unfinished(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
-    for (place, lock_of) in [(directory.to_owned(), fetch_lock as fn(&str) -> Option<String>), (directory.join("unpacked"), unpack_lock)] {
-        for path in entries(&place) {
+    for (folder, lock_of) in [(directory.to_owned(), fetch_lock as fn(&str) -> Option<String>), (directory.join("unpacked"), unpack_lock)] {
+        for path in entries(&folder) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Some(lock) = lock_of(&name) else { continue };
-            let lock = File::options().create(true).write(true).truncate(false).open(place.join(lock))?;
+            let lock = File::options().create(true).write(true).truncate(false).open(folder.join(lock))?;
             if lock.try_lock().is_err() {
                 continue;
             }

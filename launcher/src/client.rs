@@ -38,30 +38,30 @@ impl Client {
         Self::reach(self.place.clone()).await
     }
 
-    /// The head of a cluster whose place is known.
-    pub async fn reach(place: ClusterPaths) -> Result<Self, Failure> {
-        if !place.exists() {
-            return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", place.name))
+    /// The head of a cluster whose paths are known.
+    pub async fn reach(paths: ClusterPaths) -> Result<Self, Failure> {
+        if !paths.exists() {
+            return Err(Failure::new(crate::failure::NOT_FOUND, format!("the cluster {} is not up", paths.name))
                 .hint("bring it up with `cloudtik up CLUSTER.toml`"));
         }
         let deadline = tokio::time::Instant::now() + RESTART_PATIENCE;
-        let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&place)).await;
+        let dialled = transport::retry_until(deadline, Duration::from_millis(20), || Self::dial(&paths)).await;
         match dialled {
             Ok(client) => Ok(client),
-            Err(error) => Err(unreachable(&place, error).await),
+            Err(error) => Err(unreachable(&paths, error).await),
         }
     }
 
-    pub async fn dial(place: &ClusterPaths) -> Result<Self, Failure> {
-        if let Some(remote) = Remote::of(place)? {
-            let channel = remote.dial(place).await?;
-            return Ok(Self { place: place.clone(), channel });
+    pub async fn dial(paths: &ClusterPaths) -> Result<Self, Failure> {
+        if let Some(remote) = Remote::of(paths)? {
+            let channel = remote.dial(paths).await?;
+            return Ok(Self { place: paths.clone(), channel });
         }
-        let channel = transport::dial_unix(&place.socket()).await.map_err(|e| {
+        let channel = transport::dial_unix(&paths.socket()).await.map_err(|e| {
             let code = if is_denied(&e) { NOT_AUTHORISED } else { FAILED };
             Failure::new(code, innermost(&e))
         })?;
-        Ok(Self { place: place.clone(), channel })
+        Ok(Self { place: paths.clone(), channel })
     }
 
     pub fn admin(&self) -> AdminClient<Channel> {
@@ -84,19 +84,19 @@ impl Client {
 }
 
 /// What to say where the head of a cluster does not answer.
-async fn unreachable(place: &ClusterPaths, error: Failure) -> Failure {
-    if let Ok(Some(remote)) = Remote::of(place) {
-        return remote.unreachable(place, error);
+async fn unreachable(paths: &ClusterPaths, error: Failure) -> Failure {
+    if let Ok(Some(remote)) = Remote::of(paths) {
+        return remote.unreachable(paths, error);
     }
     if error.code == NOT_AUTHORISED {
-        return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", place.name))
+        return Failure::new(NOT_AUTHORISED, format!("the cluster {} is another user's", paths.name))
             .hint("ask that user, or make a cluster of your own: `cloudtik up CLUSTER.toml`");
     }
-    if let Some(lost) = head_node::lost_state(place).await {
+    if let Some(lost) = head_node::lost_state(paths).await {
         return lost;
     }
-    let hint = format!("`{}` brings it back; its log is below {}", place.up_command(), place.nodes().display());
-    Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", place.name, error.message)).hint(hint)
+    let hint = format!("`{}` brings it back; its log is below {}", paths.up_command(), paths.nodes().display());
+    Failure::new(TIMED_OUT, format!("the head of {} does not answer: {}", paths.name, error.message)).hint(hint)
 }
 
 /// Whether the operating system refused it.

@@ -30,20 +30,20 @@ impl Silent {
 /// The status of each of these clusters, in their order. All are asked at once: one that hangs holds up no other.
 pub async fn fetch(places: Vec<ClusterPaths>) -> Vec<(ClusterPaths, Result<Status, Silent>)> {
     let mut asked = tokio::task::JoinSet::new();
-    for (number, place) in places.into_iter().enumerate() {
+    for (number, paths) in places.into_iter().enumerate() {
         asked.spawn(async move {
-            let asking = async { Client::dial(&place).await?.status().await };
+            let asking = async { Client::dial(&paths).await?.status().await };
             let status = match tokio::time::timeout(PATIENCE, asking).await {
                 Ok(Ok(status)) => Ok(status),
                 Ok(Err(failure)) if failure.code == NOT_AUTHORISED => Err(Silent::NoAccess),
                 Ok(Err(_)) | Err(_) => Err(Silent::Unreachable),
             };
-            (number, place, status)
+            (number, paths, status)
         });
     }
     let mut answers = asked.join_all().await;
     answers.sort_by_key(|(number, _, _)| *number);
-    answers.into_iter().map(|(_, place, status)| (place, status)).collect()
+    answers.into_iter().map(|(_, paths, status)| (paths, status)).collect()
 }
 
 /// The same of every cluster that this machine knows.

@@ -242,10 +242,10 @@ pub fn artifacts() -> Result<PathBuf, Failure> {
 /// The cluster that a person means by a name, or by the path of its file; without either it is the only one.
 pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<ClusterPaths, Failure> {
     let target = target.into();
-    if let Some(place) = lookup(target)? {
-        return Ok(place);
+    if let Some(paths) = lookup(target)? {
+        return Ok(paths);
     }
-    let all: Vec<ClusterPaths> = all()?.into_iter().filter(|place| is_in(place, target.workspace)).collect();
+    let all: Vec<ClusterPaths> = all()?.into_iter().filter(|paths| is_in(paths, target.workspace)).collect();
     let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
     let within = target.workspace.map_or_else(|| "on this machine".to_owned(), |workspace| format!("in the workspace {workspace}"));
     let Some(named) = target.cluster else {
@@ -261,8 +261,8 @@ pub fn find<'a>(target: impl Into<Target<'a>>) -> Result<ClusterPaths, Failure> 
 
 const BRING_UP: &str = "bring one up with `cloudtik up CLUSTER.toml`";
 
-fn is_in(place: &ClusterPaths, workspace: Option<&str>) -> bool {
-    workspace.is_none_or(|workspace| place.workspace_name() == workspace)
+fn is_in(paths: &ClusterPaths, workspace: Option<&str>) -> bool {
+    workspace.is_none_or(|workspace| paths.workspace_name() == workspace)
 }
 
 /// The same; nothing if there is no such cluster.
@@ -278,12 +278,12 @@ pub fn lookup(target: Target<'_>) -> Result<Option<ClusterPaths>, Failure> {
     }
     let named = target.cluster.map(ClusterName::new).transpose().map_err(|e| Failure::new(NOT_FOUND, e.to_string()))?;
     let mut matching = all()?;
-    matching.retain(|place| is_in(place, target.workspace) && named.as_ref().is_none_or(|name| place.name == *name));
+    matching.retain(|paths| is_in(paths, target.workspace) && named.as_ref().is_none_or(|name| paths.name == *name));
     if matching.len() < 2 {
         return Ok(matching.pop());
     }
     let Some(name) = named else {
-        let mut names: Vec<&str> = matching.iter().map(|place| place.name.as_str()).collect();
+        let mut names: Vec<&str> = matching.iter().map(|paths| paths.name.as_str()).collect();
         names.dedup();
         let message = format!("there are {} clusters: say which", matching.len());
         return Err(Failure::new(USAGE, message).hint(format!("name one of: {}", listed(&names))));
@@ -296,7 +296,7 @@ pub fn lookup(target: Target<'_>) -> Result<Option<ClusterPaths>, Failure> {
 /// The clusters of this user in a workspace. Those of somebody else are in somebody else's.
 pub fn of_workspace(name: &WorkspaceName) -> Result<Vec<ClusterName>, Failure> {
     let own = workspace(name)?;
-    Ok(all()?.into_iter().filter(|place| place.workspace == own).map(|place| place.name).collect())
+    Ok(all()?.into_iter().filter(|paths| paths.workspace == own).map(|paths| paths.name).collect())
 }
 
 /// Every cluster of this user on this machine, and those that the user was given access to.

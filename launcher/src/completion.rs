@@ -18,7 +18,7 @@ fn matching(current: &OsStr, all: impl Iterator<Item = String>) -> Vec<Completio
 /// Names of this user's clusters, and files that describe one.
 pub fn clusters() -> impl ValueCompleter {
     |current: &OsStr| {
-        let mut found = matching(current, clusters::all().unwrap_or_default().into_iter().map(|place| place.name.to_string()));
+        let mut found = matching(current, clusters::all().unwrap_or_default().into_iter().map(|paths| paths.name.to_string()));
         found.extend(files().complete(current));
         found
     }
@@ -37,7 +37,7 @@ pub fn workspaces() -> impl ValueCompleter {
     |current: &OsStr| {
         let own = clusters::workspace_names().unwrap_or_default().into_iter().map(String::from);
         let places = clusters::all().unwrap_or_default();
-        let mut names: Vec<String> = own.chain(places.iter().map(|place| place.workspace_name())).collect();
+        let mut names: Vec<String> = own.chain(places.iter().map(|paths| paths.workspace_name())).collect();
         names.sort_by(|a, b| natural::compare(a, b));
         names.dedup();
         matching(current, names.into_iter())
@@ -57,7 +57,7 @@ pub fn workspaces_and_files() -> impl ValueCompleter {
 pub fn nodes() -> impl ValueCompleter {
     |current: &OsStr| {
         let places = clusters::all().unwrap_or_default();
-        let instances = places.iter().filter_map(|place| std::fs::read_dir(place.nodes()).ok()).flatten().flatten();
+        let instances = places.iter().filter_map(|paths| std::fs::read_dir(paths.nodes()).ok()).flatten().flatten();
         let names = instances.filter_map(|i| Some(i.file_name().to_string_lossy().rsplit_once('.')?.0.to_owned()));
         let names: BTreeSet<NodeId> = names.filter_map(|name| name.parse().ok()).collect();
         let names = names.iter().map(NodeId::to_string);

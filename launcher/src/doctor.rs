@@ -93,18 +93,18 @@ async fn left_processes() -> Vec<Finding> {
     let mut findings = Vec::new();
     for orphan in found {
         let pids: Vec<String> = orphan.processes.iter().map(ToString::to_string).collect();
-        let (name, count, node) = (&orphan.place.name, pids.len(), orphan.node());
-        let missing_part = if orphan.directory.is_dir() { orphan.place.head() } else { orphan.directory.clone() };
+        let (name, count, node) = (&orphan.paths.name, pids.len(), orphan.node());
+        let missing_part = if orphan.directory.is_dir() { orphan.paths.head() } else { orphan.directory.clone() };
         let plural = if count == 1 { "process of" } else { "processes of" };
         let detail = format!("{count} {plural} {node} of the cluster {name}, though {} was removed", missing_part.display());
-        let in_workspace = match orphan.place.workspace_name() {
+        let in_workspace = match orphan.paths.workspace_name() {
             workspace if workspace == "default" => String::new(),
             workspace => format!(" --workspace {workspace}"),
         };
         // A cluster that is there otherwise has its other nodes to lose, and its head, whose node can be made again.
-        let hint = if orphan.is_of_head() && HeadNode::of(&orphan.place).await.is_ok_and(|node| node.is_lost()) {
-            format!("`{}` makes the head's node anew; the head goes on with its state", orphan.place.up_command())
-        } else if orphan.place.head().is_dir() {
+        let hint = if orphan.is_of_head() && HeadNode::of(&orphan.paths).await.is_ok_and(|node| node.is_lost()) {
+            format!("`{}` makes the head's node anew; the head goes on with its state", orphan.paths.up_command())
+        } else if orphan.paths.head().is_dir() {
             format!("`kill -9 {}` ends them", pids.join(" "))
         } else {
             format!("`cloudtik down {name}{in_workspace} --yes` ends them, or `kill -9 {}`", pids.join(" "))

@@ -26,20 +26,20 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
     let target = Target::from(&arguments.cluster);
     let known = lookup(target)?;
     // Its directory was removed while it ran.
-    if known.as_ref().is_none_or(|place| !place.exists()) {
+    if known.as_ref().is_none_or(|paths| !paths.exists()) {
         let of_this = |orphan: &Orphan| match &known {
-            Some(place) => orphan.place == *place,
+            Some(paths) => orphan.paths == *paths,
             None => {
-                let is_in = |workspace: &str| orphan.place.workspace_name() == workspace;
-                target.cluster == Some(orphan.place.name.as_str()) && target.workspace.is_none_or(is_in)
+                let is_in = |workspace: &str| orphan.paths.workspace_name() == workspace;
+                target.cluster == Some(orphan.paths.name.as_str()) && target.workspace.is_none_or(is_in)
             }
         };
         if let Some(orphan) = orphans::find()?.into_iter().find(of_this) {
-            return end_orphans(printer, &orphan.place, arguments.yes).await;
+            return end_orphans(printer, &orphan.paths, arguments.yes).await;
         }
     }
-    let place = match known {
-        Some(place) => place,
+    let paths = match known {
+        Some(paths) => paths,
         None if arguments.if_exists => {
             if printer.is_json() {
                 print_document(printer, &arguments.cluster.cluster, None);
@@ -50,25 +50,25 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
         }
         None => find(target)?,
     };
-    if !place.exists() {
+    if !paths.exists() {
         if printer.is_json() {
-            print_document(printer, place.name.as_str(), None);
+            print_document(printer, paths.name.as_str(), None);
         }
-        printer.say(&format!("{} is not up; nothing to do", place.name));
+        printer.say(&format!("{} is not up; nothing to do", paths.name));
         return Ok(());
     }
-    if let Some(remote) = Remote::of(&place)? {
-        return down_elsewhere(printer, arguments, &place, &remote).await;
+    if let Some(remote) = Remote::of(&paths)? {
+        return down_elsewhere(printer, arguments, &paths, &remote).await;
     }
-    let name = &place.name;
-    nothing_mounted(&place)?;
+    let name = &paths.name;
+    nothing_mounted(&paths)?;
     printer.confirm(&format!("Take {name} down, with everything on it?"), arguments.yes)?;
     let work = async {
         let mut progress = Progress::new();
         progress.phase(&format!("{name}: asking the head"));
         // Held while the head is asked and while everything is deleted, not while workers go.
-        let lock = Lock::take(&place).await?;
-        let client = Client::dial(&place).await.ok();
+        let lock = Lock::take(&paths).await?;
+        let client = Client::dial(&paths).await.ok();
         let asked = match &client {
             Some(client) => Some(shut_down(client).await),
             None => None,
@@ -86,15 +86,15 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
             None => progress.keep(&format!("{name}: the head does not answer; its nodes are deleted without draining")),
         }
         progress.phase(&format!("{name}: deleting what is left"));
-        let lock = Lock::take(&place).await?;
+        let lock = Lock::take(&paths).await?;
         // A head that never heard of the shutdown is as it was, which says nothing about another command.
         if was_stopping
-            && let Ok(client) = Client::dial(&place).await
+            && let Ok(client) = Client::dial(&paths).await
             && let Ok(Ok(status)) = tokio::time::timeout(ASKED_WITHIN, client.status()).await
         {
             is_still_wanted(&status)?;
         }
-        delete_everything(&place).await?;
+        delete_everything(&paths).await?;
         Ok::<_, Failure>(lock)
     };
     let mut interrupts = Interrupts::listen()?;
@@ -120,10 +120,10 @@ pub async fn run(printer: &Printer, arguments: &Down) -> Result<(), Failure> {
 
 /// Has the head of somebody else's cluster let its workers go. What runs the head, and the cluster's files, are where the cluster was
 /// created.
-async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &ClusterPaths, remote: &Remote) -> Result<(), Failure> {
-    let name = &place.name;
+async fn down_elsewhere(printer: &Printer, arguments: &Down, paths: &ClusterPaths, remote: &Remote) -> Result<(), Failure> {
+    let name = &paths.name;
     printer.confirm_async(&format!("Remove every worker of {name}, with everything on it?"), arguments.yes).await?;
-    let client = Client::reach(place.clone()).await?;
+    let client = Client::reach(paths.clone()).await?;
     let mut progress = Progress::new();
     progress.phase(&format!("{name}: asking the head"));
     shut_down(&client).await?;
@@ -138,16 +138,16 @@ async fn down_elsewhere(printer: &Printer, arguments: &Down, place: &ClusterPath
 }
 
 /// Ends what runs of a cluster that has no directory any more.
-async fn end_orphans(printer: &Printer, place: &ClusterPaths, yes: bool) -> Result<(), Failure> {
-    let name = &place.name;
+async fn end_orphans(printer: &Printer, paths: &ClusterPaths, yes: bool) -> Result<(), Failure> {
+    let name = &paths.name;
     printer.confirm(&format!("The directory of {name} was removed while it ran. End its processes?"), yes)?;
     // While a person answered, the cluster may have been brought up anew, with processes that carry the same directories.
-    let may_be_locked = place.directory.parent().is_some_and(std::path::Path::is_dir);
-    let _lock = if may_be_locked { Some(Lock::take(place).await?) } else { None };
-    if place.exists() {
+    let may_be_locked = paths.directory.parent().is_some_and(std::path::Path::is_dir);
+    let _lock = if may_be_locked { Some(Lock::take(paths).await?) } else { None };
+    if paths.exists() {
         return Err(Failure::overtaken(format!("{name} was brought up by another command; it stays")));
     }
-    registry().end_leftovers(&place.nodes())?;
+    registry().end_leftovers(&paths.nodes())?;
     if printer.is_json() {
         print_document(printer, name.as_str(), None);
     }
@@ -181,12 +181,12 @@ fn what_stays(software: &Contents) -> String {
 const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Refuses to delete what is mounted from elsewhere, before anything is changed.
-fn nothing_mounted(place: &ClusterPaths) -> Result<(), Failure> {
-    refuse_mounts(&place.directory).map_err(|error| not_removed(place, &error))
+fn nothing_mounted(paths: &ClusterPaths) -> Result<(), Failure> {
+    refuse_mounts(&paths.directory).map_err(|error| not_removed(paths, &error))
 }
 
-fn not_removed(place: &ClusterPaths, error: &RemoveError) -> Failure {
-    let name = &place.name;
+fn not_removed(paths: &ClusterPaths, error: &RemoveError) -> Failure {
+    let name = &paths.name;
     match error {
         RemoveError::Mounted(mounts) => Failure::new(REFUSED, format!("{mounts} below the directory of {name}; nothing was deleted"))
             .hint(format!("`{}`, then `cloudtik down {name}`; what is mounted is never deleted", mounts.unmount())),
@@ -232,9 +232,9 @@ async fn workers_gone(client: &Client, timeout: Duration, progress: &mut Progres
 }
 
 /// Deletes every instance, the head's first so that it makes no new ones, and then the cluster's own files.
-async fn delete_everything(place: &ClusterPaths) -> Result<(), Failure> {
-    nothing_mounted(place)?;
-    if let Some(known) = place.provider() {
+async fn delete_everything(paths: &ClusterPaths) -> Result<(), Failure> {
+    nothing_mounted(paths)?;
+    if let Some(known) = paths.provider() {
         let provider = registry().nodes(&known)?;
         // Twice: a head may have been making a node while it was deleted.
         for _ in 0..2 {
@@ -245,7 +245,7 @@ async fn delete_everything(place: &ClusterPaths) -> Result<(), Failure> {
             }
         }
     }
-    let own = place.clone();
+    let own = paths.clone();
     // On a thread of its own, so that an interrupt is heard meanwhile.
     let deletion = tokio::task::spawn_blocking(move || {
         // Nothing may be left, be it listed or not: nodes whose directories somebody removed, or what outlived its own.

@@ -26,10 +26,10 @@ pub enum HeadNode {
 }
 
 impl HeadNode {
-    pub async fn of(place: &ClusterPaths) -> Result<Self, Failure> {
-        let told = place.head_settings().map(|head| head.generation);
+    pub async fn of(paths: &ClusterPaths) -> Result<Self, Failure> {
+        let told = paths.head_settings().map(|head| head.generation);
         let generation = told.unwrap_or(Generation(1));
-        let heads = match place.provider() {
+        let heads = match paths.provider() {
             Some(known) => machines_of(registry().require(&known.kind)?)?.heads(&known.settings, &known.site).await?,
             None => Vec::new(),
         };
@@ -37,7 +37,7 @@ impl HeadNode {
             return Ok(Self::Made(head));
         }
         Ok(match told {
-            Some(generation) if place.head().join(STORE).exists() => Self::Lost(generation),
+            Some(generation) if paths.head().join(STORE).exists() => Self::Lost(generation),
             _ => Self::Missing,
         })
     }
@@ -61,19 +61,19 @@ impl HeadNode {
 }
 
 /// The failure of whatever needs a head whose state was removed; nothing if it was not.
-pub async fn lost_state(place: &ClusterPaths) -> Option<Failure> {
-    let head = place.head();
-    if head.join(HeadSettings::FILE).exists() || !HeadNode::of(place).await.is_ok_and(|node| node.is_made()) {
+pub async fn lost_state(paths: &ClusterPaths) -> Option<Failure> {
+    let head = paths.head();
+    if head.join(HeadSettings::FILE).exists() || !HeadNode::of(paths).await.is_ok_and(|node| node.is_made()) {
         return None;
     }
-    let message = format!("the head's state in {} was removed: {} cannot go on", head.display(), place.name);
-    Some(Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", place.name)))
+    let message = format!("the head's state in {} was removed: {} cannot go on", head.display(), paths.name);
+    Some(Failure::new(REFUSED, message).hint(format!("`cloudtik down {} --yes` ends what is left; then bring it up anew", paths.name)))
 }
 
 /// The directory of the head's node, if its machine is there.
-pub async fn directory(place: &ClusterPaths) -> Option<PathBuf> {
-    match HeadNode::of(place).await {
-        Ok(HeadNode::Made(head)) => Some(place.nodes().join(head.id.as_str())),
+pub async fn directory(paths: &ClusterPaths) -> Option<PathBuf> {
+    match HeadNode::of(paths).await {
+        Ok(HeadNode::Made(head)) => Some(paths.nodes().join(head.id.as_str())),
         _ => None,
     }
 }

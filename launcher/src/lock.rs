@@ -31,12 +31,12 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock; a change that another command makes just now is waited for.
-    pub async fn take(place: &ClusterPaths) -> Result<Self, Failure> {
-        let clusters = place.directory.parent().expect("a cluster's directory is below its workspace");
-        let lock = Self::wait(&clusters.join(format!(".{}.lock", place.name)), PATIENCE).await?;
+    pub async fn take(paths: &ClusterPaths) -> Result<Self, Failure> {
+        let clusters = paths.directory.parent().expect("a cluster's directory is below its workspace");
+        let lock = Self::wait(&clusters.join(format!(".{}.lock", paths.name)), PATIENCE).await?;
         lock.ok_or_else(|| {
-            let hint = format!("run the command again, or look with `cloudtik status {}`", place.name);
-            Failure::failed(format!("another command is changing {}", place.name)).hint(hint)
+            let hint = format!("run the command again, or look with `cloudtik status {}`", paths.name);
+            Failure::failed(format!("another command is changing {}", paths.name)).hint(hint)
         })
     }
 

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// The cluster as it was.
-    pub place: ClusterPaths,
+    pub paths: ClusterPaths,
     /// The directory of the node.
     pub directory: PathBuf,
     pub processes: Vec<i32>,
@@ -36,7 +36,7 @@ pub fn find() -> Result<Vec<Orphan>, Failure> {
     let workspaces = workspaces()?;
     let found = registry().leftovers(&workspaces)?.into_iter();
     let orphan = |left: Leftover| {
-        Some(Orphan { place: place_of(&workspaces, &left.directory)?, directory: left.directory, processes: left.processes })
+        Some(Orphan { paths: place_of(&workspaces, &left.directory)?, directory: left.directory, processes: left.processes })
     };
     Ok(found.filter_map(orphan).collect())
 }
@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn the_cluster_is_told_from_the_directory_of_its_node() {
-        let place = place_of(Path::new("/s/workspaces"), Path::new("/s/workspaces/default/clusters/demo/nodes/w1.2")).expect("one");
-        assert_eq!((place.name.as_str(), place.workspace_name().as_str()), ("demo", "default"));
-        assert_eq!(place.nodes(), Path::new("/s/workspaces/default/clusters/demo/nodes"));
+        let paths = place_of(Path::new("/s/workspaces"), Path::new("/s/workspaces/default/clusters/demo/nodes/w1.2")).expect("one");
+        assert_eq!((paths.name.as_str(), paths.workspace_name().as_str()), ("demo", "default"));
+        assert_eq!(paths.nodes(), Path::new("/s/workspaces/default/clusters/demo/nodes"));
         assert_eq!(place_of(Path::new("/s/workspaces"), Path::new("/s/workspaces/default/clusters/demo")), None);
         assert_eq!(place_of(Path::new("/s/workspaces"), Path::new("/elsewhere/default/clusters/demo/nodes/w1.2")), None);
     }

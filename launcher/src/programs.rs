@@ -10,9 +10,9 @@ use crate::failure::{Failure, INVALID, chain};
 
 /// Places the programs beside the launcher for a cluster whose directory exists. Returns whether its nodes start other ones from
 /// now on.
-pub async fn place(place: &ClusterPaths) -> Result<bool, Failure> {
+pub async fn place(paths: &ClusterPaths) -> Result<bool, Failure> {
     let programs = tokio::task::spawn_blocking(found).await.map_err(|e| Failure::failed(e.to_string()))??;
-    machine::place(&ThisMachine::default(), &place.programs(), &programs).await.map_err(|e| Failure::failed(chain(&e)))
+    machine::place(&ThisMachine::default(), &paths.programs(), &programs).await.map_err(|e| Failure::failed(chain(&e)))
 }
 
 /// What this machine runs, and agents for machines of other kinds where they are beside it: `cloudtik-agent.aarch64`.

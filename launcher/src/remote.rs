@@ -49,12 +49,12 @@ pub struct Remote {
 
 impl Remote {
     /// How a cluster is reached, if it is one of somebody else.
-    pub fn of(place: &ClusterPaths) -> Result<Option<Self>, Failure> {
-        let path = place.directory.join(FILE);
+    pub fn of(paths: &ClusterPaths) -> Result<Option<Self>, Failure> {
+        let path = paths.directory.join(FILE);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| {
                 let failure = Failure::failed(format!("{} is unreadable: {e}", path.display()));
-                failure.hint(format!("remove {}, and ask for a new invitation", place.directory.display()))
+                failure.hint(format!("remove {}, and ask for a new invitation", paths.directory.display()))
             }),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(Failure::failed(format!("cannot read {}: {error}", path.display()))),
@@ -62,15 +62,15 @@ impl Remote {
     }
 
     /// Connects to the head over mutual TLS.
-    pub async fn dial(&self, place: &ClusterPaths) -> Result<Channel, Failure> {
+    pub async fn dial(&self, paths: &ClusterPaths) -> Result<Channel, Failure> {
         let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64);
         if self.expires.0 <= now {
-            let message = format!("the access of {} to {} has expired", self.name, place.name);
+            let message = format!("the access of {} to {} has expired", self.name, paths.name);
             return Err(Failure::new(NOT_AUTHORISED, message).hint(self.ask_again()));
         }
-        let key = pki::load_key(&place.directory.join(KEY))?;
-        let identity = Identity { chain: pki::load_chain(&place.directory.join(CHAIN))?, key: pki::private_key(&key) };
-        let ca = place.directory.join(CA);
+        let key = pki::load_key(&paths.directory.join(KEY))?;
+        let identity = Identity { chain: pki::load_chain(&paths.directory.join(CHAIN))?, key: pki::private_key(&key) };
+        let ca = paths.directory.join(CA);
         let root = pki::load_chain(&ca)?.into_iter().next();
         let root = root.ok_or_else(|| Failure::failed(format!("{} has no certificate", ca.display())))?;
         let config = tls::client_config(&root, Some(&identity)).map_err(|e| Failure::failed(crate::failure::chain(&e)))?;
@@ -82,21 +82,21 @@ impl Remote {
     }
 
     /// What to say where the head cannot be reached.
-    pub fn unreachable(&self, place: &ClusterPaths, error: Failure) -> Failure {
+    pub fn unreachable(&self, paths: &ClusterPaths, error: Failure) -> Failure {
         if error.code == NOT_AUTHORISED {
             return error;
         }
-        let message = format!("the head of {} at {} does not answer: {}", place.name, self.address, error.message);
+        let message = format!("the head of {} at {} does not answer: {}", paths.name, self.address, error.message);
         Failure::new(TIMED_OUT, message).hint("see that this machine reaches that address; the cluster may have been taken down")
     }
 }
 
 /// The place of a cluster of somebody else, where a file describes one that is not here.
-pub fn instead_of(place: &ClusterPaths) -> Result<Option<ClusterPaths>, Failure> {
-    if place.exists() {
+pub fn instead_of(paths: &ClusterPaths) -> Result<Option<ClusterPaths>, Failure> {
+    if paths.exists() {
         return Ok(None);
     }
-    let elsewhere = ClusterPaths::within(home()?.join(ELSEWHERE).join(place.workspace_name()), place.name.clone());
+    let elsewhere = ClusterPaths::within(home()?.join(ELSEWHERE).join(paths.workspace_name()), paths.name.clone());
     Ok(Remote::of(&elsewhere)?.map(|_| elsewhere))
 }
 
@@ -124,11 +124,11 @@ pub async fn accept(invitation: &Invitation, local_name: Option<ClusterName>) ->
 
 /// Refuses a name that another cluster has here, before the invitation is used up.
 fn may_be_called(name: &ClusterName, invitation: &Invitation) -> Result<(), Failure> {
-    for place in clusters::all()?.into_iter().filter(|place| place.name == *name) {
-        let known = pki::load_chain(&place.directory.join(CA)).ok().and_then(|chain| chain.first().map(|root| pki::sha256_hex(root)));
+    for paths in clusters::all()?.into_iter().filter(|paths| paths.name == *name) {
+        let known = pki::load_chain(&paths.directory.join(CA)).ok().and_then(|chain| chain.first().map(|root| pki::sha256_hex(root)));
         // Access to the same cluster is replaced by the newer.
         if known.as_ref() != Some(&invitation.ca) {
-            let message = format!("there is a cluster {name} here already, in the workspace {}", place.workspace_name());
+            let message = format!("there is a cluster {name} here already, in the workspace {}", paths.workspace_name());
             return Err(Failure::new(REFUSED, message).hint("call the new one differently: add `--as NAME`"));
         }
     }
@@ -177,8 +177,8 @@ async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &I
     {
         write_atomically(&draft.join(file), &text, 0o600).map_err(failed)?;
     }
-    let place = ClusterPaths::within(root.join(accepted.workspace.as_str()), name.clone());
-    let directory = &place.directory;
+    let paths = ClusterPaths::within(root.join(accepted.workspace.as_str()), name.clone());
+    let directory = &paths.directory;
     if let Some(parent) = directory.parent() {
         cloudtik_protocol::files::create_missing_directories(parent).map_err(failed)?;
     }
@@ -192,5 +192,5 @@ async fn accept_in(draft: &Path, root: &Path, name: &ClusterName, invitation: &I
     if was_there {
         let _ = fs::remove_dir_all(&replaced);
     }
-    Ok((place, accepted))
+    Ok((paths, accepted))
 }

@@ -266,9 +266,9 @@ fn left_out(runtime: &cloudtik_model::status::Runtime) -> String {
 pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure> {
     let client = Client::connect(cluster).await?;
     let status = client.status().await?;
-    let place = &client.place;
-    let remote = Remote::of(place)?;
-    let file = place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
+    let paths = &client.place;
+    let remote = Remote::of(paths)?;
+    let file = paths.remembered().map(|r| r.file.display().to_string()).unwrap_or_default();
     let software = if remote.is_none() { Some(cache::look(&clusters::artifacts()?)?) } else { None };
     if printer.is_json() {
         #[derive(Serialize)]
@@ -299,10 +299,10 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
             software: Software<'a>,
         }
         printer.json(&Info {
-            cluster: place.name.as_str(),
+            cluster: paths.name.as_str(),
             file: &file,
-            directory: place.directory.display().to_string(),
-            socket: remote.is_none().then(|| place.socket().display().to_string()),
+            directory: paths.directory.display().to_string(),
+            socket: remote.is_none().then(|| paths.socket().display().to_string()),
             access: remote.as_ref(),
             head: &status.head,
             runtimes: &status.runtimes,
@@ -315,12 +315,12 @@ pub async fn info(printer: &Printer, cluster: Target<'_>) -> Result<(), Failure>
         });
         return Ok(());
     }
-    printer.line(&format!("cluster    {}", place.name));
+    printer.line(&format!("cluster    {}", paths.name));
     match &remote {
         Some(remote) => printer.line(&format!("access     {}, {}, until {}", remote.name, remote.role, clock(remote.expires))),
         None => printer.line(&format!("file       {file}")),
     }
-    printer.line(&format!("directory  {}", place.directory.display()));
+    printer.line(&format!("directory  {}", paths.directory.display()));
     printer.line(&format!("head       {} (version {}, process {})", status.head.address, status.head.version, status.head.pid));
     if let Some(software) = software {
         let (all, unused) = (Size(software.bytes), Size(software.unused_bytes()));
@@ -388,14 +388,14 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         file: String,
     }
     let mut all = Vec::new();
-    for (place, status) in cluster_statuses::all().await? {
+    for (paths, status) in cluster_statuses::all().await? {
         all.push(Listed {
-            cluster: place.name.to_string(),
-            workspace: place.workspace_name(),
+            cluster: paths.name.to_string(),
+            workspace: paths.workspace_name(),
             phase: status.as_ref().map_or_else(|why| why.name().to_owned(), |s| s.phase.name().to_owned()),
             nodes: status.as_ref().map_or(0, |s| s.nodes.len()),
             head: status.ok().map(|s| s.head.address),
-            file: place.remembered().map(|r| r.file.display().to_string()).unwrap_or_default(),
+            file: paths.remembered().map(|r| r.file.display().to_string()).unwrap_or_default(),
         });
     }
     if printer.is_json() {
@@ -407,7 +407,7 @@ pub async fn list(printer: &Printer) -> Result<(), Failure> {
         .map(|l| vec![l.cluster, l.workspace, l.phase, l.nodes.to_string(), l.head.unwrap_or_else(|| "-".to_owned()), l.file])
         .collect();
     // Its directory was removed while it ran: it is no cluster any more, and it is not nothing.
-    let mut left: Vec<String> = orphans::find()?.into_iter().filter(|o| !o.place.exists()).map(|o| o.place.name.to_string()).collect();
+    let mut left: Vec<String> = orphans::find()?.into_iter().filter(|o| !o.paths.exists()).map(|o| o.paths.name.to_string()).collect();
     left.dedup();
     if !left.is_empty() {
         printer.say(&format!("processes of removed clusters still run: {}; see `cloudtik doctor`", left.join(", ")));

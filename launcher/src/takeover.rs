@@ -11,17 +11,17 @@ use crate::described::{Described, is_standard_input};
 use crate::failure::Failure;
 
 /// The changes, beside those of the cluster itself, that bringing a file up means.
-pub fn changes(described: &Described, place: &ClusterPaths) -> Result<Vec<Change>, Failure> {
+pub fn changes(described: &Described, paths: &ClusterPaths) -> Result<Vec<Change>, Failure> {
     if is_standard_input(&described.path) {
         return Ok(Vec::new());
     }
-    if place.exists() {
-        return Ok(place.remembered().and_then(|known| another_file(&known, described)).into_iter().collect());
+    if paths.exists() {
+        return Ok(paths.remembered().and_then(|known| another_file(&known, described)).into_iter().collect());
     }
     let renamed = clusters::all()?
         .into_iter()
-        .filter(|other| other.directory != place.directory && other.remembered().is_some_and(|known| is_same(&known, &described.path)));
-    Ok(renamed.map(|other| renamed_from(&other, place)).collect())
+        .filter(|other| other.directory != paths.directory && other.remembered().is_some_and(|known| is_same(&known, &described.path)));
+    Ok(renamed.map(|other| renamed_from(&other, paths)).collect())
 }
 
 /// What is remembered of a cluster that comes up from a file.
@@ -31,10 +31,10 @@ pub fn remembered(described: &Described, provider: ProviderDocument, head_addres
 }
 
 /// Notes that another file is the cluster's by now. Another name of the same file, or standard input, changes nothing.
-pub fn note(described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
-    match place.remembered() {
+pub fn note(described: &Described, paths: &ClusterPaths) -> Result<(), Failure> {
+    match paths.remembered() {
         Some(known) if !is_standard_input(&described.path) && !is_same(&known, &described.path) => {
-            place.remember(&remembered(described, known.provider, known.head_address))
+            paths.remember(&remembered(described, known.provider, known.head_address))
         }
         _ => Ok(()),
     }
@@ -56,11 +56,11 @@ fn another_file(known: &Remembered, described: &Described) -> Option<Change> {
 }
 
 /// The file names another cluster by now, or another workspace.
-fn renamed_from(other: &ClusterPaths, place: &ClusterPaths) -> Change {
-    let (before, now) = (other.workspace_name(), place.workspace_name());
+fn renamed_from(other: &ClusterPaths, paths: &ClusterPaths) -> Change {
+    let (before, now) = (other.workspace_name(), paths.workspace_name());
     let is_moved = before != now;
     let in_workspace = |workspace: &str| if is_moved { format!(" in the workspace {workspace}") } else { String::new() };
-    let what = if other.name == place.name { "workspace" } else { "cluster" };
+    let what = if other.name == paths.name { "workspace" } else { "cluster" };
     // The name alone may mean either.
     let option = if is_moved { format!(" --workspace {before}") } else { String::new() };
     Change {
@@ -69,7 +69,7 @@ fn renamed_from(other: &ClusterPaths, place: &ClusterPaths) -> Change {
         detail: format!(
             "brought up from this file, which names another {what} now; {} stays up beside {}{} until `cloudtik down {}{option}`",
             other.name,
-            place.name,
+            paths.name,
             in_workspace(&now),
             other.name
         ),

@@ -45,18 +45,18 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     let begun = Instant::now();
     let (mut timings, mut mark) = (Timings::default(), begun);
     let described = describe(&arguments.file)?;
-    let place = ClusterPaths::of(&described.cluster)?;
+    let paths = ClusterPaths::of(&described.cluster)?;
     usable(&home()?)?;
     timings.note("read and check the file", &mut mark);
-    if let Some(elsewhere) = remote::instead_of(&place)? {
+    if let Some(elsewhere) = remote::instead_of(&paths)? {
         return elsewhere::run(printer, arguments, &described, elsewhere).await;
     }
 
     workspace::check(&described)?;
     if arguments.plan {
-        let plan = match running(&place).await? {
-            Some(client) => whole_plan(&client, &described, &place).await?,
-            None => first_plan(&described, &place)?,
+        let plan = match running(&paths).await? {
+            Some(client) => whole_plan(&client, &described, &paths).await?,
+            None => first_plan(&described, &paths)?,
         };
         show_plan(printer, &described, &plan);
         return Ok(());
@@ -65,14 +65,14 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
     // From here on an interrupt is ours to explain.
     let mut interrupts = Interrupts::listen()?;
     workspace::ensure(printer, &described, &mut interrupts).await?;
-    let work = bring_up(printer, arguments, &described, &place, &mut timings, mark);
+    let work = bring_up(printer, arguments, &described, &paths, &mut timings, mark);
     let result = tokio::select! {
         result = work => result,
         () = interrupts.next() => Err(Failure::new(INTERRUPTED, "interrupted")),
     };
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(failure) => return Err(what_is_left(failure, &place, &arguments.file).await),
+        Err(failure) => return Err(what_is_left(failure, &paths, &arguments.file).await),
     };
     if printer.is_json() {
         printer.json(&outcome.status);
@@ -80,7 +80,7 @@ pub async fn run(printer: &Printer, arguments: &Up) -> Result<(), Failure> {
         show::print_status(printer, &outcome.status);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let name = &place.name;
+    let name = &paths.name;
     match outcome.waited {
         Waited::ForNothing => printer.say(&format!("{name} is up to date; nothing to do ({seconds:.2} s)")),
         Waited::ForReadiness if !outcome.status.ready => {
@@ -118,47 +118,47 @@ async fn bring_up(
     printer: &Printer,
     arguments: &Up,
     described: &Described,
-    place: &ClusterPaths,
+    paths: &ClusterPaths,
     timings: &mut Timings,
     mut mark: Instant,
 ) -> Result<Outcome, Failure> {
     let mut timings = std::mem::take(timings);
-    let mut lock = Lock::take(place).await?;
+    let mut lock = Lock::take(paths).await?;
     // One whose node was lost has a description all the same.
-    let mut is_made = HeadNode::of(place).await? != HeadNode::Missing;
-    if !is_made && !takeover::changes(described, place)?.is_empty() {
-        show_plan(printer, described, &first_plan(described, place)?);
+    let mut is_made = HeadNode::of(paths).await? != HeadNode::Missing;
+    if !is_made && !takeover::changes(described, paths)?.is_empty() {
+        show_plan(printer, described, &first_plan(described, paths)?);
         drop(lock);
-        printer.confirm_async(&format!("Bring {} up?", place.name), arguments.yes).await?;
-        lock = Lock::take(place).await?;
+        printer.confirm_async(&format!("Bring {} up?", paths.name), arguments.yes).await?;
+        lock = Lock::take(paths).await?;
         // Another command may have brought it up meanwhile: then this is a change of that, with a plan of its own.
-        is_made = HeadNode::of(place).await? != HeadNode::Missing;
+        is_made = HeadNode::of(paths).await? != HeadNode::Missing;
     }
     let mut progress = Progress::new();
-    let client = match running(place).await.ok().flatten() {
-        Some(client) if HeadNode::of(place).await?.is_made() => client,
+    let client = match running(paths).await.ok().flatten() {
+        Some(client) if HeadNode::of(paths).await?.is_made() => client,
         _ => {
-            progress.phase(&format!("{}: making the head", place.name));
-            head::make(described, place).await?;
+            progress.phase(&format!("{}: making the head", paths.name));
+            head::make(described, paths).await?;
             timings.note("make the head's node", &mut mark);
-            progress.phase(&format!("{}: waiting for the head to answer", place.name));
+            progress.phase(&format!("{}: waiting for the head to answer", paths.name));
             let deadline = tokio::time::Instant::now() + HEAD_PATIENCE;
-            let dialled = transport::retry_until(deadline, Duration::from_millis(1), || Client::dial(place)).await;
+            let dialled = transport::retry_until(deadline, Duration::from_millis(1), || Client::dial(paths)).await;
             let client = match dialled {
                 Ok(client) => client,
-                Err(failure) => return Err(head::trouble(place, failure).await),
+                Err(failure) => return Err(head::trouble(paths, failure).await),
             };
             timings.note("start the head's agent and the head", &mut mark);
             client
         }
     };
-    head::install_identity(&client, described, place).await?;
+    head::install_identity(&client, described, paths).await?;
     timings.note("certify the head", &mut mark);
     let mut unchanged = false;
     let mut shown = None;
     if is_made {
         loop {
-            let plan = whole_plan(&client, described, place).await?;
+            let plan = whole_plan(&client, described, paths).await?;
             unchanged = plan.changes.is_empty();
             if unchanged || shown.as_ref() == Some(&plan) {
                 break;
@@ -170,19 +170,19 @@ async fn bring_up(
                 // A person may take long to answer; others go on meanwhile, so the plan is looked at again.
                 drop(lock);
                 printer.confirm_async("Apply these changes?", arguments.yes).await?;
-                lock = Lock::take(place).await?;
-                if !HeadNode::of(place).await?.is_made() {
-                    return Err(Failure::overtaken(format!("{} was taken down by another command", place.name)));
+                lock = Lock::take(paths).await?;
+                if !HeadNode::of(paths).await?.is_made() {
+                    return Err(Failure::overtaken(format!("{} was taken down by another command", paths.name)));
                 }
             }
             progress = Progress::new();
             shown = Some(plan);
         }
     }
-    if is_made && programs::place(place).await? {
-        progress.keep(&format!("{}: other programs are placed; agents and the head are those when they start again", place.name));
+    if is_made && programs::place(paths).await? {
+        progress.keep(&format!("{}: other programs are placed; agents and the head are those when they start again", paths.name));
     }
-    takeover::note(described, place)?;
+    takeover::note(described, paths)?;
     apply(&client, described, false).await?;
     timings.note("hand the description over", &mut mark);
     if arguments.no_wait {
@@ -193,7 +193,7 @@ async fn bring_up(
     // From here on it only waits, and other commands may change the cluster.
     drop(lock);
     let was_ready = is_made && status.ready;
-    progress.phase(&format!("{}: waiting for the cluster", place.name));
+    progress.phase(&format!("{}: waiting for the cluster", paths.name));
     // What people ask for beyond the file may have to wait for ever.
     let is_enough = |status: &Status| status.ready || status.lacks_only_room;
     let status = show::wait_until(&client, arguments.timeout, &mut progress, Some(status.revision), is_enough).await?;
@@ -203,12 +203,12 @@ async fn bring_up(
 }
 
 /// The head, if the cluster has one. A head that is restarting is waited for a little.
-async fn running(place: &ClusterPaths) -> Result<Option<Client>, Failure> {
-    if HeadNode::of(place).await? == HeadNode::Missing {
+async fn running(paths: &ClusterPaths) -> Result<Option<Client>, Failure> {
+    if HeadNode::of(paths).await? == HeadNode::Missing {
         return Ok(None);
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(2);
-    transport::retry_until(deadline, Duration::from_millis(20), || Client::dial(place)).await.map(Some)
+    transport::retry_until(deadline, Duration::from_millis(20), || Client::dial(paths)).await.map(Some)
 }
 
 async fn apply(client: &Client, described: &Described, plan_only: bool) -> Result<Plan, Failure> {
@@ -223,21 +223,21 @@ async fn apply(client: &Client, described: &Described, plan_only: bool) -> Resul
 }
 
 /// What bringing the file up would change in the cluster and beside it.
-async fn whole_plan(client: &Client, described: &Described, place: &ClusterPaths) -> Result<Plan, Failure> {
+async fn whole_plan(client: &Client, described: &Described, paths: &ClusterPaths) -> Result<Plan, Failure> {
     let mut plan = apply(client, described, true).await?;
-    plan.changes.splice(0..0, takeover::changes(described, place)?);
-    if HeadNode::of(place).await?.is_lost() {
+    plan.changes.splice(0..0, takeover::changes(described, paths)?);
+    if HeadNode::of(paths).await?.is_lost() {
         plan.changes.insert(0, head_node::change());
     }
     Ok(plan)
 }
 
-fn first_plan(described: &Described, place: &ClusterPaths) -> Result<Plan, Failure> {
+fn first_plan(described: &Described, paths: &ClusterPaths) -> Result<Plan, Failure> {
     let (mut plan, _) = changes::compare(None, &described.planner);
     let head =
         cloudtik_model::status::Change { action: "create".to_owned(), what: "head".to_owned(), detail: String::new(), disturbs: false };
     plan.changes.insert(0, head);
-    plan.changes.splice(0..0, takeover::changes(described, place)?);
+    plan.changes.splice(0..0, takeover::changes(described, paths)?);
     Ok(plan)
 }
 
@@ -273,22 +273,22 @@ fn show_plan(printer: &Printer, described: &Described, plan: &Plan) {
     }
 }
 
-async fn what_is_left(failure: Failure, place: &ClusterPaths, file: &Path) -> Failure {
+async fn what_is_left(failure: Failure, paths: &ClusterPaths, file: &Path) -> Failure {
     // Whoever did not confirm changed nothing.
-    if !place.exists() || failure.declined || failure.overtaken || failure.code == crate::failure::USAGE {
+    if !paths.exists() || failure.declined || failure.overtaken || failure.code == crate::failure::USAGE {
         return failure;
     }
     // It cannot go on from there.
-    if head_node::lost_state(place).await.is_some() {
+    if head_node::lost_state(paths).await.is_some() {
         return failure;
     }
     // It goes on by itself once the head has a description.
-    let described = match Client::dial(place).await {
+    let described = match Client::dial(paths).await {
         Ok(client) => client.status().await.is_ok_and(|status| status.revision > 0),
         Err(_) => false,
     };
     let state = if described { "what was created remains and keeps running:" } else { "what was created remains, unfinished:" };
-    let (name, file) = (&place.name, quoted(&file.to_string_lossy()));
+    let (name, file) = (&paths.name, quoted(&file.to_string_lossy()));
     let mut lines = vec![(format!("cloudtik up {file}"), "go on from here"), (format!("cloudtik down {name}"), "remove it")];
     if described {
         lines.insert(0, (format!("cloudtik status {name}"), "see it"));

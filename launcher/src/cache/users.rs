@@ -51,12 +51,12 @@ impl Shim {
 pub fn users() -> Result<Users, Failure> {
     let mut users = Users::new();
     let places = clusters::all()?;
-    for place in &places {
-        for node in entries(&place.nodes()) {
+    for paths in &places {
+        for node in entries(&paths.nodes()) {
             for digest in
-                of_node(&node).map_err(|e| Failure::failed(format!("cannot read what {} of {} uses: {e}", node.display(), place.name)))?
+                of_node(&node).map_err(|e| Failure::failed(format!("cannot read what {} of {} uses: {e}", node.display(), paths.name)))?
             {
-                users.entry(digest).or_default().insert(place.name.to_string());
+                users.entry(digest).or_default().insert(paths.name.to_string());
             }
         }
     }
@@ -133,7 +133,7 @@ fn cluster_of(process: &Path, places: &[ClusterPaths]) -> Option<String> {
     let mark = format!("{NODE_HOME_VARIABLE}=").into_bytes();
     let node = environment.split(|b| *b == 0).find_map(|variable| variable.strip_prefix(mark.as_slice()))?;
     let node = Path::new(std::ffi::OsStr::from_bytes(node));
-    places.iter().find(|place| node.starts_with(place.nodes())).map(|place| place.name.to_string())
+    places.iter().find(|paths| node.starts_with(paths.nodes())).map(|paths| paths.name.to_string())
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::remote::Remote;
 use crate::show;
 use crate::terminal::Progress;
 
-pub async fn run(printer: &Printer, arguments: &Up, described: &Described, place: ClusterPaths) -> Result<(), Failure> {
-    let client = Client::reach(place).await?;
+pub async fn run(printer: &Printer, arguments: &Up, described: &Described, paths: ClusterPaths) -> Result<(), Failure> {
+    let client = Client::reach(paths).await?;
     let name = &client.place.name;
     if let Some(remote) = Remote::of(&client.place)? {
         printer.say(&format!("{name} is the cluster of somebody else at {}, reached as {}, {}", remote.address, remote.name, remote.role));

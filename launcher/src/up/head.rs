@@ -25,27 +25,27 @@ use crate::takeover;
 const HEARTBEAT_MS: u64 = 1_000;
 
 /// Makes the head's node, or starts what is left of it.
-pub async fn make(described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
-    let known = HeadNode::of(place).await?;
+pub async fn make(described: &Described, paths: &ClusterPaths) -> Result<(), Failure> {
+    let known = HeadNode::of(paths).await?;
     let (node, generation) = (NodeId::head(), known.generation());
-    let head_directory = place.head();
+    let head_directory = paths.head();
     let failed = |path: &Path| {
         let path = path.display().to_string();
         move |e: std::io::Error| Failure::failed(format!("cannot use {path}: {e}"))
     };
-    create_private_directory(&place.directory).map_err(failed(&place.directory))?;
+    create_private_directory(&paths.directory).map_err(failed(&paths.directory))?;
     create_private_directory(&head_directory).map_err(failed(&head_directory))?;
-    let root = pki::Root::load_or_generate(&place.name, &place.ca())?;
+    let root = pki::Root::load_or_generate(&paths.name, &paths.ca())?;
     let is_made = known.is_made();
-    if let Some(lost) = head_node::lost_state(place).await {
+    if let Some(lost) = head_node::lost_state(paths).await {
         return Err(lost);
     }
-    let (provider, address) = match place.remembered() {
+    let (provider, address) = match paths.remembered() {
         // Another file is noted once the head has it.
         Some(remembered) if known != HeadNode::Missing => (remembered.provider, remembered.head_address),
         _ => {
-            let (provider, address) = place.settle(described).await?;
-            place.remember(&takeover::remembered(described, provider.clone(), address.clone()))?;
+            let (provider, address) = paths.settle(described).await?;
+            paths.remember(&takeover::remembered(described, provider.clone(), address.clone()))?;
             (provider, address)
         }
     };
@@ -61,13 +61,13 @@ pub async fn make(described: &Described, place: &ClusterPaths) -> Result<(), Fai
         }
     } else if !is_made && !head_directory.join(HeadSettings::FILE).exists() {
         // What is left of a cluster of this name whose directory was removed while it ran.
-        registry().end_leftovers(&place.nodes())?;
+        registry().end_leftovers(&paths.nodes())?;
     }
-    programs::place(place).await?;
-    let programs = place.programs();
+    programs::place(paths).await?;
+    let programs = paths.programs();
     if !is_made {
         let settings = HeadSettings {
-            cluster: place.name.clone(),
+            cluster: paths.name.clone(),
             address: address.clone(),
             ca: root.certificate_pem(),
             head_token_sha256: pki::sha256_hex(token.as_bytes()),
@@ -88,7 +88,7 @@ pub async fn make(described: &Described, place: &ClusterPaths) -> Result<(), Fai
     let resources =
         described.cluster.head.memory.map(|memory| Resources { cpus: described.cluster.head.cpus.unwrap_or(cpus), memory, gpus: 0 });
     let bootstrap = Bootstrap {
-        cluster: place.name.clone(),
+        cluster: paths.name.clone(),
         node,
         generation,
         node_type: NodeTypeName::head(),
@@ -136,7 +136,7 @@ fn head_service(program: &Path, state: &Path) -> goal::Service {
 }
 
 /// Has the head's intermediate key certified by the root, unless it is for a good while.
-pub async fn install_identity(client: &Client, described: &Described, place: &ClusterPaths) -> Result<(), Failure> {
+pub async fn install_identity(client: &Client, described: &Described, paths: &ClusterPaths) -> Result<(), Failure> {
     let mut setup = SetupClient::new(client.channel.clone());
     let reply = setup.certificate_request(wire::Empty {}).await?.into_inner();
     let left = reply.expires_at - std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs() as i64);
@@ -145,15 +145,15 @@ pub async fn install_identity(client: &Client, described: &Described, place: &Cl
     if reply.installed && is_good {
         return Ok(());
     }
-    let root = pki::Root::load_or_generate(&described.cluster.name, &place.ca())?;
+    let root = pki::Root::load_or_generate(&described.cluster.name, &paths.ca())?;
     let certificate = root.sign_intermediate(&reply.certificate_request, pki::INTERMEDIATE_LIFETIME)?.to_vec().into();
     setup.install_certificate(wire::InstallCertificateRequest { certificate }).await?;
     Ok(())
 }
 
-pub async fn trouble(place: &ClusterPaths, failure: Failure) -> Failure {
+pub async fn trouble(paths: &ClusterPaths, failure: Failure) -> Failure {
     let message = format!("the head does not answer: {}", failure.message);
-    let Some(home) = head_node::directory(place).await else { return Failure::new(TIMED_OUT, message) };
+    let Some(home) = head_node::directory(paths).await else { return Failure::new(TIMED_OUT, message) };
     let logs = [home.join("services/cloudtik/head/log"), home.join("agent.log")];
     let mut message = message;
     for path in &logs {
