@@ -382,6 +382,10 @@ impl Drop for Cluster {
         for (pid, _) in self.processes() {
             send(pid, Signal::SIGKILL);
         }
+        // A workspace of virtual nodes is more than its directory: a bridge of the machine.
+        if fs::read_to_string(&self.file).is_ok_and(|text| text.contains("kind = \"virtual\"")) {
+            let _ = self.run(&["workspace", "delete", "default", "--yes"]);
+        }
         if let Some(holder) = &mut self.network {
             let _ = holder.kill();
             let _ = holder.wait();
