@@ -1,6 +1,7 @@
 //! The contracts of [`NodeProvider`] and [`crate::WorkspaceProvider`] as suites that every implementation runs, in tests and by
 //! `cloudtik provider check`.
 
+mod hold;
 mod nodes;
 pub mod workspace;
 
@@ -10,6 +11,7 @@ use cloudtik_model::bootstrap::Bootstrap;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::{ClusterName, Generation, NodeId, NodeTypeName};
 
+pub use self::hold::MountBelow;
 pub use self::nodes::{Checked, Hold, check, clear};
 use crate::{CreateNode, Error};
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How a provider's call failed: what failed decides what the caller may do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,6 +49,12 @@ impl Error {
         Self::transient("get the provider's answer for each item", std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
     }
 
+    /// The failure of a whole call as the answer for each of its items.
+    pub fn for_each<T>(self, items: usize) -> Vec<Result<T, Self>> {
+        let error = WireError::from(self);
+        (0..items).map(|_| Err(error.clone().into())).collect()
+    }
+
     /// Whether the same call will fail the same way.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Permission { .. } | Self::Mismatch(_) | Self::Undeletable { .. } | Self::Permanent { .. })
@@ -59,4 +67,69 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// [`Error`] as it is sent to other processes, and copied: its sources are their words.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WireError {
+    StockOut(String),
+    Quota { quota: String, message: String },
+    Throttled { message: String, retry_after_ms: Option<u64> },
+    Permission { action: String },
+    NotFound(String),
+    Conflict { what: String, used_by: Vec<String> },
+    Mismatch(String),
+    Undeletable { what: String, source: String },
+    Transient { operation: String, source: String },
+    Permanent { operation: String, source: String },
+}
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::StockOut(what) => Self::StockOut(what),
+            Error::Quota { quota, message } => Self::Quota { quota, message },
+            Error::Throttled { message, retry_after } => {
+                Self::Throttled { message, retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)) }
+            }
+            Error::Permission { action } => Self::Permission { action },
+            Error::NotFound(what) => Self::NotFound(what),
+            Error::Conflict { what, used_by } => Self::Conflict { what, used_by },
+            Error::Mismatch(what) => Self::Mismatch(what),
+            Error::Undeletable { what, source } => Self::Undeletable { what, source: chain(source.as_ref()) },
+            Error::Transient { operation, source } => Self::Transient { operation, source: chain(source.as_ref()) },
+            Error::Permanent { operation, source } => Self::Permanent { operation, source: chain(source.as_ref()) },
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::StockOut(what) => Self::StockOut(what),
+            WireError::Quota { quota, message } => Self::Quota { quota, message },
+            WireError::Throttled { message, retry_after_ms } => {
+                Self::Throttled { message, retry_after: retry_after_ms.map(Duration::from_millis) }
+            }
+            WireError::Permission { action } => Self::Permission { action },
+            WireError::NotFound(what) => Self::NotFound(what),
+            WireError::Conflict { what, used_by } => Self::Conflict { what, used_by },
+            WireError::Mismatch(what) => Self::Mismatch(what),
+            WireError::Undeletable { what, source } => Self::Undeletable { what, source: source.into() },
+            WireError::Transient { operation, source } => Self::Transient { operation, source: source.into() },
+            WireError::Permanent { operation, source } => Self::Permanent { operation, source: source.into() },
+        }
+    }
+}
+
+/// An error with all that it came of.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use self::executable::{Executable, Program};
 use self::nodes::ExternalNodes;
-use self::wire::{Able, Started};
+use self::wire::{CapabilitiesDocument, Started};
 use self::workspace::ExternalWorkspace;
 use crate::kind::{Catalogue, ClusterSite, Kind, Leftover, Machines, Offers, Settled, WorkspaceSite};
 use crate::local::{self, Local, LocalProvider, LocalWorkspace};
@@ -52,7 +52,7 @@ struct Site {
     workspace: String,
     /// Where the executable runs: the directory of the cluster's file.
     directory: PathBuf,
-    capabilities: Able,
+    capabilities: CapabilitiesDocument,
     /// The head's node on this machine.
     head: local::Settings,
 }
@@ -152,7 +152,8 @@ impl Machines for External {
         // It runs for no cluster.
         let executable = Settings::of(settings)?.executable("", &local.name(), site.base, site.agent);
         let Started { workspace, .. } = executable.start().await?;
-        Ok(Arc::new(ExternalWorkspace { local, executable, shared: workspace.into_iter().map(Into::into).collect() }))
+        let shared = workspace.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(Arc::new(ExternalWorkspace { local, executable, shared }))
     }
 
     async fn settle(&self, settings: &Value, cluster: &ClusterSite<'_>) -> Result<Settled, Error> {

@@ -16,7 +16,7 @@ mod registry;
 pub mod simulated;
 pub mod workspace;
 
-pub use error::Error;
+pub use error::{Error, WireError};
 pub use kind::{Kind, Machines};
 pub use local::{LocalTransport as ThisMachine, inherited_environment};
 pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider};

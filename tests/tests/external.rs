@@ -152,7 +152,7 @@ fn a_check_that_is_interrupted_leaves_nothing() {
 fn a_check_that_breaks_off_removes_the_workspace_also_with_a_cluster_in_it() {
     let (cluster, _machines) = example("held", "127.211.5");
     // A network, which is a file; where a cluster is in the workspace, its status fails once.
-    let network = cluster.file.with_file_name("network");
+    let (network, home) = (cluster.file.with_file_name("network"), cluster.state());
     let calls = format!(
         r#"
 NETWORK = {network:?}
@@ -160,8 +160,7 @@ BROKEN = NETWORK + ".broken"
 
 
 def workspace_status(_):
-    home = os.environ["CLOUDTIK_HOME"]
-    if not os.path.exists(BROKEN) and glob.glob(home + "/provider-check-*/provider-check/clusters/demo"):
+    if not os.path.exists(BROKEN) and glob.glob({home:?} + "/provider-check-*/provider-check/clusters/demo"):
         open(BROKEN, "w").close()
         raise Failed("permanent", "the network is out of reach")
     return {{"resources": [{{"id": "network", "state": "present" if os.path.exists(NETWORK) else "missing"}}]}}
@@ -285,6 +284,30 @@ fn a_cluster_runs_on_an_executable_and_outlives_it() {
     cluster.assert_nothing_left();
     assert_eq!(machines.names(), Vec::<String>::new());
     until("the executable's end", Duration::from_secs(10), || of_head().next().is_none().then_some(()));
+}
+
+#[test]
+fn an_executable_that_is_killed_between_making_and_answering_makes_nothing_twice() {
+    let (cluster, machines) = example("unanswered", "127.211.6");
+    // Of each machine: it ends when the machine is made, and before it says so.
+    let dies = r#"
+    mark = os.path.join(os.getcwd(), "made-" + name(item["node"], item["generation"]))
+    if not os.path.exists(mark):
+        open(mark, "w").close()
+        os.kill(os.getpid(), 9)
+"#;
+    change(&cluster, "import http.client\n", "import http.client\nimport os\n");
+    let made = "ask(\"PUT\", f\"/machines/{name(item['node'], item['generation'])}\", document)";
+    let (from, to) = ("    return {\"instance\": instance(", "    return {\"instance\": instance(machine)}\n");
+    change(&cluster, &format!("{from}{made})}}\n"), &format!("    machine = {made}{dies}{to}"));
+    cluster.up();
+    assert_eq!(machines.names(), ["default.unanswered.w1.1", "default.unanswered.w2.1"]);
+    let marks = fs::read_dir(cluster.file.parent().expect("has one")).expect("reads").flatten();
+    let marks = marks.filter(|entry| entry.file_name().to_string_lossy().starts_with("made-")).count();
+    assert_eq!(marks, 2, "each was made, and its executable killed, once");
+    cluster.down();
+    cluster.assert_nothing_left();
+    assert_eq!(machines.names(), Vec::<String>::new());
 }
 
 #[test]

@@ -21,16 +21,23 @@ fn left_of(cluster: &Cluster) -> Vec<(i32, String)> {
     found
 }
 
-/// Network links of the machine whose names begin as those of virtual nodes do.
-fn links() -> Vec<String> {
-    let found = fs::read_dir("/sys/class/net").expect("reads").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    found.filter(|name| name.starts_with("ct")).collect()
+/// The network links of virtual nodes and their workspaces on this machine, but those of other tests: what is on them names the
+/// directory that they are for.
+fn links_of(cluster: &Cluster) -> Vec<String> {
+    let state = cluster.state().display().to_string();
+    let found = fs::read_dir("/sys/class/net").expect("reads").flatten();
+    let alias = |entry: &fs::DirEntry| fs::read_to_string(entry.path().join("ifalias")).unwrap_or_default();
+    let own = found.filter(|entry| alias(entry).contains(&state));
+    own.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[test]
 fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     let Some(cluster) = Cluster::of_virtual_nodes("virtual", "[workers.default]\nmin = 3\n") else { return };
+    let before = links_of(&cluster);
     cluster.up();
+    // The bridge, and a link of each node.
+    assert_eq!(links_of(&cluster).len(), before.len() + 5, "{:?}", links_of(&cluster));
     let names = cluster.run(&["exec", "virtual", "--all", "--", "hostname"]).ok().out;
     for node in ["head", "w1", "w2", "w3"] {
         assert!(names.contains(&format!("{node}: {node}")), "{names}");
@@ -68,7 +75,34 @@ fn a_cluster_of_virtual_nodes_comes_up_recovers_and_leaves_nothing() {
     cluster.down();
     cluster.assert_nothing_left();
     cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
-    until("the links' end", Duration::from_secs(10), || links().is_empty().then_some(()));
+    until("the links' end", Duration::from_secs(10), || (links_of(&cluster) == before).then_some(()));
+}
+
+#[test]
+fn nodes_of_a_removed_cluster_are_named_by_doctor_and_ended_by_down() {
+    let Some(cluster) = Cluster::of_virtual_nodes("removed", "[workers.default]\nmin = 1\n") else { return };
+    cluster.up();
+    // What is written meanwhile may be in the way.
+    until("the removal", Duration::from_secs(10), || fs::remove_dir_all(cluster.directory()).is_ok().then_some(()));
+    let ran = cluster.run(&["doctor"]);
+    for node in ["head.1", "w1.1"] {
+        let named = format!("1 process of {node} of the cluster removed, though ");
+        assert!(ran.code != 0 && ran.out.contains(&named), "{ran:?}");
+    }
+    assert!(ran.out.contains("cloudtik down removed --yes"), "{ran:?}");
+    assert!(cluster.run(&["list"]).ok().err.contains("removed"), "`list` tells of it");
+    cluster.run(&["down", "removed", "--yes"]).ok();
+    assert_eq!(left_of(&cluster), Vec::new(), "what ran for it has ended");
+    let ran = cluster.run(&["doctor"]);
+    assert!(!ran.out.contains("orphan processes"), "{ran:?}");
+
+    // The name is free again.
+    cluster.up();
+    assert!(cluster.status().ready);
+    cluster.down();
+    cluster.assert_nothing_left();
+    cluster.run(&["workspace", "delete", "default", "--yes"]).ok();
+    assert_eq!(left_of(&cluster), Vec::new());
 }
 
 /// A service on the head that jobs are given to, and one on every worker.

@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::wire::{Answer, Call, Event, Failed, Line, PROTOCOL, Request, Started};
-use crate::Error;
+use crate::local::inherited_environment;
+use crate::{Error, WireError};
 
 /// Bytes of the longest line: a page of a list of some ten thousand machines.
 const MAX_LINE: u64 = 16 << 20;
@@ -66,6 +69,8 @@ enum Ending {
     Garbage { name: String, line: String },
     #[error("{name} speaks version {theirs} of the protocol, not {PROTOCOL}")]
     Version { name: String, theirs: u32 },
+    #[error("{name} refused to start")]
+    Refused { name: String, error: WireError },
     #[error("{name} did not answer to {call:?} within {} ms, and was ended", within.as_millis())]
     Silent { name: String, call: &'static str, within: Duration },
 }
@@ -87,7 +92,8 @@ type Waiting = HashMap<u64, oneshot::Sender<Result<Value, Failed>>>;
 
 struct Shared {
     name: String,
-    group: Pid,
+    /// Its process group, until its leader is reaped: from then on the number may be another's.
+    group: Mutex<Option<Pid>>,
     next: AtomicU64,
     /// None once it ended.
     waiting: Mutex<Option<Waiting>>,
@@ -98,7 +104,19 @@ struct Shared {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.link.shared.kill();
+        self.link.shared.kill_finally();
+    }
+}
+
+impl Ending {
+    /// What a call fails with because of it.
+    fn into_error(self) -> Error {
+        const OPERATION: &str = "call the provider's executable";
+        match self {
+            Self::Refused { error, .. } => error.into(),
+            Self::Version { .. } => Error::permanent(OPERATION, self),
+            _ => Error::transient(OPERATION, self),
+        }
     }
 }
 
@@ -134,22 +152,27 @@ impl Executable {
     }
 
     async fn launch(&self, current: &mut Current) -> Result<(Link, Started), Error> {
-        let last = current.running.take().and_then(|running| running.link.shared.ending());
+        let last = current.running.as_ref().and_then(|running| running.link.shared.ending());
         if let Some(last) = last.filter(|_| current.started.is_some_and(|started| started.elapsed() < START_PAUSE)) {
-            return Err(Error::transient("call the provider's executable", last));
+            return Err(last.into_error());
         }
+        current.running = None;
         current.started = Some(Instant::now());
         let running = self.spawn()?;
         let link = running.link.clone();
-        current.running = Some(running);
         let Program { cluster, workspace, settings, agent, .. } = &self.program;
-        let started: Started = self.call_on(&link, Call::Start { protocol: PROTOCOL, cluster, workspace, settings, agent }).await?;
-        if started.protocol != PROTOCOL {
-            let ending = Ending::Version { name: link.shared.name.clone(), theirs: started.protocol };
-            link.shared.end(ending.clone());
-            return Err(Error::permanent("call the provider's executable", ending));
-        }
-        Ok((link, started))
+        let name = link.shared.name.clone();
+        // Where this call is given up, what was started ends with it.
+        let answer = self.call_on(&link, Call::Start { protocol: PROTOCOL, cluster, workspace, settings, agent }).await;
+        current.running = Some(running);
+        let ending = match answer {
+            Ok(started @ Started { protocol: PROTOCOL, .. }) => return Ok((link, started)),
+            Ok(started) => Ending::Version { name, theirs: started.protocol },
+            // It is not asked for anything else.
+            Err(error) => Ending::Refused { name, error: error.into() },
+        };
+        link.shared.end(ending.clone());
+        Err(ending.into_error())
     }
 
     fn spawn(&self) -> Result<Running, Error> {
@@ -157,11 +180,11 @@ impl Executable {
             return Err(Error::permanent("start the provider's executable", "its command is empty"));
         };
         let failed = |reason: String| {
-            let ending = Ending::NotStarted { name: name.clone(), reason };
-            Error::transient("call the provider's executable", ending)
+            Ending::NotStarted { name: name.clone(), reason }.into_error()
         };
         let mut command = Command::new(name);
-        command.args(arguments).current_dir(&self.program.directory).process_group(0).kill_on_drop(true);
+        command.args(arguments).env_clear().envs(inherited_environment());
+        command.current_dir(&self.program.directory).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
         let (Some(input), Some(output), Some(errors), Some(id)) =
@@ -169,9 +192,12 @@ impl Executable {
         else {
             return Err(failed("it has no standard streams".to_owned()));
         };
+        let group = Pid::from_raw(id as i32);
+        // It waits no longer than the executable runs, which ends with this.
+        let end = tokio::task::spawn_blocking(move || ended(group));
         let shared = Arc::new(Shared {
             name: name.clone(),
-            group: Pid::from_raw(id as i32),
+            group: Mutex::new(Some(group)),
             next: AtomicU64::new(1),
             waiting: Mutex::new(Some(Waiting::new())),
             ending: Mutex::new(None),
@@ -182,7 +208,7 @@ impl Executable {
         let mut tasks = JoinSet::new();
         tasks.spawn(write(input, lines));
         tasks.spawn(listen(errors, shared.clone()));
-        tasks.spawn(read(child, output, shared.clone()));
+        tasks.spawn(read(child, end, output, shared.clone()));
         Ok(Running { link: Link { to, shared }, _tasks: tasks })
     }
 
@@ -231,18 +257,32 @@ impl Shared {
         self.ending.lock().expect("no panic while it is held").clone()
     }
 
-    /// The first reason stands. Whoever waits for an answer gets it.
+    /// Ends it. The first reason stands, and whoever waits for an answer gets it.
     fn end(&self, ending: Ending) {
+        {
+            let mut first = self.ending.lock().expect("no panic while it is held");
+            if first.is_some() {
+                return;
+            }
+            *first = Some(ending.clone());
+        }
         tracing::warn!("{ending}");
-        self.ending.lock().expect("no panic while it is held").get_or_insert(ending);
         self.waiting.lock().expect("no panic while it is held").take();
         self.kill();
     }
 
-    /// Ends it with whatever it started.
+    /// Kills it with whatever it started: others of its group may run on when it has ended.
     fn kill(&self) {
-        // Its leader may have ended; others of its group may not.
-        let _ = killpg(self.group, Signal::SIGKILL);
+        if let Some(group) = *self.group.lock().expect("no panic while it is held") {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+
+    /// The same for the last time, before its leader is reaped.
+    fn kill_finally(&self) {
+        if let Some(group) = self.group.lock().expect("no panic while it is held").take() {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 
     fn ended(&self, status: &str) -> Ending {
@@ -283,17 +323,22 @@ async fn write(mut input: ChildStdin, mut lines: mpsc::Receiver<String>) {
     }
 }
 
+/// Returns when a child has ended, and leaves it to be reaped.
+fn ended(child: Pid) {
+    while waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+}
+
 /// Takes answers in until the output ends, and then the executable with it.
-async fn read(mut child: Child, output: ChildStdout, shared: Arc<Shared>) {
+async fn read(mut child: Child, mut end: JoinHandle<()>, output: ChildStdout, shared: Arc<Shared>) {
     let mut output = BufReader::new(output);
-    let (mut line, mut status) = (Vec::new(), None);
+    let (mut line, mut has_ended) = (Vec::new(), false);
     loop {
         let read = async { (&mut output).take(MAX_LINE).read_until(b'\n', &mut line).await.unwrap_or(0) };
         let length = tokio::select! {
             length = read => length,
             // What it started may hold its output open; what it wrote is still to be read.
-            ended = child.wait(), if status.is_none() => {
-                status = Some(ended);
+            _ = &mut end, if !has_ended => {
+                has_ended = true;
                 shared.kill();
                 continue;
             }
@@ -309,12 +354,8 @@ async fn read(mut child: Child, output: ChildStdout, shared: Arc<Shared>) {
         }
         line.clear();
     }
-    shared.kill();
-    let status = match status {
-        Some(status) => status,
-        None => child.wait().await,
-    };
-    let status = status.map_or_else(|e| e.to_string(), |status| status.to_string());
+    shared.kill_finally();
+    let status = child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
     // Its last words may come after its output ended.
     tokio::time::sleep(Duration::from_millis(20)).await;
     shared.end(shared.ended(&status));

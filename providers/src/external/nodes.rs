@@ -38,17 +38,11 @@ impl ExternalNodes {
     }
 }
 
-/// As many answers as items: what failed as a whole failed for each.
+/// As many answers as items.
 fn for_each<T>(count: usize, answer: Result<Items, Error>, operation: &str, take: impl Fn(Item) -> Option<T>) -> Vec<Result<T, Error>> {
     let items = match answer {
         Ok(Items { items }) => items,
-        Err(error) => {
-            let again = error.is_permanent();
-            let text = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source()).map(ToString::to_string);
-            let text = text.collect::<Vec<_>>().join(": ");
-            let copy = |_| if again { Error::permanent(operation, text.clone()) } else { Error::transient(operation, text.clone()) };
-            return std::iter::once(error).chain((1..count).map(copy)).take(count).map(Err).collect();
-        }
+        Err(error) => return error.for_each(count),
     };
     let mut answers: Vec<Result<T, Error>> = Vec::new();
     for mut item in items.into_iter().take(count) {
@@ -74,34 +68,39 @@ impl NodeProvider for ExternalNodes {
     }
 
     async fn create(&self, requests: &[CreateNode]) -> Vec<Result<Instance, Error>> {
-        let (heads, workers): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.bootstrap.node.is_head());
-        let mut of_heads = Vec::new();
-        for head in heads {
-            of_heads.push(self.head.create_one(head).await);
+        let nodes: Vec<_> = requests.iter().filter(|request| !request.bootstrap.node.is_head()).map(Into::into).collect();
+        let mut of_workers = match nodes.len() {
+            0 => Vec::new(),
+            count => for_each(count, self.executable.call(Call::Create { nodes }).await, "create a machine", |item| item.instance),
         }
-        let of_workers = if workers.is_empty() {
-            Vec::new()
-        } else {
-            let nodes = workers.iter().map(|request| (*request).into()).collect();
-            let answer = self.executable.call(Call::Create { nodes }).await;
-            for_each(workers.len(), answer, "create a machine", |item| item.instance)
-        };
-        in_order(requests.iter().map(|request| request.bootstrap.node.is_head()), of_heads, of_workers)
+        .into_iter();
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            let of_worker = if request.bootstrap.node.is_head() { None } else { of_workers.next() };
+            answers.push(match of_worker {
+                Some(answer) => answer,
+                None => self.head.create_one(request).await,
+            });
+        }
+        answers
     }
 
     async fn delete(&self, requests: &[DeleteNode]) -> Vec<Result<(), Error>> {
-        let (heads, workers): (Vec<_>, Vec<_>) = requests.iter().partition(|request| request.node.is_head());
-        let mut of_heads = Vec::new();
-        for head in heads {
-            of_heads.push(self.head.delete_one(head).await);
+        let nodes: Vec<_> = requests.iter().filter(|request| !request.node.is_head()).map(Into::into).collect();
+        let mut of_workers = match nodes.len() {
+            0 => Vec::new(),
+            count => for_each(count, self.executable.call(Call::Delete { nodes }).await, "delete a machine", |_| Some(())),
         }
-        let of_workers = if workers.is_empty() {
-            Vec::new()
-        } else {
-            let nodes = workers.iter().map(|request| (*request).into()).collect();
-            for_each(workers.len(), self.executable.call(Call::Delete { nodes }).await, "delete a machine", |_| Some(()))
-        };
-        in_order(requests.iter().map(|request| request.node.is_head()), of_heads, of_workers)
+        .into_iter();
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            let of_worker = if request.node.is_head() { None } else { of_workers.next() };
+            answers.push(match of_worker {
+                Some(answer) => answer,
+                None => self.head.delete_one(request).await,
+            });
+        }
+        answers
     }
 
     async fn describe(&self, instance: &InstanceId) -> Result<Instance, Error> {
@@ -130,10 +129,4 @@ impl NodeProvider for ExternalNodes {
         }
         self.executable.call(Call::Reboot { node, generation, instance }).await.map(|Done {}| ())
     }
-}
-
-/// The answers in the order of their requests, of which `is_head` tells whose each is.
-fn in_order<T>(is_head: impl Iterator<Item = bool>, heads: Vec<Result<T, Error>>, workers: Vec<Result<T, Error>>) -> Vec<Result<T, Error>> {
-    let (mut heads, mut workers) = (heads.into_iter(), workers.into_iter());
-    is_head.map(|is_head| if is_head { heads.next() } else { workers.next() }.unwrap_or_else(|| Err(Error::unanswered()))).collect()
 }

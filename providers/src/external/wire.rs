@@ -30,8 +30,8 @@ pub struct Request<'a> {
 pub enum Call<'a> {
     Start { protocol: u32, cluster: &'a str, workspace: &'a str, settings: &'a Value, agent: &'a Path },
     List { page: Option<&'a str> },
-    Create { nodes: Vec<New<'a>> },
-    Delete { nodes: Vec<Doomed<'a>> },
+    Create { nodes: Vec<Creation<'a>> },
+    Delete { nodes: Vec<Deletion<'a>> },
     Describe { instance: &'a InstanceId },
     RestartAgent { node: &'a NodeId, generation: Generation, instance: &'a InstanceId, force: bool },
     Reboot { node: &'a NodeId, generation: Generation, instance: &'a InstanceId },
@@ -56,7 +56,7 @@ impl Call<'_> {
 }
 
 #[derive(Debug, Serialize)]
-pub struct New<'a> {
+pub struct Creation<'a> {
     node: &'a NodeId,
     generation: Generation,
     node_type: &'a NodeTypeName,
@@ -66,7 +66,7 @@ pub struct New<'a> {
     bootstrap: &'a Bootstrap,
 }
 
-impl<'a> From<&'a CreateNode> for New<'a> {
+impl<'a> From<&'a CreateNode> for Creation<'a> {
     fn from(request: &'a CreateNode) -> Self {
         Self {
             node: &request.bootstrap.node,
@@ -81,13 +81,13 @@ impl<'a> From<&'a CreateNode> for New<'a> {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Doomed<'a> {
+pub struct Deletion<'a> {
     node: &'a NodeId,
     generation: Generation,
     instance: &'a InstanceId,
 }
 
-impl<'a> From<&'a DeleteNode> for Doomed<'a> {
+impl<'a> From<&'a DeleteNode> for Deletion<'a> {
     fn from(request: &'a DeleteNode) -> Self {
         Self { node: &request.node, generation: request.generation, instance: &request.instance }
     }
@@ -170,7 +170,7 @@ impl Failed {
 #[serde(deny_unknown_fields)]
 pub struct Started {
     pub protocol: u32,
-    pub capabilities: Able,
+    pub capabilities: CapabilitiesDocument,
     /// Resources that the clusters of a workspace share; what others depend on comes first.
     #[serde(default)]
     pub workspace: Vec<Shared>,
@@ -179,7 +179,7 @@ pub struct Started {
 /// [`Capabilities`] as they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Able {
+pub struct CapabilitiesDocument {
     #[serde(default)]
     restart_agent: bool,
     #[serde(default)]
@@ -191,14 +191,14 @@ pub struct Able {
     batch: usize,
 }
 
-impl From<Able> for Capabilities {
-    fn from(able: Able) -> Self {
+impl From<CapabilitiesDocument> for Capabilities {
+    fn from(document: CapabilitiesDocument) -> Self {
         Self {
-            restart_agent: able.restart_agent,
-            reboot: able.reboot_ms.map(Duration::from_millis),
-            owned_machines: able.owned_machines,
-            visibility: Duration::from_millis(able.visibility_ms),
-            batch: able.batch.max(1),
+            restart_agent: document.restart_agent,
+            reboot: document.reboot_ms.map(Duration::from_millis),
+            owned_machines: document.owned_machines,
+            visibility: Duration::from_millis(document.visibility_ms),
+            batch: document.batch.max(1),
         }
     }
 }
@@ -213,14 +213,19 @@ pub struct Shared {
     price: Option<String>,
 }
 
-impl From<Shared> for Desired {
-    fn from(shared: Shared) -> Self {
-        let cost = match shared.price.map(|price| price.parse::<MoneyPerHour>()) {
+impl TryFrom<Shared> for Desired {
+    type Error = Error;
+
+    fn try_from(shared: Shared) -> Result<Self, Error> {
+        let Shared { id, summary, price } = shared;
+        let cost = match price {
             None => Cost::Free,
-            Some(Ok(price)) => Cost::PerHour(price),
-            Some(Err(_)) => Cost::Unknown,
+            Some(price) => {
+                let unread = |e| Error::permanent(format!("read the price {price:?} of the workspace's {id}"), e);
+                Cost::PerHour(price.parse::<MoneyPerHour>().map_err(unread)?)
+            }
         };
-        Self { id: ResourceId::new(shared.id), summary: shared.summary, cost }
+        Ok(Self { id: ResourceId::new(id), summary, cost })
     }
 }
 

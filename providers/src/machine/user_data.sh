@@ -145,7 +145,7 @@ place() {
     [ -d "$root" ] || mkdir -p "$root"
     mkdir -p "$work"
     cd "$work"
-    trap 'rm -f curl.options wget.options' EXIT
+    trap 'rm -f "$work/curl.options" "$work/wget.options"' EXIT
     write_options
     fetch
     found=$(digest "$part")

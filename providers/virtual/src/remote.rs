@@ -11,13 +11,12 @@ use cloudtik_model::bootstrap::{Bootstrap, NODE_HOME_VARIABLE};
 use cloudtik_model::node::Instance;
 use cloudtik_model::spec::Offer;
 use cloudtik_model::{Generation, InstanceId, NodeId, NodeTypeName, ShapeName};
-use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
+use cloudtik_providers::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider, WireError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::failure::WireError;
 use crate::provider::VirtualProvider;
 use crate::service::{DIRECTORY, LOOK, SETTINGS, SOCKET, detach, has_head, lock};
 use crate::settings::{CAPABILITIES, Settings};
@@ -96,10 +95,7 @@ impl RemoteProvider {
         match self.send::<Vec<Result<T, WireError>>>(request).await {
             Ok(answers) if answers.len() == items => answers.into_iter().map(|answer| answer.map_err(Error::from)).collect(),
             Ok(_) => (0..items).map(|_| Err(Error::unanswered())).collect(),
-            Err(error) => {
-                let error = WireError::from(error);
-                (0..items).map(|_| Err(Error::from(error.clone()))).collect()
-            }
+            Err(error) => error.for_each(items),
         }
     }
 }

@@ -9,7 +9,7 @@ use world::{SpaceWorld, World};
 async fn virtual_nodes_keep_the_contract() {
     let Some(world) = World::new().await else { return };
     let provider = world.provider("contract");
-    world::keeps_the_contract(&provider).await;
+    world::keeps_the_contract(&provider, &provider.settings().nodes).await;
     world.end().await;
 }
 

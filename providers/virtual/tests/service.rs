@@ -54,7 +54,7 @@ async fn the_service_keeps_the_contract_and_goes_on_when_either_of_its_processes
     let provider = world.provider("contract");
     let head = provider.create_one(&request("head", 1)).await.expect("creates");
     let remote = RemoteProvider::new(&provider.settings().nodes);
-    world::keeps_the_contract(&Workers(remote.clone())).await;
+    world::keeps_the_contract(&Workers(remote.clone()), &provider.settings().nodes).await;
 
     let both = |seen: &Vec<i32>| seen.len() == 2;
     for victim in [0, 1, 0, 1] {

@@ -62,7 +62,7 @@ async fn as_an_ordinary_user() {
 
     let world = World::with_nat(false).await;
     let provider = world.provider("contract");
-    world::keeps_the_contract(&provider).await;
+    world::keeps_the_contract(&provider, &provider.settings().nodes).await;
 
     for node in ["head", "w1"] {
         provider.create_one(&request(node, 1)).await.expect("creates");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use cloudtik_model::{Bytes, ClusterName, Generation, InstanceId, NodeId, Resources};
 use cloudtik_providers::conformance::workspace::World as Workspace;
-use cloudtik_providers::conformance::{self, Checked};
+use cloudtik_providers::conformance::{self, Checked, Hold, MountBelow};
 use cloudtik_providers::workspace::{Patience, ResourceId, WorkspaceProvider, run};
 use cloudtik_providers::{CreateNode, DeleteNode, Error, NodeProvider};
 use cloudtik_virtual::{Settings, VirtualProvider, VirtualWorkspace, testing};
@@ -115,10 +115,12 @@ pub async fn apply(workspace: &VirtualWorkspace, make: bool) {
     run(workspace, &plan, Patience::default(), stopped, |_| {}).await.expect("applies");
 }
 
-/// Runs the suite on the nodes of a provider, which must have none.
-pub async fn keeps_the_contract(provider: &dyn NodeProvider) {
+/// Runs the suite on the nodes of a provider, which must have none, and whose directories are in `nodes`. An ordinary user cannot mount,
+/// and goes without machines that are in use.
+pub async fn keeps_the_contract(provider: &dyn NodeProvider, nodes: &Path) {
+    let hold = MountBelow::new(nodes);
     let request = |node: &NodeId, generation: Generation| conformance::request(node, generation, "10.0.0.254:9", "ca");
-    let checked = Checked { provider, request: &request, many: 10, hold: None };
+    let checked = Checked { provider, request: &request, many: 10, hold: hold.as_ref().map(|hold| hold as &dyn Hold) };
     conformance::check(&checked, &mut |_| {}).await.expect("keeps the contract");
 }
 
