@@ -159,7 +159,9 @@ async fn an_executable_has_the_environment_of_nodes_and_no_other() {
 async fn a_change_that_the_executable_tells_is_heard() {
     let world = World::new(START);
     let list = r#"{"id":2,"result":{"instances":[]}}"#;
-    let tells = format!("{START}\nasked; echo '{list}'\nwhile [ ! -e machines-changed ]; do sleep 0.02; done\necho '{{\"event\":\"changed\"}}'\ncat > /dev/null");
+    let tells = format!(
+        "{START}\nasked; echo '{list}'\nwhile [ ! -e machines-changed ]; do sleep 0.02; done\necho '{{\"event\":\"changed\"}}'\ncat > /dev/null"
+    );
     let provider = world.provider(&tells).await;
     provider.list().await.expect("lists");
     let early = tokio::time::timeout(Duration::from_millis(100), provider.changed()).await;

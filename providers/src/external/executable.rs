@@ -179,9 +179,7 @@ impl Executable {
         let [name, arguments @ ..] = &self.program.command[..] else {
             return Err(Error::permanent("start the provider's executable", "its command is empty"));
         };
-        let failed = |reason: String| {
-            Ending::NotStarted { name: name.clone(), reason }.into_error()
-        };
+        let failed = |reason: String| Ending::NotStarted { name: name.clone(), reason }.into_error();
         let mut command = Command::new(name);
         command.args(arguments).env_clear().envs(inherited_environment());
         command.current_dir(&self.program.directory).process_group(0).kill_on_drop(true);
