@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
-use crate::cgroup;
+use crate::cgroup::{self, Groups};
 use crate::environment::environment;
 use crate::gauge;
 use crate::home::Home;
@@ -233,7 +233,12 @@ impl ServiceTask {
         }
         let (directory, goal) = (self.directory.clone(), service.clone());
         let name = format!("{}.{}", self.key.runtime, self.key.service);
-        let groups = cgroup::limit(&self.around.home, name, service.limits.clone()).await;
+        // What the head leaves when it ends, such as agents that it started, must not end with a group.
+        let groups = if self.key.runtime.is_own() && !service.limits.any() {
+            Groups::default()
+        } else {
+            cgroup::limit(&self.around.home, name, service.limits.clone()).await
+        };
         let run = Run {
             command: service.command.clone(),
             environment: self.environment(service),
