@@ -201,7 +201,8 @@ limits = { memory = "32MiB" }
 
 #[test]
 fn why_tells_whose_memory_limit_had_a_process_of_a_virtual_node_killed() {
-    let rest = "[head]\nmemory = \"1GiB\"\n[workers.default]\nmin = 2\nmemory = \"256MiB\"\ncpus = 1\n[runtimes.glutton]\npath = \"./glutton\"\n";
+    let rest =
+        "[head]\nmemory = \"1GiB\"\n[workers.default]\nmin = 2\nmemory = \"256MiB\"\ncpus = 1\n[runtimes.glutton]\npath = \"./glutton\"\n";
     let Some(cluster) = Cluster::of_virtual_nodes("glutton", rest) else { return };
     cluster.write_runtime("glutton", GLUTTON);
     cluster.up();
@@ -214,7 +215,8 @@ fn why_tells_whose_memory_limit_had_a_process_of_a_virtual_node_killed() {
         cluster.wait("its restart", Duration::from_secs(30), |s| s.ready);
     }
     // What the head leaves when it ends must not end with it: it has no group of its own.
-    let groups = |node: &str| cluster.run(&["exec", "glutton", "--node", node, "--", "find", "/sys/fs/cgroup", "-name", "cloudtik-*"]).ok().out;
+    let groups =
+        |node: &str| cluster.run(&["exec", "glutton", "--node", node, "--", "find", "/sys/fs/cgroup", "-name", "cloudtik-*"]).ok().out;
     let (of_head, of_worker) = (groups("head"), groups("w1"));
     assert!(of_worker.contains("glutton.unbounded") && !of_head.contains("cloudtik.head"), "{of_worker}\n{of_head}");
     // What a service's process started, and what a person runs there.
