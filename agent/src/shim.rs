@@ -134,28 +134,35 @@ fn start(directory: &Path) -> io::Result<Start> {
     // Orphans of the process come to us to be reaped.
     nix::sys::prctl::set_child_subreaper(true)?;
     let started_at = now();
-    let reserved = Reserved::new(directory, EXIT_FILE);
+    let (state_file, exit_file) = (Reserved::new(directory, STATE_FILE), Reserved::new(directory, EXIT_FILE));
     if run.once.is_none() {
         match fs::remove_file(directory.join(EXIT_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         // A service goes on where its end could not be written.
-        return Shim::begin(directory, run, started_at, reserved.ok(), lock);
+        return Shim::begin(directory, run, started_at, (state_file.ok(), exit_file.ok()), lock);
     }
-    let exit_file = reserved?;
+    // Once it has begun, what it is known by must be written: it does not begin again.
+    let (state_file, exit_file) = (state_file?, exit_file?);
     files::begin(directory, started_at)?;
-    Shim::begin(directory, run, started_at, Some(exit_file), lock)
+    Shim::begin(directory, run, started_at, (Some(state_file), Some(exit_file)), lock)
 }
 
 impl Shim {
     /// Starts the process. Where that fails, the end of a run that happens once says so.
-    fn begin(directory: &Path, run: Run, started_at: u64, exit_file: Option<Reserved>, lock: File) -> io::Result<Start> {
+    fn begin(
+        directory: &Path,
+        run: Run,
+        started_at: u64,
+        (state_file, exit_file): (Option<Reserved>, Option<Reserved>),
+        lock: File,
+    ) -> io::Result<Start> {
         let is_once = run.once.is_some();
         let failed = |exit_file: Option<Reserved>, error: io::Error| {
             if is_once {
                 let exit = Exit { not_started: Some(error.to_string()), started_at, ended_at: now(), ..Exit::default() };
-                write_exit(directory, exit_file, &exit);
+                let _ = write(directory, EXIT_FILE, exit_file, &exit.to_json());
             }
             error
         };
@@ -172,7 +179,7 @@ impl Shim {
             started_at,
             artifacts: run.artifacts.clone(),
         };
-        if let Err(error) = write_atomically(&directory.join(STATE_FILE), &serde_json::to_vec(&state)?, 0o600) {
+        if let Err(error) = write(directory, STATE_FILE, state_file, &serde_json::to_vec(&state)?) {
             // Nobody would know of it.
             let _ = process.kill_group();
             return Err(failed(exit_file, error));
@@ -296,7 +303,7 @@ impl Shim {
             ..exit
         };
         self.run.groups.remove();
-        write_exit(&self.directory, self.exit_file.take(), &exit);
+        let _ = write(&self.directory, EXIT_FILE, self.exit_file.take(), &exit.to_json());
         ExitCode::SUCCESS
     }
 
@@ -386,11 +393,10 @@ fn spawn(directory: &Path, run: &Run) -> io::Result<(Vec<Output>, Process, Signa
 }
 
 /// In place where room was reserved, so that a full disk does not keep it from being written.
-fn write_exit(directory: &Path, reserved: Option<Reserved>, exit: &Exit) {
-    let text = exit.to_json();
-    let written = reserved.is_some_and(|file| file.commit(&text).is_ok());
-    if !written {
-        let _ = write_atomically(&directory.join(EXIT_FILE), &text, 0o600);
+fn write(directory: &Path, name: &str, reserved: Option<Reserved>, text: &[u8]) -> io::Result<()> {
+    match reserved.map(|file| file.commit(text)) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(_)) | None => write_atomically(&directory.join(name), text, 0o600),
     }
 }
 

@@ -324,6 +324,39 @@ fn on_a_full_disk_the_end_is_known_and_what_is_lost_is_counted() {
 }
 
 #[test]
+fn whatever_room_the_disk_has_an_attempt_that_begins_runs() {
+    const PAGE: u64 = 4096;
+    const ATTEMPTS: u32 = 12;
+    let disk = match SmallDisk::new("size=1m") {
+        Ok(disk) => disk,
+        Err(error) => return skipped(&format!("a disk with little room: a small file system cannot be mounted: {error}")),
+    };
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    let job = Job { home: disk.path.clone(), _folder: None };
+    for number in 1..=ATTEMPTS {
+        job.lay(number, &format!("echo {number} >>{}/runs", outside.path().display()), &json!({}));
+    }
+    let (mut ran, mut refused) = (String::new(), 0);
+    for number in 1..=ATTEMPTS {
+        disk.fill();
+        let filler = fs::OpenOptions::new().write(true).open(disk.path.join("filler")).expect("opens");
+        let full = filler.metadata().expect("there").len();
+        filler.set_len(full - u64::from(number - 1) * PAGE).expect("shrinks");
+        let (mut shim, said) = job.start(number);
+        wait(&mut shim);
+        if job.attempt(number).join("begun").exists() {
+            assert_eq!((said.as_str(), &job.exit(number)["code"]), ("started", &json!(0)), "with {} pages", number - 1);
+            ran += &format!("{number}\n");
+        } else {
+            assert!(said.contains("No space left on device"), "with {} pages: {said}", number - 1);
+            refused += 1;
+        }
+    }
+    assert_eq!(fs::read_to_string(outside.path().join("runs")).expect("some ran"), ran);
+    assert!(refused > 0, "there was a disk without room");
+}
+
+#[test]
 fn its_files_are_for_their_owner_only() {
     let job = Job::new();
     job.run(1, "echo $HOME", &json!({}));
