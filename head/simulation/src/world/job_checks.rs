@@ -141,7 +141,7 @@ impl World {
         if !self.jobs.deleted.contains(&id) && kept <= rules.keep as usize && age < rules.keep_for_ms.min(KEPT) {
             return Err(self.broken(12, format!("job {id} is forgotten {age} ms after its end")));
         }
-        let is_last = self.jobs.ended_at.values().all(|at| *at <= self.now - age);
+        let is_last = self.jobs.ended_at.iter().all(|(other, at)| *other == id || *at < self.now - age);
         if !self.jobs.deleted.contains(&id) && is_last && age < rules.keep_for_ms.min(KEPT) {
             return Err(self.broken(12, format!("job {id}, which ended last, is forgotten")));
         }
