@@ -277,3 +277,30 @@ fn a_revision_whose_software_cannot_be_fetched_is_held_with_the_cause() {
     world.pass(300_000);
     assert_eq!(world.brain.rollout().state, RolloutState::Complete);
 }
+
+#[test]
+fn a_node_that_comes_back_after_the_roll_out_takes_the_revision_when_the_trial_of_another_is_over() {
+    let mut of = spec(&[("default", kind(2, 2, 4, 100))]);
+    let mut world = World::new(of.clone());
+    world.pass(10_000);
+    assert_eq!(healthy(&world), 2);
+    world.ask(|request| Input::Quarantine { request, node: id("w2"), reason: String::new() }).expect("a person may");
+    world.failing.insert(default_offer(), FailureKind::StockOut);
+    for node in world.nodes.keys().filter(|node| **node != id("w2")).cloned().collect::<Vec<_>>() {
+        world.ask(|request| Input::Kill { request, node }).expect("a person may");
+    }
+    of.trials = BTreeMap::from([(name("default"), 20_000)]);
+    roll(&mut world, &mut of, 2, false);
+    world.pass(5_000);
+    assert_eq!(world.brain.rollout().state, RolloutState::Complete, "no node that counts has an older one");
+    world.failing.clear();
+    while healthy(&world) == 0 {
+        assert!(world.now < 1_200_000, "{:?}", world.nodes);
+        world.pass(500);
+    }
+    world.ask(|request| Input::Release { request, node: id("w2") }).expect("it is quarantined");
+    world.pass(10_000);
+    assert_eq!(world.nodes[&id("w2")].revision, 1, "whether it works is not known yet");
+    world.pass(120_000);
+    assert_eq!(world.nodes[&id("w2")].revision, 2);
+}

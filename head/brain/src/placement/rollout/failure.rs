@@ -127,8 +127,8 @@ impl Brain {
     /// Holds the roll-out if the revision has failed on a node.
     pub(crate) fn watch_rollout(&mut self, id: &NodeId) {
         let now = self.clock.now();
-        if self.placement.rollout.is_some() {
-            // It may have worked for long enough by now for others to follow.
+        if self.placement.rollout.is_some() || !self.placement.outdated.is_empty() {
+            // It may have worked for long enough by now for others to follow, also for one that came back after the roll-out had ended.
             self.placement.note_nodes_changed();
         }
         let Some(node) = self.nodes.get(id).filter(|node| self.is_on_trial(node)) else { return };
