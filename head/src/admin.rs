@@ -158,6 +158,7 @@ impl wire::admin_server::Admin for AdminService {
     type DumpStream = Documents;
     type EventsStream = Documents;
     type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::SessionFrame, Status>> + Send>>;
+    type JobsListStream = Documents;
     type JobsWatchStream = Documents;
 
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::Document>, Status> {
@@ -367,7 +368,7 @@ impl wire::admin_server::Admin for AdminService {
             jobs: Vec<Job>,
             events: Vec<Event>,
         }
-        let mut jobs = head.list_jobs().await?;
+        let mut jobs = head.list_jobs().await?.to_vec();
         // What is given to a program may be a secret.
         jobs.iter_mut().for_each(|job| job.command.truncate(1));
         let from = head.brain.events().borrow().saturating_sub(EVENT_PAGE as u64);
@@ -405,8 +406,8 @@ impl wire::admin_server::Admin for AdminService {
         document(&head.submit_job(request.into_inner()).await?)
     }
 
-    async fn jobs_list(&self, request: Request<wire::Empty>) -> Result<Response<wire::Document>, Status> {
-        document(&self.head(&request).await?.list_jobs().await?)
+    async fn jobs_list(&self, request: Request<wire::Empty>) -> Result<Response<Self::JobsListStream>, Status> {
+        Ok(Response::new(self.head(&request).await?.job_pages().await?))
     }
 
     async fn jobs_status(&self, request: Request<wire::JobRequest>) -> Result<Response<wire::Document>, Status> {

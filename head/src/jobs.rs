@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use cloudtik_brain::{Input, JobsOrder, NodeView};
 use cloudtik_model::alarm::Misfit;
 use cloudtik_model::goal::Stop;
-use cloudtik_model::job::{JobGoal, JobGoals, JobOptionValue, JobSpec, JobStart, Work, layout};
+use cloudtik_model::job::{Job, JobGoal, JobGoals, JobOptionValue, JobSpec, JobStart, Work, layout};
 use cloudtik_model::spec::JobRules;
 use cloudtik_model::{ClusterName, Epoch, JobId, JobName, NodeTypeName, Resources, ServiceKey};
 use cloudtik_protocol::logging::chain;
@@ -24,7 +24,7 @@ use crate::artifacts::ArtifactStore;
 use crate::board::StatusBoard;
 use crate::hub::Hub;
 use crate::revisions::Revisions;
-use crate::runner::BrainHandle;
+use crate::runner::{BrainHandle, Stopped};
 use crate::status;
 
 /// What planning and sending need.
@@ -46,6 +46,14 @@ pub struct JobSources {
 pub struct Jobs {
     sources: Arc<JobSources>,
     wanted: Arc<Mutex<Wanted>>,
+    listed: Arc<tokio::sync::Mutex<Listed>>,
+}
+
+/// All jobs as they were at some change of the brain, for all who look.
+#[derive(Default)]
+struct Listed {
+    changes: Option<u64>,
+    jobs: Arc<Vec<Job>>,
 }
 
 /// The last order of the brain that was not taken up yet.
@@ -87,7 +95,18 @@ pub enum Unplannable {
 
 impl Jobs {
     pub fn new(sources: JobSources) -> Self {
-        Self { sources: Arc::new(sources), wanted: Arc::default() }
+        Self { sources: Arc::new(sources), wanted: Arc::default(), listed: Arc::default() }
+    }
+
+    /// All jobs that are kept, by number. Those who ask while nothing changes share one look at the brain.
+    pub async fn list(&self) -> Result<Arc<Vec<Job>>, Stopped> {
+        let mut listed = self.listed.lock().await;
+        let changes = *self.sources.brain.changes().borrow();
+        if listed.changes != Some(changes) {
+            let jobs = self.sources.brain.query(|brain| brain.jobs()).await?;
+            *listed = Listed { changes: Some(changes), jobs: Arc::new(jobs) };
+        }
+        Ok(listed.jobs.clone())
     }
 
     pub fn files(&self) -> &JobFiles {
@@ -137,9 +156,10 @@ impl Jobs {
 
     /// Removes the files of jobs that have ended.
     pub async fn collect_files(&self) {
-        let Ok(needed) = self.sources.brain.query(|brain| brain.job_files()).await else { return };
         let files = self.sources.files.clone();
-        let collected = tokio::task::spawn_blocking(move || files.collect(&needed)).await;
+        let collection = files.begin_collection();
+        let Ok(needed) = self.sources.brain.query(|brain| brain.job_files()).await else { return };
+        let collected = tokio::task::spawn_blocking(move || collection.run(&needed)).await;
         if let Err(error) = collected.map_err(std::io::Error::other).flatten() {
             tracing::warn!("cannot remove the files of jobs that have ended: {error}");
         }

@@ -31,9 +31,9 @@ pub async fn run(printer: &Printer, command: Jobs) -> Result<u8, Failure> {
             let (client, job) = find(&named).await?;
             follow::printed_so_far(printer, &client, job.id, lines).await.map(|()| 0)
         }
-        Jobs::Logs { job: named, follow: true, .. } => {
+        Jobs::Logs { job: named, follow: true, lines } => {
             let (client, job) = find(&named).await?;
-            follow::to_the_end(printer, &client, job.id, OnInterrupt::Leave, &mut Interrupts::listen()?).await
+            follow::to_the_end(printer, &client, job.id, lines, OnInterrupt::Leave, &mut Interrupts::listen()?).await
         }
         Jobs::Wait { job: named, timeout } => wait(printer, &named, timeout).await,
         Jobs::Cancel { job: named, wait } => cancel(printer, &named, wait).await.map(|()| 0),
@@ -49,7 +49,11 @@ async fn find(named: &NamedJob) -> Result<(Client, Job), Failure> {
 }
 
 async fn list(printer: &Printer, client: &Client) -> Result<(), Failure> {
-    let jobs: Vec<Job> = document(client.admin().jobs_list(wire::Empty {}).await?.into_inner())?;
+    let mut pages = client.admin().jobs_list(wire::Empty {}).await?.into_inner();
+    let mut jobs: Vec<Job> = Vec::new();
+    while let Some(page) = pages.message().await? {
+        jobs.extend(document::<Vec<Job>>(page)?);
+    }
     if printer.is_json() {
         printer.json(&jobs);
         return Ok(());
@@ -124,10 +128,10 @@ pub fn describe(printer: &Printer, job: &Job) {
 
 /// Its state, and how it ended or what it waits for.
 fn state_of(job: &Job) -> String {
-    match (&job.end, job.message()) {
-        (Some(_), message) => message,
-        (None, message) if message == job.state => message,
-        (None, message) => format!("{}, {message}", job.state),
+    match &job.end {
+        Some(end) => end.to_string(),
+        None if job.waits_for.is_some() || job.cancelled.is_some() => format!("{}, {}", job.state, job.message()),
+        None => job.state.clone(),
     }
 }
 

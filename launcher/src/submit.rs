@@ -4,8 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +37,7 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
     let (spec, contents) = read(arguments)?;
     let client = Client::connect(&arguments.cluster).await?;
     let mut interrupts = Interrupts::listen()?;
-    let Some(answer) = send(&client, &spec, contents, &mut interrupts).await? else { return Ok(INTERRUPTED) };
+    let Sent::Answer(answer) = send(&client, &spec, contents, &mut interrupts).await? else { return Ok(INTERRUPTED) };
     let Answer::JobSubmitted { job, name, again } = &answer else {
         return Err(Failure::failed("the head's answer is not understood").hint("this cloudtik and the head may differ in version"));
     };
@@ -53,7 +52,7 @@ pub async fn submit(printer: &Printer, arguments: &Submit) -> Result<u8, Failure
         }
         return Ok(0);
     }
-    follow::to_the_end(printer, &client, *job, OnInterrupt::AskOrCancel, &mut interrupts).await
+    follow::to_the_end(printer, &client, *job, None, OnInterrupt::AskOrCancel, &mut interrupts).await
 }
 
 /// The job as it is typed, and the contents of its files.
@@ -100,66 +99,130 @@ fn read(arguments: &Submit) -> Result<(JobSpec, Vec<Bytes>), Failure> {
     Ok((spec, files.contents))
 }
 
+/// What came of submitting.
+enum Sent {
+    Answer(Answer),
+    /// An interrupt came first: there is no job, or it is cancelled.
+    Interrupted,
+}
+
 /// Has the head take the job; the same submission again is the same job, so that a head or an agent that is being restarted meanwhile
-/// is bridged. Nothing is returned where an interrupt came first: then there is no job, or it is cancelled.
-async fn send(client: &Client, spec: &JobSpec, contents: Vec<Bytes>, interrupts: &mut Interrupts) -> Result<Option<Answer>, Failure> {
+/// is bridged. Once a head may have all of it, it is the head's word that counts, whatever is interrupted here.
+async fn send(client: &Client, spec: &JobSpec, contents: Vec<Bytes>, interrupts: &mut Interrupts) -> Result<Sent, Failure> {
     let (mut client, mut pause) = (client.clone(), Pause::default());
-    let (begun, is_interrupted) = (Instant::now(), Arc::new(AtomicBool::new(false)));
-    let mut is_told = false;
+    let (begun, upload) = (Instant::now(), Arc::new(Upload::default()));
+    let (mut is_told, mut is_interrupted) = (false, false);
     loop {
         let sent = {
-            let sending = send_once(&client, spec, &contents, &is_interrupted);
+            let sending = send_once(&client, spec, &contents, &upload);
             tokio::pin!(sending);
             loop {
                 tokio::select! {
                     sent = &mut sending => break sent,
                     () = interrupts.next() => {
-                        // What was not sent whole is no job; twice, and nothing is waited for.
-                        if is_interrupted.swap(true, Ordering::SeqCst) {
-                            return Ok(None);
+                        if upload.interrupt() {
+                            return Ok(Sent::Interrupted);
                         }
+                        if std::mem::replace(&mut is_interrupted, true) {
+                            return Err(may_be_there(&client, Failure::new(INTERRUPTED, "not waiting for the head's answer")));
+                        }
+                        talk("cancelling as soon as the head answers; press Ctrl-C again to leave at once");
                     }
                 }
             }
         };
-        let is_over = is_interrupted.load(Ordering::SeqCst);
-        match sent {
-            Ok(Answer::JobSubmitted { job, .. }) if is_over => {
-                let request = wire::JobRequest { job: job.to_string() };
-                client.admin().jobs_cancel(request).await?;
-                return Ok(None);
+        let failure = match sent {
+            Ok(Answer::JobSubmitted { job, .. }) if is_interrupted => {
+                follow::cancel(&client, job).await?;
+                return Ok(Sent::Interrupted);
             }
-            Ok(answer) => return Ok(Some(answer)),
-            Err(_) if is_over => return Ok(None),
-            Err(failure) if !matches!(failure.code, FAILED | TIMED_OUT) || begun.elapsed() >= RESTART_PATIENCE => {
-                // What was refused waits for nothing.
-                if failure.hint.is_some() || failure.code == REFUSED {
-                    return Err(failure);
-                }
-                return Err(failure.hint(format!("see what the cluster waits for with `cloudtik status {}`", client.place.name)));
+            Ok(answer) => return Ok(Sent::Answer(answer)),
+            Err(failure) => failure,
+        };
+        if !matches!(failure.code, FAILED | TIMED_OUT) || begun.elapsed() >= RESTART_PATIENCE {
+            if upload.is_whole() && matches!(failure.code, FAILED | TIMED_OUT) {
+                return Err(may_be_there(&client, failure));
             }
-            Err(failure) => {
-                if !is_told && begun.elapsed() >= QUIET {
-                    talk(&format!("not submitted yet: {}; trying again", failure.message));
-                    is_told = true;
-                }
-                pause.wait().await;
-                client = client.reconnect().await.map_err(|_| failure)?;
+            // What was refused waits for nothing.
+            if failure.hint.is_some() || failure.code == REFUSED {
+                return Err(failure);
             }
+            return Err(failure.hint(format!("see what the cluster waits for with `cloudtik status {}`", client.place.name)));
+        }
+        if !is_told && begun.elapsed() >= QUIET {
+            talk(&format!("not submitted yet: {}; trying again", failure.message));
+            is_told = true;
+        }
+        pause.wait().await;
+        // A head that is away for longer is one more failed try.
+        if let Ok(next) = client.reconnect().await {
+            client = next;
         }
     }
 }
 
-async fn send_once(client: &Client, spec: &JobSpec, contents: &[Bytes], is_interrupted: &Arc<AtomicBool>) -> Result<Answer, Failure> {
+/// A failure after which the head may have the job.
+fn may_be_there(client: &Client, failure: Failure) -> Failure {
+    let cluster = &client.place.name;
+    failure.hint(format!("the job may have been taken; look with `cloudtik jobs list {cluster}` before you submit it again"))
+}
+
+/// How far the job was sent, in all tries.
+#[derive(Default)]
+struct Upload(Mutex<UploadState>);
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum UploadState {
+    #[default]
+    Partial,
+    /// A head may have all of it.
+    Whole,
+    /// Nothing more is sent.
+    Interrupted,
+}
+
+impl Upload {
+    fn state(&self) -> std::sync::MutexGuard<'_, UploadState> {
+        self.0.lock().expect("nothing panics while holding the lock")
+    }
+
+    /// Ends it, unless a head may have all of it: what was not sent whole is no job.
+    fn interrupt(&self) -> bool {
+        let mut state = self.state();
+        if *state == UploadState::Partial {
+            *state = UploadState::Interrupted;
+        }
+        *state == UploadState::Interrupted
+    }
+
+    fn is_whole(&self) -> bool {
+        *self.state() == UploadState::Whole
+    }
+
+    /// Whether the last part may be sent.
+    fn complete(&self) -> bool {
+        let mut state = self.state();
+        if *state == UploadState::Partial {
+            *state = UploadState::Whole;
+        }
+        *state == UploadState::Whole
+    }
+}
+
+async fn send_once(client: &Client, spec: &JobSpec, contents: &[Bytes], upload: &Arc<Upload>) -> Result<Answer, Failure> {
     let (sender, parts) = tokio::sync::mpsc::channel(QUEUE);
     let first = Part::Spec(serde_json::to_vec(spec).expect("jobs become JSON").into());
-    let (contents, is_interrupted) = (contents.to_vec(), is_interrupted.clone());
+    let (contents, upload) = (contents.to_vec(), upload.clone());
     let sending = tokio::spawn(async move {
         let blocks = contents
             .into_iter()
             .flat_map(|mut content| std::iter::from_fn(move || (!content.is_empty()).then(|| content.split_to(content.len().min(BLOCK)))));
-        for part in std::iter::once(first).chain(blocks.map(Part::Content)) {
-            let is_over = is_interrupted.load(Ordering::SeqCst);
+        let mut parts = std::iter::once(first).chain(blocks.map(Part::Content)).peekable();
+        while let Some(part) = parts.next() {
+            let is_over = match parts.peek() {
+                Some(_) => *upload.state() == UploadState::Interrupted,
+                None => !upload.complete(),
+            };
             if is_over || sender.send(wire::JobUpload { part: Some(part) }).await.is_err() {
                 return;
             }

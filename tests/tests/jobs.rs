@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cloudtik_model::answer::Answer;
 use cloudtik_model::job::{Job, JobEnd, JobSpec, JobWait};
+use cloudtik_model::status::Status;
 use cloudtik_protocol::transport::dial_unix;
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::{JobUpload, job_upload::Part};
@@ -252,9 +253,37 @@ fn at_a_terminal_an_interrupt_asks() {
     }
 }
 
+/// Numbers from a seed: xorshift64 (Marsaglia, 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Kills the head, or the agent on its node, once it is there.
+fn kill(cluster: &Cluster, head: bool) {
+    until("something to kill", MINUTE, || {
+        let text = cluster.run(&["status", &cluster.name, "-o", "json"]).out;
+        let status: Status = serde_json::from_str(&text).ok()?;
+        let agent = status.nodes.iter().find(|node| node.id.is_head())?.agent.clone();
+        let pid = if head { Some(status.head.pid) } else { agent.map(|agent| agent.pid) };
+        send(pid? as i32, Signal::SIGKILL);
+        Some(())
+    });
+}
+
 #[test]
-fn twenty_kills_of_everything_leave_each_job_complete_and_run_once() {
-    let cluster = batch_with("killed", "[jobs]\nparallel = 3");
+fn twenty_random_kills_leave_each_job_complete_and_run_once() {
+    let seed = std::env::var("CLOUDTIK_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().expect("it is later").as_nanos() as u64 | 1);
+    println!("CLOUDTIK_SEED={seed}");
+    let mut random = Random(seed);
+    let cluster = batch_with("killed", "[jobs]\nparallel = 4");
     let runs = cluster.state().join("runs");
     let lines = 4_000;
     // It notes that it ran, and prints for a while, to both outputs.
@@ -263,60 +292,58 @@ fn twenty_kills_of_everything_leave_each_job_complete_and_run_once() {
         runs.display()
     );
     let file = script(&cluster, "job.sh", &text);
-    let submit = |n: usize| {
-        let name = format!("job-{n}");
-        let out = File::create(cluster.state().join(&name)).expect("creates");
-        let mut command = cluster.command(&["submit", "--name", &name, "killed", &file]);
+    let submit = |name: &str| {
+        let out = File::create(cluster.state().join(name)).expect("creates");
+        let mut command = cluster.command(&["submit", "--name", name, "killed", &file]);
         command.stdout(out).stderr(Stdio::null()).spawn().expect("runs")
     };
-    let mut launchers: Vec<Child> = (0..6).map(submit).collect();
+    let mut followed: Vec<(String, Child)> = (0..3).map(|n| (format!("followed-{n}"), submit(&format!("followed-{n}")))).collect();
+    let mut abandoned = Vec::new();
     until("the first job", MINUTE, || runs.exists().then_some(()));
-    let mut killed_launchers = 0;
     for round in 0..20 {
-        std::thread::sleep(Duration::from_millis(300 + 137 * (round % 5)));
-        match round % 3 {
-            0 => until("a head to kill", MINUTE, || {
-                let text = cluster.run(&["status", "killed", "-o", "json"]).out;
-                let status: cloudtik_model::status::Status = serde_json::from_str(&text).ok()?;
-                send(status.head.pid as i32, Signal::SIGKILL);
-                Some(())
-            }),
-            1 => until("an agent to kill", MINUTE, || {
-                let text = cluster.run(&["status", "killed", "-o", "json"]).out;
-                let status: cloudtik_model::status::Status = serde_json::from_str(&text).ok()?;
-                let agent = status.nodes.iter().find(|node| node.id.is_head())?.agent.clone()?;
-                send(agent.pid as i32, Signal::SIGKILL);
-                Some(())
-            }),
-            _ => {
-                // Three of the commands die, the others follow their jobs to the end.
-                if killed_launchers < 3 {
-                    send(launchers[killed_launchers].id() as i32, Signal::SIGKILL);
-                    killed_launchers += 1;
-                }
+        std::thread::sleep(Duration::from_millis(random.below(900)));
+        match random.below(3) {
+            0 => kill(&cluster, true),
+            1 => kill(&cluster, false),
+            // At some moment of its submission, or after.
+            _ if abandoned.len() < 5 => {
+                let name = format!("abandoned-{round}");
+                let mut launcher = submit(&name);
+                std::thread::sleep(Duration::from_millis(random.below(120)));
+                send(launcher.id() as i32, Signal::SIGKILL);
+                let _ = launcher.wait();
+                abandoned.push(name);
             }
+            _ => kill(&cluster, random.below(2) == 0),
         }
     }
     let whole: String = (0..lines).map(|i| format!("line {i}\n")).collect();
     let errors: String = (0..lines).map(|i| format!("error {i}\n")).collect();
-    for n in 0..6 {
-        let name = format!("job-{n}");
+    let known = until("the list of jobs", MINUTE, || {
+        let ran = cluster.run(&["jobs", "list", "killed", "-o", "json"]);
+        serde_json::from_str::<Vec<Job>>(&ran.out).ok()
+    });
+    let mut names: Vec<String> = known.iter().map(|job| job.name.to_string()).collect();
+    for name in &names {
         let ended = until(&format!("the end of {name}"), 4 * MINUTE, || {
-            let ran = cluster.run(&["jobs", "status", "killed", &name, "-o", "json"]);
+            let ran = cluster.run(&["jobs", "status", "killed", name, "-o", "json"]);
             serde_json::from_str::<Job>(&ran.out).ok().filter(Job::has_ended)
         });
-        assert_eq!((ended.end, ended.attempt), (Some(JobEnd::Failed { exit_code: 5 }), 1), "{name}");
-        let kept = until("its log", MINUTE, || Some(cluster.run(&["jobs", "logs", "killed", &name])).filter(|ran| ran.code == 0));
-        assert!(kept.out == whole && kept.err == errors, "{name}: {} and {} bytes", kept.out.len(), kept.err.len());
+        assert_eq!((ended.end, ended.attempt), (Some(JobEnd::Failed { exit_code: 5 }), 1), "{name}, seed {seed}");
+        let kept = until("its log", MINUTE, || Some(cluster.run(&["jobs", "logs", "killed", name])).filter(|ran| ran.code == 0));
+        assert!(kept.out == whole && kept.err == errors, "{name}: {} and {} bytes, seed {seed}", kept.out.len(), kept.err.len());
     }
-    for (n, launcher) in launchers.iter_mut().enumerate().skip(killed_launchers) {
-        assert_eq!(launcher.wait().expect("ends").code(), Some(5), "what follows job-{n}");
-        let followed = fs::read_to_string(cluster.state().join(format!("job-{n}"))).expect("reads");
-        assert!(followed == whole, "what follows job-{n} printed {} of {} bytes", followed.len(), whole.len());
+    for (name, launcher) in &mut followed {
+        assert_eq!(launcher.wait().expect("ends").code(), Some(5), "what follows {name}, seed {seed}");
+        let printed = fs::read_to_string(cluster.state().join(&*name)).expect("reads");
+        assert!(printed == whole, "what follows {name} printed {} of {} bytes, seed {seed}", printed.len(), whole.len());
+        assert!(names.contains(name), "{name} was acknowledged, seed {seed}");
     }
+    assert!(names.iter().all(|name| name.starts_with("followed") || abandoned.contains(name)), "{names:?}");
     let mut ran: Vec<String> = fs::read_to_string(&runs).expect("reads").lines().map(str::to_owned).collect();
     ran.sort();
-    assert_eq!(ran, (0..6).map(|n| format!("job-{n}")).collect::<Vec<_>>(), "each ran once");
+    names.sort();
+    assert_eq!(ran, names, "each ran once, seed {seed}");
     cluster.down();
     cluster.assert_nothing_left();
 }
@@ -454,6 +481,22 @@ fn a_gigabyte_of_output_is_whole_whoever_reads_it_slowly() {
     let counted = Command::new("wc").arg("-c").stdin(child.stdout.take().expect("piped")).output().expect("runs");
     assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), (size + 1).to_string());
     assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_does_not_read_keeps_no_interrupt_from_being_heard() {
+    let cluster = batch("stuck");
+    let file = script(&cluster, "job.sh", "yes");
+    let mut command = cluster.command(&["submit", "--name", "loud", "stuck", &file]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+    wait_for(&cluster, "loud", "running");
+    // Its pipe is full by then.
+    std::thread::sleep(Duration::from_millis(500));
+    send(child.id() as i32, Signal::SIGTERM);
+    wait_for(&cluster, "loud", "cancelled");
+    send(child.id() as i32, Signal::SIGTERM);
+    let ended = until("the end of submit", MINUTE, || child.try_wait().expect("it can be waited for"));
+    assert_eq!(ended.code(), Some(130));
 }
 
 #[test]

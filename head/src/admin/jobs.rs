@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cloudtik_brain::Input;
-use cloudtik_model::NodeId;
 use cloudtik_model::answer::Answer;
 use cloudtik_model::job::{Job, JobFile, JobOptionValue, JobRef, JobSpec, Work};
+use cloudtik_model::{NodeId, ServiceKey};
 use cloudtik_protocol::MAX_JOB;
 use cloudtik_protocol::logging::chain;
 use cloudtik_protocol::wire::job_upload::Part;
@@ -20,6 +22,11 @@ use super::{Head, document, parse, stopped};
 use crate::jobs::{self, HeldFile, JobFiles, Occasion, Unplannable};
 use crate::status;
 
+/// Between two looks at a job that is watched.
+const WATCH_PAUSE: Duration = Duration::from_millis(20);
+/// Jobs of one message of a list.
+const PAGE: usize = 500;
+
 pub type JobDocuments = Pin<Box<dyn Stream<Item = Result<wire::Document, Status>> + Send>>;
 
 impl Head {
@@ -29,9 +36,14 @@ impl Head {
             return Err(Status::invalid_argument("the first part must say what is to run"));
         };
         let mut spec: JobSpec = serde_json::from_slice(&spec).map_err(|e| Status::invalid_argument(format!("malformed job: {e}")))?;
-        check(&spec).map_err(Status::invalid_argument)?;
+        check(&spec).map_err(|malformed| Status::invalid_argument(malformed.to_string()))?;
         if spec.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.size)) > MAX_JOB {
             return Err(Status::resource_exhausted(format!("a job's files may have at most {} MiB together", MAX_JOB >> 20)));
+        }
+        let submission = spec.submission.clone();
+        let known = self.brain.query(move |brain| brain.submitted(&submission)).await.map_err(stopped)?;
+        if let Some((job, name)) = known {
+            return Ok(Answer::JobSubmitted { job, name, again: true });
         }
         let node = self.brain.query(|brain| brain.node(&NodeId::head())).await.map_err(stopped)?;
         let node = node.ok_or_else(|| Status::unavailable("the head's own node is not there yet"))?;
@@ -44,16 +56,33 @@ impl Head {
         });
         let planned = planning.await.map_err(|e| Status::internal(e.to_string()))?.map_err(|why| unplannable(&why))?;
         spec.work = planned.work;
-        // Held until the brain has the job, which needs them from then on.
-        let held = self.receive(&mut spec, parts).await?;
-        let (spec, needs) = (Box::new(spec), planned.needs);
-        let answer = self.answer(|request| Input::SubmitJob { request, spec, needs }).await;
-        drop(held);
+        let answer = self.receive_and_submit(spec, planned.needs, parts).await;
+        if answer.is_err() {
+            // What came of its files is needed by no job.
+            self.jobs.collect_files().await;
+        }
         answer
+    }
+
+    async fn receive_and_submit(
+        &self,
+        mut spec: JobSpec,
+        needs: Option<ServiceKey>,
+        parts: Streaming<wire::JobUpload>,
+    ) -> Result<Answer, Status> {
+        // Held until the brain has the job, which needs them from then on.
+        let _held = self.receive(&mut spec, parts).await?;
+        let spec = Box::new(spec);
+        self.answer(|request| Input::SubmitJob { request, spec, needs }).await
     }
 
     /// Receives the files of a job and notes their digests.
     async fn receive(&self, spec: &mut JobSpec, mut parts: Streaming<wire::JobUpload>) -> Result<Vec<HeldFile>, Status> {
+        let (files, size) = (self.jobs.files().clone(), spec.files.iter().map(|file| file.size).sum());
+        let room = tokio::task::spawn_blocking(move || files.has_room(size)).await.map_err(|e| Status::internal(e.to_string()))?;
+        if !room.map_err(|e| Status::internal(format!("cannot look at the files of jobs: {e}")))? {
+            return Err(Status::resource_exhausted("the files of the jobs that wait and run leave no room for more; wait for some to end"));
+        }
         let (mut held, mut rest) = (Vec::new(), Bytes::new());
         for file in &mut spec.files {
             let one = receive_one(self.jobs.files(), file, &mut rest, &mut parts).await?;
@@ -63,8 +92,15 @@ impl Head {
         Ok(held)
     }
 
-    pub(super) async fn list_jobs(&self) -> Result<Vec<Job>, Status> {
-        self.brain.query(|brain| brain.jobs()).await.map_err(stopped)
+    pub(super) async fn list_jobs(&self) -> Result<Arc<Vec<Job>>, Status> {
+        self.jobs.list().await.map_err(stopped)
+    }
+
+    /// All jobs, in lists of a part each.
+    pub(super) async fn job_pages(&self) -> Result<JobDocuments, Status> {
+        let jobs = self.list_jobs().await?;
+        let pages: Vec<_> = jobs.chunks(PAGE).map(|page| document(&page).map(tonic::Response::into_inner)).collect();
+        Ok(Box::pin(tokio_stream::iter(pages)))
     }
 
     pub(super) async fn job(&self, request: &wire::JobRequest) -> Result<Job, Status> {
@@ -78,7 +114,7 @@ impl Head {
         let mut changes = self.brain.changes();
         let mut known = self.job(request).await?;
         // By its number from here on: another one may come under the name.
-        let (own, id) = (self.clone(), JobRef::Id(known.id));
+        let (own, id) = (self.clone(), known.id);
         let (sender, receiver) = tokio::sync::mpsc::channel(8);
         self.tasks.spawn(async move {
             loop {
@@ -90,19 +126,21 @@ impl Head {
                         changed = changes.changed() => if changed.is_err() { return },
                         () = sender.closed() => return,
                     }
-                    let wanted = id.clone();
-                    match own.brain.query(move |brain| brain.job(&wanted)).await {
-                        Ok(Some(now)) if now != known => {
-                            known = now;
+                    // Whatever changes meanwhile is looked at once.
+                    tokio::time::sleep(WATCH_PAUSE).await;
+                    changes.borrow_and_update();
+                    let Ok(jobs) = own.list_jobs().await else { return };
+                    match jobs.binary_search_by_key(&id, |job| job.id) {
+                        Ok(at) if jobs[at] != known => {
+                            known = jobs[at].clone();
                             break;
                         }
-                        Ok(Some(_)) => {}
-                        // It ended and was forgotten at once.
-                        Ok(None) => {
-                            let _ = sender.send(Err(Status::not_found("the job was deleted"))).await;
+                        Ok(_) => {}
+                        // Somebody deleted it, or it was not to be kept.
+                        Err(_) => {
+                            let _ = sender.send(Err(Status::not_found("the job is not kept any more"))).await;
                             return;
                         }
-                        Err(_) => return,
                     }
                 }
             }
@@ -130,49 +168,68 @@ fn unplannable(why: &Unplannable) -> Status {
 }
 
 /// What makes no sense whatever the cluster runs.
-fn check(spec: &JobSpec) -> Result<(), String> {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Malformed {
+    #[error("{0:?} is not the name of a file")]
+    FileName(String),
+    #[error("two files of the job are named {0}; rename one")]
+    SameName(String),
+    #[error("the option {0} names a file that the job does not bring along")]
+    MissingFile(String),
+    #[error("the job names no program")]
+    NoProgram,
+    #[error("{0:?} is not the name of a variable")]
+    Variable(String),
+    #[error("{0} retries are more than {max}", max = JobSpec::MAX_RETRIES)]
+    Retries(u32),
+    #[error("a limit of 0 leaves nothing to a job")]
+    ZeroLimit,
+    #[error("an argument or a variable has a zero byte, which no program can be given")]
+    ZeroByte,
+    #[error("the arguments, variables and names of files of the job have {0} bytes together, more than {max}", max = JobSpec::MAX_TEXTS)]
+    TooLong(usize),
+}
+
+fn check(spec: &JobSpec) -> Result<(), Malformed> {
     let mut names = BTreeSet::new();
     for file in &spec.files {
         if !is_name(&file.name) {
-            return Err(format!("{:?} is not the name of a file", file.name));
+            return Err(Malformed::FileName(file.name.clone()));
         }
         if !names.insert(&file.name) {
-            return Err(format!("two files of the job are named {}; rename one", file.name));
+            return Err(Malformed::SameName(file.name.clone()));
         }
     }
-    let (mut options, mut program) = (&Vec::new(), None);
-    match &spec.work {
-        Work::Runtime { options: given, .. } => options = given,
-        Work::Command { program: given } => program = Some(given),
-    }
+    let (options, program) = match &spec.work {
+        Work::Runtime { options, .. } => (options.as_slice(), None),
+        Work::Command { program } => ([].as_slice(), Some(program)),
+    };
     if let Some(option) = options.iter().find(|option| matches!(&option.value, JobOptionValue::File(name) if !names.contains(name))) {
-        return Err(format!("the option {} names a file that the job does not bring along", option.name));
+        return Err(Malformed::MissingFile(option.name.clone()));
     }
     if program.is_some_and(String::is_empty) {
-        return Err("the job names no program".to_owned());
+        return Err(Malformed::NoProgram);
     }
     if let Some(name) = spec.environment.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return Err(format!("{name:?} is not the name of a variable"));
+        return Err(Malformed::Variable(name.clone()));
     }
     if spec.retries > JobSpec::MAX_RETRIES {
-        return Err(format!("{} retries are more than {}", spec.retries, JobSpec::MAX_RETRIES));
+        return Err(Malformed::Retries(spec.retries));
     }
     if spec.timeout_ms == Some(0) || spec.limits.memory == Some(0) || spec.limits.cpu_millis == Some(0) {
-        return Err("a limit of 0 leaves nothing to a job".to_owned());
+        return Err(Malformed::ZeroLimit);
     }
-    let texts = spec.arguments.iter().chain(program).chain(spec.environment.iter().flat_map(|(name, value)| [name, value]));
-    let option_texts = options.iter().map(|option| match &option.value {
+    let values = options.iter().map(|option| match &option.value {
         JobOptionValue::Text(text) | JobOptionValue::File(text) => text,
     });
-    let texts: Vec<&String> = texts.chain(option_texts).collect();
-    if texts.iter().any(|text| text.contains('\0')) {
-        return Err("an argument or a variable has a zero byte, which no program can be given".to_owned());
+    let mut texts = spec.arguments.iter().chain(program).chain(spec.environment.values()).chain(values);
+    if texts.any(|text| text.contains('\0')) {
+        return Err(Malformed::ZeroByte);
     }
-    let length: usize = texts.iter().map(|text| text.len()).sum();
-    if length > JobSpec::MAX_TEXTS {
-        return Err(format!("the arguments and variables of the job have {length} bytes, more than {}", JobSpec::MAX_TEXTS));
+    match spec.text_size() {
+        size if size > JobSpec::MAX_TEXTS => Err(Malformed::TooLong(size)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a text names a file in a directory, and nothing else.
@@ -219,26 +276,27 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let program = r#""work": "command", "program": "true""#;
+        let text = |text: &str| text.to_owned();
         for (with, problem) in [
             (String::new(), None),
             (r#", "files": [{"name": "ü '\"; x\n-y", "size": 1}]"#.to_owned(), None),
-            (r#", "files": [{"name": "a/b", "size": 1}]"#.to_owned(), Some("is not the name of a file")),
-            (r#", "files": [{"name": "..", "size": 1}]"#.to_owned(), Some("is not the name of a file")),
-            (r#", "files": [{"name": "a", "size": 1}, {"name": "a", "size": 2}]"#.to_owned(), Some("two files of the job are named a")),
-            (r#", "environment": {"A=B": "c"}"#.to_owned(), Some("is not the name of a variable")),
-            (r#", "arguments": ["a\u0000b"]"#.to_owned(), Some("has a zero byte")),
-            (r#", "retries": 101"#.to_owned(), Some("101 retries are more than 100")),
-            (r#", "timeout_ms": 0"#.to_owned(), Some("a limit of 0")),
-            (format!(r#", "arguments": ["{}"]"#, "x".repeat(JobSpec::MAX_TEXTS)), Some("more than 1048576")),
+            (r#", "files": [{"name": "a/b", "size": 1}]"#.to_owned(), Some(Malformed::FileName(text("a/b")))),
+            (r#", "files": [{"name": "..", "size": 1}]"#.to_owned(), Some(Malformed::FileName(text("..")))),
+            (r#", "files": [{"name": "a", "size": 1}, {"name": "a", "size": 2}]"#.to_owned(), Some(Malformed::SameName(text("a")))),
+            (r#", "environment": {"A=B": "c"}"#.to_owned(), Some(Malformed::Variable(text("A=B")))),
+            (r#", "arguments": ["a\u0000b"]"#.to_owned(), Some(Malformed::ZeroByte)),
+            (r#", "retries": 101"#.to_owned(), Some(Malformed::Retries(101))),
+            (r#", "timeout_ms": 0"#.to_owned(), Some(Malformed::ZeroLimit)),
         ] {
-            let found = check(&job(&format!("{program}{with}")));
-            match problem {
-                None => assert_eq!(found, Ok(()), "{with}"),
-                Some(problem) => assert!(found.as_ref().is_err_and(|found| found.contains(problem)), "{problem}: {found:?}"),
-            }
+            assert_eq!(check(&job(&format!("{program}{with}"))).err(), problem, "{with}");
         }
-        assert!(check(&job(r#""work": "command", "program": """#)).is_err());
+        let long = format!(r#", "arguments": ["{}"]"#, "x".repeat(JobSpec::MAX_TEXTS));
+        assert!(matches!(check(&job(&format!("{program}{long}"))), Err(Malformed::TooLong(_))));
+        let names: Vec<String> = (0..JobSpec::MAX_TEXTS / 128).map(|n| format!(r#"{{"name": "{n}", "size": 0}}"#)).collect();
+        let many = format!(r#", "files": [{}]"#, names.join(","));
+        assert!(matches!(check(&job(&format!("{program}{many}"))), Err(Malformed::TooLong(_))), "names count, too");
+        assert_eq!(check(&job(r#""work": "command", "program": """#)), Err(Malformed::NoProgram));
         let option = r#""work": "runtime", "options": [{"name": "py-files", "file": "x.py"}], "files": [{"name": "y.py", "size": 1}]"#;
-        assert!(check(&job(option)).is_err_and(|found| found.contains("does not bring along")));
+        assert_eq!(check(&job(option)), Err(Malformed::MissingFile(text("py-files"))));
     }
 }

@@ -16,28 +16,46 @@ const DIRECTORY: &str = "job-files";
 /// Of a file that is being received.
 const UNFINISHED: &str = ".receiving-";
 
+/// Of all files together: the head's own store is on the same disk.
+const MAX_TOTAL: u64 = 16 << 30;
+
 /// A cheap handle.
 #[derive(Debug, Clone)]
 pub struct JobFiles {
     directory: PathBuf,
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
     /// By digest, how many submissions that are not stored yet need a file.
-    held: Arc<Mutex<BTreeMap<String, u32>>>,
+    counts: BTreeMap<String, u32>,
+    /// Held at any time since each collection that is under way began.
+    since: BTreeMap<u64, BTreeSet<String>>,
+    next: u64,
+}
+
+/// A removal of what no job needs. What was held at any time since it began stays: its job may have been stored after it was asked
+/// which files are needed.
+pub struct Collection {
+    files: JobFiles,
+    number: u64,
 }
 
 /// Keeps a file from being removed until the job that needs it is stored.
 #[derive(Debug)]
 pub struct HeldFile {
     pub digest: String,
-    held: Arc<Mutex<BTreeMap<String, u32>>>,
+    held: Arc<Mutex<Held>>,
 }
 
 impl Drop for HeldFile {
     fn drop(&mut self) {
-        let mut held = self.held.lock().expect("nothing panics while holding the lock");
-        if let Some(count) = held.get_mut(&self.digest) {
+        let counts = &mut self.held.lock().expect("nothing panics while holding the lock").counts;
+        if let Some(count) = counts.get_mut(&self.digest) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.digest);
+                counts.remove(&self.digest);
             }
         }
     }
@@ -78,17 +96,49 @@ impl JobFiles {
         Ok(Receiving { file, path, context: Context::new(&SHA256), files: self.clone(), is_kept: false })
     }
 
-    /// Removes the files that no job needs. Blocks.
-    pub fn collect(&self, needed: &BTreeSet<String>) -> io::Result<()> {
+    /// Whether there is room for so many bytes more beside the files that are kept. Blocks.
+    pub fn has_room(&self, bytes: u64) -> io::Result<bool> {
+        let mut sum = bytes;
         for entry in fs::read_dir(&self.directory)?.flatten() {
+            // One that was removed meanwhile takes none.
+            sum = sum.saturating_add(entry.metadata().map_or(0, |metadata| metadata.len()));
+        }
+        Ok(sum <= MAX_TOTAL)
+    }
+
+    /// To be called before it is asked which files are needed.
+    pub fn begin_collection(&self) -> Collection {
+        let mut held = self.held();
+        let (number, now) = (held.next, held.counts.keys().cloned().collect());
+        held.next += 1;
+        held.since.insert(number, now);
+        Collection { files: self.clone(), number }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().expect("nothing panics while holding the lock")
+    }
+}
+
+impl Collection {
+    /// Removes the files that no job needs. Blocks.
+    pub fn run(&self, needed: &BTreeSet<String>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.files.directory)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // Whoever receives one takes the lock before it gets its name.
-            let held = self.held.lock().expect("nothing panics while holding the lock");
-            if !name.starts_with(UNFINISHED) && !needed.contains(&name) && !held.contains_key(&name) {
+            let held = self.files.held();
+            let is_held = held.since.get(&self.number).is_some_and(|since| since.contains(&name));
+            if !name.starts_with(UNFINISHED) && !needed.contains(&name) && !is_held {
                 fs::remove_file(entry.path())?;
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        self.files.held().since.remove(&self.number);
     }
 }
 
@@ -103,10 +153,13 @@ impl Receiving {
     pub fn finish(mut self) -> io::Result<HeldFile> {
         self.file.sync_all()?;
         let digest = pki::hex(self.context.clone().finish().as_ref());
-        let mut held = self.files.held.lock().expect("nothing panics while holding the lock");
+        let mut held = self.files.held();
         fs::rename(&self.path, self.files.directory.join(&digest))?;
         self.is_kept = true;
-        *held.entry(digest.clone()).or_default() += 1;
+        *held.counts.entry(digest.clone()).or_default() += 1;
+        for since in held.since.values_mut() {
+            since.insert(digest.clone());
+        }
         drop(held);
         File::open(&self.files.directory)?.sync_all()?;
         Ok(HeldFile { digest, held: self.files.held.clone() })
@@ -140,12 +193,19 @@ mod tests {
         let held = receiving.finish().expect("finishes");
         let digest = held.digest.clone();
         assert_eq!(digest, pki::sha256_hex(b"print(1)"));
-        files.collect(&BTreeSet::new()).expect("collects");
+        let collect = |needed: &[&String]| files.begin_collection().run(&needed.iter().map(|d| (*d).clone()).collect()).expect("collects");
+        collect(&[]);
         assert!(files.path(&digest).is_some(), "its job is not stored yet");
+        // Its job is stored between the question which files are needed and the removal.
+        let collection = files.begin_collection();
         drop(held);
-        files.collect(&BTreeSet::from([digest.clone()])).expect("collects");
+        collection.run(&BTreeSet::new()).expect("collects");
+        assert!(files.path(&digest).is_some(), "it was held when the collection began");
+        drop(collection);
+        collect(&[&digest]);
         assert_eq!(fs::read(files.path(&digest).expect("its job needs it")).expect("reads"), b"print(1)");
-        files.collect(&BTreeSet::new()).expect("collects");
+        assert_eq!((files.has_room(MAX_TOTAL - 8).ok(), files.has_room(MAX_TOTAL - 7).ok()), (Some(true), Some(false)));
+        collect(&[]);
         assert_eq!((files.path(&digest), names(state.path())), (None, Vec::new()));
     }
 

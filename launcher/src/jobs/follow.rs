@@ -1,6 +1,7 @@
 //! Following a job: what it prints, and how it ends, through restarts of the head and of its agent. The job goes on whatever becomes
 //! of whoever follows it.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use cloudtik_protocol::wire::session_frame::Frame;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::client::{Client, document, is_refused};
-use crate::failure::{FAILED, Failure, INTERRUPTED, NOT_FOUND, TIMED_OUT};
+use crate::failure::{FAILED, Failure, INTERRUPTED, NOT_AUTHORISED, NOT_FOUND, REFUSED, TIMED_OUT};
 use crate::interrupts::Interrupts;
 use crate::output::{Printer, Stream, talk};
 use crate::pause::Pause;
@@ -26,6 +28,10 @@ use crate::session::Session;
 const EVERYTHING: u32 = u32::MAX;
 /// Pieces of output that wait to be printed.
 const QUEUE: usize = 16;
+/// How long the output of a job that has ended is waited for.
+const REST_PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of each output that a document has, the last.
+const MAX_KEPT: usize = 16 << 20;
 /// How long a head that does not answer is not worth a word.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -47,54 +53,37 @@ struct Outcome {
     stderr: String,
 }
 
-/// Prints what a job prints until it has ended; returns the exit status that stands for its end.
+/// Prints what a job prints until it has ended; returns the exit status that stands for its end. Of each output, so many of the last
+/// lines are printed first; all that is kept without a number.
 pub async fn to_the_end(
     printer: &Printer,
     client: &Client,
     id: JobId,
+    lines: Option<u32>,
     on_interrupt: OnInterrupt,
     interrupts: &mut Interrupts,
 ) -> Result<u8, Failure> {
     let (news, mut jobs) = mpsc::channel(8);
     let (ended, has_ended) = watch::channel(false);
-    let (pieces, mut printed) = mpsc::channel(QUEUE);
     let mut watching = JoinSet::new();
     watching.spawn(watch_job(client.clone(), id, news));
-    let mut tails = JoinSet::new();
-    let mut last: Option<Job> = None;
-    let mut is_cancelled = false;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut pieces = Some(pieces);
-    let mut failed = None;
-    loop {
+    let mut output = Output::new(printer, client, id, lines, has_ended);
+    let (mut last, mut is_cancelled): (Option<Job>, _) = (None, false);
+    while !(*ended.borrow() && output.is_over()) {
         tokio::select! {
             biased;
             signal = interrupts.next_signal() => {
-                match interrupted(client, id, on_interrupt, is_cancelled, signal).await? {
+                match interrupted(client, id, on_interrupt, is_cancelled, signal, interrupts).await? {
                     Interrupted::Left(code) => return Ok(code),
                     Interrupted::Cancelled => is_cancelled = true,
                     Interrupted::GoesOn => {}
                 }
             }
-            Some(piece) = printed.recv() => {
-                let Piece { stream, bytes } = piece;
-                if printer.is_json() {
-                    match stream {
-                        Stream::Out => stdout.extend_from_slice(&bytes),
-                        Stream::Error => stderr.extend_from_slice(&bytes),
-                    }
-                } else {
-                    // The job goes on, and its output is kept, whether or not somebody reads it here.
-                    let _ = printer.copy(stream, &bytes);
-                }
-            }
             news = jobs.recv(), if !*ended.borrow() => match news {
                 Some(Ok(job)) => {
                     tell(last.as_ref(), &job);
-                    if job.attempt > 0 && let Some(pieces) = pieces.take() {
-                        for stream in [Stream::Out, Stream::Error] {
-                            tails.spawn(tail(client.clone(), id, stream, EVERYTHING, pieces.clone(), has_ended.clone()));
-                        }
+                    if job.attempt > 0 {
+                        output.begin();
                     }
                     if job.has_ended() {
                         ended.send_replace(true);
@@ -104,50 +93,26 @@ pub async fn to_the_end(
                 Some(Err(failure)) => return Err(failure),
                 None => return Err(Failure::failed("the job is not watched any more")),
             },
-            Some(tail) = tails.join_next() => {
-                if let Err(failure) = tail.map_err(|e| Failure::failed(e.to_string()))? {
-                    failed = Some(failure);
-                }
-            }
-        }
-        if *ended.borrow() && tails.is_empty() && printed.is_empty() {
-            break;
+            result = output.step(), if output.is_running() => result?,
         }
     }
     let job = last.ok_or_else(|| Failure::failed("nothing was heard of the job"))?;
     let code = exit_code(&job);
+    let (stdout, stderr) = output.kept();
     if printer.is_json() {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        printer.json(&Outcome { exit_code: code, stdout: text(stdout), stderr: text(stderr), job });
-        return failed.map_or(Ok(code), Err);
-    }
-    if let Some(failure) = failed {
-        return Err(failure);
+        printer.json(&Outcome { exit_code: code, stdout, stderr, job });
+        return Ok(code);
     }
     told(client, &job, code)
 }
 
 /// Prints what a job printed so far.
 pub async fn printed_so_far(printer: &Printer, client: &Client, id: JobId, lines: Option<u32>) -> Result<(), Failure> {
-    let (pieces, mut printed) = mpsc::channel(QUEUE);
     let (_over, has_ended) = watch::channel(true);
-    let mut tails = JoinSet::new();
-    for stream in [Stream::Out, Stream::Error] {
-        tails.spawn(tail(client.clone(), id, stream, lines.unwrap_or(EVERYTHING), pieces.clone(), has_ended.clone()));
-    }
-    drop(pieces);
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    while let Some(Piece { stream, bytes }) = printed.recv().await {
-        match (printer.is_json(), stream) {
-            (true, Stream::Out) => stdout.extend_from_slice(&bytes),
-            (true, Stream::Error) => stderr.extend_from_slice(&bytes),
-            (false, _) => {
-                let _ = printer.copy(stream, &bytes);
-            }
-        }
-    }
-    while let Some(tail) = tails.join_next().await {
-        tail.map_err(|e| Failure::failed(e.to_string()))??;
+    let mut output = Output::new(printer, client, id, lines, has_ended);
+    output.begin();
+    while !output.is_over() {
+        output.step().await?;
     }
     if printer.is_json() {
         #[derive(Serialize)]
@@ -155,10 +120,99 @@ pub async fn printed_so_far(printer: &Printer, client: &Client, id: JobId, lines
             stdout: String,
             stderr: String,
         }
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        printer.json(&Logs { stdout: text(stdout), stderr: text(stderr) });
+        let (stdout, stderr) = output.kept();
+        printer.json(&Logs { stdout, stderr });
     }
     Ok(())
+}
+
+/// The two outputs of a job on their way to whoever reads them here. They are written by a thread of their own: a reader that does not
+/// read must not keep interrupts from being heard.
+struct Output {
+    client: Client,
+    id: JobId,
+    lines: Option<u32>,
+    has_ended: watch::Receiver<bool>,
+    tails: JoinSet<Result<(), Failure>>,
+    /// Until the tails have begun.
+    pieces: Option<mpsc::Sender<Piece>>,
+    writer: Option<JoinHandle<Kept>>,
+    kept: Kept,
+}
+
+/// The last part of what was printed, for programs.
+#[derive(Default)]
+struct Kept {
+    stdout: VecDeque<u8>,
+    stderr: VecDeque<u8>,
+}
+
+impl Kept {
+    fn add(&mut self, stream: Stream, bytes: &[u8]) {
+        let kept = match stream {
+            Stream::Out => &mut self.stdout,
+            Stream::Error => &mut self.stderr,
+        };
+        kept.extend(bytes);
+        kept.drain(..kept.len().saturating_sub(MAX_KEPT));
+    }
+}
+
+impl Output {
+    fn new(printer: &Printer, client: &Client, id: JobId, lines: Option<u32>, has_ended: watch::Receiver<bool>) -> Self {
+        let (pieces, mut printed) = mpsc::channel(QUEUE);
+        let printer = printer.clone();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut kept = Kept::default();
+            while let Some(Piece { stream, bytes }) = printed.blocking_recv() {
+                if printer.is_json() {
+                    kept.add(stream, &bytes);
+                } else {
+                    // The job goes on, and its output is kept, whether or not somebody reads it here.
+                    let _ = printer.copy(stream, &bytes);
+                }
+            }
+            kept
+        });
+        let (client, tails) = (client.clone(), JoinSet::new());
+        Self { client, id, lines, has_ended, tails, pieces: Some(pieces), writer: Some(writer), kept: Kept::default() }
+    }
+
+    /// Begins to read, if it has not begun.
+    fn begin(&mut self) {
+        let Some(pieces) = self.pieces.take() else { return };
+        for stream in [Stream::Out, Stream::Error] {
+            let lines = self.lines.unwrap_or(EVERYTHING);
+            self.tails.spawn(tail(self.client.clone(), self.id, stream, lines, pieces.clone(), self.has_ended.clone()));
+        }
+    }
+
+    /// Whether something is being read or written.
+    fn is_running(&self) -> bool {
+        self.pieces.is_none() && self.writer.is_some()
+    }
+
+    /// Whether everything was written that there is.
+    fn is_over(&self) -> bool {
+        !self.is_running()
+    }
+
+    /// Waits for the next of its parts to end.
+    async fn step(&mut self) -> Result<(), Failure> {
+        if let Some(tail) = self.tails.join_next().await {
+            return tail.map_err(|e| Failure::failed(e.to_string()))?;
+        }
+        if let Some(writer) = &mut self.writer {
+            self.kept = writer.await.map_err(|e| Failure::failed(e.to_string()))?;
+            self.writer = None;
+        }
+        Ok(())
+    }
+
+    fn kept(self) -> (String, String) {
+        let text = |bytes: VecDeque<u8>| String::from_utf8_lossy(&Vec::from(bytes)).into_owned();
+        (text(self.kept.stdout), text(self.kept.stderr))
+    }
 }
 
 /// Waits until a job has ended.
@@ -226,19 +280,33 @@ enum Interrupted {
     Left(u8),
 }
 
-async fn interrupted(client: &Client, id: JobId, on: OnInterrupt, is_cancelled: bool, signal: SignalKind) -> Result<Interrupted, Failure> {
+async fn interrupted(
+    client: &Client,
+    id: JobId,
+    on: OnInterrupt,
+    is_cancelled: bool,
+    signal: SignalKind,
+    interrupts: &mut Interrupts,
+) -> Result<Interrupted, Failure> {
     let cluster = &client.place.name;
     if on == OnInterrupt::Leave {
         return Ok(Interrupted::Left(INTERRUPTED));
     }
-    if is_cancelled {
+    let leave = || {
         talk(&format!("not waiting for its end; see `cloudtik jobs status {cluster} {id}`"));
-        return Ok(Interrupted::Left(INTERRUPTED));
+        Ok(Interrupted::Left(INTERRUPTED))
+    };
+    if is_cancelled {
+        return leave();
     }
     let can_ask = signal == SignalKind::interrupt() && io::stdin().is_terminal() && io::stderr().is_terminal();
     if can_ask {
-        let asking = tokio::task::spawn_blocking(move || ask(id));
-        match asking.await.map_err(|e| Failure::failed(e.to_string()))? {
+        let choice = tokio::select! {
+            choice = tokio::task::spawn_blocking(move || ask(id)) => choice.map_err(|e| Failure::failed(e.to_string()))?,
+            // Whoever interrupts the question wants an end.
+            () = interrupts.next() => Choice::Cancel,
+        };
+        match choice {
             Choice::Cancel => {}
             Choice::Detach => {
                 talk(&format!("job {id} goes on; follow it with `cloudtik jobs logs -f {cluster} {id}`"));
@@ -247,9 +315,11 @@ async fn interrupted(client: &Client, id: JobId, on: OnInterrupt, is_cancelled: 
             Choice::GoOn => return Ok(Interrupted::GoesOn),
         }
     }
-    cancel(client, id).await?;
     talk("cancelling; press Ctrl-C again to leave at once");
-    Ok(Interrupted::Cancelled)
+    tokio::select! {
+        cancelled = cancel(client, id) => cancelled.map(|()| Interrupted::Cancelled),
+        () = interrupts.next() => leave(),
+    }
 }
 
 enum Choice {
@@ -273,21 +343,29 @@ fn ask(id: JobId) -> Choice {
     }
 }
 
-/// Has a job ended; one that has ended meanwhile is no failure.
-async fn cancel(client: &Client, id: JobId) -> Result<(), Failure> {
+/// Has a job cancelled, however long its head is away; one that has ended meanwhile is no failure.
+pub async fn cancel(client: &Client, id: JobId) -> Result<(), Failure> {
     let (mut client, mut pause) = (client.clone(), Pause::default());
+    let (begun, mut is_told) = (Instant::now(), false);
     loop {
         let failure = match client.admin().jobs_cancel(wire::JobRequest { job: id.to_string() }).await.map_err(Failure::from) {
             Ok(_) => return Ok(()),
             Err(failure) => failure,
         };
         match failure.code {
-            crate::failure::REFUSED | NOT_FOUND => return Ok(()),
-            FAILED | TIMED_OUT => {
-                pause.wait().await;
-                client = client.reconnect().await?;
-            }
+            REFUSED | NOT_FOUND => return Ok(()),
+            FAILED | TIMED_OUT => {}
             _ => return Err(failure),
+        }
+        if !is_told && begun.elapsed() >= QUIET {
+            talk(&format!("not cancelled yet: {}; trying again", failure.message));
+            is_told = true;
+        }
+        pause.wait().await;
+        match client.reconnect().await {
+            Ok(next) => client = next,
+            Err(gone) if !client.place.exists() => return Err(gone),
+            Err(_) => {}
         }
     }
 }
@@ -295,7 +373,7 @@ async fn cancel(client: &Client, id: JobId) -> Result<(), Failure> {
 /// Sends a job whenever it changes, through restarts of the head, until it has ended.
 async fn watch_job(mut client: Client, id: JobId, news: mpsc::Sender<Result<Job, Failure>>) {
     let mut pause = Pause::default();
-    let (mut begun, mut is_told) = (tokio::time::Instant::now(), false);
+    let (mut begun, mut is_told) = (Instant::now(), false);
     loop {
         let ended = match client.admin().jobs_watch(wire::JobRequest { job: id.to_string() }).await {
             Ok(stream) => {
@@ -303,7 +381,7 @@ async fn watch_job(mut client: Client, id: JobId, news: mpsc::Sender<Result<Job,
                 loop {
                     match stream.message().await {
                         Ok(Some(one)) => {
-                            (pause, begun, is_told) = (Pause::default(), tokio::time::Instant::now(), false);
+                            (pause, begun, is_told) = (Pause::default(), Instant::now(), false);
                             let job = document::<Job>(one);
                             let is_last = job.as_ref().map_or(true, Job::has_ended);
                             if news.send(job).await.is_err() || is_last {
@@ -328,7 +406,7 @@ async fn watch_job(mut client: Client, id: JobId, news: mpsc::Sender<Result<Job,
         }
         match client.reconnect().await {
             Ok(next) => client = next,
-            Err(failure) if !client.place.exists() || failure.code == crate::failure::NOT_AUTHORISED => {
+            Err(failure) if !client.place.exists() || failure.code == NOT_AUTHORISED => {
                 let _ = news.send(Err(failure)).await;
                 return;
             }
@@ -353,7 +431,7 @@ async fn tail(
     mut has_ended: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let mut after: Option<wire::LogPosition> = None;
-    let mut pause = Pause::default();
+    let (mut pause, mut well, mut is_told) = (Pause::default(), Instant::now(), false);
     loop {
         let is_rest = *has_ended.borrow_and_update();
         let logs = wire::Logs {
@@ -364,13 +442,23 @@ async fn tail(
             after: after.clone(),
             ..Default::default()
         };
-        match read(&client, logs, stream, &pieces, &mut after, &mut has_ended).await {
-            Ok(Read::Whole) if is_rest => return Ok(()),
+        let before = after.clone();
+        let failure = match read(&client, logs, stream, &pieces, &mut after, &mut has_ended).await {
+            Read::Whole if is_rest => return Ok(()),
             // It has ended meanwhile: the rest is read once more.
-            Ok(Read::Whole) => pause = Pause::default(),
-            Ok(Read::Ended) => continue,
-            Err(failure) if !matches!(failure.code, FAILED | TIMED_OUT) => return Err(failure),
-            Err(_) => {}
+            Read::Ended | Read::Whole => continue,
+            Read::Lasting(failure) => return Err(failure),
+            Read::Passing(failure) => failure,
+        };
+        if after != before {
+            (pause, well, is_told) = (Pause::default(), Instant::now(), false);
+        }
+        if is_rest && well.elapsed() >= REST_PATIENCE {
+            return Err(failure.hint(format!("its output is kept: try `cloudtik jobs logs {} {id}` later", client.place.name)));
+        }
+        if !is_told && well.elapsed() >= QUIET {
+            talk(&format!("cannot read the job's output: {}; trying again", failure.message));
+            is_told = true;
         }
         pause.wait().await;
         match client.reconnect().await {
@@ -387,6 +475,16 @@ enum Read {
     Whole,
     /// The job has ended.
     Ended,
+    /// The head or its agent is away.
+    Passing(Failure),
+    /// Reading again will not help.
+    Lasting(Failure),
+}
+
+impl From<Failure> for Read {
+    fn from(failure: Failure) -> Self {
+        if matches!(failure.code, FAILED | TIMED_OUT) { Self::Passing(failure) } else { Self::Lasting(failure) }
+    }
 }
 
 async fn read(
@@ -396,28 +494,32 @@ async fn read(
     pieces: &mpsc::Sender<Piece>,
     after: &mut Option<wire::LogPosition>,
     has_ended: &mut watch::Receiver<bool>,
-) -> Result<Read, Failure> {
+) -> Read {
     let follow = logs.follow;
-    let mut session = Session::open(client, "", What::Logs(logs)).await?;
+    let mut session = match Session::open(client, "", What::Logs(logs)).await {
+        Ok(session) => session,
+        Err(failure) => return failure.into(),
+    };
     loop {
         let frame = tokio::select! {
-            frame = session.next() => frame?,
-            _ = has_ended.wait_for(|ended| *ended), if follow => return Ok(Read::Ended),
+            frame = session.next() => frame,
+            _ = has_ended.wait_for(|ended| *ended), if follow => return Read::Ended,
         };
         match frame {
-            Frame::Position(position) => *after = Some(position),
-            Frame::Stdout(bytes) => {
+            Ok(Frame::Position(position)) => *after = Some(position),
+            Ok(Frame::Stdout(bytes)) => {
                 if let Some(position) = after {
                     position.offset += bytes.len() as u64;
                 }
                 if pieces.send(Piece { stream, bytes }).await.is_err() {
-                    return Ok(Read::Whole);
+                    return Read::Lasting(Failure::failed("the job's output cannot be written"));
                 }
             }
             // An output that is not there is empty.
-            Frame::Exit(exit) if exit.error.is_empty() => return Ok(Read::Whole),
-            Frame::Exit(exit) => return Err(Failure::new(TIMED_OUT, exit.error)),
-            _ => {}
+            Ok(Frame::Exit(exit)) if exit.error.is_empty() => return Read::Whole,
+            Ok(Frame::Exit(exit)) => return Read::Lasting(Failure::failed(exit.error)),
+            Ok(_) => {}
+            Err(failure) => return failure.into(),
         }
     }
 }

@@ -44,8 +44,34 @@ pub struct JobSpec {
 impl JobSpec {
     pub const MAX_SUBMISSION: usize = 64;
     pub const MAX_RETRIES: u32 = 100;
-    /// Of the texts of a job together (arguments, environment, options), in bytes.
-    pub const MAX_TEXTS: usize = 1 << 20;
+    /// Of the texts of a job together, as [`Self::text_size`] counts them.
+    pub const MAX_TEXTS: usize = 256 << 10;
+
+    /// Bytes of its texts (names, arguments, environment, options) as JSON has them.
+    pub fn text_size(&self) -> usize {
+        let (program, options) = match &self.work {
+            Work::Command { program } => (Some(program), [].as_slice()),
+            Work::Runtime { options, .. } => (None, options.as_slice()),
+        };
+        let of_options = options.iter().flat_map(|option| match &option.value {
+            JobOptionValue::Text(text) | JobOptionValue::File(text) => [&option.name, text],
+        });
+        let of_environment = self.environment.iter().flat_map(|(name, value)| [name, value]);
+        // A digest stands beside each name.
+        let files: usize = self.files.iter().map(|file| json_size(&file.name) + 128).sum();
+        files
+            + program.into_iter().chain(&self.arguments).chain(of_environment).chain(of_options).map(|text| json_size(text)).sum::<usize>()
+    }
+}
+
+/// Bytes of a text in JSON, with what stands around it.
+fn json_size(text: &str) -> usize {
+    let size = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    4 + text.bytes().map(size).sum::<usize>()
 }
 
 /// Who runs it.
@@ -222,6 +248,8 @@ pub enum JobWait {
     Room { needs: Limits, free: Limits },
     /// A job before it reserves what is not free yet, and what is free is kept for that one.
     Turn { after: JobId },
+    /// So many are starting, and what is to run of them is as much as the node is told at once.
+    Starts { starting: u32 },
     /// The pause before its next attempt.
     Pause { until: Timestamp },
     /// The cluster is being taken down.

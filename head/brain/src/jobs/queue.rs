@@ -11,11 +11,17 @@ use cloudtik_model::wait::WaitingService;
 
 use crate::{Brain, JobRecord, Node};
 
+/// What the head's node is told of all jobs that are starting is one message, which must stay below its limit.
+const MAX_STARTING_TEXTS: usize = 1 << 20;
+
 /// How far a walk through the queue has come.
 pub(super) struct Turns<'a> {
     brain: &'a Brain,
     running: u32,
     limit: u32,
+    starting: u32,
+    /// Bytes of what is to run of those that are starting.
+    texts: usize,
     /// Nothing if it is not known what the node has.
     free: Option<Limits>,
     /// The first that waits for room.
@@ -56,10 +62,16 @@ impl Turns<'_> {
                 return Some(JobWait::Room { needs: needs.clone(), free: free.clone() });
             }
         }
+        let text_size = job.spec.text_size();
+        if self.starting > 0 && self.texts + text_size > MAX_STARTING_TEXTS {
+            return Some(JobWait::Starts { starting: self.starting });
+        }
         if self.is_over() {
             return Some(JobWait::Parallel { running: self.running, limit: self.limit });
         }
         self.running += 1;
+        self.starting += 1;
+        self.texts += text_size;
         if let Some(free) = &mut self.free {
             reserve(free, needs);
         }
@@ -75,9 +87,12 @@ impl Brain {
                 reserve(free, &job.spec.limits);
             }
         }
+        let active = self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
+        let starting = active.filter(|job| matches!(job.state, JobState::Starting { .. }));
+        let (starting, texts) = starting.fold((0, 0), |(count, texts), job| (count + 1, texts + job.spec.text_size()));
         let running = u32::try_from(self.jobs.active.len()).unwrap_or(u32::MAX);
         let limit = self.cluster.spec.as_ref().map_or(0, |spec| spec.jobs.parallel);
-        Turns { brain: self, running, limit, free, first_without_room: None }
+        Turns { brain: self, running, limit, starting, texts, free, first_without_room: None }
     }
 
     /// Lets jobs leave the queue.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloudtik_model::JobId;
 use cloudtik_model::job::{Job, JobRef, JobState, JobWait, JobsSummary, RunningJob, Work};
+use cloudtik_model::{JobId, JobName};
 
 use super::ends::attempts;
 use crate::{Brain, JobRecord};
@@ -19,6 +19,12 @@ impl Brain {
         let record = self.jobs.find(job)?;
         let wait = if let JobState::Queued { .. } = record.state { self.job_waits().remove(&record.id) } else { None };
         Some(view(record, wait))
+    }
+
+    /// The job that a submission became, if it was taken.
+    pub fn submitted(&self, submission: &str) -> Option<(JobId, JobName)> {
+        let record = self.jobs.by_submission.get(submission).and_then(|id| self.jobs.records.get(id))?;
+        Some((record.id, record.name.clone()))
     }
 
     pub fn job_record(&self, job: &JobRef) -> Option<JobRecord> {

@@ -40,7 +40,7 @@ impl fmt::Display for Answer {
             Self::Revoked { request } => write!(f, "{} was revoked ({})", request.wants, request.name),
             Self::JobSubmitted { job, name, again: false } => write!(f, "job {job} ({name}) is submitted"),
             Self::JobSubmitted { job, name, again: true } => write!(f, "job {job} ({name}) was submitted before"),
-            Self::JobCancelled { job, name } => write!(f, "job {job} ({name}) is cancelled; it had not begun"),
+            Self::JobCancelled { job, name } => write!(f, "job {job} ({name}) is cancelled and does not start"),
             Self::JobCancelling { job, name } => write!(f, "job {job} ({name}) is being ended"),
             Self::JobDeleted { job, name } => write!(f, "job {job} ({name}) and its output are deleted"),
             Self::RolloutResumed { revision } => write!(f, "the roll-out of revision {revision} is tried again"),

@@ -54,6 +54,7 @@ impl fmt::Display for JobWait {
                 write!(f, "{service}: {}", report::describe(of.state, &of.detail, of.failure.as_ref()))
             }
             Self::Room { needs, free } => write!(f, "room on the head's node: it reserves {needs}, and {free} is free"),
+            Self::Starts { starting } => write!(f, "its turn: {starting} jobs are starting"),
             Self::Turn { after } => write!(f, "its turn: job {after} waits for room on the head's node before it"),
             Self::Pause { .. } => f.write_str("the pause before its next attempt"),
             Self::ClusterTakenDown => f.write_str("nothing any more: the cluster is being taken down"),
