@@ -240,6 +240,7 @@ fn at_a_terminal_an_interrupt_asks() {
         std::io::Write::write_all(&mut terminal, answer.as_bytes()).expect("answers");
         if answer == "\n" {
             // It goes on; the next time it is left.
+            until_said("again");
             send(child.id() as i32, Signal::SIGINT);
             let mut terminal = until_said("[c/d/G]");
             std::io::Write::write_all(&mut terminal, b"d\n").expect("answers");

@@ -312,7 +312,10 @@ async fn interrupted(
                 talk(&format!("job {id} goes on; follow it with `cloudtik jobs logs -f {cluster} {id}`"));
                 return Ok(Interrupted::Left(0));
             }
-            Choice::GoOn => return Ok(Interrupted::GoesOn),
+            Choice::GoOn => {
+                talk(&format!("following job {id} again"));
+                return Ok(Interrupted::GoesOn);
+            }
         }
     }
     talk("cancelling; press Ctrl-C again to leave at once");
