@@ -19,6 +19,6 @@ pub mod workspace;
 pub use error::{Error, WireError};
 pub use kind::{Kind, Machines};
 pub use local::{LocalTransport as ThisMachine, inherited_environment};
-pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider};
+pub use node::{Capabilities, CreateNode, DeleteNode, NodeProvider, instance_id, parse_instance};
 pub use registry::{Chosen, Registry, machines_of};
 pub use workspace::WorkspaceProvider;

@@ -32,6 +32,7 @@ pub use workspace::LocalWorkspace;
 use crate::blocking::{blocking, each};
 pub use crate::machine::BOOTSTRAP_FILE;
 use crate::machine::{self, AGENT, Layout, Order, Program, Start};
+use crate::node::{instance_id, parse_instance};
 use crate::{Capabilities, CreateNode, DeleteNode, Error, NodeProvider};
 
 /// The file that marks a directory as an instance.
@@ -301,17 +302,6 @@ pub fn running_agent(home: &Path) -> io::Result<Option<i32>> {
         Err(TryLockError::WouldBlock) => Ok(fs::read_to_string(home.join(AGENT_LOCK))?.trim().parse().ok()),
         Err(TryLockError::Error(error)) => Err(error),
     }
-}
-
-/// The instance of a node's generation: the directory's name, so that the same launch always means the same machine.
-pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
-    InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
-}
-
-/// The node and generation that a directory's name says.
-fn parse_instance(id: &InstanceId) -> Option<(NodeId, Generation)> {
-    let (node, generation) = id.as_str().rsplit_once('.')?;
-    Some((node.parse().ok()?, Generation(generation.parse().ok()?)))
 }
 
 fn describe(id: InstanceId, file: &InstanceFile) -> Instance {

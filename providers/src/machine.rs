@@ -263,12 +263,10 @@ async fn write_bootstrap(transport: &dyn Transport, layout: &Layout, bootstrap: 
 async fn start(transport: &dyn Transport, order: &Order<'_>, machine: &Machine) -> Result<(), Error> {
     let at = |cause: Cause| Error { step: Step::Start, cause };
     let (agent, home) = (order.layout.program(AGENT), order.layout.home.display().to_string());
-    let Start::Systemd(name) = &order.start else {
-        return detach(transport, &agent, &home).await.map_err(|e| at(e.into()));
+    let name = match &order.start {
+        Start::Systemd(name) if machine.has_systemd => name,
+        _ => return detach(transport, &agent, &home).await.map_err(|e| at(e.into())),
     };
-    if !machine.has_systemd {
-        return detach(transport, &agent, &home).await.map_err(|e| at(e.into()));
-    }
     let text = systemd::unit(&agent, &order.layout.home);
     let unit = systemd::path(name);
     transport.put(&unit, Content::Bytes(text.as_bytes()), 0o644).await.map_err(|e| at(e.into()))?;

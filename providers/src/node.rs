@@ -111,3 +111,14 @@ pub trait NodeProvider: Send + Sync {
         self.delete(std::slice::from_ref(request)).await.pop().unwrap_or_else(|| Err(Error::unanswered()))
     }
 }
+
+/// The instance of a node's generation where the provider chooses ids: the same launch always means the same machine.
+pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
+    InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
+}
+
+/// The node and generation that such an id says.
+pub fn parse_instance(id: &InstanceId) -> Option<(NodeId, Generation)> {
+    let (node, generation) = id.as_str().rsplit_once('.')?;
+    Some((node.parse().ok()?, Generation(generation.parse().ok()?)))
+}

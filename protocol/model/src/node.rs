@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::evidence::{DialOutcome, Evidence, EvidenceKind, InstanceState};
 use crate::reason::Reason;
-use crate::spec::{Offer, Shape};
+use crate::spec::{Offer, RequestedShape};
 use crate::{Generation, InstanceId, MoneyPerHour, NodeId, NodeTypeName, Resources, Timestamp};
 
 /// Where a node is in its life.
@@ -135,7 +135,7 @@ pub struct NodeRecord {
     pub health_port: Option<u16>,
     /// What the description said of it when it was requested.
     #[serde(default)]
-    pub shape: Option<Shape>,
+    pub shape: Option<RequestedShape>,
     /// What its agent found on it, once it has linked.
     #[serde(default)]
     pub found: Option<Resources>,

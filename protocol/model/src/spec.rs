@@ -125,14 +125,14 @@ pub struct WorkerType {
 }
 
 impl WorkerType {
-    pub fn shape(&self) -> Shape {
-        Shape { resources: self.resources, custom: self.custom.clone() }
+    pub fn shape(&self) -> RequestedShape {
+        RequestedShape { resources: self.resources, custom: self.custom.clone() }
     }
 }
 
 /// What a machine offers, as the description said when it was requested: it stays what it is when the description changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
+pub struct RequestedShape {
     #[serde(default)]
     pub resources: Option<Resources>,
     #[serde(default)]

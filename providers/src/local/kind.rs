@@ -11,8 +11,9 @@ use cloudtik_model::node::Instance;
 use cloudtik_model::{Generation, InstanceId, NodeId, Resources};
 use serde_json::Value;
 
-use super::{KILL_DEADLINE, LocalProvider, LocalWorkspace, Settings, instance_id, processes};
+use super::{KILL_DEADLINE, LocalProvider, LocalWorkspace, Settings, processes};
 use crate::kind::{ClusterSite, Kind, Leftover, Machines, Settled, WorkspaceSite, share_of_this_machine};
+use crate::node::instance_id;
 use crate::{Error, NodeProvider, WorkspaceProvider};
 
 /// Networks that are looked at before none is taken for free.

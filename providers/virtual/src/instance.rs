@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cloudtik_model::{ClusterName, Generation, InstanceId, NodeId, Resources};
+pub use cloudtik_providers::{instance_id, parse_instance};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -70,17 +71,6 @@ impl Machine {
         let [a, b, c, d] = self.address.octets();
         [0x02, 0x43, a, b, c, d]
     }
-}
-
-/// The instance of a node's generation: the directory's name, so that the same launch always means the same machine.
-pub fn instance_id(node: &NodeId, generation: Generation) -> InstanceId {
-    InstanceId::new(format!("{node}.{generation}")).expect("node ids are shorter than instance ids may be")
-}
-
-/// The node and generation that a directory's name says.
-pub fn parse_instance(id: &InstanceId) -> Option<(NodeId, Generation)> {
-    let (node, generation) = id.as_str().rsplit_once('.')?;
-    Some((node.parse().ok()?, Generation(generation.parse().ok()?)))
 }
 
 /// The directory of an instance.

@@ -22,12 +22,12 @@ pub struct Virtual;
 
 /// What `[provider]` says.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Said {
+struct WorkspaceSettings {
     range: Option<String>,
     nat: bool,
 }
 
-impl Said {
+impl WorkspaceSettings {
     fn of(document: &Value) -> Result<Self, Error> {
         Self::deserialize(document).map_err(|e| Error::permanent("read the settings of a virtual workspace", e))
     }
@@ -49,7 +49,7 @@ impl Kind for Virtual {
     fn read(&self, table: &mut Table<'_>, _: &Problems) -> Value {
         let range = table.parse::<Range>("range").map(|range| range.value.to_string());
         let nat = table.boolean("nat").unwrap_or(false);
-        serde_json::to_value(Said { range, nat }).unwrap_or_default()
+        serde_json::to_value(WorkspaceSettings { range, nat }).unwrap_or_default()
     }
 
     fn default_resources(&self) -> Option<Resources> {
@@ -64,7 +64,7 @@ impl Kind for Virtual {
 #[async_trait]
 impl Machines for Virtual {
     async fn workspace(&self, settings: &Value, site: &WorkspaceSite<'_>) -> Result<Arc<dyn WorkspaceProvider>, Error> {
-        let Said { range, nat } = Said::of(settings)?;
+        let WorkspaceSettings { range, nat } = WorkspaceSettings::of(settings)?;
         let range = range.map(|range| range.parse()).transpose().map_err(|e| Error::permanent("read the range of addresses", e))?;
         let program = site.programs.join(PROGRAM);
         Ok(Arc::new(VirtualWorkspace { directory: site.directory.to_owned(), range, nat, program }))
