@@ -266,14 +266,18 @@ impl Random {
     }
 }
 
-/// Kills the head, or the agent on its node, once it is there.
+/// Kills the head, or the agent on its node, while both are there: if both die at one moment, only `up` brings them back.
 fn kill(cluster: &Cluster, head: bool) {
     until("something to kill", MINUTE, || {
         let text = cluster.run(&["status", &cluster.name, "-o", "json"]).out;
         let status: Status = serde_json::from_str(&text).ok()?;
-        let agent = status.nodes.iter().find(|node| node.id.is_head())?.agent.clone();
-        let pid = if head { Some(status.head.pid) } else { agent.map(|agent| agent.pid) };
-        send(pid? as i32, Signal::SIGKILL);
+        let agent = status.nodes.iter().find(|node| node.id.is_head())?.agent.clone()?;
+        // Of an agent that was just killed, the head has not heard yet.
+        let line = fs::read_to_string(format!("/proc/{}/stat", agent.pid)).ok()?;
+        if line.rsplit(") ").next()?.starts_with('Z') {
+            return None;
+        }
+        send(if head { status.head.pid } else { agent.pid } as i32, Signal::SIGKILL);
         Some(())
     });
 }

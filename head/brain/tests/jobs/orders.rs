@@ -5,8 +5,11 @@ use cloudtik_model::job::{JobEnd, JobSpec};
 
 use super::*;
 
-/// What was sent last: the attempts with whether they are to be started and ended, and what is kept.
-fn content(bench: &Bench) -> (Vec<(u64, u32, bool, bool)>, Vec<u64>) {
+/// Number, attempt, whether it is to be started, whether it is to end.
+type Instruction = (u64, u32, bool, bool);
+
+/// What was sent last: the attempts, and what is kept.
+fn content(bench: &Bench) -> (Vec<Instruction>, Vec<u64>) {
     let order = bench.last_order();
     let jobs = order.jobs.iter().map(|job| (job.id.0, job.attempt, job.start.is_some(), job.cancel)).collect();
     (jobs, order.kept.iter().map(|id| id.0).collect())
