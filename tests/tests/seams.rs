@@ -164,10 +164,11 @@ fn no_production_code_compares_or_searches_messages() {
 }
 
 /// Where the state of the brain's components is declared.
-const COMPONENTS: [(&str, &str); 6] = [
+const COMPONENTS: [(&str, &str); 7] = [
     ("autoscaler.rs", "Autoscaler"),
     ("cluster.rs", "Cluster"),
     ("effects.rs", "Effects"),
+    ("jobs.rs", "Jobs"),
     ("nodes.rs", "Nodes"),
     ("placement.rs", "Placement"),
     ("reconcile.rs", "Reconcile"),

@@ -193,7 +193,7 @@ enum Malformed {
 fn check(spec: &JobSpec) -> Result<(), Malformed> {
     let mut names = BTreeSet::new();
     for file in &spec.files {
-        if !is_name(&file.name) {
+        if !JobFile::is_name(&file.name) {
             return Err(Malformed::FileName(file.name.clone()));
         }
         if !names.insert(&file.name) {
@@ -230,11 +230,6 @@ fn check(spec: &JobSpec) -> Result<(), Malformed> {
         size if size > JobSpec::MAX_TEXTS => Err(Malformed::TooLong(size)),
         _ => Ok(()),
     }
-}
-
-/// Whether a text names a file in a directory, and nothing else.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 255 && !text.contains(['/', '\0']) && text != "." && text != ".."
 }
 
 /// Receives one file; `rest` is what came of the parts and belongs to no file yet.
