@@ -132,18 +132,17 @@ pub fn refuse_mounts(directory: &Path) -> Result<(), RemoveError> {
 /// entered: the removal stops there.
 pub fn remove_tree(path: &Path) -> Result<(), RemoveError> {
     let failed = |source: io::Error| RemoveError::Io { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
+    let device = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
         Ok(metadata) if !metadata.is_dir() => return missing_is_fine(fs::remove_file(path)).map_err(failed),
-        Ok(_) => {}
-    }
+        Ok(metadata) => std::os::unix::fs::MetadataExt::dev(&metadata),
+    };
     refuse_mounts(path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
     let parent = fs::File::open(parent).map_err(failed)?;
     let name = CString::new(name.as_bytes()).map_err(|e| failed(e.into()))?;
-    let device = fs::symlink_metadata(path).map(|m| std::os::unix::fs::MetadataExt::dev(&m)).map_err(failed)?;
     remove_directory(parent.as_fd(), &name, path, device)
 }
 

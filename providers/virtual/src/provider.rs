@@ -331,7 +331,11 @@ impl VirtualProvider {
         if place.path().exists() {
             let _lock = self.lock()?;
             // From here on it is no instance, and another of that name can be made.
-            fs::rename(place.path(), &gone).map_err(failed)?;
+            match fs::rename(place.path(), &gone) {
+                // Another manager did so meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(failed)?,
+            }
             self.write_hosts()?;
         }
         let network = Network::of(&self.settings.workspace);
