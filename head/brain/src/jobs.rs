@@ -150,7 +150,7 @@ impl Jobs {
 
 impl Brain {
     /// Starts what may start, forgets what is not kept any longer, and tells the head's node what changed.
-    pub(crate) fn go_on_with_jobs(&mut self) {
+    pub(crate) fn advance_jobs(&mut self) {
         let is_due = self.jobs_due().is_some_and(|at| at <= self.clock.now());
         if !std::mem::take(&mut self.jobs.changed) && !is_due {
             return;

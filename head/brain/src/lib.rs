@@ -20,7 +20,7 @@
 //!
 //! Beside them: `packing` says which demands fit on which nodes, and what is the cheapest to buy for the rest; `steering` what
 //! people may hold, resume, set aside, kill and drain; `access` who may use the cluster; `explain` what the cluster is, for
-//! people and for the planner; `messages` what comes in and goes out; `recording` how a life is written down.
+//! people and for the planner; `messages` what comes in and goes out; `record` what is stored; `recording` how a life is written down.
 
 pub mod access;
 mod autoscaler;
@@ -34,6 +34,7 @@ mod nodes;
 pub mod packing;
 mod placement;
 mod reconcile;
+mod record;
 pub mod recording;
 mod steering;
 
@@ -51,6 +52,7 @@ pub use messages::*;
 use nodes::{Node, Nodes};
 use placement::Placement;
 use reconcile::Reconcile;
+pub use record::*;
 
 /// Timings and what the provider can do. All times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +185,7 @@ impl Brain {
         }
         self.run_timers();
         self.go_on_rolling();
-        self.go_on_with_jobs();
+        self.advance_jobs();
         self.decide();
         self.answer_granted();
         let due = [self.listing_due(), self.scaling_due(), self.jobs_due()].into_iter().flatten().min();

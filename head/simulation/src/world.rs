@@ -173,7 +173,7 @@ impl World {
             Some(scenario) => world.begin(&scenario),
             None => {
                 world.after(10_000, SimEvent::Trouble);
-                world.after(5_000, SimEvent::PeopleWantJobs);
+                world.after(5_000, SimEvent::JobsSubmitted);
             }
         }
         world

@@ -9,14 +9,14 @@ use crate::{Action, Brain, JobOrder, JobRecord, JobsOrder, Session};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sent {
     session: Session,
-    jobs: Vec<(JobId, u32, Told)>,
+    jobs: Vec<(JobId, u32, Instruction)>,
     kept: Vec<JobId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Instruction {
     Start,
-    Go,
+    Continue,
     Cancel,
 }
 
@@ -29,7 +29,7 @@ impl Brain {
             return;
         };
         let active = || self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
-        let jobs: Vec<(JobId, u32, Told)> = active().map(|job| (job.id, job.attempt, self.told(job))).collect();
+        let jobs: Vec<(JobId, u32, Instruction)> = active().map(|job| (job.id, job.attempt, self.instruction_of(job))).collect();
         let mut kept = self.jobs.ended.clone();
         // The output of earlier attempts, and what is queued again.
         let earlier = self.jobs.queued.iter().filter(|id| self.jobs.records.get(id).is_some_and(|job| job.attempt > 0));
@@ -40,13 +40,13 @@ impl Brain {
             return;
         }
         let orders = active().map(|job| {
-            let told = self.told(job);
+            let instruction = self.instruction_of(job);
             JobOrder {
                 id: job.id,
                 name: job.name.clone(),
                 attempt: job.attempt,
-                start: (told == Told::Start).then(|| Box::new(job.spec.clone())),
-                cancel: told == Told::Cancel,
+                start: (instruction == Instruction::Start).then(|| Box::new(job.spec.clone())),
+                cancel: instruction == Instruction::Cancel,
             }
         });
         let (jobs, kept) = (orders.collect(), sent.kept.clone());
@@ -57,15 +57,15 @@ impl Brain {
         self.act(Action::SendJobs { node, order: JobsOrder { session, version, jobs, kept } });
     }
 
-    fn told(&self, job: &JobRecord) -> Told {
+    fn instruction_of(&self, job: &JobRecord) -> Instruction {
         if job.cancelled.is_some() {
-            return Told::Cancel;
+            return Instruction::Cancel;
         }
         // Where it is not known how to start it, its agent says whether it has begun all the same, under an earlier description.
         let is_unplanned = self.jobs.unplanned.get(&job.id).is_some_and(|(attempt, _)| *attempt == job.attempt);
         match job.state {
-            JobState::Starting { .. } if !is_unplanned => Told::Start,
-            _ => Told::Go,
+            JobState::Starting { .. } if !is_unplanned => Instruction::Start,
+            _ => Instruction::Continue,
         }
     }
 }

@@ -19,9 +19,8 @@ const MAX_STEM: usize = 40;
 impl Brain {
     pub(crate) fn take_job(&mut self, request: Request, spec: JobSpec, needs: Option<ServiceKey>) {
         // A command whose answer was lost submits again: that is the job that it made, whatever became of it.
-        if let Some(known) = self.jobs.by_submission.get(&spec.submission).and_then(|id| self.jobs.records.get(id)) {
-            let answer = Answer::JobSubmitted { job: known.id, name: known.name.clone(), again: true };
-            return self.done(request, answer);
+        if let Some((job, name)) = self.submitted(&spec.submission) {
+            return self.done(request, Answer::JobSubmitted { job, name, again: true });
         }
         if let Err(refusal) = self.may_submit(&spec) {
             return self.refuse_job(request, refusal);

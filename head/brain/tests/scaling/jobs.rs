@@ -52,7 +52,7 @@ impl World {
         self.ask(|request| Input::SubmitJob { request, spec, needs }).expect("taken");
     }
 
-    fn say_of_job(&mut self, state: JobReportState) {
+    fn report_job(&mut self, state: JobReportState) {
         let (session, node) = (self.links[&NodeId::head()], NodeId::head());
         let jobs = vec![JobReport { id: JobId(1), attempt: 1, state }];
         self.tell(Input::Reported { session, node, complete: false, services: Vec::new(), jobs });
@@ -60,12 +60,12 @@ impl World {
 
     fn job_runs(&mut self) {
         let started = self.moment().wall;
-        self.say_of_job(JobReportState::Running { pid: 5, started });
+        self.report_job(JobReportState::Running { pid: 5, started });
     }
 
     fn job_ends(&mut self) {
         let at = self.moment().wall;
-        self.say_of_job(JobReportState::Ended { started: at, at, end: JobEnd::Succeeded, lost_output: 0 });
+        self.report_job(JobReportState::Ended { started: at, at, end: JobEnd::Succeeded, lost_output: 0 });
     }
 
     fn obstacles(&self) -> Vec<&Obstacle> {

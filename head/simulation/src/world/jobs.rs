@@ -69,8 +69,8 @@ fn head_instance(generation: Generation) -> InstanceId {
 
 impl World {
     /// Every five seconds: what people want of jobs.
-    pub(super) fn people_want_jobs(&mut self) {
-        self.after(5_000, SimEvent::PeopleWantJobs);
+    pub(super) fn submit_jobs(&mut self) {
+        self.after(5_000, SimEvent::JobsSubmitted);
         let (submits, replaces) = (self.setup.faults.jobs, self.setup.faults.head_replaced);
         if self.jobs.random.permille(replaces) {
             self.replace_head_node();
@@ -187,7 +187,7 @@ impl World {
                     self.after(delay, SimEvent::JobBegins { instance: id.clone(), id: job, attempt, nonce });
                 }
                 Next::Stop { id: job, attempt } => self.stop_job(&id, job, attempt),
-                Next::Say { id: job } => self.say_of_job(&id, job),
+                Next::Say { id: job } => self.report_job(&id, job),
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ impl World {
             self.job_began(id, attempt)?;
             self.after(span, SimEvent::JobEnds { instance: instance.clone(), id, nonce });
         }
-        self.say_of_job(instance, id);
+        self.report_job(instance, id);
         Ok(())
     }
 
@@ -235,16 +235,16 @@ impl World {
         let Some((attempt, end)) = self.jobs.on_node.end(id, nonce, at) else { return };
         self.note(|| format!("attempt {attempt} of job {id} ends: {end}"));
         self.jobs.fates.entry((id, attempt)).or_default().end = Some(end);
-        self.say_of_job(instance, id);
+        self.report_job(instance, id);
     }
 
     /// The agent tells of a job, if there is a link. Some reports are lost with the link, and some come twice.
-    pub(super) fn say_of_job(&mut self, instance: &InstanceId, id: JobId) {
+    pub(super) fn report_job(&mut self, instance: &InstanceId, id: JobId) {
         let (Some(agent), Some(report)) = (self.agents.get(instance), self.jobs.on_node.report(id)) else { return };
         let Some(session) = agent.link else { return };
         let node = agent.node.clone();
         if !agent.is_well(self.now) {
-            return self.after(500, SimEvent::SayOfJob(instance.clone(), id));
+            return self.after(500, SimEvent::ReportJob(instance.clone(), id));
         }
         let random = &mut self.jobs.random;
         let (lost, twice) = (!self.peaceful && random.permille(40), random.permille(100));
