@@ -1,6 +1,7 @@
 //! `jobs`: what was submitted, for people.
 
 pub mod follow;
+mod output;
 
 use std::time::Duration;
 
@@ -73,15 +74,13 @@ async fn list(printer: &Printer, client: &Client) -> Result<(), Failure> {
 }
 
 fn row(job: &Job) -> Vec<String> {
-    let detail = match (&job.end, &job.waits_for) {
-        (Some(JobEnd::Succeeded | JobEnd::Cancelled | JobEnd::TimedOut), _) => String::new(),
-        (Some(end), _) => end.to_string(),
-        (None, Some(wait)) => format!("waits for {wait}"),
-        (None, None) if job.cancelled.is_some() => "is being cancelled".to_owned(),
-        (None, None) => String::new(),
+    let says_more = match &job.end {
+        Some(end) => !matches!(end, JobEnd::Succeeded | JobEnd::Cancelled | JobEnd::TimedOut),
+        None => job.waits_for.is_some() || job.cancelled.is_some(),
     };
+    let detail = if says_more { job.message() } else { String::new() };
     let runtime = job.runtime.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-    vec![job.id.to_string(), job.name.to_string(), job.state.clone(), runtime, ago(job.submitted), took(job), detail]
+    vec![job.id.to_string(), job.name.to_string(), job.state.to_string(), runtime, ago(job.submitted), took(job), detail]
 }
 
 /// How long the present attempt has run, or the last ran.
@@ -131,7 +130,7 @@ fn state_of(job: &Job) -> String {
     match &job.end {
         Some(end) => end.to_string(),
         None if job.waits_for.is_some() || job.cancelled.is_some() => format!("{}, {}", job.state, job.message()),
-        None => job.state.clone(),
+        None => job.state.to_string(),
     }
 }
 
@@ -150,7 +149,7 @@ async fn wait(printer: &Printer, named: &NamedJob, timeout: Option<Duration>) ->
         printer.json(&job);
         return Ok(code);
     }
-    follow::told(&client, &job, code)
+    follow::report_end(&client, &job, code)
 }
 
 async fn cancel(printer: &Printer, named: &NamedJob, wait: bool) -> Result<(), Failure> {

@@ -167,7 +167,7 @@ impl Drop for Session {
     }
 }
 
-fn to_wire(stream: Stream) -> wire::OutputStream {
+pub fn to_wire(stream: Stream) -> wire::OutputStream {
     match stream {
         Stream::Out => wire::OutputStream::Stdout,
         Stream::Error => wire::OutputStream::Stderr,

@@ -4,6 +4,7 @@
 //! last.
 
 pub mod browser;
+pub mod jobs;
 
 use std::ffi::OsString;
 use std::fs;

@@ -8,70 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use cloudtik_model::answer::Answer;
-use cloudtik_model::job::{Job, JobEnd, JobSpec, JobWait};
-use cloudtik_model::status::Status;
+use cloudtik_model::job::{JobEnd, JobSpec, JobStateName, JobWait};
 use cloudtik_protocol::transport::dial_unix;
 use cloudtik_protocol::wire::admin_client::AdminClient;
 use cloudtik_protocol::wire::{JobUpload, job_upload::Part};
+use cloudtik_tests::jobs::{MINUTE, batch, batch_with, detach, job, jobs, script, wait_for};
 use cloudtik_tests::{Cluster, Ran, send, until};
 use nix::sys::signal::Signal;
-
-const MANIFEST: &str = r#"
-[runtime]
-name = "batch"
-version = "1"
-[services.queue]
-role = "head"
-command = ["/bin/sleep", "1000"]
-[submit]
-service = "queue"
-command = ["/bin/sh", "{{ job.file }}"]
-"#;
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// A cluster that runs shell scripts as jobs.
-fn batch(name: &str) -> Cluster {
-    batch_with(name, "")
-}
-
-fn batch_with(name: &str, jobs: &str) -> Cluster {
-    let cluster = Cluster::new(name, &format!("[workers.default]\nmin = 0\n{jobs}\n[runtimes.batch]\npath = \"./batch\""));
-    cluster.write_runtime("batch", MANIFEST);
-    cluster.up();
-    cluster
-}
-
-/// A script, as a file of this machine.
-fn script(cluster: &Cluster, name: &str, text: &str) -> String {
-    let path = cluster.state().join(name);
-    fs::write(&path, text).expect("writes");
-    path.display().to_string()
-}
-
-/// Submits a script, leaves it to itself, and returns its name.
-fn detach(cluster: &Cluster, options: &[&str], text: &str) -> String {
-    let file = script(cluster, "job.sh", text);
-    let all = [&["submit", "--detach"][..], options, &[&cluster.name, &file]].concat();
-    cluster.run(&all).ok().out.trim().to_owned()
-}
-
-fn job(cluster: &Cluster, name: &str) -> Job {
-    let ran = cluster.run(&["jobs", "status", &cluster.name, name, "-o", "json"]).ok();
-    serde_json::from_str(&ran.out).expect("a job")
-}
-
-fn jobs(cluster: &Cluster) -> Vec<Job> {
-    serde_json::from_str(&cluster.run(&["jobs", "list", &cluster.name, "-o", "json"]).ok().out).expect("jobs")
-}
-
-fn wait_for(cluster: &Cluster, name: &str, state: &str) -> Job {
-    until(&format!("{name} to be {state}"), MINUTE, || {
-        // It may not be submitted yet.
-        let ran = cluster.run(&["jobs", "status", &cluster.name, name, "-o", "json"]);
-        serde_json::from_str(&ran.out).ok().filter(|job: &Job| job.state == state)
-    })
-}
 
 fn printed(cluster: &Cluster, name: &str) -> Ran {
     cluster.run(&["jobs", "logs", &cluster.name, name]).ok()
@@ -186,9 +129,9 @@ fn a_job_goes_on_without_the_command_that_submitted_it() {
         until("the job", MINUTE, || mark.exists().then_some(()));
         send(child.id() as i32, signal);
         let _ = child.wait();
-        assert_eq!(job(&cluster, &format!("alone-{n}")).state, "running", "{signal}");
+        assert_eq!(job(&cluster, &format!("alone-{n}")).state, JobStateName::Running, "{signal}");
         fs::remove_file(&mark).expect("removes");
-        assert_eq!(wait_for(&cluster, &format!("alone-{n}"), "succeeded").attempt, 1);
+        assert_eq!(wait_for(&cluster, &format!("alone-{n}"), JobStateName::Succeeded).attempt, 1);
         assert_eq!(printed(&cluster, &format!("alone-{n}")).out, "done\n");
     }
 }
@@ -206,7 +149,7 @@ fn an_interrupt_cancels_where_nobody_can_be_asked() {
         send(child.id() as i32, signal);
         assert_eq!(child.wait().expect("ends").code(), Some(130));
         let ended = job(&cluster, &name);
-        assert_eq!((ended.state.as_str(), ended.cancelled.is_some()), ("cancelled", true));
+        assert_eq!((ended.state, ended.cancelled.is_some()), (JobStateName::Cancelled, true));
         fs::remove_file(&mark).expect("removes");
     }
 }
@@ -214,7 +157,9 @@ fn an_interrupt_cancels_where_nobody_can_be_asked() {
 #[test]
 fn at_a_terminal_an_interrupt_asks() {
     let cluster = batch("asked");
-    for (answer, state, code) in [("d\n", "running", 0), ("c\n", "cancelled", 130), ("\n", "running", 0)] {
+    for (answer, state, code) in
+        [("d\n", JobStateName::Running, 0), ("c\n", JobStateName::Cancelled, 130), ("\n", JobStateName::Running, 0)]
+    {
         let name = format!("asked-{}", answer.trim().len() + usize::from(answer == "c\n"));
         let file = script(&cluster, "job.sh", "echo begun; sleep 1000");
         let pty = nix::pty::openpty(None, None).expect("a terminal");
@@ -254,105 +199,6 @@ fn at_a_terminal_an_interrupt_asks() {
     }
 }
 
-/// Numbers from a seed: xorshift64 (Marsaglia, 2003).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
-/// Kills the head, or the agent on its node, while both are there: if both die at one moment, only `up` brings them back.
-fn kill(cluster: &Cluster, head: bool) {
-    until("something to kill", MINUTE, || {
-        let text = cluster.run(&["status", &cluster.name, "-o", "json"]).out;
-        let status: Status = serde_json::from_str(&text).ok()?;
-        let agent = status.nodes.iter().find(|node| node.id.is_head())?.agent.clone()?;
-        // Of an agent that was just killed, the head has not heard yet.
-        let line = fs::read_to_string(format!("/proc/{}/stat", agent.pid)).ok()?;
-        if line.rsplit(") ").next()?.starts_with('Z') {
-            return None;
-        }
-        send(if head { status.head.pid } else { agent.pid } as i32, Signal::SIGKILL);
-        Some(())
-    });
-}
-
-#[test]
-fn twenty_random_kills_leave_each_job_complete_and_run_once() {
-    let seed = std::env::var("CLOUDTIK_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().expect("it is later").as_nanos() as u64 | 1);
-    println!("CLOUDTIK_SEED={seed}");
-    let mut random = Random(seed);
-    let cluster = batch_with("killed", "[jobs]\nparallel = 4");
-    let runs = cluster.state().join("runs");
-    let lines = 4_000;
-    // It notes that it ran, and prints for a while, to both outputs.
-    let text = format!(
-        "echo $CLOUDTIK_JOB_NAME >> {}; i=0; while [ $i -lt {lines} ]; do echo line $i; echo error $i >&2; i=$((i + 1)); [ $((i % 40)) -eq 0 ] && sleep 0.1; done; exit 5",
-        runs.display()
-    );
-    let file = script(&cluster, "job.sh", &text);
-    let submit = |name: &str| {
-        let out = File::create(cluster.state().join(name)).expect("creates");
-        let mut command = cluster.command(&["submit", "--name", name, "killed", &file]);
-        command.stdout(out).stderr(Stdio::null()).spawn().expect("runs")
-    };
-    let mut followed: Vec<(String, Child)> = (0..3).map(|n| (format!("followed-{n}"), submit(&format!("followed-{n}")))).collect();
-    let mut abandoned = Vec::new();
-    until("the first job", MINUTE, || runs.exists().then_some(()));
-    for round in 0..20 {
-        std::thread::sleep(Duration::from_millis(random.below(900)));
-        match random.below(3) {
-            0 => kill(&cluster, true),
-            1 => kill(&cluster, false),
-            // At some moment of its submission, or after.
-            _ if abandoned.len() < 5 => {
-                let name = format!("abandoned-{round}");
-                let mut launcher = submit(&name);
-                std::thread::sleep(Duration::from_millis(random.below(120)));
-                send(launcher.id() as i32, Signal::SIGKILL);
-                let _ = launcher.wait();
-                abandoned.push(name);
-            }
-            _ => kill(&cluster, random.below(2) == 0),
-        }
-    }
-    let whole: String = (0..lines).map(|i| format!("line {i}\n")).collect();
-    let errors: String = (0..lines).map(|i| format!("error {i}\n")).collect();
-    let known = until("the list of jobs", MINUTE, || {
-        let ran = cluster.run(&["jobs", "list", "killed", "-o", "json"]);
-        serde_json::from_str::<Vec<Job>>(&ran.out).ok()
-    });
-    let mut names: Vec<String> = known.iter().map(|job| job.name.to_string()).collect();
-    for name in &names {
-        let ended = until(&format!("the end of {name}"), 4 * MINUTE, || {
-            let ran = cluster.run(&["jobs", "status", "killed", name, "-o", "json"]);
-            serde_json::from_str::<Job>(&ran.out).ok().filter(Job::has_ended)
-        });
-        assert_eq!((ended.end, ended.attempt), (Some(JobEnd::Failed { exit_code: 5 }), 1), "{name}, seed {seed}");
-        let kept = until("its log", MINUTE, || Some(cluster.run(&["jobs", "logs", "killed", name])).filter(|ran| ran.code == 0));
-        assert!(kept.out == whole && kept.err == errors, "{name}: {} and {} bytes, seed {seed}", kept.out.len(), kept.err.len());
-    }
-    for (name, launcher) in &mut followed {
-        assert_eq!(launcher.wait().expect("ends").code(), Some(5), "what follows {name}, seed {seed}");
-        let printed = fs::read_to_string(cluster.state().join(&*name)).expect("reads");
-        assert!(printed == whole, "what follows {name} printed {} of {} bytes, seed {seed}", printed.len(), whole.len());
-        assert!(names.contains(name), "{name} was acknowledged, seed {seed}");
-    }
-    assert!(names.iter().all(|name| name.starts_with("followed") || abandoned.contains(name)), "{names:?}");
-    let mut ran: Vec<String> = fs::read_to_string(&runs).expect("reads").lines().map(str::to_owned).collect();
-    ran.sort();
-    names.sort();
-    assert_eq!(ran, names, "each ran once, seed {seed}");
-    cluster.down();
-    cluster.assert_nothing_left();
-}
-
 #[tokio::test]
 async fn the_same_submission_again_is_the_same_job() {
     let cluster = batch("again");
@@ -376,7 +222,7 @@ async fn the_same_submission_again_is_the_same_job() {
     }
     let refused = submit("other").await.expect_err("another job of that name");
     assert!(refused.message().contains("has the name once"), "{refused:?}");
-    wait_for(&cluster, "once", "succeeded");
+    wait_for(&cluster, "once", JobStateName::Succeeded);
     let answer = submit("key").await.expect("also when it has ended");
     assert!(matches!(answer, Answer::JobSubmitted { again: true, .. }), "{answer:?}");
     assert_eq!(fs::read_to_string(&counter).expect("it ran"), "ran\n");
@@ -392,7 +238,7 @@ fn jobs_wait_for_their_turn_and_say_so() {
     for name in ["first", "second", "third"] {
         assert_eq!(detach(&cluster, &["--name", name], &text), name);
     }
-    wait_for(&cluster, "first", "running");
+    wait_for(&cluster, "first", JobStateName::Running);
     let waiting = job(&cluster, "third");
     assert!(matches!(waiting.waits_for, Some(JobWait::Parallel { running: 1, limit: 1 })), "{waiting:?}");
     let status = cluster.status();
@@ -409,11 +255,11 @@ fn jobs_wait_for_their_turn_and_say_so() {
     let refused = cluster.run(&["jobs", "delete", "--yes", "turns", "third"]);
     assert!(refused.code == 5 && refused.err.contains("only a job that has ended is deleted"), "{refused:?}");
     fs::remove_file(&mark).expect("removes");
-    wait_for(&cluster, "third", "succeeded");
+    wait_for(&cluster, "third", JobStateName::Succeeded);
     assert_eq!(fs::read_to_string(&order).expect("they ran"), "first\nthird\n");
     // Of those that have ended two are kept, with what they printed.
     detach(&cluster, &["--name", "fourth"], "true");
-    wait_for(&cluster, "fourth", "succeeded");
+    wait_for(&cluster, "fourth", JobStateName::Succeeded);
     let kept: Vec<String> = until("two to be kept", MINUTE, || {
         Some(jobs(&cluster).iter().map(|job| job.name.to_string()).collect::<Vec<_>>()).filter(|names| names.len() == 2)
     });
@@ -450,7 +296,7 @@ fn a_job_is_ended_with_all_that_it_started_whatever_it_ignores() {
     until("all that it started to end", MINUTE, || processes(&sleep).is_empty().then_some(()));
     // One that ends while it leaves others behind.
     let name = detach(&cluster, &[], &format!("(setsid sleep {sleep} &); exit 0"));
-    wait_for(&cluster, &name, "succeeded");
+    wait_for(&cluster, &name, JobStateName::Succeeded);
     until("what it left to end", MINUTE, || processes(&sleep).is_empty().then_some(()));
 }
 
@@ -482,7 +328,7 @@ fn a_gigabyte_of_output_is_whole_whoever_reads_it_slowly() {
     // A reader that takes its time does not hold the job up.
     let mut command = cluster.command(&["submit", "--name", "large", "gigabyte", &file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
-    wait_for(&cluster, "large", "succeeded");
+    wait_for(&cluster, "large", JobStateName::Succeeded);
     let counted = Command::new("wc").arg("-c").stdin(child.stdout.take().expect("piped")).output().expect("runs");
     assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), (size + 1).to_string());
     assert_eq!(child.wait().expect("ends").code(), Some(0));
@@ -494,11 +340,15 @@ fn a_reader_that_does_not_read_keeps_no_interrupt_from_being_heard() {
     let file = script(&cluster, "job.sh", "yes");
     let mut command = cluster.command(&["submit", "--name", "loud", "stuck", &file]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
-    wait_for(&cluster, "loud", "running");
-    // Its pipe is full by then.
-    std::thread::sleep(Duration::from_millis(500));
+    let writes = || {
+        fs::read_dir(format!("/proc/{}/task", child.id()))
+            .expect("it runs")
+            .flatten()
+            .any(|thread| fs::read_to_string(thread.path().join("wchan")).is_ok_and(|waits| waits.contains("pipe_write")))
+    };
+    until("a full pipe", MINUTE, || writes().then_some(()));
     send(child.id() as i32, Signal::SIGTERM);
-    wait_for(&cluster, "loud", "cancelled");
+    wait_for(&cluster, "loud", JobStateName::Cancelled);
     send(child.id() as i32, Signal::SIGTERM);
     let ended = until("the end of submit", MINUTE, || child.try_wait().expect("it can be waited for"));
     assert_eq!(ended.code(), Some(130));
@@ -553,15 +403,15 @@ fn jobs_that_reserve_room_wait_for_it() {
     fs::write(&mark, "").expect("writes");
     let text = format!("while [ -e {} ]; do sleep 0.05; done", mark.display());
     detach(&cluster, &["--name", "big", "--memory", &size], &text);
-    wait_for(&cluster, "big", "running");
+    wait_for(&cluster, "big", JobStateName::Running);
     detach(&cluster, &["--name", "bigger", "--memory", &size], &text);
     let waiting = job(&cluster, "bigger");
     assert!(matches!(waiting.waits_for, Some(JobWait::Room { .. })), "{waiting:?}");
     // What reserves nothing passes it.
     detach(&cluster, &["--name", "small"], "true");
-    wait_for(&cluster, "small", "succeeded");
+    wait_for(&cluster, "small", JobStateName::Succeeded);
     fs::remove_file(&mark).expect("removes");
-    wait_for(&cluster, "bigger", "succeeded");
+    wait_for(&cluster, "bigger", JobStateName::Succeeded);
     let file = script(&cluster, "job.sh", "true");
     let refused = cluster.run(&["submit", "--memory", "900TiB", "room", &file]);
     assert!(refused.code == 5 && refused.err.contains("no room will ever do"), "{refused:?}");

@@ -253,10 +253,10 @@ impl JobTask {
     async fn is_over(&mut self, attempt: &Attempt, state: JobReportState) -> Flow {
         match &state {
             JobReportState::Ended { end, .. } => {
-                tracing::info!(job = %self.id, attempt = attempt.number, end = end.name(), "a job has ended")
+                tracing::info!(job = %self.id, attempt = attempt.number, end = %end.name(), "a job has ended")
             }
             JobReportState::Unstarted { end } => {
-                tracing::info!(job = %self.id, attempt = attempt.number, end = end.name(), "a job never began")
+                tracing::info!(job = %self.id, attempt = attempt.number, end = %end.name(), "a job never began")
             }
             JobReportState::Preparing | JobReportState::Running { .. } => {}
         }

@@ -47,6 +47,21 @@ impl JobSpec {
     /// Of the texts of a job together, as [`Self::text_size`] counts them.
     pub const MAX_TEXTS: usize = 256 << 10;
 
+    /// A job without a name, arguments, files and limits of its own.
+    pub fn new(submission: impl Into<String>, work: Work) -> Self {
+        Self {
+            name: None,
+            submission: submission.into(),
+            work,
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            files: Vec::new(),
+            limits: Limits::default(),
+            timeout_ms: None,
+            retries: 0,
+        }
+    }
+
     /// Bytes of its texts (names, arguments, environment, options) as JSON has them.
     pub fn text_size(&self) -> usize {
         let (program, options) = match &self.work {
@@ -166,11 +181,11 @@ pub enum JobState {
 }
 
 impl JobState {
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> JobStateName {
         match self {
-            Self::Queued { .. } => "queued",
-            Self::Starting { .. } => "starting",
-            Self::Running { .. } => "running",
+            Self::Queued { .. } => JobStateName::Queued,
+            Self::Starting { .. } => JobStateName::Starting,
+            Self::Running { .. } => JobStateName::Running,
             Self::Ended { end, .. } => end.name(),
         }
     }
@@ -178,6 +193,20 @@ impl JobState {
     pub fn has_ended(&self) -> bool {
         matches!(self, Self::Ended { .. })
     }
+}
+
+/// What a job's state is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobStateName {
+    Queued,
+    Starting,
+    Running,
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    Lost,
 }
 
 /// How a job, or one attempt of it, ended.
@@ -211,13 +240,13 @@ pub enum JobEnd {
 }
 
 impl JobEnd {
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> JobStateName {
         match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed { .. } | Self::Killed { .. } | Self::NotStarted { .. } => "failed",
-            Self::TimedOut => "timed-out",
-            Self::Cancelled => "cancelled",
-            Self::Lost { .. } => "lost",
+            Self::Succeeded => JobStateName::Succeeded,
+            Self::Failed { .. } | Self::Killed { .. } | Self::NotStarted { .. } => JobStateName::Failed,
+            Self::TimedOut => JobStateName::TimedOut,
+            Self::Cancelled => JobStateName::Cancelled,
+            Self::Lost { .. } => JobStateName::Lost,
         }
     }
 }
@@ -290,8 +319,7 @@ pub struct Cancellation {
 pub struct Job {
     pub id: JobId,
     pub name: JobName,
-    /// `queued`, `starting`, `running`, `succeeded`, `failed`, `timed-out`, `cancelled` or `lost`.
-    pub state: String,
+    pub state: JobStateName,
     #[serde(default)]
     pub runtime: Option<RuntimeName>,
     /// The file or program, and its arguments.

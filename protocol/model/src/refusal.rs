@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::demand::Bundle;
 use crate::goal::Limits;
-use crate::job::JobRef;
+use crate::job::{JobRef, JobStateName};
 use crate::node::StateName;
 use crate::reason::Obstacle;
 use crate::{Generation, JobId, JobName, MoneyPerHour, NodeId, NodeTypeName};
@@ -114,8 +114,7 @@ pub enum Refusal {
     JobNameTaken {
         name: JobName,
         job: JobId,
-        /// As `jobs list` shows it.
-        state: String,
+        state: JobStateName,
     },
     TooManyJobs {
         max: u32,
@@ -128,13 +127,13 @@ pub enum Refusal {
     JobAlreadyEnded {
         job: JobId,
         name: JobName,
-        state: String,
+        state: JobStateName,
     },
     /// Only a job that has ended is deleted.
     JobNotEnded {
         job: JobId,
         name: JobName,
-        state: String,
+        state: JobStateName,
     },
     JobWithoutSubmission,
 

@@ -18,7 +18,7 @@ impl Brain {
         let cancellation = Cancellation { at: self.clock.wall(), by: request.actor.clone() };
         match job.state {
             JobState::Ended { .. } => {
-                let state = job.state.name().to_owned();
+                let state = job.state.name();
                 self.refuse_job(request, Refusal::JobAlreadyEnded { job: id, name, state });
             }
             JobState::Queued { .. } => {
@@ -46,7 +46,7 @@ impl Brain {
         let Some(JobRecord { id, name, state, .. }) = self.jobs.find(job) else { return self.refuse_unknown_job(request, job.clone()) };
         let (id, name, state) = (*id, name.clone(), state.clone());
         if !state.has_ended() {
-            return self.refuse_job(request, Refusal::JobNotEnded { job: id, name, state: state.name().to_owned() });
+            return self.refuse_job(request, Refusal::JobNotEnded { job: id, name, state: state.name() });
         }
         self.forget_job(id);
         self.requested(&request.actor, None, What::JobDeleted { job: id, name: name.clone() });

@@ -67,7 +67,7 @@ impl Brain {
         }
         let same = spec.name.as_ref().and_then(|name| self.jobs.by_name.get(name)).and_then(|id| self.jobs.records.get(id));
         if let Some(taken) = same {
-            return Err(Refusal::JobNameTaken { name: taken.name.clone(), job: taken.id, state: taken.state.name().to_owned() });
+            return Err(Refusal::JobNameTaken { name: taken.name.clone(), job: taken.id, state: taken.state.name() });
         }
         match self.job_node().and_then(head_room) {
             Some(has) if !fits(&spec.limits, &has) => Err(Refusal::JobTooLarge { needs: spec.limits.clone(), has }),
@@ -100,24 +100,10 @@ fn stem(spec: &JobSpec) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use cloudtik_model::goal::Limits;
-
     use super::*;
 
     fn command(program: &str) -> JobSpec {
-        JobSpec {
-            name: None,
-            submission: "s".to_owned(),
-            work: Work::Command { program: program.to_owned() },
-            arguments: Vec::new(),
-            environment: BTreeMap::new(),
-            files: Vec::new(),
-            limits: Limits::default(),
-            timeout_ms: None,
-            retries: 0,
-        }
+        JobSpec::new("s", Work::Command { program: program.to_owned() })
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn view(record: &JobRecord, waits_for: Option<JobWait>) -> Job {
     Job {
         id: *id,
         name: name.clone(),
-        state: state.name().to_owned(),
+        state: state.name(),
         runtime: spec.work.runtime().cloned(),
         command: runs.into_iter().chain(spec.arguments.iter().cloned()).collect(),
         submitted: *submitted,

@@ -42,17 +42,8 @@ pub fn rules(parallel: u32) -> JobRules {
 }
 
 pub fn command(submission: &str) -> JobSpec {
-    JobSpec {
-        name: None,
-        submission: submission.to_owned(),
-        work: Work::Command { program: "/usr/bin/sleep".to_owned() },
-        arguments: vec!["60".to_owned()],
-        environment: BTreeMap::new(),
-        files: Vec::new(),
-        limits: Limits::default(),
-        timeout_ms: None,
-        retries: 0,
-    }
+    let work = Work::Command { program: "/usr/bin/sleep".to_owned() };
+    JobSpec { arguments: vec!["60".to_owned()], ..JobSpec::new(submission, work) }
 }
 
 pub fn limits(cpus: u64) -> Limits {
@@ -263,7 +254,7 @@ impl Bench {
     pub fn state(&self, id: JobId) -> &'static str {
         let stored = &self.jobs[&id];
         assert_eq!(self.brain.job_record(&JobRef::Id(id)).as_ref(), Some(stored), "what is known is what is stored");
-        stored.state.name()
+        stored.state.name().name()
     }
 
     pub fn states(&self) -> Vec<&'static str> {

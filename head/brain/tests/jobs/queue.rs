@@ -4,7 +4,7 @@ use cloudtik_model::JobId;
 use cloudtik_model::answer::Answer;
 use cloudtik_model::event::What;
 use cloudtik_model::goal::Limits;
-use cloudtik_model::job::{JobEnd, JobFile, JobSpec, JobWait, Work};
+use cloudtik_model::job::{JobEnd, JobFile, JobSpec, JobStateName, JobWait, Work};
 use cloudtik_model::refusal::Refusal;
 use cloudtik_model::report::ServiceState;
 
@@ -34,11 +34,11 @@ fn what_cannot_be_run_is_refused_and_leaves_nothing() {
     let first = bench.submit(named("a", "nightly"));
     let large = Limits { memory: Some(9 << 30), cpu_millis: None };
     let has = Limits { memory: Some(8 << 30), cpu_millis: Some(4_000) };
-    let taken = |state: &str| Refusal::JobNameTaken { name: "nightly".parse().expect("valid"), job: first, state: state.to_owned() };
+    let taken = |state| Refusal::JobNameTaken { name: "nightly".parse().expect("valid"), job: first, state };
     let table = [
         (named("", "b"), Refusal::JobWithoutSubmission),
         (named(&"s".repeat(JobSpec::MAX_SUBMISSION + 1), "b"), Refusal::JobWithoutSubmission),
-        (named("b", "nightly"), taken("starting")),
+        (named("b", "nightly"), taken(JobStateName::Starting)),
         (JobSpec { limits: large.clone(), ..named("b", "b") }, Refusal::JobTooLarge { needs: large, has: has.clone() }),
         (JobSpec { limits: limits(5), ..named("b", "b") }, Refusal::JobTooLarge { needs: limits(5), has }),
     ];
@@ -46,7 +46,7 @@ fn what_cannot_be_run_is_refused_and_leaves_nothing() {
         assert_eq!(bench.try_submit(spec, None), Err(refusal));
     }
     bench.ends(first, JobEnd::Succeeded);
-    assert_eq!(bench.try_submit(named("b", "nightly"), None), Err(taken("succeeded")), "names of kept jobs are theirs");
+    assert_eq!(bench.try_submit(named("b", "nightly"), None), Err(taken(JobStateName::Succeeded)), "names of kept jobs are theirs");
     bench.shut_down();
     assert_eq!(bench.try_submit(named("b", "b"), None), Err(Refusal::ClusterTakenDown));
     assert_eq!((bench.jobs.len(), bench.cluster.last_job), (1, first));

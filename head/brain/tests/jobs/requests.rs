@@ -3,7 +3,7 @@
 use cloudtik_model::JobId;
 use cloudtik_model::answer::Answer;
 use cloudtik_model::event::What;
-use cloudtik_model::job::{JobEnd, JobRef, JobReportState, JobSpec, Loss};
+use cloudtik_model::job::{JobEnd, JobRef, JobReportState, JobSpec, JobStateName, Loss};
 use cloudtik_model::refusal::Refusal;
 
 use super::*;
@@ -22,7 +22,7 @@ fn a_job_that_has_not_begun_is_cancelled_at_once() {
     assert_eq!(bench.end(second), Some(&JobEnd::Cancelled));
     assert!(bench.jobs[&second].cancelled.is_some());
     assert_eq!(bench.told(|what| matches!(what, What::JobEnded { attempt: 0, end: JobEnd::Cancelled, .. })), 1);
-    let refusal = Refusal::JobAlreadyEnded { job: second, name, state: "cancelled".to_owned() };
+    let refusal = Refusal::JobAlreadyEnded { job: second, name, state: JobStateName::Cancelled };
     assert_eq!(bench.cancel(second), Err(refusal));
     assert_eq!(bench.told(cancelled), 1);
 }
@@ -82,8 +82,8 @@ fn only_what_has_ended_is_deleted() {
     let mut bench = Bench::new(rules(1));
     let first = bench.submit(command("a"));
     let second = bench.submit(command("b"));
-    for (id, state) in [(first, "starting"), (second, "queued")] {
-        let refusal = Refusal::JobNotEnded { job: id, name: bench.view(id).name, state: state.to_owned() };
+    for (id, state) in [(first, JobStateName::Starting), (second, JobStateName::Queued)] {
+        let refusal = Refusal::JobNotEnded { job: id, name: bench.view(id).name, state };
         assert_eq!(bench.delete(JobRef::Id(id)), Err(refusal));
     }
     bench.ends(first, JobEnd::Succeeded);

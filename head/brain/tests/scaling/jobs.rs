@@ -1,7 +1,6 @@
 //! Jobs keep the workers of their runtimes.
 
 use cloudtik_model::event::Activity;
-use cloudtik_model::goal::Limits;
 use cloudtik_model::job::{JobEnd, JobReport, JobReportState, JobSpec, Work};
 use cloudtik_model::{JobId, NodeId};
 
@@ -25,17 +24,7 @@ fn with_idle_workers() -> World {
 }
 
 fn job(runtime: &str) -> JobSpec {
-    JobSpec {
-        name: None,
-        submission: runtime.to_owned(),
-        work: Work::Runtime { runtime: runtime.parse().ok(), options: Vec::new() },
-        arguments: Vec::new(),
-        environment: BTreeMap::new(),
-        files: Vec::new(),
-        limits: Limits::default(),
-        timeout_ms: None,
-        retries: 0,
-    }
+    JobSpec::new(runtime, Work::Runtime { runtime: runtime.parse().ok(), options: Vec::new() })
 }
 
 impl World {

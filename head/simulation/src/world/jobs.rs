@@ -107,15 +107,9 @@ impl World {
         let work = if of_runtime { Work::Runtime { runtime: "a".parse().ok(), options: Vec::new() } } else { Work::Command { program } };
         let cpu_millis = random.permille(250).then(|| random.between(1, 5) * 500);
         let spec = JobSpec {
-            name: None,
-            submission: format!("s-{number}"),
-            work,
-            arguments: Vec::new(),
-            environment: BTreeMap::new(),
-            files: Vec::new(),
             limits: Limits { memory: None, cpu_millis },
-            timeout_ms: None,
             retries: random.between(0, 6).saturating_sub(3) as u32,
+            ..JobSpec::new(format!("s-{number}"), work)
         };
         let needs = of_runtime.then(master);
         let again = random.permille(300);

@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::Bytes;
 use crate::goal::Limits;
-use crate::job::{Job, JobEnd, JobRef, JobWait, Loss};
+use crate::job::{Job, JobEnd, JobRef, JobStateName, JobWait, Loss};
 use crate::report;
 
 impl Job {
@@ -12,8 +12,29 @@ impl Job {
             (Some(end), _) => end.to_string(),
             (None, Some(wait)) => format!("waits for {wait}"),
             (None, None) if self.cancelled.is_some() => "is being cancelled".to_owned(),
-            (None, None) => self.state.clone(),
+            (None, None) => self.state.to_string(),
         }
+    }
+}
+
+impl JobStateName {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed-out",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for JobStateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
