@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cloudtik_model::spec::JobRules;
-use cloudtik_model::spec::Spot;
+use cloudtik_model::spec::{JobRules, Spot};
 use cloudtik_model::{Bytes, ClusterName, MoneyPerHour, NodeTypeName, ProviderKind, RuntimeName, WorkspaceName};
 
 use crate::diagnostics::InvalidFile;
@@ -27,7 +26,7 @@ const LIFETIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=
 /// A head that its keeper starts again, or whose machine starts again quickly, is back by then.
 const MIN_DEAD_MAN: Duration = Duration::from_secs(10);
 
-/// Peers wait from one to ten minutes; starting over is dearer than a few minutes of a machine.
+/// Peers wait from one to ten minutes; starting over is more expensive than a few minutes of a machine.
 pub const DEFAULT_IDLE_AFTER: Duration = Duration::from_secs(300);
 /// Resources that a cluster may name beyond cores, memory and GPUs.
 const MAX_RESOURCES: usize = 5;

@@ -110,12 +110,12 @@ pub enum Command {
         #[arg(long, default_value_t = 0, value_name = "POSITION")]
         from: u64,
     },
-    /// Explain a cluster's size, a node's state or a decision
+    /// Explain a cluster's size, a node's state, a job or a decision
     #[command(after_help = examples::WHY)]
     Why {
         #[command(flatten)]
         cluster: AnyCluster,
-        /// Node, such as `w1`, or the number of an event
+        /// Node, such as `w1`, name of a job, or the number of an event
         #[arg(add = ArgValueCompleter::new(completion::nodes()))]
         what: Option<String>,
     },

@@ -101,7 +101,10 @@ pub async fn why(printer: &Printer, cluster: Target<'_>, what: Option<String>) -
         Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => why_decision(printer, &client, &number).await,
         Some(named) => match why_node(printer, &client, &named).await {
             // No node has that name: a job may.
-            Err(failure) if failure.code == NOT_FOUND => why_job(printer, &client, &named).await.map_err(|_| failure),
+            Err(no_node) if no_node.code == NOT_FOUND => match why_job(printer, &client, &named).await {
+                Err(no_job) if no_job.code == NOT_FOUND => Err(no_node),
+                result => result,
+            },
             result => result,
         },
     }

@@ -5,7 +5,6 @@ mod output;
 
 use std::time::Duration;
 
-use cloudtik_model::answer::Answer;
 use cloudtik_model::job::{Job, JobEnd};
 use cloudtik_protocol::wire;
 
@@ -14,6 +13,7 @@ use crate::client::{Client, document};
 use crate::failure::{Failure, TIMED_OUT};
 use crate::interrupts::Interrupts;
 use crate::output::{Printer, ago, clock, columns_of_output, short};
+use crate::steer::print_answer;
 use follow::OnInterrupt;
 
 pub async fn run(printer: &Printer, command: Jobs) -> Result<u8, Failure> {
@@ -154,20 +154,15 @@ async fn wait(printer: &Printer, named: &NamedJob, timeout: Option<Duration>) ->
 
 async fn cancel(printer: &Printer, named: &NamedJob, wait: bool) -> Result<(), Failure> {
     let (client, job) = find(named).await?;
-    let answer: Answer = document(client.admin().jobs_cancel(wire::JobRequest { job: job.id.to_string() }).await?.into_inner())?;
-    if wait {
-        let job = follow::wait(&client, job.id).await?;
-        if printer.is_json() {
-            printer.json(&job)
-        } else {
-            printer.line(&format!("job {} ({}) {}", job.id, job.name, job.message()))
-        }
-        return Ok(());
+    let answer = client.admin().jobs_cancel(wire::JobRequest { job: job.id.to_string() }).await?.into_inner();
+    if !wait {
+        return print_answer(printer, answer);
     }
+    let job = follow::wait(&client, job.id).await?;
     if printer.is_json() {
-        printer.json(&answer)
+        printer.json(&job)
     } else {
-        printer.line(&answer.to_string())
+        printer.line(&format!("job {} ({}) {}", job.id, job.name, job.message()))
     }
     Ok(())
 }
@@ -175,11 +170,6 @@ async fn cancel(printer: &Printer, named: &NamedJob, wait: bool) -> Result<(), F
 async fn delete(printer: &Printer, named: &NamedJob, yes: bool) -> Result<(), Failure> {
     let (client, job) = find(named).await?;
     printer.confirm_async(&format!("Delete job {} ({}) and its output?", job.id, job.name), yes).await?;
-    let answer: Answer = document(client.admin().jobs_delete(wire::JobRequest { job: job.id.to_string() }).await?.into_inner())?;
-    if printer.is_json() {
-        printer.json(&answer)
-    } else {
-        printer.line(&answer.to_string())
-    }
-    Ok(())
+    let answer = client.admin().jobs_delete(wire::JobRequest { job: job.id.to_string() }).await?;
+    print_answer(printer, answer.into_inner())
 }

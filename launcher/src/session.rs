@@ -10,13 +10,13 @@ use cloudtik_protocol::wire::open_request::What;
 use cloudtik_protocol::wire::session_frame::Frame;
 use cloudtik_protocol::{STDIN_WINDOW, wire};
 use nix::poll::PollFlags;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, INTERRUPTED, TIMED_OUT};
+use crate::interrupts::Interrupts;
 pub use crate::output::{Reading, Stream};
 use crate::output::{talk, wait_until};
 
@@ -111,8 +111,7 @@ impl Session {
     /// says that a stream is not read any more, the program's writes to it fail from then on, as in a pipeline; its end by
     /// SIGPIPE is then no failure.
     pub async fn follow(&mut self, mut show: impl FnMut(Stream, &[u8]) -> Reading) -> Result<u8, Failure> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupts = Interrupts::listen()?;
         let mut asked = false;
         let mut closed: Vec<Stream> = Vec::new();
         let mut give_up = std::pin::pin!(tokio::time::sleep(Duration::MAX));
@@ -140,8 +139,7 @@ impl Session {
                     }
                     false
                 },
-                _ = interrupt.recv() => true,
-                _ = terminate.recv() => true,
+                () = interrupts.next() => true,
                 () = &mut give_up, if asked => {
                     talk("it does not end; disconnecting, which kills it");
                     return Ok(INTERRUPTED);

@@ -63,7 +63,7 @@ fn read(arguments: &Submit) -> Result<(JobSpec, Vec<Bytes>), Failure> {
     let mut options = Vec::new();
     let work = if arguments.command {
         for variable in &arguments.env {
-            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            let (name, value) = variable.split_once('=').expect("clap has checked NAME=VALUE");
             environment.insert(name.to_owned(), value.to_owned());
         }
         Work::Command { program: text_of(arguments.file().as_os_str())? }

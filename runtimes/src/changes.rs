@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloudtik_config::Workers;
 use cloudtik_model::report::Java;
-use cloudtik_model::spec::JobRules;
-use cloudtik_model::spec::Steps;
+use cloudtik_model::spec::{JobRules, Steps};
 use cloudtik_model::status::{Change, Plan};
 use cloudtik_model::{Bytes, MoneyPerHour, NodeId, NodeTypeName, Resources, RuntimeName, ServiceKey, goal};
 
@@ -252,13 +251,13 @@ fn describe(workers: &Workers) -> String {
 
 /// What changes of how jobs are treated.
 fn job_rules(before: &JobRules, after: &JobRules) -> String {
-    let days = |rules: &JobRules| format!("{:.1} days", rules.keep_for_ms as f64 / (24.0 * 3_600_000.0));
-    let of = |name: &str, before: String, after: String| (before != after).then(|| format!("{name} {before} → {after}"));
+    let seconds = |rules: &JobRules| format!("{} s", rules.keep_for_ms / 1_000);
+    let of = |name: &str, differs: bool, from: String, to: String| differs.then(|| format!("{name} {from} → {to}"));
     let changes = [
-        of("parallel", before.parallel.to_string(), after.parallel.to_string()),
-        of("keep", before.keep.to_string(), after.keep.to_string()),
-        of("keep_for", days(before), days(after)),
-        of("log_limit", before.log_limit.to_string(), after.log_limit.to_string()),
+        of("parallel", before.parallel != after.parallel, before.parallel.to_string(), after.parallel.to_string()),
+        of("keep", before.keep != after.keep, before.keep.to_string(), after.keep.to_string()),
+        of("keep_for", before.keep_for_ms != after.keep_for_ms, seconds(before), seconds(after)),
+        of("log_limit", before.log_limit != after.log_limit, before.log_limit.to_string(), after.log_limit.to_string()),
     ];
     changes.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

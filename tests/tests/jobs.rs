@@ -157,13 +157,14 @@ fn an_interrupt_cancels_where_nobody_can_be_asked() {
 #[test]
 fn at_a_terminal_an_interrupt_asks() {
     let cluster = batch("asked");
-    for (answer, state, code) in
-        [("d\n", JobStateName::Running, 0), ("c\n", JobStateName::Cancelled, 130), ("\n", JobStateName::Running, 0)]
-    {
-        let name = format!("asked-{}", answer.trim().len() + usize::from(answer == "c\n"));
+    for (name, answer, state, code) in [
+        ("left", "d\n", JobStateName::Running, 0),
+        ("ended", "c\n", JobStateName::Cancelled, 130),
+        ("followed", "\n", JobStateName::Running, 0),
+    ] {
         let file = script(&cluster, "job.sh", "echo begun; sleep 1000");
         let pty = nix::pty::openpty(None, None).expect("a terminal");
-        let mut command = cluster.command(&["submit", "--name", &name, "asked", &file]);
+        let mut command = cluster.command(&["submit", "--name", name, "asked", &file]);
         let end = || Stdio::from(pty.slave.try_clone().expect("clones"));
         let mut child: Child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("runs");
         drop(pty.slave);
@@ -192,10 +193,10 @@ fn at_a_terminal_an_interrupt_asks() {
         }
         let ended = until("the end of submit", MINUTE, || child.try_wait().expect("it can be waited for"));
         assert_eq!(ended.code(), Some(code), "{answer:?}");
-        assert_eq!(job(&cluster, &name).state, state, "{answer:?}");
-        cluster.run(&["jobs", "cancel", "asked", &name]);
-        until("its end", MINUTE, || job(&cluster, &name).end);
-        cluster.run(&["jobs", "delete", "--yes", "asked", &name]).ok();
+        assert_eq!(job(&cluster, name).state, state, "{answer:?}");
+        cluster.run(&["jobs", "cancel", "asked", name]);
+        until("its end", MINUTE, || job(&cluster, name).end);
+        cluster.run(&["jobs", "delete", "--yes", "asked", name]).ok();
     }
 }
 

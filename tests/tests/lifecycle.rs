@@ -28,7 +28,7 @@ fn up_scale_kill_drain_down() {
     assert_eq!(refused.code, 5, "{refused:?}");
     cluster.run(&["scale", "life", "--workers", "2"]).ok();
     let status = cluster.wait("two workers", Duration::from_secs(20), |s| s.ready && s.nodes.len() == 3);
-    assert_eq!(status.nodes.last().map(|n| n.id.as_str()), Some("w2"), "the youngest go first");
+    assert_eq!(status.nodes.last().map(|n| n.id.as_str()), Some("w2"), "the newest go first");
 
     let before = cluster.node("w1");
     cluster.run(&["kill-node", "life", "w1", "--yes"]).ok();

@@ -40,9 +40,9 @@ fn people_ask_for_room_and_steer_the_head() {
     assert!(refused.err.contains("the budget is 1.30/h"), "{}", refused.err);
     assert_eq!(run(&["scale", "--workers", "2", "--cpus", "1"]).code, 2);
     assert_eq!(run(&["scale", "--bundles", "[{\"cpu\": 1}]"]).code, 2);
-    let slip = run(&["scale", "--worker", "2", "-o", "json"]);
-    let told: serde_json::Value = serde_json::from_str(&slip.err).expect("programs are told in JSON");
-    assert!(slip.code == 2 && told["exit_code"] == 2 && told["error"].to_string().contains("--worker"), "{slip:?}");
+    let typo = run(&["scale", "--worker", "2", "-o", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&typo.err).expect("programs are told in JSON");
+    assert!(typo.code == 2 && told["exit_code"] == 2 && told["error"].to_string().contains("--worker"), "{typo:?}");
     let nobody = run(&["events", "--node", "w77"]);
     assert!(nobody.code == 4 && nobody.err.contains("there is no node w77"), "{nobody:?}");
 

@@ -1,4 +1,4 @@
-//! Chores: `cargo xtask quickstart | test | picture | soak | bench footprint | bench decide | bench scale | bench fleet | bench detect | bench nodes`.
+//! Chores: [`HELP`] lists them.
 //!
 //! Each sets up what it needs on a fresh Debian machine that has Rust, and says what it is about to install before it
 //! does. No dependencies, so that it is built in a moment.

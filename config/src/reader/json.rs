@@ -8,9 +8,8 @@ use super::Problems;
 
 /// The same as JSON; dates become texts. A number that JSON does not have is a problem. `name` is what problems call the value.
 pub(super) fn of(name: &str, value: &Spanned<DeValue<'_>>, problems: &Problems) -> Value {
-    let number = |number: Option<Value>, text: &str| {
+    let number = |number: Option<Value>, text: &str, is_too_large: bool| {
         number.unwrap_or_else(|| {
-            let is_too_large = text.ends_with(|last: char| last.is_ascii_digit());
             let why = if is_too_large { "which is too large" } else { "for which JSON has no number" };
             let message = format!("`{name}` is {text}, {why}");
             problems.note(value.span(), message, Some(format!("leave it out, or write it as text: \"{text}\"")));
@@ -19,8 +18,9 @@ pub(super) fn of(name: &str, value: &Spanned<DeValue<'_>>, problems: &Problems) 
     };
     match value.get_ref() {
         DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(written) => number(integer(written), written.as_str()),
-        DeValue::Float(written) => number(float(written), written.as_str()),
+        DeValue::Integer(written) => number(integer(written), &written.to_string(), true),
+        // `inf` and `nan` have no digits.
+        DeValue::Float(written) => number(float(written), written.as_str(), written.as_str().contains(|c: char| c.is_ascii_digit())),
         DeValue::Boolean(truth) => Value::Bool(*truth),
         DeValue::Datetime(date) => Value::String(date.to_string()),
         DeValue::Array(items) => items.iter().enumerate().map(|(at, item)| of(&format!("{name}[{at}]"), item, problems)).collect(),
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_number_that_json_does_not_have_is_a_problem_with_its_place() {
-        let text = "[settings]\nratio = inf\nlist = [1.5, -nan]\nbelow = { deep = 1e999 }\ncount = 9223372036854775808\n";
+        let text = "[settings]\nratio = inf\nlist = [1.5, -nan]\nbelow = { deep = 1e999 }\ncount = 9223372036854775808\nmask = 0xffff_ffff_ffff_ffff_ff\n";
         let problems = read(text).expect_err("they have no place in JSON").problems;
         let found: Vec<_> = problems.iter().map(|p| (&text[p.span.clone()], p.message.as_str(), p.help.as_deref())).collect();
         let help = "leave it out, or write it as text: ";
@@ -107,6 +107,11 @@ mod tests {
                 "9223372036854775808",
                 "`settings.count` is 9223372036854775808, which is too large",
                 format!("{help}\"9223372036854775808\""),
+            ),
+            (
+                "0xffff_ffff_ffff_ffff_ff",
+                "`settings.mask` is 0xffff_ffff_ffff_ffff_ff, which is too large",
+                format!("{help}\"0xffff_ffff_ffff_ffff_ff\""),
             ),
         ];
         let mut found = found;

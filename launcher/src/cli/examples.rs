@@ -95,6 +95,9 @@ Examples:
   # Explain the state of a node
   cloudtik why demo w1
 
+  # Explain a job by its name
+  cloudtik why demo report-7
+
   # Explain a decision by its number in \"cloudtik events\"
   cloudtik why demo 123";
 

@@ -39,7 +39,7 @@ impl ExternalNodes {
 }
 
 /// As many answers as items.
-fn for_each<T>(count: usize, answer: Result<Items, Error>, operation: &str, take: impl Fn(Item) -> Option<T>) -> Vec<Result<T, Error>> {
+fn answers_for<T>(count: usize, answer: Result<Items, Error>, operation: &str, take: impl Fn(Item) -> Option<T>) -> Vec<Result<T, Error>> {
     let items = match answer {
         Ok(Items { items }) => items,
         Err(error) => return error.for_each(count),
@@ -71,15 +71,15 @@ impl NodeProvider for ExternalNodes {
         let nodes: Vec<_> = requests.iter().filter(|request| !request.bootstrap.node.is_head()).map(Into::into).collect();
         let mut of_workers = match nodes.len() {
             0 => Vec::new(),
-            count => for_each(count, self.executable.call(Call::Create { nodes }).await, "create a machine", |item| item.instance),
+            count => answers_for(count, self.executable.call(Call::Create { nodes }).await, "create a machine", |item| item.instance),
         }
         .into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
-            let of_worker = if request.bootstrap.node.is_head() { None } else { of_workers.next() };
-            answers.push(match of_worker {
-                Some(answer) => answer,
-                None => self.head.create_one(request).await,
+            answers.push(if request.bootstrap.node.is_head() {
+                self.head.create_one(request).await
+            } else {
+                of_workers.next().unwrap_or_else(|| Err(Error::unanswered()))
             });
         }
         answers
@@ -89,15 +89,15 @@ impl NodeProvider for ExternalNodes {
         let nodes: Vec<_> = requests.iter().filter(|request| !request.node.is_head()).map(Into::into).collect();
         let mut of_workers = match nodes.len() {
             0 => Vec::new(),
-            count => for_each(count, self.executable.call(Call::Delete { nodes }).await, "delete a machine", |_| Some(())),
+            count => answers_for(count, self.executable.call(Call::Delete { nodes }).await, "delete a machine", |_| Some(())),
         }
         .into_iter();
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
-            let of_worker = if request.node.is_head() { None } else { of_workers.next() };
-            answers.push(match of_worker {
-                Some(answer) => answer,
-                None => self.head.delete_one(request).await,
+            answers.push(if request.node.is_head() {
+                self.head.delete_one(request).await
+            } else {
+                of_workers.next().unwrap_or_else(|| Err(Error::unanswered()))
             });
         }
         answers

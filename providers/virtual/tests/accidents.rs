@@ -269,7 +269,7 @@ async fn a_sweep_does_not_call_removed_what_does_not_end() {
     traced::seize(agent);
     fs::remove_dir_all(provider.settings().nodes.join("w1.1")).expect("removes");
     let swept = sweep(Some(&world.workspace.directory));
-    traced::let_go(agent);
+    traced::reap(agent);
     let error = swept.expect_err("it has not ended");
     assert!(std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("does not end")), "{error:?}");
     eventually("it ends", || Path::new(&format!("/proc/{first}")).exists(), |exists| !exists);

@@ -101,13 +101,13 @@ impl Traced {
     }
 }
 
-/// Traces a process that goes on, so that it stays after its end until [`let_go`].
+/// Traces a process that goes on, so that it stays after its end until [`reap`].
 pub fn seize(process: i32) {
     request(libc::PTRACE_SEIZE, Pid::from_raw(process), 0);
 }
 
 /// Takes note of the end of a process that was seized by this thread.
-pub fn let_go(process: i32) {
+pub fn reap(process: i32) {
     waitpid(Pid::from_raw(process), Some(WaitPidFlag::__WALL)).expect("is traced");
 }
 
