@@ -233,7 +233,7 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 }
 
 fn running(jobs: &Jobs) -> usize {
-    jobs.values().filter(|job| matches!(job.state, JobReportState::Running { .. })).count()
+    jobs.values().filter(|job| job.state.pid().is_some()).count()
 }
 
 #[cfg(test)]

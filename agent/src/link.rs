@@ -30,7 +30,7 @@ use crate::health::Health;
 use crate::home::Home;
 use crate::identity::NodeIdentity;
 use crate::jobs::Jobs;
-use crate::memory::Untold;
+use crate::memory::PendingKills;
 use crate::reports::{Reports, Services};
 
 /// The first pause before another attempt; it grows to [`LONGEST_PAUSE`], each time with jitter.
@@ -54,7 +54,7 @@ pub struct Link {
     pub converger: Converger,
     pub jobs: Jobs,
     pub reports: Reports,
-    pub untold: Untold,
+    pub pending_kills: PendingKills,
     pub health: Health,
     pub epochs: Epochs,
     pub dialer: Dialer,
@@ -160,7 +160,7 @@ impl Link {
                     sequence += 1;
                     let load = self.health.load_if_changed(&self.reports, &mut last_load);
                     send(&outgoing, AgentTopic::Heartbeat(wire::Heartbeat { sequence, load })).await?;
-                    for kills in self.untold.take() {
+                    for kills in self.pending_kills.take() {
                         send(&outgoing, AgentTopic::MemoryKills(memory_kills_to_wire(&kills))).await?;
                     }
                 }
@@ -327,17 +327,18 @@ fn changed(sent: &Services, latest: &Services) -> Vec<wire::ServiceReport> {
 
 /// Reports of jobs for as many frames as they need.
 fn job_frames<'a>(reports: impl Iterator<Item = &'a JobReport>) -> Vec<Vec<Bytes>> {
-    let (mut frames, mut room) = (Vec::new(), 0);
+    let (mut frames, mut room): (Vec<Vec<Bytes>>, usize) = (Vec::new(), 0);
     for report in reports {
         let text = Bytes::from(serde_json::to_vec(report).expect("numbers and texts become JSON"));
+        let size = text.len();
         match frames.last_mut() {
-            Some(frame) if text.len() <= room => Vec::push(frame, text.clone()),
+            Some(frame) if size <= room => frame.push(text),
             Some(_) | None => {
-                frames.push(vec![text.clone()]);
+                frames.push(vec![text]);
                 room = MAX_JOB_REPORTS;
             }
         }
-        room = room.saturating_sub(text.len());
+        room = room.saturating_sub(size);
     }
     frames
 }

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod cgroup;
+mod clock;
 mod converge;
 mod dialer;
 mod environment;

@@ -22,9 +22,9 @@ const MAX_KEPT: usize = 256;
 
 /// What is to be told to the head: a cheap handle.
 #[derive(Debug, Clone, Default)]
-pub struct Untold(Arc<Mutex<Vec<MemoryKills>>>);
+pub struct PendingKills(Arc<Mutex<Vec<MemoryKills>>>);
 
-impl Untold {
+impl PendingKills {
     fn add(&self, kills: MemoryKills) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.iter_mut().find(|known| (&known.service, known.limit) == (&kills.service, kills.limit)) {
@@ -40,7 +40,7 @@ impl Untold {
 }
 
 /// Looks for what the kernel killed, for ever.
-pub async fn watch(home: Home, untold: Untold) {
+pub async fn watch(home: Home, pending_kills: PendingKills) {
     let told = fs::read_to_string(home.memory_kills()).ok().and_then(|text| text.trim().parse().ok());
     let mut seen = Seen { own: told, ..Seen::default() };
     let mut looks = tokio::time::interval(LOOK);
@@ -57,7 +57,7 @@ pub async fn watch(home: Home, untold: Untold) {
         let Ok(Some(kills)) = looked.await else { continue };
         for kills in seen.take(&kills) {
             tracing::warn!("{kills}");
-            untold.add(kills);
+            pending_kills.add(kills);
         }
         if let Some(own) = seen.own.filter(|_| seen.own != before)
             && let Err(error) = tokio::fs::write(home.memory_kills(), own.to_string()).await

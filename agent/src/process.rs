@@ -83,11 +83,11 @@ pub fn end_session(leader: i32) -> usize {
 
 /// Kills every process that carries this agent's mark in its environment, but the agent itself; returns how many there were.
 pub fn end_marked() -> usize {
-    end_of_node(&[])
+    end_with_variables(&[])
 }
 
 /// Kills every process of this node that carries all of these variables in its environment; returns how many there were.
-pub fn end_of_node(variables: &[String]) -> usize {
+pub fn end_with_variables(variables: &[String]) -> usize {
     let Ok(home) = std::env::var(NODE_HOME_VARIABLE) else { return 0 };
     let marks: Vec<String> = variables.iter().cloned().chain([format!("{NODE_HOME_VARIABLE}={home}")]).collect();
     let own = std::process::id() as i32;

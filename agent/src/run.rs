@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cloudtik_model::bootstrap::Bootstrap;
-use cloudtik_model::job::JobReportState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_protocol::files::Presence;
 use cloudtik_protocol::tls::ServerIdentity;
@@ -35,7 +34,7 @@ use crate::identity::NodeIdentity;
 use crate::jobs::{JobContext, Jobs};
 use crate::link::Link;
 use crate::load::{Gpus, Meter, disk_free};
-use crate::memory::{self, Untold};
+use crate::memory::{self, PendingKills};
 use crate::process::end_marked;
 use crate::reports::Reports;
 use crate::service::ServiceContext;
@@ -136,9 +135,9 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(gpus.follow()).await });
     }
-    let untold = Untold::default();
+    let pending_kills = PendingKills::default();
     {
-        let (stop, watching) = (stop.clone(), memory::watch(home.clone(), untold.clone()));
+        let (stop, watching) = (stop.clone(), memory::watch(home.clone(), pending_kills.clone()));
         tasks.spawn(async move { stop.run_until_cancelled(watching).await });
     }
     let from = bootstrap.address.as_ref().and_then(|a| a.parse().ok());
@@ -164,7 +163,7 @@ async fn serve(home: Home) -> anyhow::Result<()> {
         converger: converger.clone(),
         jobs: jobs.clone(),
         reports,
-        untold,
+        pending_kills,
         health,
         epochs,
         dialer,
@@ -239,14 +238,14 @@ struct Work {
 
 impl Work {
     /// Ends all of it but the head, for so long at most, or for as long as it may take.
-    async fn end(&self, most: Option<Duration>) {
+    async fn end(&self, limit: Option<Duration>) {
         let longest = self.converger.stop_all().max(self.jobs.stop_all());
         let (mut services, mut jobs) = (self.reports.subscribe(), self.reports.subscribe_jobs());
         let stopped = async {
             let _ = services.wait_for(|all| all.values().all(|s| s.state == ServiceState::Stopped || s.key.runtime.is_own())).await;
-            let _ = jobs.wait_for(|all| !all.values().any(|job| matches!(job.state, JobReportState::Running { .. }))).await;
+            let _ = jobs.wait_for(|all| all.values().all(|job| job.state.pid().is_none())).await;
         };
-        if tokio::time::timeout(most.map_or(longest + SHUTDOWN, |most| most.min(longest)), stopped).await.is_err() {
+        if tokio::time::timeout(limit.map_or(longest + SHUTDOWN, |limit| limit.min(longest)), stopped).await.is_err() {
             tracing::warn!("not everything has stopped in time");
         }
     }

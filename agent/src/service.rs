@@ -29,12 +29,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::artifacts::Artifacts;
 use crate::cgroup::{self, Groups};
+use crate::clock::now;
 use crate::environment::environment;
 use crate::gauge;
 use crate::home::Home;
 use crate::probe::{Unmet, probe};
 use crate::reports::Reports;
-use crate::shim::{OCCUPIED, Run, STARTED, State, launch};
+use crate::shim::{Launched, Run, State, launch};
 
 /// On top of a service's own grace, before its shim is given up.
 const STOP_SLACK: Duration = Duration::from_secs(5);
@@ -255,9 +256,10 @@ impl ServiceTask {
         };
         let writing = move || files::write(&directory, &goal, &run).map(|()| tail::length(&directory));
         let log_from = tokio::task::spawn_blocking(writing).await??;
-        match launch(&self.directory).await?.as_str() {
-            STARTED | OCCUPIED => {}
-            problem => bail!("{problem}"),
+        match launch(&self.directory).await? {
+            Launched::Started | Launched::Occupied => {}
+            Launched::Begun => bail!("its shim takes it for a run that happens once"),
+            Launched::Failed(why) => bail!("{why}"),
         }
         let directory = self.directory.clone();
         let Some(state) = tokio::task::spawn_blocking(move || files::read_state(&directory)).await? else {
@@ -469,8 +471,4 @@ struct Ended;
 /// What a process was started from, in short.
 fn identity(service: &goal::Service) -> String {
     sha256_hex(service.process_identity().as_bytes())
-}
-
-fn now() -> Timestamp {
-    Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64))
 }

@@ -32,18 +32,19 @@ use nix::unistd::{Pid, setsid};
 
 use self::files::Reserved;
 pub use self::files::{BEGUN_FILE, Begun, END_FILE, EXIT_FILE, Exit, LOCK_FILE, LOG_FILE, Once, RUN_FILE, Run, STATE_FILE, State};
-pub use self::launch::launch;
 #[cfg(test)]
 pub(crate) use self::launch::program;
+pub use self::launch::{Launched, launch};
 pub use self::log::Log;
+use crate::clock::now;
 use crate::process::Process;
 
 /// What the shim says when the process runs.
-pub const STARTED: &str = "started";
+const STARTED: &str = "started";
 /// What it says when another shim has the directory, or the agent itself.
-pub const OCCUPIED: &str = "occupied";
+const OCCUPIED: &str = "occupied";
 /// What it says of a run that happens once, and has begun or is never to.
-pub const BEGUN: &str = "begun";
+const BEGUN: &str = "begun";
 /// Output is read in blocks of at most so many bytes.
 const BLOCK: usize = 256 << 10;
 /// What the pipe of a job's output holds, in bytes, where the kernel allows it.
@@ -133,7 +134,7 @@ fn start(directory: &Path) -> io::Result<Start> {
     setsid()?;
     // Orphans of the process come to us to be reaped.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let started_at = now();
+    let started_at = now().0;
     let (state_file, exit_file) = (Reserved::new(directory, STATE_FILE), Reserved::new(directory, EXIT_FILE));
     if run.once.is_none() {
         match fs::remove_file(directory.join(EXIT_FILE)) {
@@ -161,7 +162,7 @@ impl Shim {
         let is_once = run.once.is_some();
         let failed = |exit_file: Option<Reserved>, error: io::Error| {
             if is_once {
-                let exit = Exit { not_started: Some(error.to_string()), started_at, ended_at: now(), ..Exit::default() };
+                let exit = Exit { not_started: Some(error.to_string()), started_at, ended_at: now().0, ..Exit::default() };
                 let _ = write(directory, EXIT_FILE, exit_file, &exit.to_json());
             }
             error
@@ -299,7 +300,7 @@ impl Shim {
             timed_out: self.timed_out,
             lost_output: self.outputs.iter().map(|output| output.log.lost()).sum(),
             started_at: self.started_at,
-            ended_at: now(),
+            ended_at: now().0,
             ..exit
         };
         self.run.groups.remove();
@@ -398,8 +399,4 @@ fn write(directory: &Path, name: &str, reserved: Option<Reserved>, text: &[u8]) 
         Some(Ok(())) => Ok(()),
         Some(Err(_)) | None => write_atomically(&directory.join(name), text, 0o600),
     }
-}
-
-fn now() -> u64 {
-    std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64)
 }

@@ -134,13 +134,14 @@ fn an_attempt_begins_once() {
     let (started, ended) = (exit["started_at"].as_u64(), exit["ended_at"].as_u64());
     assert!(started.expect("a time") > 1_700_000_000_000 && ended >= started, "{exit}");
     assert_eq!(job.output("stdout").trim(), job.attempt(1).join("work").to_str().expect("text"));
-    for left in ["as it is", "exit.json", "begun"] {
+    for lost in [None, Some("exit.json"), Some("begun")] {
         // Whichever of its marks is lost, the other one holds.
-        let _ = fs::rename(job.attempt(1).join(left), job.home.join("lost"));
+        let (mark, aside) = (lost.map(|name| job.attempt(1).join(name)), job.home.join("lost"));
+        mark.iter().for_each(|mark| fs::rename(mark, &aside).expect("the mark is there"));
         let (mut shim, said) = job.start(1);
         wait(&mut shim);
-        let _ = fs::rename(job.home.join("lost"), job.attempt(1).join(left));
-        assert_eq!(said, "begun", "without {left}");
+        mark.iter().for_each(|mark| fs::rename(&aside, mark).expect("it is put back"));
+        assert_eq!(said, "begun", "without {lost:?}");
     }
     assert_eq!(job.output("times"), "ran\n");
     // The agent noted that it is never to begin.
@@ -175,9 +176,7 @@ fn both_outputs_are_apart_and_complete() {
     let job = Job::new();
     // 64 MiB into each, at the same time, the last of it just before the end.
     let script = "yes out | head -c 67108864 & yes err | head -c 67108864 >&2; wait; echo last; echo last >&2";
-    let begun = Instant::now();
     let exit = job.run(1, script, &json!({}));
-    let took = begun.elapsed();
     assert_eq!((&exit["code"], &exit["lost_output"]), (&json!(0), &json!(0)));
     for (name, word) in [("stdout", "out\n"), ("stderr", "err\n")] {
         let text = job.output(name);
@@ -185,7 +184,6 @@ fn both_outputs_are_apart_and_complete() {
         assert_eq!(last, "last\n", "{name}");
         assert!(body.as_bytes().chunks(4).all(|line| line == word.as_bytes()), "{name}");
     }
-    assert!(took < PATIENCE, "{took:?}");
 }
 
 #[test]

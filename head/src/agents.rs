@@ -118,15 +118,15 @@ pub struct AgentDownloads {
     admission: Admission,
     brain: BrainHandle,
     telemetry: Telemetry,
-    lives: Lives,
+    scope: TaskScope,
     permits: Arc<Semaphore>,
     lines: Arc<LogRateLimiter>,
 }
 
 impl AgentDownloads {
-    pub fn new(programs: AgentPrograms, admission: Admission, brain: BrainHandle, telemetry: Telemetry, lives: Lives) -> Self {
+    pub fn new(programs: AgentPrograms, admission: Admission, brain: BrainHandle, telemetry: Telemetry, scope: TaskScope) -> Self {
         let permits = Arc::new(Semaphore::new(MAX_DOWNLOADS));
-        Self { programs, admission, brain, telemetry, lives, permits, lines: Arc::default() }
+        Self { programs, admission, brain, telemetry, scope, permits, lines: Arc::default() }
     }
 
     fn refuse(&self, reason: &'static str, status: StatusCode, message: String) -> Response {
@@ -151,12 +151,12 @@ type DownloadPermit = Arc<DropGuard>;
 
 /// What downloads end with.
 #[derive(Clone)]
-pub struct Lives {
+pub struct TaskScope {
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
-impl Lives {
+impl TaskScope {
     /// Keeps a permit until the download ends, and no longer than `longest`: a connection whose other end is gone blocks
     /// for as long as the kernel repeats its packets, and others must not be refused meanwhile.
     fn limit(&self, permit: OwnedSemaphorePermit, longest: Duration) -> DropGuard {
@@ -194,7 +194,7 @@ async fn expected(State(downloads): State<AgentDownloads>, mut request: Request,
         }
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the head is stopping\n").into_response(),
     }
-    request.extensions_mut().insert::<DownloadPermit>(Arc::new(downloads.lives.limit(permit, MAX_DOWNLOAD_TIME)));
+    request.extensions_mut().insert::<DownloadPermit>(Arc::new(downloads.scope.limit(permit, MAX_DOWNLOAD_TIME)));
     next.run(request).await
 }
 
@@ -292,8 +292,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_download_that_stalls_keeps_others_out_for_a_time() {
-        let (lives, permits) = (Lives { tasks: TaskTracker::new(), stop: CancellationToken::new() }, Arc::new(Semaphore::new(2)));
-        let take = |longest| lives.limit(permits.clone().try_acquire_owned().expect("is free"), longest);
+        let (scope, permits) = (TaskScope { tasks: TaskTracker::new(), stop: CancellationToken::new() }, Arc::new(Semaphore::new(2)));
+        let take = |longest| scope.limit(permits.clone().try_acquire_owned().expect("is free"), longest);
         let longest = Duration::from_millis(100);
         let (ended, _stalled) = (take(MAX_DOWNLOAD_TIME), take(longest));
         let begun = tokio::time::Instant::now();

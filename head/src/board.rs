@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cloudtik_brain::{NodeView, Snapshot};
-use cloudtik_model::job::JobsSummary;
 use cloudtik_model::status::{Node, Runtime, Status};
 use cloudtik_model::{NodeId, Timestamp};
 use cloudtik_protocol::wire;
@@ -149,10 +148,10 @@ impl StatusBoard {
     async fn make(&self, last: Option<Arc<Picture>>) -> Result<Picture, Stopped> {
         let begun = Instant::now();
         let changes = *self.0.sources.brain.changes().borrow();
-        let (snapshot, jobs, held) = self.look().await?;
+        let (snapshot, held) = self.look().await?;
         let own = self.clone();
         let is_small = snapshot.nodes.len() <= NODES;
-        let compose = move || own.compose(&snapshot, jobs, last.as_deref(), changes, begun, held);
+        let compose = move || own.compose(&snapshot, last.as_deref(), changes, begun, held);
         if is_small {
             return Ok(compose());
         }
@@ -160,13 +159,13 @@ impl StatusBoard {
     }
 
     /// The brain's word on everything. A small cluster is seen at one moment, a large one page by page.
-    async fn look(&self) -> Result<(Snapshot, JobsSummary, Duration), Stopped> {
+    async fn look(&self) -> Result<(Snapshot, Duration), Stopped> {
         let brain = &self.0.sources.brain;
         let first = |brain: &cloudtik_brain::Brain| {
             let begun = Instant::now();
-            (brain.overview(), brain.page(None, NODES), brain.jobs_summary(), begun.elapsed())
+            (brain.overview(), brain.page(None, NODES), begun.elapsed())
         };
-        let (overview, mut nodes, jobs, mut held) = brain.query(first).await?;
+        let (overview, mut nodes, mut held) = brain.query(first).await?;
         let mut is_whole = nodes.len() < NODES;
         while !is_whole {
             let after = nodes.last().map(|node| node.view.record.id.clone());
@@ -179,18 +178,10 @@ impl StatusBoard {
             nodes.extend(page);
             held += took;
         }
-        Ok((Snapshot::assemble(overview, nodes), jobs, held))
+        Ok((Snapshot::assemble(overview, nodes), held))
     }
 
-    fn compose(
-        &self,
-        snapshot: &Snapshot,
-        jobs: JobsSummary,
-        last: Option<&Picture>,
-        changes: u64,
-        begun: Instant,
-        held: Duration,
-    ) -> Picture {
+    fn compose(&self, snapshot: &Snapshot, last: Option<&Picture>, changes: u64, begun: Instant, held: Duration) -> Picture {
         let sources = &self.0.sources;
         let latest = sources.revisions.latest();
         let mut status = status::compose(&status::Sources {
@@ -200,7 +191,6 @@ impl StatusBoard {
             planner: latest.as_ref().map(|(_, _, planner)| &**planner),
             view: &sources.view,
             fetching: sources.artifacts.progress(),
-            jobs,
         });
         let mut nodes = std::mem::take(&mut status.nodes);
         // Time passing is no news.

@@ -65,7 +65,7 @@ struct Wanted {
 
 /// Which attempt of which job something is planned for.
 #[derive(Debug, Clone, Copy)]
-pub struct Occasion<'a> {
+pub struct AttemptRef<'a> {
     pub id: JobId,
     pub attempt: u32,
     pub name: &'a str,
@@ -180,9 +180,9 @@ impl Jobs {
         let (record, context) = (&node.record, status::context(node));
         let (mut jobs, mut refused) = (Vec::new(), Vec::new());
         for job in &order.jobs {
-            let occasion = Occasion { id: job.id, attempt: job.attempt, name: job.name.as_str() };
+            let attempt_ref = AttemptRef { id: job.id, attempt: job.attempt, name: job.name.as_str() };
             let start = match (&job.start, &context) {
-                (Some(spec), Some(context)) => match self.plan(occasion, spec, context, workers) {
+                (Some(spec), Some(context)) => match self.plan(attempt_ref, spec, context, workers) {
                     Ok(planned) => Some(planned.start),
                     Err(why) => {
                         // It may have begun under an earlier description. Left out of the document, it would be ended and removed.
@@ -208,7 +208,7 @@ impl Jobs {
     /// What an attempt of a job is to run, by the latest description.
     pub fn plan(
         &self,
-        occasion: Occasion<'_>,
+        attempt_ref: AttemptRef<'_>,
         spec: &JobSpec,
         head: &NodeContext,
         workers: &[(NodeTypeName, Resources)],
@@ -222,7 +222,7 @@ impl Jobs {
             }
             Work::Runtime { runtime, options } => {
                 let (_, _, planner) = latest.ok_or(Unplannable::NoDescription)?;
-                let work = layout::work(occasion.id, occasion.attempt);
+                let work = layout::work(attempt_ref.id, attempt_ref.attempt);
                 let place = |name: &String| format!("{}/{work}/{name}", head.home);
                 let value = |value: &JobOptionValue| match value {
                     JobOptionValue::Text(text) => text.clone(),
@@ -246,7 +246,7 @@ impl Jobs {
             }
         };
         environment.entry("CLOUDTIK_CLUSTER".to_owned()).or_insert_with(|| self.sources.cluster.to_string());
-        environment.entry("CLOUDTIK_JOB_NAME".to_owned()).or_insert_with(|| occasion.name.to_owned());
+        environment.entry("CLOUDTIK_JOB_NAME".to_owned()).or_insert_with(|| attempt_ref.name.to_owned());
         let start = JobStart {
             command,
             environment,

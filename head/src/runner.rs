@@ -347,7 +347,7 @@ fn latest(records: Vec<Record>) -> Vec<Record> {
             Record::Node(node) => nodes.insert(node.id.clone()),
             Record::Cluster(_) => !std::mem::replace(&mut cluster, true),
             Record::Outlook(_) => !std::mem::replace(&mut outlook, true),
-            // The last word on an ask is what counts, and both are cheap.
+            // The last record of a request counts, and both are cheap.
             Record::Plan { node, .. } => plans.insert(node.clone()),
             Record::Job(job) => jobs.insert(job.id),
             Record::ResourceRequest(_)

@@ -28,7 +28,7 @@ use tonic::service::Routes;
 
 use crate::access::{Access, AccessService};
 use crate::admin::{AdminService, Head, SetupService, authorize};
-use crate::agents::{self, AgentDownloads, AgentPrograms, Lives};
+use crate::agents::{self, AgentDownloads, AgentPrograms, TaskScope};
 use crate::artifacts::ArtifactStore;
 use crate::board::{self, StatusBoard};
 use crate::bus::{Admission, BusService};
@@ -50,10 +50,10 @@ use crate::store::{self, EmbeddedDatabase, Leadership};
 use crate::supersession::Supersession;
 use crate::telemetry::Telemetry;
 
-/// How long the brain may take to answer before the service manager is no longer told that the head lives.
+/// How long the brain may take to answer before the service manager is no longer told that the head scope.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest time between two looks at the head's own certificate: short, because a machine may sleep meanwhile and a
-/// description may want shorter lives.
+/// description may want shorter scope.
 const RENEWAL_CHECK: Duration = Duration::from_secs(5);
 /// How long what runs may take to end when the head stops.
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -197,8 +197,8 @@ pub async fn serve(state: &Path) -> anyhow::Result<()> {
         telemetry: telemetry.clone(),
     };
     let watched_brain = brain.clone();
-    let lives = Lives { tasks: tasks.clone(), stop: stop.clone() };
-    let downloads = AgentDownloads::new(agents, admission.clone(), brain.clone(), telemetry.clone(), lives);
+    let scope = TaskScope { tasks: tasks.clone(), stop: stop.clone() };
+    let downloads = AgentDownloads::new(agents, admission.clone(), brain.clone(), telemetry.clone(), scope);
     let bus = BusService {
         settings: settings.clone(),
         admission,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use cloudtik_brain::{NodeView, Snapshot};
 use cloudtik_model::alarm::Alarm;
-use cloudtik_model::job::JobsSummary;
 use cloudtik_model::node::NodeState;
 use cloudtik_model::report::ServiceState;
 use cloudtik_model::software::Fetch;
@@ -28,7 +27,6 @@ pub struct Sources<'a> {
     pub view: &'a View,
     /// What is being fetched.
     pub fetching: Vec<Fetch>,
-    pub jobs: JobsSummary,
 }
 
 pub fn compose(sources: &Sources<'_>) -> Status {
@@ -56,7 +54,7 @@ pub fn compose(sources: &Sources<'_>) -> Status {
             started: sources.started,
             software_limit: sources.planner.map(|planner| planner.cluster().head.software_limit),
         },
-        jobs: sources.jobs.clone(),
+        jobs: snapshot.jobs.clone(),
         nodes: snapshot.nodes.iter().filter(|n| n.record.life != NodeState::Gone).map(|n| node(n, spec)).collect(),
         runtimes: runtimes(sources, spec),
     }

@@ -23,8 +23,9 @@ use cloudtik_protocol::logging::plain;
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
+use crate::clock::now;
 use crate::home::Home;
-use crate::process::{Process, end_of_node, end_session};
+use crate::process::{Process, end_session, end_with_variables};
 use crate::shim::{BEGUN_FILE, Begun, END_FILE, EXIT_FILE, Exit, LOCK_FILE, RUN_FILE, Run, STATE_FILE, State};
 
 /// The variables by which a job's processes know it.
@@ -167,7 +168,7 @@ impl Attempt {
         let shim = self.read::<State>(STATE_FILE).ok().flatten().map(|state| state.shim.pid);
         let noted = || fs::read_to_string(self.directory.join(LOCK_FILE)).ok()?.trim().parse().ok();
         let by_session = shim.or_else(noted).filter(|shim| Process::of(*shim).is_none()).map_or(0, end_session);
-        let ended = by_session + end_of_node(&[format!("{ID_VARIABLE}={}", self.id), format!("{ATTEMPT_VARIABLE}={}", self.number)]);
+        let ended = by_session + end_with_variables(&[format!("{ID_VARIABLE}={}", self.id), format!("{ATTEMPT_VARIABLE}={}", self.number)]);
         if let Ok(Some(run)) = self.read::<Run>(RUN_FILE) {
             run.groups.remove();
         }
@@ -242,8 +243,4 @@ pub fn unstarted(end: JobEnd) -> JobReportState {
 /// Whether an error says that there is no such file or directory, and not only that it cannot be reached.
 pub fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-pub fn now() -> Timestamp {
-    Timestamp(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis() as u64))
 }

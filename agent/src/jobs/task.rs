@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::JobContext;
-use super::attempt::{self, Attempt, Found, Lock, is_absence, now, over, unstarted};
+use super::attempt::{self, Attempt, Found, Lock, is_absence, over, unstarted};
 use super::prepare;
-use crate::shim::{BEGUN, OCCUPIED, STARTED, State, launch};
+use crate::clock::now;
+use crate::shim::{Launched, State, launch};
 
 /// Between two looks at a shim that is starting.
 const START_LOOK: Duration = Duration::from_millis(20);
@@ -38,7 +39,7 @@ const MAX_REASON: usize = 1_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     pub wanted: Wanted,
-    /// Whether a head that is there says so: what an agent finds on its disk was perhaps answered by the one before.
+    /// Whether an attempt may begin: the document came over the link and is on the disk.
     pub may_begin: bool,
     /// The node ends: what runs is ended.
     pub is_ending: bool,
@@ -224,9 +225,8 @@ impl JobTask {
         // The shim takes it. Whoever else does first (the shim of an agent that was killed) runs the same.
         drop(lock);
         let problem = match launch(attempt.directory()).await {
-            Ok(said) if [STARTED, OCCUPIED, BEGUN].contains(&said.as_str()) => return Flow::Again,
-            Ok(said) if said.is_empty() => "its shim ended without a word".to_owned(),
-            Ok(said) => said,
+            Ok(Launched::Started | Launched::Occupied | Launched::Begun) => return Flow::Again,
+            Ok(Launched::Failed(why)) => why,
             Err(error) => format!("{error:#}"),
         };
         // What it said counts only where it has not begun: otherwise its files say what became of it.

@@ -20,7 +20,7 @@ pub const LOCK_FILE: &str = "shim.lock";
 pub const LOG_FILE: &str = "log";
 /// Of a run that happens once: there since just before its process was started.
 pub const BEGUN_FILE: &str = "begun";
-/// Of a run that happens once: how its agent knows that it is over, or that it never begins.
+/// Of a run that happens once, written by the agent: it is over, or never begins.
 pub const END_FILE: &str = "end.json";
 /// Bytes that are reserved for a file that must be written whatever the disk does.
 const RESERVED: usize = 4096;

@@ -8,12 +8,26 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use super::{BEGUN, OCCUPIED, STARTED};
+
 /// How long a shim may take to say that the process runs.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Starts the shim of a directory whose `run.json` is written; returns what it said: [`STARTED`](super::STARTED),
-/// [`OCCUPIED`](super::OCCUPIED), [`BEGUN`](super::BEGUN), or why it did not start the process.
-pub async fn launch(directory: &Path) -> anyhow::Result<String> {
+/// What came of starting a shim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launched {
+    /// The process runs.
+    Started,
+    /// Another shim has the directory, or the agent itself.
+    Occupied,
+    /// A run that happens once has begun, or is never to.
+    Begun,
+    /// Why the process was not started.
+    Failed(String),
+}
+
+/// Starts the shim of a directory whose `run.json` is written.
+pub async fn launch(directory: &Path) -> anyhow::Result<Launched> {
     let mut shim = std::process::Command::new(program());
     shim.arg0("cloudtik-agent").arg("shim").arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut shim = tokio::process::Command::from(shim).spawn().context("cannot start the shim")?;
@@ -24,7 +38,13 @@ pub async fn launch(directory: &Path) -> anyhow::Result<String> {
         let _ = shim.wait().await;
     });
     tokio::time::timeout(START_TIMEOUT, BufReader::new(out).read_line(&mut said)).await.context("the shim does not answer")??;
-    Ok(said.trim().to_owned())
+    Ok(match said.trim() {
+        STARTED => Launched::Started,
+        OCCUPIED => Launched::Occupied,
+        BEGUN => Launched::Begun,
+        "" => Launched::Failed("its shim ended without a word".to_owned()),
+        why => Launched::Failed(why.to_owned()),
+    })
 }
 
 /// The running program, not what stands at its path: an upgrade in place may be replacing that just now.

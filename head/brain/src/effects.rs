@@ -37,7 +37,7 @@ struct Said {
     what: Option<What>,
     /// Complaints that were not stored since.
     since: u64,
-    /// Of those that differ.
+    /// How many that differ were stored lately.
     budget: Budget,
 }
 
@@ -114,7 +114,7 @@ impl Brain {
         self.complain_of(None, node, what);
     }
 
-    /// Stores such an event that an actor caused, or none.
+    /// The same for a request, whose actor is named in the event.
     pub(crate) fn complain_of(&mut self, actor: Option<&Actor>, node: Option<&NodeId>, what: What) {
         let Some(more) = self.effects.admit(node, &what, self.clock.now()) else { return };
         self.push_event(actor, node, what, more, Vec::new());

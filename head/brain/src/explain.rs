@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use cloudtik_model::alarm::Alarm;
+use cloudtik_model::job::JobsSummary;
 use cloudtik_model::node::{NodeRecord, NodeState};
 use cloudtik_model::outlook::Outlook;
 use cloudtik_model::report::{Facts, ServiceReport, ServiceState};
@@ -27,6 +28,7 @@ pub struct Snapshot {
     /// It waits for what is wanted beyond the description's minima and is not to be had just now, and for nothing else.
     pub lacks_only_room: bool,
     pub alarms: Vec<Alarm>,
+    pub jobs: JobsSummary,
 }
 
 /// Everything but the nodes, which come in pages: [`Brain::page`].
@@ -42,6 +44,7 @@ pub struct Overview {
     pub beyond: usize,
     /// Some worker may exist.
     pub has_workers: bool,
+    pub jobs: JobsSummary,
 }
 
 /// A node, and what is waited for on it.
@@ -69,6 +72,7 @@ impl Snapshot {
             nodes,
             waiting_for,
             alarms: overview.alarms,
+            jobs: overview.jobs,
         }
     }
 }
@@ -108,6 +112,7 @@ impl Brain {
             epoch: self.epoch,
             cluster: self.cluster(),
             outlook: self.outlook().clone(),
+            jobs: self.jobs_summary(),
             alarms: self.alarms(),
             waiting_for,
             beyond,

@@ -64,7 +64,7 @@ pub(crate) struct Jobs {
     /// When a job that has ended may be forgotten for its age, on the caller's monotonic clock.
     expiries: BTreeMap<JobId, u64>,
     /// Attempts of which it is not known how to start them, and why.
-    unplanned: BTreeMap<JobId, (u32, String)>,
+    unplanned: BTreeMap<JobId, String>,
     /// What was last sent to the head's node.
     sent: Option<Sent>,
     next_version: u64,
@@ -140,6 +140,18 @@ impl Jobs {
             JobRef::Name(name) => self.by_name.get(name)?,
         };
         self.records.get(id)
+    }
+
+    fn active(&self) -> impl Iterator<Item = &JobRecord> {
+        self.of(&self.active)
+    }
+
+    fn queued(&self) -> impl Iterator<Item = &JobRecord> {
+        self.of(&self.queued)
+    }
+
+    fn of<'a>(&'a self, ids: &'a BTreeSet<JobId>) -> impl Iterator<Item = &'a JobRecord> {
+        ids.iter().filter_map(|id| self.records.get(id))
     }
 
     /// So many have not ended.

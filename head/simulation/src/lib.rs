@@ -9,9 +9,9 @@
 //! |---|---|
 //! | `setup` | what a world is made from: a seed, or a scenario that a person wrote |
 //! | `faults` | what goes wrong in a seeded world |
-//! | `world` | what happens when: `head`, `nodes`, `happening`; what people and trouble do: `trouble`, `script`; what is checked of every step: `checks`, `job_checks`; jobs: `jobs`; what it amounts to: `accounts` |
+//! | `world` | what happens when: `head`, `nodes`, `sim_event`; what people and trouble do: `trouble`, `script`; what is checked of every step: `checks`, `job_checks`; jobs: `jobs`; what it amounts to: `accounts` |
 //! | `provider`, `agent`, `node_jobs`, `work` | the provider, the agents, jobs on the head's node, and work that keeps cores busy |
-//! | `told`, `promises` | what stored events tell, and what is told of a promise that did not hold |
+//! | `event_index`, `promises` | what stored events tell, and what is told of a promise that did not hold |
 //! | `agenda`, `random` | what is due next, and choices from a seed |
 //! | `replay` | a head's recorded life, lived again |
 

@@ -99,9 +99,9 @@ pub struct World {
     asked_to_go: BTreeSet<(NodeId, Generation)>,
     /// At which point the head crashes, if one was chosen.
     crash_at: Option<u64>,
-    /// Wishes that wait for an answer.
+    /// Requests that wait for an answer.
     asked_for: BTreeMap<u64, RequestedCapacity>,
-    /// Wishes that were acknowledged and not stored.
+    /// Requests that were acknowledged and not stored.
     unkept: Option<String>,
     script: Script,
     jobs: JobsWorld,

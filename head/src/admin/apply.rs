@@ -27,12 +27,12 @@ pub(super) struct Taken {
 impl Head {
     /// Takes a description, or says what it would change.
     pub(super) async fn apply(&self, description: Description, plan_only: bool) -> Result<Plan, Status> {
-        self.alone(move |own| async move { own.take_description(description, plan_only).await.map(|taken| taken.plan) }).await
+        self.exclusively(move |own| async move { own.take_description(description, plan_only).await.map(|taken| taken.plan) }).await
     }
 
     /// Does what reads and changes descriptions while nothing else does. Goes on to its end when the caller has gone: a description
     /// that is stored reaches the brain.
-    pub(super) async fn alone<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> Result<T, Status>
+    pub(super) async fn exclusively<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> Result<T, Status>
     where
         T: Send + 'static,
         W: Future<Output = Result<T, Status>> + Send,
@@ -46,7 +46,7 @@ impl Head {
         working.await.map_err(|e| Status::internal(e.to_string()))?
     }
 
-    /// Only within [`Self::alone`].
+    /// Only within [`Self::exclusively`].
     pub(super) async fn take_description(&self, description: Description, plan_only: bool) -> Result<Taken, Status> {
         let Checked { planner, provider } = self.revisions.read(&description).map_err(Status::invalid_argument)?;
         if planner.cluster().name != self.settings.cluster {

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Head, document, parse, stopped};
-use crate::jobs::{self, HeldFile, JobFiles, Occasion, Unplannable};
+use crate::jobs::{self, AttemptRef, HeldFile, JobFiles, Unplannable};
 use crate::status;
 
 /// Between two looks at a job that is watched.
@@ -51,8 +51,8 @@ impl Head {
         let workers = self.jobs.workers().await;
         let (own, of) = (self.jobs.clone(), spec.clone());
         let planning = tokio::task::spawn_blocking(move || {
-            let occasion = Occasion { id: cloudtik_model::JobId(0), attempt: 1, name: jobs::name_of(&of) };
-            own.plan(occasion, &of, &context, &workers)
+            let attempt_ref = AttemptRef { id: cloudtik_model::JobId(0), attempt: 1, name: jobs::name_of(&of) };
+            own.plan(attempt_ref, &of, &context, &workers)
         });
         let planned = planning.await.map_err(|e| Status::internal(e.to_string()))?.map_err(|why| unplannable(&why))?;
         spec.work = planned.work;

@@ -11,7 +11,7 @@ use crate::revisions::Description;
 impl Head {
     /// Rolls out what nodes ran before the roll-out that is under way, as a new revision. What else was changed since stays.
     pub(super) async fn undo_rollout(&self) -> Result<Answer, Status> {
-        self.alone(|own| async move {
+        self.exclusively(|own| async move {
             let (from, description) = own.undone().await?;
             let taken = own.take_description(description, false).await.map_err(|status| does_not_fit(from, &status))?;
             Ok(Answer::RolloutUndone { from, revision: taken.revision })
@@ -21,7 +21,7 @@ impl Head {
 
     /// What that would change.
     pub(super) async fn plan_undo(&self) -> Result<Plan, Status> {
-        self.alone(|own| async move {
+        self.exclusively(|own| async move {
             let (from, description) = own.undone().await?;
             own.take_description(description, true).await.map(|taken| taken.plan).map_err(|status| does_not_fit(from, &status))
         })

@@ -193,6 +193,19 @@ impl JobState {
     pub fn has_ended(&self) -> bool {
         matches!(self, Self::Ended { .. })
     }
+
+    /// The generation of the node that an attempt belongs to, if one is under way.
+    pub fn generation(&self) -> Option<Generation> {
+        match self {
+            Self::Starting { generation, .. } | Self::Running { generation, .. } => Some(*generation),
+            Self::Queued { .. } | Self::Ended { .. } => None,
+        }
+    }
+
+    /// When the attempt that runs was started.
+    pub fn started(&self) -> Option<Timestamp> {
+        if let Self::Running { started, .. } = self { Some(*started) } else { None }
+    }
 }
 
 /// What a job's state is called.
@@ -484,6 +497,13 @@ pub enum JobReportState {
     Unstarted {
         end: JobEnd,
     },
+}
+
+impl JobReportState {
+    /// Of the process that runs.
+    pub fn pid(&self) -> Option<u32> {
+        if let Self::Running { pid, .. } = self { Some(*pid) } else { None }
+    }
 }
 
 /// What a job's two outputs are called.

@@ -28,7 +28,7 @@ impl Brain {
         let generation = node.record.generation;
         for report in reports {
             let Some(job) = self.jobs.records.get(&report.id) else { continue };
-            let is_present = job.attempt == report.attempt && generation_of(&job.state) == Some(generation);
+            let is_present = job.attempt == report.attempt && job.state.generation() == Some(generation);
             if is_present {
                 let job = job.clone();
                 self.take_job_report(job, generation, report.state);
@@ -59,16 +59,12 @@ impl Brain {
                 self.end_attempt(job, Over { started: Some(started), at, end: shortened(end), lost_output });
             }
             JobReportState::Unstarted { end } => {
-                let unplanned = self.jobs.unplanned.get(&job.id).filter(|(attempt, _)| *attempt == job.attempt);
-                let end = match (unplanned, end) {
+                let end = match (self.jobs.unplanned.get(&job.id), end) {
                     (_, JobEnd::Cancelled) => JobEnd::Cancelled,
-                    (Some((_, why)), _) => JobEnd::NotStarted { why: why.clone() },
+                    (Some(why), _) => JobEnd::NotStarted { why: why.clone() },
                     (None, end) => shortened(end),
                 };
-                let started = match job.state {
-                    JobState::Running { started, .. } => Some(started),
-                    _ => None,
-                };
+                let started = job.state.started();
                 self.end_attempt(job, Over { started, at: self.clock.wall(), end, lost_output: 0 });
             }
         }
@@ -84,7 +80,7 @@ impl Brain {
     pub(crate) fn take_job_not_planned(&mut self, id: JobId, attempt: u32, error: String) {
         let is_starting = |job: &&JobRecord| job.attempt == attempt && matches!(job.state, JobState::Starting { .. });
         if self.jobs.records.get(&id).filter(is_starting).is_some() {
-            self.jobs.unplanned.insert(id, (attempt, shorten(error)));
+            self.jobs.unplanned.insert(id, shorten(error));
             self.jobs.changed = true;
         }
     }
@@ -93,13 +89,10 @@ impl Brain {
     pub(super) fn lose_jobs(&mut self) {
         let Some(node) = self.job_node().filter(|node| node.link.is_some()) else { return };
         let present = node.record.generation;
-        let active = self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
-        let lost: Vec<JobRecord> = active.filter(|job| generation_of(&job.state).is_some_and(|of| of < present)).cloned().collect();
+        let is_lost = |job: &&JobRecord| job.state.generation().is_some_and(|of| of < present);
+        let lost: Vec<JobRecord> = self.jobs.active().filter(is_lost).cloned().collect();
         for job in lost {
-            let started = match job.state {
-                JobState::Running { started, .. } => Some(started),
-                _ => None,
-            };
+            let started = job.state.started();
             self.end_attempt(job, Over { started, at: self.clock.wall(), end: JobEnd::Lost { why: Loss::Node }, lost_output: 0 });
         }
     }
@@ -137,14 +130,6 @@ fn may_be_repeated(end: &JobEnd) -> bool {
     match end {
         JobEnd::Failed { .. } | JobEnd::Killed { .. } | JobEnd::NotStarted { .. } | JobEnd::Lost { .. } => true,
         JobEnd::Succeeded | JobEnd::TimedOut | JobEnd::Cancelled => false,
-    }
-}
-
-/// The generation of the node that an attempt belongs to, if one is under way.
-fn generation_of(state: &JobState) -> Option<Generation> {
-    match state {
-        JobState::Starting { generation, .. } | JobState::Running { generation, .. } => Some(*generation),
-        JobState::Queued { .. } | JobState::Ended { .. } => None,
     }
 }
 

@@ -28,12 +28,11 @@ impl Brain {
             self.jobs.sent = None;
             return;
         };
-        let active = || self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
+        let active = || self.jobs.active();
         let jobs: Vec<(JobId, u32, Instruction)> = active().map(|job| (job.id, job.attempt, self.instruction_of(job))).collect();
         let mut kept = self.jobs.ended.clone();
         // The output of earlier attempts, and what is queued again.
-        let earlier = self.jobs.queued.iter().filter(|id| self.jobs.records.get(id).is_some_and(|job| job.attempt > 0));
-        kept.extend(earlier);
+        kept.extend(self.jobs.queued().filter(|job| job.attempt > 0).map(|job| job.id));
         kept.sort_unstable();
         let sent = Sent { session, jobs, kept };
         if self.jobs.sent.as_ref() == Some(&sent) {
@@ -62,7 +61,7 @@ impl Brain {
             return Instruction::Cancel;
         }
         // Where it is not known how to start it, its agent says whether it has begun all the same, under an earlier description.
-        let is_unplanned = self.jobs.unplanned.get(&job.id).is_some_and(|(attempt, _)| *attempt == job.attempt);
+        let is_unplanned = self.jobs.unplanned.contains_key(&job.id);
         match job.state {
             JobState::Starting { .. } if !is_unplanned => Instruction::Start,
             _ => Instruction::Continue,

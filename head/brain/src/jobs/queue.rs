@@ -50,12 +50,12 @@ impl Turns<'_> {
             }
         }
         let needs = &job.spec.limits;
-        if let (Some(free), true) = (&self.free, reserves(needs)) {
+        if let (Some(free), true) = (&self.free, needs.any()) {
             if let Some(before) = self.first_without_room {
                 return Some(JobWait::Turn { after: before });
             }
             if !fits(needs, free) {
-                // What the node never has would be waited for in vain.
+                // A job that can never fit does not block those behind it.
                 if head_room(node).is_none_or(|all| fits(needs, &all)) {
                     self.first_without_room = Some(job.id);
                 }
@@ -82,14 +82,16 @@ impl Turns<'_> {
 impl Brain {
     pub(super) fn turns(&self) -> Turns<'_> {
         let mut free = self.job_node().and_then(head_room);
-        for job in self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id)) {
+        let (mut starting, mut texts) = (0, 0);
+        for job in self.jobs.active() {
             if let Some(free) = &mut free {
                 reserve(free, &job.spec.limits);
             }
+            if let JobState::Starting { .. } = job.state {
+                starting += 1;
+                texts += job.spec.text_size();
+            }
         }
-        let active = self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
-        let starting = active.filter(|job| matches!(job.state, JobState::Starting { .. }));
-        let (starting, texts) = starting.fold((0, 0), |(count, texts), job| (count + 1, texts + job.spec.text_size()));
         let running = u32::try_from(self.jobs.active.len()).unwrap_or(u32::MAX);
         let limit = self.cluster.spec.as_ref().map_or(0, |spec| spec.jobs.parallel);
         Turns { brain: self, running, limit, starting, texts, free, first_without_room: None }
@@ -103,11 +105,10 @@ impl Brain {
         let generation = node.record.generation;
         let mut turns = self.turns();
         let mut starting = Vec::new();
-        for id in &self.jobs.queued {
+        for job in self.jobs.queued() {
             if turns.is_over() {
                 break;
             }
-            let Some(job) = self.jobs.records.get(id) else { continue };
             if turns.next(job).is_none() {
                 starting.push(job.clone());
             }
@@ -124,10 +125,6 @@ impl Brain {
 pub(super) fn head_room(node: &Node) -> Option<Limits> {
     let found = node.record.found.as_ref()?;
     Some(Limits { memory: Some(found.memory.0), cpu_millis: Some(u64::from(found.cpus) * 1_000) })
-}
-
-fn reserves(needs: &Limits) -> bool {
-    needs.memory.is_some() || needs.cpu_millis.is_some()
 }
 
 /// Whether a reservation is not larger than what there is.

@@ -33,14 +33,12 @@ impl Brain {
 
     /// The digests of the files of jobs that have not ended.
     pub fn job_files(&self) -> BTreeSet<String> {
-        let unfinished = self.jobs.queued.iter().chain(&self.jobs.active).filter_map(|id| self.jobs.records.get(id));
-        let files = unfinished.flat_map(|job| &job.spec.files);
+        let files = self.jobs.queued().chain(self.jobs.active()).flat_map(|job| &job.spec.files);
         files.map(|file| file.digest.clone()).filter(|digest| !digest.is_empty()).collect()
     }
 
     pub fn jobs_summary(&self) -> JobsSummary {
-        let active = self.jobs.active.iter().filter_map(|id| self.jobs.records.get(id));
-        let running: Vec<RunningJob> = active.take(JobsSummary::NAMED).map(running).collect();
+        let running: Vec<RunningJob> = self.jobs.active().take(JobsSummary::NAMED).map(running).collect();
         JobsSummary {
             queued: u32::try_from(self.jobs.queued.len()).unwrap_or(u32::MAX),
             running_left_out: u32::try_from(self.jobs.active.len() - running.len()).unwrap_or(u32::MAX),
@@ -51,17 +49,13 @@ impl Brain {
     /// What each job that is queued waits for.
     fn job_waits(&self) -> BTreeMap<JobId, JobWait> {
         let mut turns = self.turns();
-        let queued = self.jobs.queued.iter().filter_map(|id| self.jobs.records.get(id));
-        queued.filter_map(|job| Some((job.id, turns.next(job)?))).collect()
+        self.jobs.queued().filter_map(|job| Some((job.id, turns.next(job)?))).collect()
     }
 }
 
 fn running(job: &JobRecord) -> RunningJob {
-    let started = match job.state {
-        JobState::Running { started, .. } => Some(started),
-        _ => None,
-    };
-    RunningJob { id: job.id, name: job.name.clone(), runtime: job.spec.work.runtime().cloned(), started }
+    let (runtime, started) = (job.spec.work.runtime().cloned(), job.state.started());
+    RunningJob { id: job.id, name: job.name.clone(), runtime, started }
 }
 
 fn view(record: &JobRecord, waits_for: Option<JobWait>) -> Job {

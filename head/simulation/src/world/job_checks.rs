@@ -52,7 +52,7 @@ impl World {
         if before.cancelled.is_some() && before.cancelled != job.cancelled {
             return Err(self.broken(12, format!("the cancellation of job {id} is forgotten")));
         }
-        let (was, generation) = (before.state.clone(), generation_of(&before.state));
+        let (was, generation) = (before.state.clone(), before.state.generation());
         let last = job.history.last().filter(|last| before.history.last() != Some(*last)).cloned();
         if let Some(last) = last {
             self.check_attempt(id, &last, generation)?;
@@ -99,7 +99,7 @@ impl World {
     fn check_start(&mut self, job: &JobRecord) -> Result<(), Violation> {
         let id = job.id;
         let rules = self.stored.cluster.spec.as_ref().map(|spec| spec.jobs.clone()).unwrap_or_default();
-        let active = || self.stored.jobs.values().filter(|job| generation_of(&job.state).is_some());
+        let active = || self.stored.jobs.values().filter(|job| job.state.generation().is_some());
         if active().count() >= rules.parallel as usize {
             return Err(self.broken(12, format!("job {id} starts beside {} others, and {} may run", active().count(), rules.parallel)));
         }
@@ -160,7 +160,7 @@ impl World {
 
     /// What the node is told is what is stored.
     pub(super) fn check_jobs_order(&mut self, order: &JobsOrder) -> Result<(), Violation> {
-        let active = self.stored.jobs.values().filter(|job| generation_of(&job.state).is_some());
+        let active = self.stored.jobs.values().filter(|job| job.state.generation().is_some());
         if !active
             .map(|job| (job.id, job.attempt, job.cancelled.is_some()))
             .eq(order.jobs.iter().map(|job| (job.id, job.attempt, job.cancel)))
@@ -219,13 +219,5 @@ impl World {
             Some(id) => Err(self.broken(12, format!("the end of job {id} is told {} times", told(&id)))),
             None => Ok(()),
         }
-    }
-}
-
-/// The generation of the node that an attempt belongs to, if one is under way.
-fn generation_of(state: &JobState) -> Option<Generation> {
-    match state {
-        JobState::Starting { generation, .. } | JobState::Running { generation, .. } => Some(*generation),
-        JobState::Queued { .. } | JobState::Ended { .. } => None,
     }
 }
