@@ -110,8 +110,8 @@ mod tests {
             ),
             (
                 "0xffff_ffff_ffff_ffff_ff",
-                "`settings.mask` is 0xffff_ffff_ffff_ffff_ff, which is too large",
-                format!("{help}\"0xffff_ffff_ffff_ffff_ff\""),
+                "`settings.mask` is 0xffffffffffffffffff, which is too large",
+                format!("{help}\"0xffffffffffffffffff\""),
             ),
         ];
         let mut found = found;
